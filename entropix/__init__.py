@@ -1,0 +1,28 @@
+"""entropix: how much information a diffusion model stores, and what it costs.
+
+`import entropix as ex` is all that most users need; the rooms are importable by name.
+"""
+
+from entropix._core import Estimate as Estimate
+from entropix.distributions import Empirical as Empirical
+from entropix.distributions import Gaussian as Gaussian
+from entropix.distributions import GaussianMixture as GaussianMixture
+from entropix.models import EntropyMatching as EntropyMatching
+from entropix.models import ExactModel as ExactModel
+from entropix.models import GaussianScaling as GaussianScaling
+from entropix.models import NoisePrediction as NoisePrediction
+from entropix.models import ScoreMatching as ScoreMatching
+from entropix.models import VelocityPrediction as VelocityPrediction
+from entropix.networks import FourierMLP as FourierMLP
+from entropix.processes import CosinePath as CosinePath
+from entropix.processes import CosineSchedule as CosineSchedule
+from entropix.processes import GaussianPath as GaussianPath
+from entropix.processes import LinearSchedule as LinearSchedule
+from entropix.processes import RectifiedFlow as RectifiedFlow
+from entropix.processes import StraightLine as StraightLine
+from entropix.processes import SubVariancePreserving as SubVariancePreserving
+from entropix.processes import VarianceExploding as VarianceExploding
+from entropix.processes import VariancePreserving as VariancePreserving
+
+
+__version__ = "0.1.0"

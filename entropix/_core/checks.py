@@ -1,0 +1,89 @@
+"""Argument checks with one grammar of errors: "`name` must be <allowed>, got <given>."
+
+What is known when Python runs raises `ValueError`; a value known only inside `jax.jit` raises
+through `equinox.error_if` when the compiled program runs.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from entropix._core.arrays import as_float
+
+
+def is_concrete(x: Any) -> bool:
+    """Whether every array in `x` has a value that Python can read."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x))
+
+
+def checked(value: Array, name: str, ok: Callable[[Any], Any], allowed: str) -> Array:
+    """Return `value`, an error attached if any of its entries fails `ok`.
+
+    Raises:
+        ValueError: at once for concrete values; `eqx.error_if` raises for traced ones.
+    """
+    if is_concrete(value):
+        host = np.asarray(value)
+        if not np.all(ok(host)):
+            given = host.item() if host.ndim == 0 else host.tolist()
+            raise ValueError(f"`{name}` must be {allowed}, got {given}.")
+        return value
+    return eqx.error_if(value, ~jnp.all(ok(value)), f"`{name}` must be {allowed}.")
+
+
+def positive(value: Any, name: str) -> Array:
+    """A finite number (or array) above zero."""
+    return checked(
+        as_float(value), name, lambda v: (v > 0) & (v < np.inf), "positive and finite"
+    )
+
+
+def finite(value: Any, name: str) -> Array:
+    """A finite number (or array)."""
+    return checked(as_float(value), name, lambda v: abs(v) < np.inf, "finite (no NaN)")
+
+
+def positive_integer(value: Any, name: str, minimum: int = 1) -> int:
+    """A Python integer of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
+        raise ValueError(f"`{name}` must be an integer of at least {minimum}, got {value!r}.")
+    return int(value)
+
+
+def choice(value: Any, name: str, allowed: tuple[str, ...]) -> str:
+    """One of a few names."""
+    if value not in allowed:
+        options = ", ".join(repr(a) for a in allowed)
+        raise ValueError(f"`{name}` must be one of {options}, got {value!r}.")
+    return value
+
+
+def samples(data: Any, name: str = "data", *, minimum: int = 2) -> Array:
+    """Samples with a leading axis: floating, finite, at least `minimum` of them."""
+    try:
+        array = as_float(data)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{name}` must be a numeric array of shape (num_samples, ...), "
+            f"got {type(data).__name__}."
+        ) from error
+    if array.ndim < 2:
+        raise ValueError(
+            f"`{name}` must have shape (num_samples, ...) with at least two axes, "
+            f"got shape {array.shape}."
+        )
+    if array.shape[0] < minimum or array.size == 0:
+        raise ValueError(
+            f"`{name}` must hold at least {minimum} samples, got shape {array.shape}."
+        )
+    if is_concrete(array):
+        bad = int(jnp.sum(~jnp.isfinite(array)))
+        if bad:
+            raise ValueError(f"`{name}` must be finite, got {bad} entries that are NaN or infinite.")
+        return array
+    return eqx.error_if(array, ~jnp.all(jnp.isfinite(array)), f"`{name}` must be finite.")

@@ -1,0 +1,60 @@
+"""`Estimate`: a value, and how far from the truth it can be expected to lie."""
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array
+
+
+class Estimate(eqx.Module):
+    """A Monte Carlo estimate with honest standard errors, in nats unless its maker says otherwise.
+
+    Attributes:
+        value: the estimate.
+        stderr: standard error with respect to the population the data were drawn from: Monte
+            Carlo noise and the sampling of the data.
+        mc_stderr: standard error with the given points taken as the whole population: Monte
+            Carlo noise alone.
+        num_evaluations: how many network (or field) evaluations were spent.
+        cutoff: the smallest noise standard deviation included, or None where there is no cut-off.
+        slope: with a cut-off, d value / d(-ln cutoff) at the cut-off: the codimension D - d of the
+            data for an entropy (None without a cut-off).
+
+    Prints as `259.88 ± 0.12`. `float(estimate)` is its value.
+    """
+
+    value: Array
+    stderr: Array
+    mc_stderr: Array
+    num_evaluations: int = eqx.field(static=True, default=0)
+    cutoff: Array | None = None
+    slope: Array | None = None
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __str__(self) -> str:
+        if isinstance(self.value, jax.core.Tracer) or np.ndim(self.value) > 0:
+            return f"{self.value} ± {self.stderr}"
+        text = format_with_error(float(self.value), float(self.stderr))
+        if self.cutoff is not None:
+            text += f" (noise std >= {float(self.cutoff):.3g}"
+            if self.slope is not None:
+                text += f", slope {float(self.slope):.3g} per -ln(noise std)"
+            text += ")"
+        return text
+
+    def __repr__(self) -> str:
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self)):
+            return eqx.tree_pformat(self)
+        return f"Estimate({self})"
+
+
+def format_with_error(value: float, error: float) -> str:
+    """Write a value and its standard error to the error's second significant digit."""
+    if not np.isfinite(error) or not np.isfinite(value):
+        return f"{value:.6g} ± {error:.2g}"
+    if error <= 0:
+        return f"{value:.6g} ± 0"
+    digits = int(np.clip(1 - np.floor(np.log10(error)), 0, 12))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"

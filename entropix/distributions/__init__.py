@@ -1,0 +1,7 @@
+"""Distributions with exact, differentiable densities before and after Gaussian diffusion."""
+
+from entropix.distributions.empirical import Empirical as Empirical
+from entropix.distributions.empirical import SmoothedEmpirical as SmoothedEmpirical
+from entropix.distributions.gaussian import Gaussian as Gaussian
+from entropix.distributions.isotropic import IsotropicGaussian as IsotropicGaussian
+from entropix.distributions.mixture import GaussianMixture as GaussianMixture

@@ -1,0 +1,109 @@
+r"""The Gaussian distribution, closed under diffusion.
+
+$N(m, C)$ becomes $N(\mu m, \mu^2 C + \Sigma^2)$. With precision $\pi$ and gain $r$ of the
+equilibrium (see `AbstractGaussianProcess`), its entropy field is
+
+$$e(y) = \mu P^{-1}\left[m - (r - \pi\mu C) y\right], \qquad P = \mu^2 C + \Sigma^2,$$
+
+a form in which nothing cancels: it is proportional to $\mu$ at the noise end.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.checks import checked, finite, is_concrete, positive_integer
+from entropix._core.interfaces import AbstractDistribution, AbstractGaussianProcess
+from entropix.distributions.spd import spd_log_det, spd_solve
+
+
+class Gaussian(AbstractDistribution):
+    """A Gaussian with full covariance.
+
+    Args:
+        mean: shape (D,).
+        covariance: shape (D, D), symmetric positive definite.
+
+    Raises:
+        ValueError: on a wrong shape, a covariance that is not symmetric or not positive definite.
+    """
+
+    mean: Float[Array, " dim"]
+    covariance: Float[Array, "dim dim"]
+    eigenvalues: Float[Array, " dim"]
+    eigenvectors: Float[Array, "dim dim"]
+
+    def __init__(self, mean: Any, covariance: Any):
+        mean = finite(mean, "mean")
+        covariance = finite(covariance, "covariance")
+        if mean.ndim != 1:
+            raise ValueError(f"`mean` must have shape (D,), got {mean.shape}.")
+        if covariance.shape != 2 * mean.shape:
+            raise ValueError(
+                f"`covariance` must have shape {2 * mean.shape} to fit `mean`, "
+                f"got {covariance.shape}."
+            )
+        if is_concrete(covariance):
+            gap = float(jnp.max(jnp.abs(covariance - covariance.T)))
+            if gap > 1e-5 * float(jnp.max(jnp.abs(covariance))):
+                raise ValueError(f"`covariance` must be symmetric, got an asymmetry of {gap:.3g}.")
+        values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(covariance))
+        self.mean = mean
+        self.covariance = covariance
+        self.eigenvalues = checked(
+            values, "covariance", lambda v: v > 0, "positive definite (its eigenvalues above zero)"
+        )
+        self.eigenvectors = vectors
+
+    @property
+    def dim(self) -> int:
+        return self.mean.shape[-1]
+
+    def sample(self, n: int, *, key: Key) -> Float[Array, "n dim"]:
+        positive_integer(n, "n")
+        z = jax.random.normal(key, (n, self.dim), self.mean.dtype)
+        return self.mean + z @ jnp.linalg.cholesky(self.covariance).T
+
+    def log_prob(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
+        centred = (x - self.mean).reshape(-1, self.dim).T
+        solved = spd_solve(self.covariance, self.eigenvalues, self.eigenvectors, centred)
+        log_det = spd_log_det(self.covariance, self.eigenvalues, self.eigenvectors)
+        quadratic = jnp.sum(centred * solved, axis=0).reshape(x.shape[:-1])
+        return -(quadratic + log_det + self.dim * jnp.log(2 * jnp.pi)) / 2
+
+    def score(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+        centred = (x - self.mean).reshape(-1, self.dim).T
+        solved = spd_solve(self.covariance, self.eigenvalues, self.eigenvectors, centred)
+        return -solved.T.reshape(x.shape)
+
+    def diffused(self, process: AbstractGaussianProcess, s: RealScalarLike) -> "Gaussian":
+        scale, var = process.scale(s), process.var(s)
+        identity = jnp.eye(self.dim, dtype=self.mean.dtype)
+        new = object.__new__(Gaussian)  # the spectrum is known: no second eigendecomposition
+        object.__setattr__(new, "mean", scale * self.mean)
+        object.__setattr__(new, "covariance", scale**2 * self.covariance + var * identity)
+        object.__setattr__(new, "eigenvalues", scale**2 * self.eigenvalues + var)
+        object.__setattr__(new, "eigenvectors", self.eigenvectors)
+        return new
+
+    def denoise(
+        self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
+    ) -> Float[Array, " dim"]:
+        marginal = self.diffused(process, s)
+        scale = process.scale(s)
+        return self.mean - scale * (self.covariance @ marginal.score(y))
+
+    def entropy_field(
+        self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
+    ) -> Float[Array, " dim"]:
+        marginal = self.diffused(process, s)
+        scale = process.scale(s)
+        pull = process.equilibrium_precision(s) * scale * (self.covariance @ y)
+        target = self.mean - process.equilibrium_gain(s) * y + pull
+        solved = spd_solve(
+            marginal.covariance, marginal.eigenvalues, marginal.eigenvectors, target[:, None]
+        )
+        return scale * solved[:, 0]

@@ -1,0 +1,40 @@
+"""The centred isotropic Gaussian on arrays of any shape: what most models start from."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from entropix._core.arrays import Key
+from entropix._core.checks import positive, positive_integer
+from entropix._core.interfaces import AbstractPrior
+
+
+class IsotropicGaussian(AbstractPrior):
+    r"""$N(0, \mathrm{std}^2 I)$ on arrays of shape `shape`.
+
+    Args:
+        shape: the shape of one example.
+        std: the standard deviation, positive.
+    """
+
+    shape: tuple[int, ...] = eqx.field(static=True)
+    std: Float[Array, ""]
+
+    def __init__(self, shape: tuple[int, ...], std: Any):
+        self.shape = tuple(int(n) for n in shape)
+        self.std = positive(std, "std")
+
+    def sample(self, n: int, *, key: Key) -> Array:
+        positive_integer(n, "n")
+        return self.std * jax.random.normal(key, (n, *self.shape), self.std.dtype)
+
+    def log_prob(self, y: Array) -> Array:
+        axes = tuple(range(y.ndim - len(self.shape), y.ndim))
+        size = 1
+        for axis in axes:
+            size *= y.shape[axis]
+        quadratic = jnp.sum((y / self.std) ** 2, axis=axes)
+        return -quadratic / 2 - size * (jnp.log(2 * jnp.pi) / 2 + jnp.log(self.std))

@@ -1,0 +1,128 @@
+r"""Mixtures of diagonal Gaussians, closed under diffusion.
+
+Component k becomes $N(\mu m_k, v_k)$, $v_k = \mu^2 s_k^2 + \Sigma^2$; its responsibility is a
+softmax. The entropy field is the responsibility-weighted mean of
+
+$$e_k(y) = \frac{\mu}{v_k}\left[m_k - (r - \pi\mu s_k^2)\,y\right],$$
+
+with the precision $\pi$ and gain $r$ of the equilibrium: no two large terms cancel, and the field
+is proportional to $\mu$ at the noise end.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.checks import checked, finite, positive, positive_integer
+from entropix._core.interfaces import AbstractDistribution, AbstractGaussianProcess
+
+
+class GaussianMixture(AbstractDistribution):
+    """A mixture of Gaussians with diagonal covariances.
+
+    Args:
+        weights: shape (K,), positive; normalised to sum to one.
+        means: shape (K, D).
+        stds: shape (K, D), positive.
+
+    Raises:
+        ValueError: on a wrong shape, or a weight or standard deviation that is not positive.
+    """
+
+    log_weights: Float[Array, " k"]
+    means: Float[Array, "k dim"]
+    stds: Float[Array, "k dim"]
+
+    def __init__(self, weights: Any, means: Any, stds: Any):
+        weights = checked(finite(weights, "weights"), "weights", lambda w: w > 0, "positive")
+        means = finite(means, "means")
+        stds = positive(stds, "stds")
+        if weights.ndim != 1 or weights.shape[0] == 0:
+            raise ValueError(f"`weights` must have shape (K,), got {weights.shape}.")
+        if means.ndim != 2 or means.shape[0] != weights.shape[0]:
+            raise ValueError(
+                f"`means` must have shape ({weights.shape[0]}, D) to fit `weights`, "
+                f"got {means.shape}."
+            )
+        if stds.shape != means.shape:
+            raise ValueError(
+                f"`stds` must have shape {means.shape} to fit `means`, got {stds.shape}."
+            )
+        self.log_weights = jnp.log(weights) - jnp.log(jnp.sum(weights))
+        self.means = means
+        self.stds = stds
+
+    @property
+    def dim(self) -> int:
+        return self.means.shape[-1]
+
+    @property
+    def weights(self) -> Float[Array, " k"]:
+        """Weights that sum to one."""
+        return jnp.exp(self.log_weights)
+
+    @property
+    def mean(self) -> Float[Array, " dim"]:
+        """The mean of the mixture."""
+        return self.weights @ self.means
+
+    @property
+    def covariance(self) -> Float[Array, "dim dim"]:
+        """The covariance of the mixture."""
+        centred = self.means - self.mean
+        within = jnp.diag(self.weights @ self.stds**2)
+        return within + (self.weights[:, None] * centred).T @ centred
+
+    def sample(self, n: int, *, key: Key) -> Float[Array, "n dim"]:
+        positive_integer(n, "n")
+        component_key, noise_key = jax.random.split(key)
+        component = jax.random.categorical(component_key, self.log_weights, shape=(n,))
+        z = jax.random.normal(noise_key, (n, self.dim), self.means.dtype)
+        return self.means[component] + self.stds[component] * z
+
+    def _joint(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch k"]:
+        """`log w_k + log N(x; m_k, s_k^2)`."""
+        z = (x[..., None, :] - self.means) / self.stds
+        log_det = jnp.sum(jnp.log(self.stds), axis=-1)
+        constant = self.dim / 2 * jnp.log(2 * jnp.pi)
+        return self.log_weights - jnp.sum(z * z, axis=-1) / 2 - log_det - constant
+
+    def responsibilities(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch k"]:
+        """Posterior probabilities of the components."""
+        return jax.nn.softmax(self._joint(x), axis=-1)
+
+    def log_prob(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
+        return jax.nn.logsumexp(self._joint(x), axis=-1)
+
+    def score(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+        fields = (self.means - x[..., None, :]) / self.stds**2
+        return jnp.sum(self.responsibilities(x)[..., None] * fields, axis=-2)
+
+    def diffused(self, process: AbstractGaussianProcess, s: RealScalarLike) -> "GaussianMixture":
+        scale, var = process.scale(s), process.var(s)
+        new = object.__new__(GaussianMixture)  # checked when this mixture was made
+        object.__setattr__(new, "log_weights", self.log_weights)
+        object.__setattr__(new, "means", scale * self.means)
+        object.__setattr__(new, "stds", jnp.sqrt(scale**2 * self.stds**2 + var))
+        return new
+
+    def denoise(
+        self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
+    ) -> Float[Array, " dim"]:
+        marginal = self.diffused(process, s)
+        gain = process.scale(s) * (self.stds / marginal.stds) ** 2
+        posterior_means = self.means + gain * (y - marginal.means)
+        return marginal.responsibilities(y) @ posterior_means
+
+    def entropy_field(
+        self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
+    ) -> Float[Array, " dim"]:
+        marginal = self.diffused(process, s)
+        scale = process.scale(s)
+        gain = process.equilibrium_gain(s)
+        pull = process.equilibrium_precision(s) * scale * self.stds**2
+        fields = (self.means - (gain - pull) * y) / marginal.stds**2
+        return scale * (marginal.responsibilities(y) @ fields)

@@ -1,0 +1,89 @@
+"""What models that wrap a network share."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from equinox import AbstractVar
+from jaxtyping import Array
+
+from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix.distributions import IsotropicGaussian
+
+
+class AbstractNetworkModel(AbstractModel):
+    """A model whose field comes from `network(log_snr, y, condition=None[, key=None])`."""
+
+    network: AbstractVar[Callable]
+    process: AbstractVar[AbstractGaussianProcess]
+    shape: AbstractVar[tuple[int, ...] | None]
+
+    @property
+    def prior(self) -> IsotropicGaussian:
+        """The Gaussian the process ends in: equilibrium if static, else N(0, Sigma(t1)^2)."""
+        if self.shape is None:
+            raise ValueError(
+                "`shape` must be given to the model, or known from its network's `dim` or its "
+                "scaling, for the model to have a prior."
+            )
+        process = self.process
+        if process.is_static:
+            return IsotropicGaussian(
+                self.shape, 1 / jnp.sqrt(process.equilibrium_precision(process.t1))
+            )
+        return IsotropicGaussian(self.shape, process.std(process.t1))
+
+    def with_process(self, process: AbstractGaussianProcess) -> "AbstractNetworkModel":
+        return eqx.tree_at(lambda m: m.process, self, process)
+
+
+def check_parts(network: Any, process: Any) -> None:
+    """Refuse what no model can wrap."""
+    if not callable(network):
+        raise ValueError(
+            "`network` must be callable as network(log_snr, y, condition=None), "
+            f"got {type(network).__name__}."
+        )
+    leaves = jax.tree.leaves(network, is_leaf=lambda x: isinstance(x, eqx.nn.StateIndex))
+    if any(isinstance(leaf, eqx.nn.StateIndex) for leaf in leaves):
+        raise ValueError(
+            "`network` must be stateless: layers with state (such as BatchNorm) would make a field "
+            "depend on what was evaluated before. Use LayerNorm or GroupNorm."
+        )
+    if not isinstance(process, AbstractGaussianProcess):
+        raise ValueError(f"`process` must be a Gaussian process, got {type(process).__name__}.")
+
+
+def example_shape(network: Any, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """The shape of one example: as given, or from `network.shape` or `network.dim`."""
+    if shape is not None:
+        return tuple(int(n) for n in shape)
+    known = getattr(network, "shape", None)
+    if known is not None:
+        return tuple(int(n) for n in known)
+    dim = getattr(network, "dim", None)
+    return None if dim is None else (int(dim),)
+
+
+def _accepts_key(network: Any) -> bool:
+    try:
+        return "key" in inspect.signature(network).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def call_network(
+    network: Callable, log_snr: RealScalarLike, y: Array, condition: Any, key: Key | None
+) -> Array:
+    """Call a network; a key goes only to networks that accept one (dropout)."""
+    extra = {"key": key} if _accepts_key(network) else {}
+    out = network(log_snr, y, condition, **extra)
+    if jnp.shape(out) != jnp.shape(y):
+        raise ValueError(
+            f"`network` must return an array of y's shape {jnp.shape(y)}, got {jnp.shape(out)}."
+        )
+    return out

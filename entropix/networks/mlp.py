@@ -1,0 +1,111 @@
+r"""A multilayer perceptron with Fourier features of the noise level.
+
+The network of the Neural Entropy experiments (2409.03817): fixed random Fourier features of time
+(Tancik et al., 2006.10739; Song et al., 2011.13456), added at every layer, with LayerNorm (Ba et
+al., 1607.06450). Here "time" is the log-SNR, through $\frac{2}{\pi}\arctan(\lambda/\lambda_0)$: a
+map that is bounded and smooth, so that the exact ends $\lambda = \pm\infty$ need no clip.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.checks import positive, positive_integer
+from entropix.networks.fixed import Fixed
+
+
+class FourierMLP(eqx.Module):
+    """`network(log_snr, y, condition=None) -> array of y's shape`, for vectors `y` of size `dim`.
+
+    Args:
+        dim: size of `y` and of the output.
+        widths: sizes of the hidden layers; the default is the paper's.
+        num_features: number of Fourier features of the noise level (sines and cosines together).
+        feature_scale: standard deviation of the random frequencies.
+        log_snr_scale: log-SNR at which the bounded embedding has gone half its way.
+        condition_dim: size of a condition vector, or None.
+        activation: elementwise non-linearity.
+        key: PRNG key of the initial weights and frequencies.
+
+    The output layer starts at zero: an untrained network has stored nothing. The frequencies are
+    `Fixed` and never trained.
+
+    Raises:
+        ValueError: if a size is not a positive integer, or a condition is missing or unexpected.
+    """
+
+    dim: int = eqx.field(static=True)
+    condition_dim: int | None = eqx.field(static=True)
+    activation: Callable[[Array], Array] = eqx.field(static=True)
+    log_snr_scale: Fixed
+    frequencies: Fixed
+    layers: tuple[eqx.nn.Linear, ...]
+    embeddings: tuple[eqx.nn.Linear, ...]
+    norms: tuple[eqx.nn.LayerNorm, ...]
+    head: eqx.nn.Linear
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        key: Key,
+        widths: Sequence[int] = (512, 256),
+        num_features: int = 64,
+        feature_scale: float = 2.0,
+        log_snr_scale: float = 4.0,
+        condition_dim: int | None = None,
+        activation: Callable[[Array], Array] = jax.nn.silu,
+    ):
+        self.dim = positive_integer(dim, "dim")
+        widths = tuple(positive_integer(w, "widths") for w in widths)
+        if not widths:
+            raise ValueError("`widths` must hold at least one hidden size, got ().")
+        half = positive_integer(num_features, "num_features", 2) // 2
+        if condition_dim is not None:
+            positive_integer(condition_dim, "condition_dim")
+        self.condition_dim = condition_dim
+        self.activation = activation
+        self.log_snr_scale = Fixed(positive(log_snr_scale, "log_snr_scale"))
+        keys = jax.random.split(key, 2 * len(widths) + 2)
+        spread = positive(feature_scale, "feature_scale")
+        self.frequencies = Fixed(spread * jax.random.normal(keys[0], (half,)))
+        sizes = (dim + (condition_dim or 0), *widths)
+        self.layers = tuple(
+            eqx.nn.Linear(n_in, n_out, key=k)
+            for n_in, n_out, k in zip(sizes[:-1], sizes[1:], keys[1::2], strict=False)
+        )
+        self.embeddings = tuple(
+            eqx.nn.Linear(2 * half, n_out, use_bias=False, key=k)
+            for n_out, k in zip(widths, keys[2::2], strict=False)
+        )
+        self.norms = tuple(eqx.nn.LayerNorm(n) for n in widths)
+        head = eqx.nn.Linear(widths[-1], dim, key=keys[-1])
+        self.head = eqx.tree_at(
+            lambda m: (m.weight, m.bias), head, replace_fn=jnp.zeros_like
+        )
+
+    def __call__(
+        self,
+        log_snr: RealScalarLike,
+        y: Float[Array, " dim"],
+        condition: Any = None,
+    ) -> Float[Array, " dim"]:
+        if (condition is None) != (self.condition_dim is None):
+            raise ValueError(
+                f"`condition` must be {'absent' if self.condition_dim is None else 'given'} "
+                f"for a network with condition_dim={self.condition_dim}."
+            )
+        level = 2 / jnp.pi * jnp.arctan(log_snr / self.log_snr_scale.value)
+        angles = jnp.pi * level * self.frequencies.value
+        features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)]).astype(y.dtype)
+        if condition is not None:
+            y = jnp.concatenate([y, jnp.asarray(condition, y.dtype).reshape(self.condition_dim)])
+        hidden = y
+        for layer, embedding, norm in zip(self.layers, self.embeddings, self.norms, strict=True):
+            hidden = self.activation(norm(layer(hidden) + embedding(features)))
+        return self.head(hidden)

@@ -1,0 +1,11 @@
+"""Forward processes and their schedules: immutable modules, every number in them differentiable."""
+
+from entropix.processes.moving import RectifiedFlow as RectifiedFlow
+from entropix.processes.moving import SubVariancePreserving as SubVariancePreserving
+from entropix.processes.moving import VarianceExploding as VarianceExploding
+from entropix.processes.path import GaussianPath as GaussianPath
+from entropix.processes.schedules import CosineSchedule as CosineSchedule
+from entropix.processes.schedules import LinearSchedule as LinearSchedule
+from entropix.processes.static import CosinePath as CosinePath
+from entropix.processes.static import StraightLine as StraightLine
+from entropix.processes.static import VariancePreserving as VariancePreserving
