@@ -1,0 +1,93 @@
+"""What every test shares: one precision, few threads, checked types, reproducible keys."""
+
+import os
+
+
+# Set before jax is imported, and only where the caller has not chosen otherwise.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+os.environ.setdefault("MPLBACKEND", "Agg")
+_threads = str(min(4, os.cpu_count() or 1))
+for _name in (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "PJRT_NPROC",  # the pool of XLA's CPU client
+):
+    os.environ.setdefault(_name, _threads)
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+
+# Every annotation in the package is checked at run time. The hook must be in place before the
+# first import of entropix; it stays for the whole run.
+install_import_hook("entropix", "beartype.beartype")
+
+import gc  # noqa: E402
+import random  # noqa: E402
+import zlib  # noqa: E402
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+
+# Random seeds serve the tests of exact identities: each run tries new ones, and prints the
+# one number that repeats it.
+SEED = int(os.environ.get("ENTROPIX_TEST_SEED", random.SystemRandom().randrange(2**31)))
+
+hypothesis.settings.register_profile(
+    "entropix",
+    deadline=None,  # the first example compiles
+    max_examples=25,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("entropix")
+
+
+def pytest_report_header():
+    precision = "float64" if jax.config.jax_enable_x64 else "float32"
+    backend = jax.default_backend()
+    return f"jax {jax.__version__} on {backend}, {precision}; ENTROPIX_TEST_SEED={SEED}"
+
+
+@pytest.fixture
+def getkey(request):
+    """A function that returns a new key at each call; the sequence depends on SEED and the test.
+
+    For identities that hold for any key. A statistical test fixes its own, `jax.random.key(0)`.
+    """
+    key = jax.random.key(SEED ^ zlib.crc32(request.node.nodeid.encode()))
+
+    def next_key():
+        nonlocal key
+        key, subkey = jax.random.split(key)
+        return subkey
+
+    return next_key
+
+
+@pytest.fixture
+def x64():
+    """Run one test in float64. Build its modules inside the test: arrays keep their dtype.
+
+    The whole suite runs in float64 with JAX_ENABLE_X64=1 in the environment.
+    """
+    if hasattr(jax, "enable_x64"):
+        context = jax.enable_x64(True)
+    else:  # jax < 0.8
+        from jax.experimental import enable_x64
+
+        context = enable_x64(True)
+    with context:
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _release_memory():
+    """Drop compiled programs after each file: a long run would otherwise hold them all."""
+    yield
+    jax.clear_caches()
+    gc.collect()

@@ -1,0 +1,89 @@
+"""What `import entropix` may cost, what it offers, and the version it reports."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import types
+
+import pytest
+
+import entropix
+
+
+# Heavy, optional, or both: imported by the function that needs them.
+LATE = {
+    "PIL",
+    "h5netcdf",
+    "jaxopt",
+    "matplotlib",
+    "ott",
+    "pandas",
+    "pyarrow",
+    "sklearn",
+    "tqdm",
+    "tyro",
+    "xarray",
+}
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def fresh_import():
+    """Import entropix in a new interpreter, warnings as errors; report what that did."""
+    # The private function is the one jax.distributed uses to refuse a late initialisation.
+    program = (
+        "import sys, json, entropix\n"
+        "from jax._src import xla_bridge\n"
+        "print(json.dumps({'modules': sorted({m.partition('.')[0] for m in sys.modules}),\n"
+        "                  'backend': xla_bridge.backends_are_initialized()}))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": str(pathlib.Path(entropix.__file__).parent.parent)},
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def test_import_is_light(fresh_import):
+    loaded = LATE & set(fresh_import["modules"])
+    assert not loaded, f"`import entropix` also imports {sorted(loaded)}"
+
+
+def test_import_creates_no_arrays(fresh_import):
+    """`jax.distributed.initialize` must still be possible, and x64 still be chosen, afterwards."""
+    assert not fresh_import["backend"]
+
+
+def test_version_is_the_metadata():
+    assert entropix.__version__ == importlib.metadata.version("entropix")
+
+
+def test_changelog_knows_the_version():
+    changelog = ROOT / "CHANGELOG.md"
+    if not changelog.exists():
+        pytest.skip("not a source tree")
+    headings = re.findall(r"^## \[(.+?)\]", changelog.read_text(), flags=re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert entropix.__version__ in headings
+
+
+def test_every_public_name_is_in_the_api_page():
+    page = ROOT / "docs" / "api.md"
+    if not page.exists():
+        pytest.skip("not a source tree")
+    documented = set(re.findall(r"^::: entropix\.(\w+)$", page.read_text(), flags=re.MULTILINE))
+    public = {
+        name
+        for name, value in vars(entropix).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    assert public <= documented, f"add to docs/api.md: {sorted(public - documented)}"
