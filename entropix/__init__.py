@@ -4,9 +4,16 @@
 """
 
 from entropix._core import Estimate as Estimate
+from entropix.density import LogDensity as LogDensity
+from entropix.density import PathBound as PathBound
+from entropix.density import log_prob as log_prob
 from entropix.distributions import Empirical as Empirical
 from entropix.distributions import Gaussian as Gaussian
 from entropix.distributions import GaussianMixture as GaussianMixture
+from entropix.entropy import EntropyCurve as EntropyCurve
+from entropix.entropy import entropy_curve as entropy_curve
+from entropix.entropy import neural_entropy as neural_entropy
+from entropix.entropy import path_kl as path_kl
 from entropix.models import EntropyMatching as EntropyMatching
 from entropix.models import ExactModel as ExactModel
 from entropix.models import GaussianScaling as GaussianScaling

@@ -87,3 +87,14 @@ def samples(data: Any, name: str = "data", *, minimum: int = 2) -> Array:
             raise ValueError(f"`{name}` must be finite, got {bad} entries that are NaN or infinite.")
         return array
     return eqx.error_if(array, ~jnp.all(jnp.isfinite(array)), f"`{name}` must be finite.")
+
+
+def conditions(condition: Any, count: int) -> Any:
+    """Conditions of `count` samples: None, or a pytree of arrays with that leading axis."""
+    for leaf in jax.tree.leaves(condition):
+        if jnp.shape(leaf)[:1] != (count,):
+            raise ValueError(
+                f"`condition` must have a leading axis of {count} entries, one per sample, "
+                f"got shape {jnp.shape(leaf)}."
+            )
+    return jax.tree.map(jnp.asarray, condition)

@@ -16,7 +16,7 @@ class VarianceExploding(AbstractGaussianProcess):
     r"""Variance-exploding diffusion: noise is added and the data never shrink.
 
     $\mu = 1$ and $\Sigma(s)^2 = \sigma_{min}^2[(\sigma_{max}/\sigma_{min})^{2s} - 1]$ (Song et al.,
-    2011.13456, equation 31), so that $\Sigma(0) = 0$ exactly and $\Sigma(1)^2 = \sigma_{max}^2 -
+    2011.13456), so that $\Sigma(0) = 0$ exactly and $\Sigma(1)^2 = \sigma_{max}^2 -
     \sigma_{min}^2$. The drift is zero, $p_{eq}$ is flat, and the total entropy production is the
     growth of differential entropy, $S_{tot} = h(p_T) - h(p_d)$.
 
@@ -88,7 +88,7 @@ class VarianceExploding(AbstractGaussianProcess):
 
 
 class SubVariancePreserving(AbstractGaussianProcess):
-    r"""The sub-VP process of Song et al. (2011.13456, equation 29).
+    r"""The sub-VP process of Song et al. (2011.13456).
 
     $\mu = e^{-B/2}$, $\Sigma = 1 - e^{-B}$, $\sigma^2 = \beta(1 - e^{-2B})$, with the moving
     quasi-invariant density $N(0, 1 - e^{-2B})$, which collapses at s = 0: the total entropy

@@ -77,25 +77,33 @@ class GaussianPath(AbstractGaussianProcess):
             )
 
     def _inside(self, s: RealLike) -> Array:
-        """Time for derivatives: a subnormal step inside, where sqrt has a finite slope."""
+        """Time for ratios of rates: a subnormal step inside, where 0/0 has its limit."""
         s = as_float(s)
         return jnp.maximum(s, jnp.sqrt(jnp.asarray(jnp.finfo(s.dtype).tiny, s.dtype)))
 
+    def _evaluate(self, fn: Callable, s: RealLike) -> Array:
+        """`fn(s)`, not negative; derivatives are taken just inside, where those of sqrt are finite."""
+        s = as_float(s)
+        inside = s + jax.lax.stop_gradient(self._inside(s) - s)
+        value = jnp.broadcast_to(as_float(fn(inside)), s.shape)
+        exact = jnp.maximum(as_float(fn(s)), 0.0)  # rounding at an exact end
+        return value + jax.lax.stop_gradient(exact - value)
+
     def _rate(self, fn: Callable[[Array], Array], s: RealLike) -> Array:
-        s = self._inside(s)
+        s = as_float(s)
         return jax.jvp(fn, (s,), (jnp.ones_like(s),))[1]
 
     def scale(self, s: RealLike) -> Array:
-        return jnp.maximum(as_float(self.scale_fn(as_float(s))), 0.0)  # rounding at an exact end
+        return self._evaluate(self.scale_fn, s)
 
     def log_scale(self, s: RealLike) -> Array:
         return jnp.log(self.scale(s))
 
     def scale_rate(self, s: RealLike) -> Array:
-        return self._rate(lambda r: as_float(self.scale_fn(r)), s)
+        return self._rate(self.scale, s)
 
     def std(self, s: RealLike) -> Array:
-        return as_float(self.std_fn(as_float(s)))
+        return self._evaluate(self.std_fn, s)
 
     def var(self, s: RealLike) -> Array:
         return self.std(s) ** 2
@@ -129,4 +137,6 @@ class GaussianPath(AbstractGaussianProcess):
         erosion = -self.scale_rate(times) / self.scale(times) * self.var(times)
         erosion = jnp.sum(as_float(weights) * erosion) * length / 2
         total = (self.var(self.t1) - self.var(self.t0)) / 2 + erosion
-        return jnp.where(self.scale(self.t1) > 0, total, jnp.inf)
+        # cos(pi/2) is 6e-17 in float64: a zero of mu within rounding of t1 is a zero at t1.
+        rounding = jnp.finfo(total.dtype).eps * jnp.abs(self.scale_rate(self.t1))
+        return jnp.where(self.scale(self.t1) > rounding, total, jnp.inf)

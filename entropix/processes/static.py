@@ -88,7 +88,7 @@ class VariancePreserving(AbstractStaticProcess):
 
     $\mu = e^{-B/2}$, $\Sigma^2 = \kappa^2(1 - e^{-B})$, $\sigma^2 = \kappa^2\beta$. The paper
     (Neural Entropy, 2409.03817) calls $\kappa = 1$ "VP" and $\kappa < 1$ "VPx"; $\kappa = 1$ is the
-    VP process of Song et al. (2011.13456, equation 11).
+    VP process of Song et al. (2011.13456).
 
     Args:
         schedule: $\beta(s)$.

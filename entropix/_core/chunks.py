@@ -1,0 +1,36 @@
+"""Mapping over many examples in chunks of bounded memory, under differentiation too."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+
+def in_chunks(fn: Callable[[Any, Array], Any], args: Any, count: int, chunk: int) -> Any:
+    """Apply `fn(chunk of args, weight)` over `count` leading entries, chunk by chunk.
+
+    The last chunk is padded by repeating an entry; `weight` is one at true entries and zero at
+    padding. Chunks are recomputed under reverse-mode differentiation, so that the memory of one
+    chunk is all that is ever held.
+
+    Returns:
+        What `fn` returns, with a new leading axis of chunks.
+    """
+    chunk = min(chunk, count)
+    chunks = -(-count // chunk)
+    position = jnp.arange(chunks * chunk)
+    weight = (position < count).astype(jnp.result_type(float)).reshape(chunks, chunk)
+    position = jnp.minimum(position, count - 1).reshape(chunks, chunk)
+
+    @jax.checkpoint
+    def body(where: tuple[Array, Array]) -> Any:
+        return fn(jax.tree.map(lambda a: a[where[0]], args), where[1])
+
+    return jax.lax.map(body, (position, weight))
+
+
+def unchunk(x: Array, count: int) -> Array:
+    """Undo the chunk axis of per-entry output and drop the padding."""
+    return x.reshape((-1, *x.shape[2:]))[:count]

@@ -1,0 +1,222 @@
+"""From an integrand to a curve of estimates: checks, the two passes, and the report."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from entropix._core.arrays import Key, as_float
+from entropix._core.checks import checked, conditions, is_concrete, positive, positive_integer, samples
+from entropix._core.estimate import Estimate
+from entropix.entropy.axis import LogSNRAxis
+from entropix.entropy.integrate import (
+    PILOT_SHARE,
+    AbstractIntegrand,
+    Pilot,
+    Points,
+    run_main,
+    run_pilot,
+)
+from entropix.entropy.reference import GaussianReference
+
+
+# A rate per unit log-SNR above this at the resolution limit is read as a plateau: half a dimension
+# of codimension leaves 0.25, a smooth density of the smallest resolvable variance well under 0.05.
+_PLATEAU = 0.05
+
+
+class CurveOfIntegral(eqx.Module):
+    """An integral accumulated along the process, with standard errors."""
+
+    times: Float[Array, " k"]
+    rate: Float[Array, " k"]
+    rate_stderr: Float[Array, " k"]
+    cumulative: Float[Array, " k"]
+    stderr: Float[Array, " k"]
+    mc_stderr: Float[Array, " k"]
+    total: Estimate
+
+
+def _check_cutoff(integrand: AbstractIntegrand, cutoff: Any) -> Array | None:
+    if cutoff is None:
+        return None
+    end = integrand.process.std(integrand.process.t1)
+    return checked(
+        positive(cutoff, "cutoff"),
+        "cutoff",
+        lambda v: v < end,
+        "a noise standard deviation below that of the process at t1",
+    )
+
+
+def _check_rates(pilot: Pilot, cutoff: Array | None) -> Pilot:
+    """Refuse an integral that does not converge at an end of the axis."""
+    tail, noise = pilot.tail_rate, pilot.noise_rate
+    at_data = (tail[0] > _PLATEAU) & (tail[0] > 3 * tail[1]) if cutoff is None else False
+    at_noise = (noise[0] > _PLATEAU) & (noise[0] > 3 * noise[1])
+    data_message = (
+        "the rate does not decay at the data end, so the integral is infinite: pass `cutoff`, the "
+        "smallest noise standard deviation to include"
+    )
+    noise_message = (
+        "the rate does not decay at the noise end, so the integral is infinite: the field must "
+        "vanish there like mu(s); use `scaling=GaussianScaling.from_data(...)`"
+    )
+    if is_concrete(pilot):
+        if bool(np.any(at_data)):
+            slope = 2 * float(np.max(np.asarray(tail[0])))
+            raise ValueError(
+                f"{data_message}. The slope is {slope:.3g} per -ln(noise std): the data or the "
+                f"model look {slope:.3g} dimensions short of the space (codimension)."
+            )
+        if bool(np.any(at_noise)):
+            raise ValueError(f"{noise_message}.")
+        return pilot
+    if cutoff is None:
+        pilot = eqx.error_if(pilot, at_data, data_message)
+    return eqx.error_if(pilot, at_noise, noise_message)
+
+
+@eqx.filter_jit
+def _slope_at(
+    integrand: AbstractIntegrand, points: Points, s: Array, key: Key, count: int
+) -> Array:
+    r"""$dI/d(-\ln\Sigma)$ at time `s`."""
+    process = integrand.process
+    index = jax.random.randint(key, (count,), 0, points.data.shape[0])
+    keys = jax.random.split(jax.random.fold_in(key, 1), count)
+
+    def one(i: Array, k: Key) -> Array:
+        x = points.data[i]
+        condition = jax.tree.map(lambda c: c[i], points.condition)
+        y = process.perturb(s, x, jax.random.normal(k, x.shape, x.dtype))
+        return integrand(s, y, condition, points.reference)[0]
+
+    # (sigma^2 / 2) ds / d ln Sigma = sigma^2 Sigma^2 / (Sigma^2)'.
+    factor = process.sigma_squared(s) * process.var(s) / process.var_rate(s)
+    return factor * jnp.mean(jax.vmap(one)(index, keys))
+
+
+def estimate_integral(
+    integrand: AbstractIntegrand,
+    data: Any,
+    *,
+    key: Key,
+    num_evaluations: int,
+    condition: Any,
+    cutoff: Any,
+    times: Any,
+    num_times: int,
+    control_variate: bool,
+    chunk_size: int,
+    divergence: str | None,
+) -> CurveOfIntegral:
+    """Estimate an integral over log-SNR as a curve; see `entropy_curve` for the arguments."""
+    data = samples(data)
+    condition = conditions(condition, data.shape[0])
+    positive_integer(num_evaluations, "num_evaluations", 256)
+    positive_integer(num_times, "num_times", 2)
+    positive_integer(chunk_size, "chunk_size")
+    if divergence is not None and cutoff is None:
+        raise ValueError(
+            f"`cutoff` must be given (the smallest noise standard deviation to include): the "
+            f"entropy is infinite because {divergence}."
+        )
+    cutoff = _check_cutoff(integrand, cutoff)
+    process = integrand.process
+    points = Points(data, condition, GaussianReference.from_data(data))
+    axis = LogSNRAxis.of(process, points.reference.mean_variance, cutoff)
+
+    pilot_key, main_key, slope_key = jax.random.split(key, 3)
+    pilot_count = max(round(PILOT_SHARE * num_evaluations), 64)
+    main_count = 2 * (-(-(num_evaluations - pilot_count) // 2))
+    pilot = run_pilot(
+        integrand,
+        points,
+        axis,
+        key=pilot_key,
+        count=pilot_count,
+        chunk=chunk_size,
+        control_variate=control_variate,
+    )
+    pilot = _check_rates(pilot, cutoff)
+
+    if times is None:
+        fractions = jnp.linspace(0.0, 1.0, num_times, dtype=data.dtype)
+        times = axis.times(process, fractions)
+        edges = fractions
+    else:
+        times = _check_times(as_float(times), process)
+        edges = jnp.concatenate(
+            [axis.fraction(process.log_snr(times)), jnp.ones(1, data.dtype)]
+        ).astype(data.dtype)
+    integral = run_main(
+        integrand, points, axis, pilot.proposal, edges, key=main_key, count=main_count, chunk=chunk_size
+    )
+    total = Estimate(
+        value=_no_nan(integral.cumulative[-1]),
+        stderr=jnp.sqrt(integral.mc_variance[-1] + integral.data_variance[-1]),
+        mc_stderr=jnp.sqrt(integral.mc_variance[-1]),
+        num_evaluations=pilot_count + main_count,
+        cutoff=cutoff,
+        slope=None
+        if cutoff is None
+        else _slope_at(
+            integrand,
+            points,
+            axis.start_time(process),
+            slope_key,
+            min(2048, num_evaluations),
+        ),
+    )
+    count = times.shape[0]
+    cumulative, mc = integral.cumulative[:count], integral.mc_variance[:count]
+    rate, rate_stderr = _rates(times, cumulative, mc)
+    return CurveOfIntegral(
+        times,
+        rate,
+        rate_stderr,
+        cumulative,
+        jnp.sqrt(mc + integral.data_variance[:count]),
+        jnp.sqrt(mc),
+        total,
+    )
+
+
+def _check_times(times: Array, process: Any) -> Array:
+    if times.ndim != 1 or times.shape[0] < 2:
+        raise ValueError(f"`times` must have shape (K,) with K >= 2, got {times.shape}.")
+    if is_concrete((times, process)):
+        host = np.asarray(times)
+        low, high = float(process.t0), float(process.t1)
+        if np.any(np.diff(host) <= 0) or host[0] < low or host[-1] > high:
+            raise ValueError(f"`times` must increase within [{low:g}, {high:g}].")
+    return times
+
+
+def _rates(times: Array, cumulative: Array, variance: Array) -> tuple[Array, Array]:
+    """Mean rates over the intervals that meet at each time, and their standard errors."""
+    rise = jnp.diff(cumulative)
+    spread = jnp.maximum(jnp.diff(variance), 0.0)
+    step = jnp.diff(times)
+
+    def around(x: Array) -> Array:
+        padded = jnp.concatenate([jnp.zeros(1, x.dtype), x, jnp.zeros(1, x.dtype)])
+        return padded[:-1] + padded[1:]
+
+    length = around(step)
+    safe = jnp.where(length > 0, length, 1.0)
+    rate = jnp.where(length > 0, around(rise) / safe, 0.0)
+    return rate, jnp.where(length > 0, jnp.sqrt(around(spread)) / safe, 0.0)
+
+
+def _no_nan(value: Array) -> Array:
+    message = "the field of the model must be finite on the whole axis, got NaN or infinity"
+    if is_concrete(value):
+        if not bool(np.all(np.isfinite(value))):
+            raise ValueError(f"{message}.")
+        return value
+    return eqx.error_if(value, ~jnp.isfinite(value), message)
