@@ -1,0 +1,60 @@
+"""NumPy files: `.npy` holds one array, `.npz` several by name. Pickled objects are never loaded."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from entropix.datasets.files import Raw, quoted, reading
+
+
+NPY_MAGIC = b"\x93NUMPY"
+ZIP_MAGIC = b"PK"
+
+
+def read_npy(path: Path) -> Raw:
+    """Read the array of a `.npy` file.
+
+    Raises:
+        ValueError: if the file is damaged, truncated, or holds Python objects.
+    """
+    _check_magic(path, NPY_MAGIC, "a NumPy .npy file")
+    with reading(path, "a NumPy .npy file of numbers"):
+        # Mapping compares the size of the file with its header before any memory is taken.
+        return Raw(np.array(np.load(path, mmap_mode="r", allow_pickle=False)))
+
+
+def read_npz(path: Path, array: str | None) -> Raw:
+    """Read one array of a `.npz` file.
+
+    Args:
+        path: the file.
+        array: which of its arrays; may be None if there is only one.
+
+    Raises:
+        ValueError: if the file is damaged or holds Python objects, or if `array` does not say
+            which of several arrays is meant.
+    """
+    _check_magic(path, ZIP_MAGIC, "a NumPy .npz file")
+    expected = "a NumPy .npz file of numbers"
+    with reading(path, expected), zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    if not names:
+        raise ValueError(f"{quoted(path)} must hold at least one array, got none.")
+    listed = ", ".join(repr(name) for name in names)
+    if array is None:
+        if len(names) > 1:
+            raise ValueError(f"`array` must name one array of {quoted(path)}: {listed}; got None.")
+        array = names[0]
+    if array not in names:
+        raise ValueError(f"`array` must name one array of {quoted(path)}: {listed}; got {array!r}.")
+    with reading(path, expected), np.load(path, allow_pickle=False) as archive:
+        return Raw(np.asarray(archive[array]))
+
+
+def _check_magic(path: Path, magic: bytes, expected: str) -> None:
+    with reading(path, expected), path.open("rb") as file:
+        start = file.read(len(magic))
+    if start != magic:
+        given = f"one that starts with {start!r}" if start else "an empty file"
+        raise ValueError(f"{quoted(path)} must be {expected}, got {given}.")

@@ -1,0 +1,86 @@
+"""Folders of PNG images of one size: the files in the folder, or in a subfolder per label."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from entropix.datasets.files import Raw, needed, quoted, reading
+
+
+def read_folder(path: Path) -> Raw:
+    """Read a folder of PNG images: grey (H, W) or RGB (H, W, 3), 8 bits per channel.
+
+    The images lie either directly in the folder, or in subfolders, whose names become the labels;
+    both are taken in alphabetical order, and other files and hidden ones are passed over. Palettes
+    are expanded to RGB, black-and-white images to grey; an alpha channel is dropped if it is
+    opaque.
+
+    Raises:
+        ValueError: if there are no PNG files, or both kinds of places hold some; or naming the
+            file that is damaged, transparent, of 16 bits, or unlike the first in its shape.
+    """
+    with reading(path, "a folder of PNG images"):
+        direct = _png_files(path)
+        nested = [
+            (folder.name, file)
+            for folder in sorted(path.iterdir())
+            if folder.is_dir() and not folder.name.startswith(".")
+            for file in _png_files(folder)
+        ]
+    if not direct and not nested:
+        raise ValueError(
+            f"{quoted(path)} must hold PNG files, in itself or in one subfolder per label, "
+            f"got none."
+        )
+    if direct and nested:
+        raise ValueError(
+            f"{quoted(path)} must hold PNG files either in itself or in subfolders, "
+            f"got {len(direct)} and {len(nested)}."
+        )
+    files = direct or [file for _, file in nested]
+    pillow = needed("PIL.Image", "reading .png", "pillow", "data")
+    first = _read_png(files[0], pillow)
+    images = np.empty((len(files), *first.shape), np.uint8)
+    for i, file in enumerate(files):
+        image = _read_png(file, pillow) if i else first
+        if image.shape != first.shape:
+            raise ValueError(
+                f"{quoted(file)} must have the shape {first.shape} of {quoted(files[0])}, "
+                f"got {image.shape}."
+            )
+        images[i] = image
+    return Raw(images, labels=np.array([name for name, _ in nested]) if nested else None)
+
+
+def _png_files(folder: Path) -> list[Path]:
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() == ".png" and not file.name.startswith(".") and file.is_file()
+    )
+
+
+def _read_png(path: Path, pillow: Any) -> np.ndarray:
+    with reading(path, "a PNG image"), pillow.open(path, formats=["PNG"]) as image:
+        image.load()
+        mode = image.mode
+        transparent = image.has_transparency_data
+        if mode == "1":
+            image = image.convert("L")
+        elif transparent:
+            image = image.convert("LA" if mode in ("L", "LA") else "RGBA")
+        elif mode == "P":
+            image = image.convert("RGB")
+        pixels = np.asarray(image)
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"{quoted(path)} must have 8 bits per channel, got the mode {mode}.")
+    if transparent:
+        if (pixels[..., -1] < 255).any():
+            raise ValueError(
+                f"{quoted(path)} must be opaque, got transparent pixels: "
+                f"flatten the image onto a background."
+            )
+        pixels = pixels[..., :-1]
+        pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    return pixels
