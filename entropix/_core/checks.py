@@ -29,23 +29,35 @@ def checked(value: Array, name: str, ok: Callable[[Any], Any], allowed: str) -> 
     """
     if is_concrete(value):
         host = np.asarray(value)
-        if not np.all(ok(host)):
-            given = host.item() if host.ndim == 0 else host.tolist()
-            raise ValueError(f"`{name}` must be {allowed}, got {given}.")
-        return value
+        valid = ok(host)  # traced where the bound is, though the value is not
+        if is_concrete(valid):
+            if not np.all(valid):
+                given = host.item() if host.ndim == 0 else host.tolist()
+                raise ValueError(f"`{name}` must be {allowed}, got {given}.")
+            return value
     return eqx.error_if(value, ~jnp.all(ok(value)), f"`{name}` must be {allowed}.")
 
 
-def positive(value: Any, name: str) -> Array:
-    """A finite number (or array) above zero."""
-    return checked(
-        as_float(value), name, lambda v: (v > 0) & (v < np.inf), "positive and finite"
-    )
+def _numeric(value: Any, name: str, shape: tuple[int, ...] | None) -> Array:
+    try:
+        array = as_float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` must be numeric, got {value!r}.") from error
+    if shape is not None and array.shape != shape:
+        raise ValueError(f"`{name}` must have shape {shape}, got shape {array.shape}.")
+    return array
 
 
-def finite(value: Any, name: str) -> Array:
-    """A finite number (or array)."""
-    return checked(as_float(value), name, lambda v: abs(v) < np.inf, "finite (no NaN)")
+def positive(value: Any, name: str, *, shape: tuple[int, ...] | None = None) -> Array:
+    """A finite number (or array) above zero; `shape` is checked where it is given."""
+    array = _numeric(value, name, shape)
+    return checked(array, name, lambda v: (v > 0) & (v < np.inf), "positive and finite")
+
+
+def finite(value: Any, name: str, *, shape: tuple[int, ...] | None = None) -> Array:
+    """A finite number (or array); `shape` is checked where it is given."""
+    array = _numeric(value, name, shape)
+    return checked(array, name, lambda v: abs(v) < np.inf, "finite (no NaN)")
 
 
 def positive_integer(value: Any, name: str, minimum: int = 1) -> int:
@@ -61,6 +73,23 @@ def choice(value: Any, name: str, allowed: tuple[str, ...]) -> str:
         options = ", ".join(repr(a) for a in allowed)
         raise ValueError(f"`{name}` must be one of {options}, got {value!r}.")
     return value
+
+
+def trailing_shape(value: Any, shape: tuple[int, ...], name: str) -> None:
+    """Refuse an array whose last axes are not `shape`: broadcasting might make it fit."""
+    given = np.shape(value)
+    if given[len(given) - len(shape) :] != shape or len(given) < len(shape):
+        sizes = ", ".join(["...", *map(str, shape)])
+        raise ValueError(f"`{name}` must have shape ({sizes}), got {given}.")
+
+
+def exact_shape(value: Any, shape: tuple[int, ...], name: str) -> None:
+    """Refuse an array of another shape: these methods take one example, and callers vmap."""
+    if np.shape(value) != shape:
+        raise ValueError(
+            f"`{name}` must have the shape {shape} of one example (use jax.vmap for more), "
+            f"got {np.shape(value)}."
+        )
 
 
 def samples(data: Any, name: str = "data", *, minimum: int = 2) -> Array:
@@ -82,7 +111,7 @@ def samples(data: Any, name: str = "data", *, minimum: int = 2) -> Array:
             f"`{name}` must hold at least {minimum} samples, got shape {array.shape}."
         )
     if is_concrete(array):
-        bad = int(jnp.sum(~jnp.isfinite(array)))
+        bad = int(np.sum(~np.isfinite(np.asarray(array))))
         if bad:
             raise ValueError(f"`{name}` must be finite, got {bad} entries that are NaN or infinite.")
         return array

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealScalarLike
-from entropix._core.checks import positive_integer, samples
+from entropix._core.checks import exact_shape, positive_integer, samples, trailing_shape
 from entropix._core.interfaces import AbstractDistribution, AbstractGaussianProcess
 
 
@@ -56,6 +56,7 @@ class Empirical(AbstractDistribution):
     def denoise(
         self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
     ) -> Float[Array, " dim"]:
+        exact_shape(y, (self.dim,), "y")
         return self.diffused(process, s).responsibilities(y) @ self.points
 
     def entropy_field(
@@ -88,17 +89,21 @@ class SmoothedEmpirical(AbstractDistribution):
         return self.centres[index] + self.std * z
 
     def _exponents(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch n"]:
-        z = (x[..., None, :] - self.centres) / self.std
-        return -jnp.sum(z * z, axis=-1) / 2
+        """Log densities up to a constant, that of the nearest centre being zero at any `std`."""
+        trailing_shape(x, (self.dim,), "x")
+        distances = jnp.sum((x[..., None, :] - self.centres) ** 2, axis=-1)
+        excess = distances - jnp.min(distances, axis=-1, keepdims=True)
+        return -excess / (2 * jnp.maximum(self.std**2, jnp.finfo(self.std.dtype).tiny))
 
     def responsibilities(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch n"]:
-        """Posterior probabilities of the points."""
+        """Posterior probabilities of the points; those of the nearest one as `std` goes to 0."""
         return jax.nn.softmax(self._exponents(x), axis=-1)
 
     def log_prob(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
-        normaliser = jnp.log(2 * jnp.pi) / 2 + jnp.log(self.std)
-        count = jnp.log(self.centres.shape[0])
-        return jax.nn.logsumexp(self._exponents(x), axis=-1) - self.dim * normaliser - count
+        nearest = jnp.min(jnp.sum(((x[..., None, :] - self.centres) / self.std) ** 2, -1), -1)
+        normaliser = self.dim * (jnp.log(2 * jnp.pi) / 2 + jnp.log(self.std))
+        mixing = jax.nn.logsumexp(self._exponents(x), axis=-1) - jnp.log(self.centres.shape[0])
+        return mixing - nearest / 2 - normaliser
 
     def score(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
         return (self.responsibilities(x) @ self.centres - x) / self.std**2
@@ -111,6 +116,7 @@ class SmoothedEmpirical(AbstractDistribution):
     def denoise(
         self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
     ) -> Float[Array, " dim"]:
+        exact_shape(y, (self.dim,), "y")
         marginal = self.diffused(process, s)
         gain = process.scale(s) * (self.std / marginal.std) ** 2
         centre = marginal.responsibilities(y) @ self.centres
@@ -119,6 +125,7 @@ class SmoothedEmpirical(AbstractDistribution):
     def entropy_field(
         self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
     ) -> Float[Array, " dim"]:
+        exact_shape(y, (self.dim,), "y")
         marginal = self.diffused(process, s)
         scale = process.scale(s)
         pull = process.equilibrium_precision(s) * scale * self.std**2

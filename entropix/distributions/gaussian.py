@@ -15,7 +15,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealScalarLike
-from entropix._core.checks import checked, finite, is_concrete, positive_integer
+from entropix._core.checks import (
+    checked,
+    exact_shape,
+    finite,
+    is_concrete,
+    positive_integer,
+    trailing_shape,
+)
 from entropix._core.interfaces import AbstractDistribution, AbstractGaussianProcess
 from entropix.distributions.spd import spd_log_det, spd_solve
 
@@ -39,8 +46,8 @@ class Gaussian(AbstractDistribution):
     def __init__(self, mean: Any, covariance: Any):
         mean = finite(mean, "mean")
         covariance = finite(covariance, "covariance")
-        if mean.ndim != 1:
-            raise ValueError(f"`mean` must have shape (D,), got {mean.shape}.")
+        if mean.ndim != 1 or mean.shape[0] == 0:
+            raise ValueError(f"`mean` must have shape (D,), D >= 1, got {mean.shape}.")
         if covariance.shape != 2 * mean.shape:
             raise ValueError(
                 f"`covariance` must have shape {2 * mean.shape} to fit `mean`, "
@@ -68,6 +75,7 @@ class Gaussian(AbstractDistribution):
         return self.mean + z @ jnp.linalg.cholesky(self.covariance).T
 
     def log_prob(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
+        trailing_shape(x, (self.dim,), "x")
         centred = (x - self.mean).reshape(-1, self.dim).T
         solved = spd_solve(self.covariance, self.eigenvalues, self.eigenvectors, centred)
         log_det = spd_log_det(self.covariance, self.eigenvalues, self.eigenvectors)
@@ -75,6 +83,7 @@ class Gaussian(AbstractDistribution):
         return -(quadratic + log_det + self.dim * jnp.log(2 * jnp.pi)) / 2
 
     def score(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+        trailing_shape(x, (self.dim,), "x")
         centred = (x - self.mean).reshape(-1, self.dim).T
         solved = spd_solve(self.covariance, self.eigenvalues, self.eigenvectors, centred)
         return -solved.T.reshape(x.shape)
@@ -92,6 +101,7 @@ class Gaussian(AbstractDistribution):
     def denoise(
         self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
     ) -> Float[Array, " dim"]:
+        exact_shape(y, (self.dim,), "y")
         marginal = self.diffused(process, s)
         scale = process.scale(s)
         return self.mean - scale * (self.covariance @ marginal.score(y))
@@ -99,6 +109,7 @@ class Gaussian(AbstractDistribution):
     def entropy_field(
         self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
     ) -> Float[Array, " dim"]:
+        exact_shape(y, (self.dim,), "y")
         marginal = self.diffused(process, s)
         scale = process.scale(s)
         pull = process.equilibrium_precision(s) * scale * (self.covariance @ y)

@@ -1,5 +1,6 @@
 """The centred isotropic Gaussian on arrays of any shape: what most models start from."""
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
-from entropix._core.checks import positive, positive_integer
+from entropix._core.checks import positive, positive_integer, trailing_shape
 from entropix._core.interfaces import AbstractPrior
 
 
@@ -25,16 +26,15 @@ class IsotropicGaussian(AbstractPrior):
 
     def __init__(self, shape: tuple[int, ...], std: Any):
         self.shape = tuple(int(n) for n in shape)
-        self.std = positive(std, "std")
+        self.std = positive(std, "std", shape=())
 
     def sample(self, n: int, *, key: Key) -> Array:
         positive_integer(n, "n")
         return self.std * jax.random.normal(key, (n, *self.shape), self.std.dtype)
 
     def log_prob(self, y: Array) -> Array:
+        trailing_shape(y, self.shape, "y")
         axes = tuple(range(y.ndim - len(self.shape), y.ndim))
-        size = 1
-        for axis in axes:
-            size *= y.shape[axis]
+        size = math.prod(self.shape)
         quadratic = jnp.sum((y / self.std) ** 2, axis=axes)
         return -quadratic / 2 - size * (jnp.log(2 * jnp.pi) / 2 + jnp.log(self.std))

@@ -16,7 +16,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealScalarLike
-from entropix._core.checks import checked, finite, positive, positive_integer
+from entropix._core.checks import (
+    checked,
+    exact_shape,
+    finite,
+    positive,
+    positive_integer,
+    trailing_shape,
+)
 from entropix._core.interfaces import AbstractDistribution, AbstractGaussianProcess
 
 
@@ -42,9 +49,9 @@ class GaussianMixture(AbstractDistribution):
         stds = positive(stds, "stds")
         if weights.ndim != 1 or weights.shape[0] == 0:
             raise ValueError(f"`weights` must have shape (K,), got {weights.shape}.")
-        if means.ndim != 2 or means.shape[0] != weights.shape[0]:
+        if means.ndim != 2 or means.shape[0] != weights.shape[0] or means.shape[1] == 0:
             raise ValueError(
-                f"`means` must have shape ({weights.shape[0]}, D) to fit `weights`, "
+                f"`means` must have shape ({weights.shape[0]}, D), D >= 1, to fit `weights`, "
                 f"got {means.shape}."
             )
         if stds.shape != means.shape:
@@ -85,6 +92,7 @@ class GaussianMixture(AbstractDistribution):
 
     def _joint(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch k"]:
         """`log w_k + log N(x; m_k, s_k^2)`."""
+        trailing_shape(x, (self.dim,), "x")
         z = (x[..., None, :] - self.means) / self.stds
         log_det = jnp.sum(jnp.log(self.stds), axis=-1)
         constant = self.dim / 2 * jnp.log(2 * jnp.pi)
@@ -98,6 +106,7 @@ class GaussianMixture(AbstractDistribution):
         return jax.nn.logsumexp(self._joint(x), axis=-1)
 
     def score(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+        trailing_shape(x, (self.dim,), "x")
         fields = (self.means - x[..., None, :]) / self.stds**2
         return jnp.sum(self.responsibilities(x)[..., None] * fields, axis=-2)
 
@@ -112,6 +121,7 @@ class GaussianMixture(AbstractDistribution):
     def denoise(
         self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
     ) -> Float[Array, " dim"]:
+        exact_shape(y, (self.dim,), "y")
         marginal = self.diffused(process, s)
         gain = process.scale(s) * (self.stds / marginal.stds) ** 2
         posterior_means = self.means + gain * (y - marginal.means)
@@ -120,6 +130,7 @@ class GaussianMixture(AbstractDistribution):
     def entropy_field(
         self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
     ) -> Float[Array, " dim"]:
+        exact_shape(y, (self.dim,), "y")
         marginal = self.diffused(process, s)
         scale = process.scale(s)
         gain = process.equilibrium_gain(s)

@@ -3,7 +3,8 @@
 A linear solve inside a mapped loop stalls on CPU, so the spectrum is a cache. Differentiating an
 eigendecomposition is singular where eigenvalues meet; these two functions are instead
 differentiated in the matrix itself, by rules stated in terms of the functions themselves, so that
-every order of derivative is right whatever the spectrum.
+every order and mode of derivative is right whatever the spectrum. The solve needs a rule for its
+transpose too: a backward pass written in eigenvectors would no longer depend on the matrix.
 """
 
 import jax
@@ -11,7 +12,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-@jax.custom_jvp
 def spd_solve(
     matrix: Float[Array, "d d"],
     eigenvalues: Float[Array, " d"],
@@ -19,16 +19,11 @@ def spd_solve(
     b: Float[Array, "d n"],
 ) -> Float[Array, "d n"]:
     """`matrix^-1 b`, by the cached spectrum."""
-    del matrix
-    return eigenvectors @ ((eigenvectors.T @ b) / eigenvalues[:, None])
 
+    def solve(_, right: Array) -> Array:
+        return eigenvectors @ ((eigenvectors.T @ right) / eigenvalues[:, None])
 
-@spd_solve.defjvp
-def _spd_solve_jvp(primals, tangents):  # noqa: ANN001, ANN202
-    matrix, eigenvalues, eigenvectors, b = primals
-    matrix_dot, _, _, b_dot = tangents
-    x = spd_solve(matrix, eigenvalues, eigenvectors, b)
-    return x, spd_solve(matrix, eigenvalues, eigenvectors, b_dot - matrix_dot @ x)
+    return jax.lax.custom_linear_solve(lambda x: matrix @ x, b, solve, symmetric=True)
 
 
 @jax.custom_jvp

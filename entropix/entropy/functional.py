@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from entropix._core.arrays import Key, as_float
 from entropix._core.checks import checked, conditions, is_concrete, positive, positive_integer, samples
 from entropix._core.estimate import Estimate
+from entropix._core.interfaces import AbstractGaussianProcess
 from entropix.entropy.axis import LogSNRAxis
 from entropix.entropy.integrate import (
     PILOT_SHARE,
@@ -23,9 +24,11 @@ from entropix.entropy.integrate import (
 from entropix.entropy.reference import GaussianReference
 
 
-# A rate per unit log-SNR above this at the resolution limit is read as a plateau: half a dimension
-# of codimension leaves 0.25, a smooth density of the smallest resolvable variance well under 0.05.
-_PLATEAU = 0.05
+# What counts as a plateau rather than a decaying tail. At the data end, per unit log-SNR: half a
+# dimension of codimension leaves 0.25, a smooth density of the smallest resolvable variance well
+# under 0.05. At the noise end, 20 units out, a decaying rate is 1e-9 of its peak.
+_DATA_PLATEAU = 0.05
+_NOISE_PLATEAU = 1e-3
 
 
 class CurveOfIntegral(eqx.Module):
@@ -55,8 +58,9 @@ def _check_cutoff(integrand: AbstractIntegrand, cutoff: Any) -> Array | None:
 def _check_rates(pilot: Pilot, cutoff: Array | None) -> Pilot:
     """Refuse an integral that does not converge at an end of the axis."""
     tail, noise = pilot.tail_rate, pilot.noise_rate
-    at_data = (tail[0] > _PLATEAU) & (tail[0] > 3 * tail[1]) if cutoff is None else False
-    at_noise = (noise[0] > _PLATEAU) & (noise[0] > 3 * noise[1])
+    peak = pilot.peak_rate
+    at_data = (tail[0] > _DATA_PLATEAU * jnp.minimum(peak, 1.0)) & (tail[0] > 3 * tail[1])
+    at_noise = (noise[0] > _NOISE_PLATEAU * peak) & (noise[0] > 3 * noise[1])
     data_message = (
         "the rate does not decay at the data end, so the integral is infinite: pass `cutoff`, the "
         "smallest noise standard deviation to include"
@@ -66,7 +70,7 @@ def _check_rates(pilot: Pilot, cutoff: Array | None) -> Pilot:
         "vanish there like mu(s); use `scaling=GaussianScaling.from_data(...)`"
     )
     if is_concrete(pilot):
-        if bool(np.any(at_data)):
+        if cutoff is None and bool(np.any(at_data)):
             slope = 2 * float(np.max(np.asarray(tail[0])))
             raise ValueError(
                 f"{data_message}. The slope is {slope:.3g} per -ln(noise std): the data or the "
@@ -100,6 +104,33 @@ def _slope_at(
     return factor * jnp.mean(jax.vmap(one)(index, keys))
 
 
+@eqx.filter_jit
+def _prepare(
+    process: AbstractGaussianProcess, data: Array, condition: Any, cutoff: Array | None
+) -> tuple[Points, LogSNRAxis]:
+    points = Points(data, condition, GaussianReference.from_data(data))
+    return points, LogSNRAxis.of(process, points.reference.mean_variance, cutoff)
+
+
+def _edges(
+    process: AbstractGaussianProcess, axis: LogSNRAxis, times: Any, num_times: int, dtype: Any
+) -> tuple[Array, Array]:
+    """Times of the curve, and the fractions of the axis at which sums are kept."""
+    if times is None:
+        return _default_edges(process, axis, num_times, dtype)
+    times = _check_times(as_float(times), process)
+    fractions = axis.fraction(process.log_snr(times))
+    return times, jnp.concatenate([fractions, jnp.ones(1, dtype)]).astype(dtype)
+
+
+@eqx.filter_jit
+def _default_edges(
+    process: AbstractGaussianProcess, axis: LogSNRAxis, num_times: int, dtype: Any
+) -> tuple[Array, Array]:
+    fractions = jnp.linspace(0.0, 1.0, num_times, dtype=dtype)
+    return axis.times(process, fractions), fractions
+
+
 def estimate_integral(
     integrand: AbstractIntegrand,
     data: Any,
@@ -127,12 +158,10 @@ def estimate_integral(
         )
     cutoff = _check_cutoff(integrand, cutoff)
     process = integrand.process
-    points = Points(data, condition, GaussianReference.from_data(data))
-    axis = LogSNRAxis.of(process, points.reference.mean_variance, cutoff)
-
     pilot_key, main_key, slope_key = jax.random.split(key, 3)
     pilot_count = max(round(PILOT_SHARE * num_evaluations), 64)
     main_count = 2 * (-(-(num_evaluations - pilot_count) // 2))
+    points, axis = _prepare(process, data, condition, cutoff)
     pilot = run_pilot(
         integrand,
         points,
@@ -143,16 +172,7 @@ def estimate_integral(
         control_variate=control_variate,
     )
     pilot = _check_rates(pilot, cutoff)
-
-    if times is None:
-        fractions = jnp.linspace(0.0, 1.0, num_times, dtype=data.dtype)
-        times = axis.times(process, fractions)
-        edges = fractions
-    else:
-        times = _check_times(as_float(times), process)
-        edges = jnp.concatenate(
-            [axis.fraction(process.log_snr(times)), jnp.ones(1, data.dtype)]
-        ).astype(data.dtype)
+    times, edges = _edges(process, axis, times, num_times, data.dtype)
     integral = run_main(
         integrand, points, axis, pilot.proposal, edges, key=main_key, count=main_count, chunk=chunk_size
     )
@@ -197,6 +217,7 @@ def _check_times(times: Array, process: Any) -> Array:
     return times
 
 
+@eqx.filter_jit
 def _rates(times: Array, cumulative: Array, variance: Array) -> tuple[Array, Array]:
     """Mean rates over the intervals that meet at each time, and their standard errors."""
     rise = jnp.diff(cumulative)

@@ -26,7 +26,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
 from entropix._core.chunks import in_chunks, unchunk
@@ -76,7 +76,7 @@ class Proposal(eqx.Module):
         dtype = self.probability.dtype
         cdf = jnp.concatenate([jnp.zeros(1, dtype), jnp.cumsum(self.probability)])
         cdf = cdf / cdf[-1]
-        index = jnp.clip(jnp.searchsorted(cdf, level, side="right") - 1, 0, BINS - 1)
+        index = jnp.clip(jnp.searchsorted(cdf, level, side="right", method="compare_all") - 1, 0, BINS - 1)
         mass = cdf[index + 1] - cdf[index]
         fraction = (index + (level - cdf[index]) / mass) / BINS
         # The open interval: rounding must not reach an exact end of the axis.
@@ -123,11 +123,13 @@ class Pilot(eqx.Module):
         tail_rate: mean rate per unit log-SNR close to the resolution limit at the data end, and
             its standard error.
         noise_rate: the same far out at the noise end.
+        peak_rate: the largest mean rate of a bin.
     """
 
     proposal: Proposal
     tail_rate: tuple[Array, Array]
     noise_rate: tuple[Array, Array]
+    peak_rate: Array
 
 
 def _evaluate(
@@ -136,17 +138,22 @@ def _evaluate(
     axis: LogSNRAxis,
     fraction: Array,
     index: Array,
-    key: Key,
+    z: Array,
 ) -> tuple[Array, Array]:
     """Integrand and control variate per unit of the axis, at one fraction and data point."""
     process = integrand.process
     s = process.time_of_log_snr(axis.log_snr(fraction))
     x = points.data[index]
     condition = jax.tree.map(lambda c: c[index], points.condition)
-    y = process.perturb(s, x, jax.random.normal(key, x.shape, x.dtype))
+    y = process.perturb(s, x, z)
     factor = process.var(s) / 2 * axis.jacobian(fraction)
     value, control = integrand(s, y, condition, points.reference)
     return factor * value, factor * control
+
+
+def _open_unit(bits: Array, dtype: Any) -> Array:
+    """Random bits as numbers strictly inside (0, 1)."""
+    return ((bits >> 9).astype(dtype) + 0.5) / 2**23
 
 
 @eqx.filter_jit
@@ -161,17 +168,21 @@ def run_pilot(
     control_variate: bool,
 ) -> Pilot:
     """The first pass: a proposal over the axis, and the rates at its far ends."""
-    uniform_key, index_key, noise_key = jax.random.split(key, 3)
+    draw_key, noise_key = jax.random.split(key)
     dtype = points.data.dtype
-    jitter = jax.random.uniform(uniform_key, (count,), dtype, minval=1e-6)
-    fraction = (jnp.arange(count) + jitter) / count
-    index = jax.random.randint(index_key, (count,), 0, points.data.shape[0])
-    noise_keys = jax.vmap(lambda i: jax.random.fold_in(noise_key, i))(jnp.arange(count))
+    bits = jax.random.bits(draw_key, (count, 2), jnp.uint32)
+    fraction = (jnp.arange(count) + _open_unit(bits[:, 0], dtype)) / count
+    index = (bits[:, 1] % points.data.shape[0]).astype(jnp.int32)
 
-    def chunk_values(args: Any, _: Array) -> tuple[Array, Array]:
-        return jax.vmap(lambda f, i, k: _evaluate(integrand, points, axis, f, i, k))(*args)
+    def values(args: Any, _: Array) -> tuple[Array, Array]:
+        def one(f: Array, i: Array, n: Array) -> tuple[Array, Array]:
+            noise = jax.random.fold_in(noise_key, n)
+            z = jax.random.normal(noise, points.data.shape[1:], dtype)
+            return _evaluate(integrand, points, axis, f, i, z)
 
-    raw, control = in_chunks(chunk_values, (fraction, index, noise_keys), count, chunk)
+        return jax.vmap(one)(*args)
+
+    raw, control = in_chunks(values, (fraction, index, jnp.arange(count)), count, chunk)
     raw, control = jax.lax.stop_gradient((unchunk(raw, count), unchunk(control, count)))
     proposal = proposal_of(fraction, raw, raw - control if control_variate else None)
 
@@ -185,6 +196,10 @@ def run_pilot(
         variance = jnp.sum(inside * (rate - mean) ** 2) / number
         return mean, jnp.sqrt(variance / number)
 
+    bins = jnp.clip((fraction * BINS).astype(int), 0, BINS - 1)
+    counts = jnp.maximum(jax.ops.segment_sum(jnp.ones_like(rate), bins, BINS), 1.0)
+    peak = jnp.max(jax.ops.segment_sum(rate, bins, BINS) / counts)
+
     # mu x + Sigma z resolves Sigma only down to a few units of rounding of x.
     size = jnp.sqrt(jnp.mean(points.data**2))
     limit = -2 * jnp.log(8 * jnp.finfo(dtype).eps * size)
@@ -193,6 +208,7 @@ def run_pilot(
         proposal,
         jax.lax.stop_gradient(mean_rate(limit - span, limit)),
         jax.lax.stop_gradient(mean_rate(axis.centre - 28.0, axis.centre - 20.0)),
+        jax.lax.stop_gradient(peak),
     )
 
 
@@ -219,44 +235,48 @@ def run_main(
     """The second pass. `count` must be even; `edges` are increasing fractions, the last one 1."""
     pairs = count // 2
     dtype = points.data.dtype
-    pairing_key, jitter_key, index_key, noise_key = jax.random.split(key, 4)
-    strata: Int[Array, "2 pairs"] = jax.random.permutation(pairing_key, count).reshape(2, pairs)
-    jitter = jax.random.uniform(jitter_key, (2, pairs), dtype, minval=1e-6)
-    index = jax.random.randint(index_key, (pairs,), 0, points.data.shape[0])
-    noise_keys = jax.vmap(lambda i: jax.random.fold_in(noise_key, i))(jnp.arange(pairs))
+    draw_key, noise_key = jax.random.split(key)
+    # One call for all that is not Gaussian: each costs compilation time.
+    bits = jax.random.bits(draw_key, (pairs, 5), jnp.uint32)
+    strata = jnp.argsort(bits[:, :2].reshape(-1)).reshape(pairs, 2)
+    jitter = _open_unit(bits[:, 2:4], dtype)
+    index = (bits[:, 4] % points.data.shape[0]).astype(jnp.int32)
+    position = jnp.arange(pairs)
 
     reference = points.reference
     known, linear, quadratic = reference.integrals(integrand.process, axis, edges, proposal.keep)
 
-    def one(stratum: Array, offset: Array, i: Array, k: Key) -> tuple[Array, Array]:
-        fraction, density, keep = proposal.place((stratum + offset) / count)
-        raw, control = _evaluate(integrand, points, axis, fraction, i, k)
-        return (raw - keep * control) / density, fraction
+    def both(stratum: Array, offset: Array, i: Array, n: Array) -> tuple[Array, Array]:
+        z = jax.random.normal(jax.random.fold_in(noise_key, n), (2, *points.data.shape[1:]), dtype)
+
+        def one(stratum: Array, offset: Array, z: Array) -> tuple[Array, Array]:
+            fraction, density, keep = proposal.place((stratum + offset) / count)
+            raw, control = _evaluate(integrand, points, axis, fraction, i, z)
+            return (raw - keep * control) / density, fraction
+
+        return jax.vmap(one)(stratum, offset, z)
 
     def chunk_sums(args: Any, weight: Array) -> dict[str, Array]:
-        (first, second), (offset_1, offset_2), i, keys = args
-        split = jax.vmap(lambda k: jax.random.split(k, 2))(keys)
-        a, at_a = jax.vmap(one)(first, offset_1, i, split[:, 0])
-        b, at_b = jax.vmap(one)(second, offset_2, i, split[:, 1])
-        before_a = (at_a[:, None] <= edges) * weight[:, None]
-        before_b = (at_b[:, None] <= edges) * weight[:, None]
+        stratum, offset, i, n = args
+        values, fractions = jax.vmap(both)(stratum, offset, i, n)
+        before = (fractions[..., None] <= edges) * weight[:, None, None]
+        parts = values[..., None] * before
         centred = jax.vmap(reference.rotate)(points.data[i]) - reference.mean
         own = centred @ linear.T + (centred**2 - reference.variances) @ quadratic.T
         own = own * weight[:, None]
-        part_a, part_b = a[:, None] * before_a, b[:, None] * before_b
-        of_a, of_b = jax.lax.stop_gradient((own + part_a, own + part_b))
-        noise_a, noise_b = jax.lax.stop_gradient((part_a, part_b))
+        frozen = jax.lax.stop_gradient(parts)
+        of = jax.lax.stop_gradient(own)[:, None, :] + frozen
         return {
-            "sum": jnp.sum(part_a + part_b, axis=0),
-            "mean": jnp.sum(of_a + of_b, axis=0) / 2,
-            "product": jnp.sum(of_a * of_b, axis=0),
-            "part_mean": jnp.sum(noise_a + noise_b, axis=0) / 2,
-            "part_product": jnp.sum(noise_a * noise_b, axis=0),
-            "values": jax.lax.stop_gradient(jnp.stack([a, b], axis=-1)),
-            "fractions": jax.lax.stop_gradient(jnp.stack([at_a, at_b], axis=-1)),
+            "sum": jnp.sum(parts, axis=(0, 1)),
+            "mean": jnp.sum(of, axis=(0, 1)) / 2,
+            "product": jnp.sum(of[:, 0] * of[:, 1], axis=0),
+            "part_mean": jnp.sum(frozen, axis=(0, 1)) / 2,
+            "part_product": jnp.sum(frozen[:, 0] * frozen[:, 1], axis=0),
+            "values": jax.lax.stop_gradient(values),
+            "fractions": jax.lax.stop_gradient(fractions),
         }
 
-    args = (tuple(strata), tuple(jitter), index, noise_keys)
+    args = (strata, jitter, index, position)
     out = in_chunks(chunk_sums, args, pairs, max(chunk // 2, 1))
     sums = {
         name: jnp.sum(out[name], axis=0)
@@ -265,7 +285,7 @@ def run_main(
     own_covariance = sums["product"] / pairs - (sums["mean"] / pairs) ** 2
     part_covariance = sums["part_product"] / pairs - (sums["part_mean"] / pairs) ** 2
 
-    order = strata.T.reshape(-1)
+    order = strata.reshape(-1)
     values = jnp.zeros(count, dtype).at[order].set(unchunk(out["values"], pairs).reshape(-1))
     places = jnp.zeros(count, dtype).at[order].set(unchunk(out["fractions"], pairs).reshape(-1))
     steps = ((values[0::2] - values[1::2]) / count) ** 2

@@ -19,21 +19,26 @@ from entropix._core.interfaces import AbstractGaussianProcess
 @eqx.filter_custom_jvp
 def invert_log_snr(process: AbstractGaussianProcess, value: Array) -> Array:
     """The time in `[process.t0, process.t1]` at which `process.log_snr` equals `value`."""
-    # Halving reaches every float between t0 = 0 and t1: the exponent first, then the mantissa.
-    steps = 80 if value.dtype == jnp.float32 else 160
+    # Non-negative floats are ordered like their bits read as integers: halving those finds the
+    # exponent and the mantissa, from 1 down to the smallest float, in one step per bit.
+    dtype = value.dtype
+    bits = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}[dtype.itemsize]
+    length = jnp.asarray(process.t1 - process.t0, dtype)
+
+    def time(code: Array) -> Array:
+        return process.t0.astype(dtype) + jax.lax.bitcast_convert_type(code, dtype)
 
     def halve(_: Array | int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
-        middle = (low + high) / 2
-        above = process.log_snr(middle) > value
+        middle = low + (high - low) // 2
+        above = process.log_snr(time(middle)) > value
         return jnp.where(above, middle, low), jnp.where(above, high, middle)
 
-    start = jnp.broadcast_to(process.t0, value.shape).astype(value.dtype)
-    stop = jnp.broadcast_to(process.t1, value.shape).astype(value.dtype)
-    low, high = jax.lax.fori_loop(0, steps, halve, (start, stop))
-    middle = (low + high) / 2
-    middle = jnp.where(value >= process.log_snr(start), start, middle)
-    return jnp.where(value <= process.log_snr(stop), stop, middle)
+    high = jnp.broadcast_to(jax.lax.bitcast_convert_type(length, bits), value.shape)
+    bracket = jax.lax.fori_loop(0, 8 * dtype.itemsize, halve, (jnp.zeros_like(high), high))
+    inverse = time(bracket[1])
+    inverse = jnp.where(value >= process.log_snr(process.t0), process.t0.astype(dtype), inverse)
+    return jnp.where(value <= process.log_snr(process.t1), process.t1.astype(dtype), inverse)
 
 
 @invert_log_snr.def_jvp
@@ -41,7 +46,11 @@ def _invert_log_snr_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     process, value = primals
     process_dot, value_dot = tangents
     time = invert_log_snr(process, value)
-    _, slope = jax.jvp(process.log_snr, (time,), (jnp.ones_like(time),))
+    # A clamped time does not move. Its derivatives are masked, and taken where they are finite:
+    # zero times infinity would be NaN.
+    inside = (time > process.t0) & (time < process.t1)
+    at = jnp.where(inside, time, (process.t0 + process.t1) / 2)
+    _, slope = jax.jvp(process.log_snr, (at,), (jnp.ones_like(at),))
     change = jnp.zeros_like(time) if value_dot is None else value_dot
     if any(leaf is not None for leaf in jax.tree.leaves(process_dot)):
         dynamic, static = eqx.partition(process, eqx.is_inexact_array)
@@ -53,9 +62,8 @@ def _invert_log_snr_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
         )
 
         def at_fixed_time(d: Any) -> Array:
-            return eqx.combine(d, static).log_snr(time)
+            return eqx.combine(d, static).log_snr(at)
 
         _, moved = jax.jvp(at_fixed_time, (dynamic,), (dots,))
         change = change - moved
-    inside = jnp.isfinite(slope) & (time > process.t0) & (time < process.t1)
-    return time, jnp.where(inside, change / jnp.where(inside, slope, 1.0), 0.0)
+    return time, jnp.where(inside, change / slope, 0.0)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from entropix._core.arrays import RealLike, as_float, safe_sqrt
 from entropix._core.checks import checked, positive
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractSchedule
+from entropix.processes.schedules import time_of_integral
 
 
 class VarianceExploding(AbstractGaussianProcess):
@@ -37,10 +38,10 @@ class VarianceExploding(AbstractGaussianProcess):
     is_finite = True
 
     def __init__(self, sigma_min: Any = 0.01, sigma_max: Any = 50.0):
-        self.sigma_min = positive(sigma_min, "sigma_min")
+        self.sigma_min = positive(sigma_min, "sigma_min", shape=())
         lower = self.sigma_min
         self.sigma_max = checked(
-            positive(sigma_max, "sigma_max"), "sigma_max", lambda v: v > lower, "above `sigma_min`"
+            positive(sigma_max, "sigma_max", shape=()), "sigma_max", lambda v: v > lower, "above `sigma_min`"
         )
         self.t0 = as_float(0.0)
         self.t1 = as_float(1.0)
@@ -71,8 +72,11 @@ class VarianceExploding(AbstractGaussianProcess):
         return -jnp.log(self.var(s))
 
     def time_of_log_snr(self, value: RealLike) -> Array:
-        ratio = jnp.exp(-as_float(value) - 2 * jnp.log(self.sigma_min))
-        return jnp.clip(jnp.log1p(ratio) / self._log_growth(), self.t0, self.t1)
+        # 1 + Sigma^2 / sigma_min^2 = exp(growth s), and softplus(x) = log(1 + exp(x)).
+        log_ratio = -as_float(value) - 2 * jnp.log(self.sigma_min)
+        growth = self._log_growth()
+        time = jnp.minimum(jax.nn.softplus(log_ratio), growth) / growth
+        return jnp.clip(time, self.t0, self.t1)
 
     def equilibrium_precision(self, s: RealLike) -> Array:
         return self.scale_rate(s)
@@ -137,15 +141,16 @@ class SubVariancePreserving(AbstractGaussianProcess):
         return 2 * (self.log_scale(s) - jnp.log(self.schedule.absorbed(s)))
 
     def time_of_log_snr(self, value: RealLike) -> Array:
-        # mu / (1 - mu^2) = 1 / p with p = exp(-lambda / 2), hence 1 - mu^2 = p mu.
-        p = jnp.exp(-as_float(value) / 2)
-        scale = 2 / (p + jnp.sqrt(p**2 + 4))
-        absorbed = p * scale
-        near_data = absorbed < 0.5
-        integral = jnp.where(
-            near_data, -jnp.log1p(-jnp.where(near_data, absorbed, 0.0)), -2 * jnp.log(scale)
-        )
-        return jnp.clip(self.schedule.inverse(integral), self.t0, self.t1)
+        # mu / (1 - mu^2) = 1 / p with p = exp(-lambda / 2), hence 1 - mu^2 = p mu and
+        # mu = 2 / (p + sqrt(p^2 + 4)); on the noise side in q = 1 / p, which does not overflow.
+        value = as_float(value)
+        near_data = value >= 0
+        p = jnp.exp(-jnp.where(near_data, value, 0.0) / 2)
+        q = jnp.exp(jnp.where(near_data, 0.0, value) / 2)
+        absorbed = 2 * p / (p + jnp.sqrt(p**2 + 4))
+        log_scale = value / 2 - jnp.log1p((jnp.sqrt(1 + 4 * q**2) - 1) / 2)
+        integral = jnp.where(near_data, -jnp.log1p(-absorbed), -2 * log_scale)
+        return time_of_integral(self.schedule, integral, self.t0, self.t1)
 
     def equilibrium_precision(self, s: RealLike) -> Array:
         return 1 / (self.schedule.absorbed(s) * (1 + self.scale(s) ** 2))

@@ -26,6 +26,15 @@ def _as_pytree(fn: Callable, name: str) -> Callable:
     return jax.tree_util.Partial(fn)
 
 
+def _sampled(fn: Callable, times: Array, name: str) -> Array:
+    try:
+        return jnp.broadcast_to(as_float(fn(times)), times.shape)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{name}` must map an array of times to an array of that shape, with jax.numpy: {error}"
+        ) from error
+
+
 class GaussianPath(AbstractGaussianProcess):
     r"""The linear process with given $\mu(s)$ and $\Sigma(s)$ on [0, 1].
 
@@ -40,8 +49,8 @@ class GaussianPath(AbstractGaussianProcess):
         std_fn: $\Sigma(s)$, not negative, with $\mu/\Sigma$ strictly decreasing.
 
     Raises:
-        ValueError: if either is not callable, a value is not finite, or the log-SNR does not fall
-            strictly.
+        ValueError: if either is not callable, a value is not finite, the scale does not start at 1
+            or increases, or the log-SNR does not fall strictly.
     """
 
     scale_fn: Callable
@@ -55,46 +64,53 @@ class GaussianPath(AbstractGaussianProcess):
     def __init__(self, scale_fn: Callable, std_fn: Callable):
         self.scale_fn = _as_pytree(scale_fn, "scale_fn")
         self.std_fn = _as_pytree(std_fn, "std_fn")
-        self.t0 = as_float(0.0)
-        self.t1 = as_float(1.0)
-
-    def __check_init__(self):
-        times = jnp.linspace(self.t0, self.t1, 129)
-        values = (self.scale(times), self.std(times), self.log_snr(times[1:-1]))
-        if not is_concrete(values):
-            return
-        scale, std, log_snr = (np.asarray(v) for v in values)
-        for name, value in (("scale_fn", scale), ("std_fn", std)):
-            if not np.all(np.isfinite(value)) or np.any(value < 0):
-                raise ValueError(f"`{name}` must be finite and not negative on [0, 1].")
-        if np.any(np.diff(scale) > 1e-6):
-            raise ValueError("`scale_fn` must not increase on [0, 1].")
-        if not np.all(np.diff(log_snr) < 0):
-            where = float(times[1:-1][int(np.argmax(~(np.diff(log_snr) < 0)))])
-            raise ValueError(
-                "`scale_fn` and `std_fn` must have a strictly decreasing ratio on [0, 1], "
-                f"got a log-SNR that does not fall after s = {where:.3f}."
-            )
+        times = jnp.linspace(as_float(0.0), as_float(1.0), 129)
+        scale = _sampled(self.scale_fn, times, "scale_fn")
+        std = _sampled(self.std_fn, times, "std_fn")
+        log_snr = 2 * (jnp.log(scale[1:-1]) - jnp.log(std[1:-1]))
+        rules = (
+            (jnp.isfinite(scale) & (scale > -1e-6), "`scale_fn` must be finite and not negative"),
+            (jnp.isfinite(std) & (std > -1e-6), "`std_fn` must be finite and not negative"),
+            (jnp.abs(scale[:1] - 1) < 1e-4, "`scale_fn` must be 1 at s = 0"),
+            (jnp.diff(scale) < 1e-6, "`scale_fn` must not increase"),
+            (jnp.diff(log_snr) < 0, "`scale_fn` and `std_fn` must have a strictly falling ratio"),
+        )
+        end = times[-1]
+        for valid, rule in rules:
+            if not is_concrete(valid):
+                end = eqx.error_if(end, ~jnp.all(valid), f"{rule} on [0, 1].")
+            elif not np.all(valid):
+                first = float(times[int(np.argmin(valid))])
+                raise ValueError(f"{rule} on [0, 1], got a violation near s = {first:.3f}.")
+        self.t0 = times[0]
+        self.t1 = end
 
     def _inside(self, s: RealLike) -> Array:
-        """Time for ratios of rates: a subnormal step inside, where 0/0 has its limit."""
+        """Time, with the data end moved a tiny step inside: ratios of rates have a limit there."""
         s = as_float(s)
-        return jnp.maximum(s, jnp.sqrt(jnp.asarray(jnp.finfo(s.dtype).tiny, s.dtype)))
+        step = jnp.sqrt(jnp.asarray(jnp.finfo(s.dtype).tiny, s.dtype))
+        return s + jax.lax.stop_gradient(jnp.where(s > self.t0, 0, step))
 
-    def _evaluate(self, fn: Callable, s: RealLike) -> Array:
-        """`fn(s)`, not negative; derivatives are taken just inside, where those of sqrt are finite."""
+    def _evaluate(self, fn: Callable[[Array], Array], s: RealLike) -> Array:
+        """`fn(s)`, with the derivatives it has just inside, where that of sqrt is finite."""
         s = as_float(s)
-        inside = s + jax.lax.stop_gradient(self._inside(s) - s)
-        value = jnp.broadcast_to(as_float(fn(inside)), s.shape)
-        exact = jnp.maximum(as_float(fn(s)), 0.0)  # rounding at an exact end
-        return value + jax.lax.stop_gradient(exact - value)
+        near = fn(self._inside(s))
+        return near + jax.lax.stop_gradient(fn(s) - near)
+
+    def _scale(self, s: Array) -> Array:
+        scale = jnp.broadcast_to(as_float(self.scale_fn(s)), s.shape)
+        rounding = jnp.minimum(scale, 0.0)  # cos(pi/2) is -4e-8 in float32
+        return scale - jax.lax.stop_gradient(rounding)
+
+    def _std(self, s: Array) -> Array:
+        return jnp.broadcast_to(as_float(self.std_fn(s)), s.shape)
 
     def _rate(self, fn: Callable[[Array], Array], s: RealLike) -> Array:
         s = as_float(s)
         return jax.jvp(fn, (s,), (jnp.ones_like(s),))[1]
 
     def scale(self, s: RealLike) -> Array:
-        return self._evaluate(self.scale_fn, s)
+        return self._evaluate(self._scale, s)
 
     def log_scale(self, s: RealLike) -> Array:
         return jnp.log(self.scale(s))
@@ -103,10 +119,10 @@ class GaussianPath(AbstractGaussianProcess):
         return self._rate(self.scale, s)
 
     def std(self, s: RealLike) -> Array:
-        return self._evaluate(self.std_fn, s)
+        return self._evaluate(self._std, s)
 
     def var(self, s: RealLike) -> Array:
-        return self.std(s) ** 2
+        return self._evaluate(lambda r: self._std(r) ** 2, s)
 
     def var_rate(self, s: RealLike) -> Array:
         return self._rate(self.var, s)

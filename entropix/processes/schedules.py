@@ -6,12 +6,23 @@ cosine one is $e^{-B(s)} = \cos^2(\pi s/2)$ of Nichol and Dhariwal (2102.09672) 
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealLike, as_float
 from entropix._core.checks import checked, positive
 from entropix._core.interfaces import AbstractSchedule
+
+
+def time_of_integral(schedule: AbstractSchedule, value: Array, t0: Array, t1: Array) -> Array:
+    """The time in `[t0, t1]` at which B equals `value`; the nearer end outside.
+
+    The inverse is never asked about a value beyond its range: it may be infinite there.
+    """
+    last = jax.lax.stop_gradient(schedule.integral(t1))  # a bound; its slope may be infinite
+    time = jnp.clip(schedule.inverse(jnp.minimum(value, last)), t0, t1)
+    return jnp.where(value >= last, t1, time)
 
 
 class LinearSchedule(AbstractSchedule):
@@ -29,10 +40,10 @@ class LinearSchedule(AbstractSchedule):
     beta_max: Float[Array, ""]
 
     def __init__(self, beta_min: Any = 0.1, beta_max: Any = 16.0):
-        self.beta_min = positive(beta_min, "beta_min")
+        self.beta_min = positive(beta_min, "beta_min", shape=())
         lower = self.beta_min
         self.beta_max = checked(
-            positive(beta_max, "beta_max"),
+            positive(beta_max, "beta_max", shape=()),
             "beta_max",
             lambda v: v >= lower,
             "at least `beta_min`",

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from entropix._core.arrays import RealLike, as_float, safe_sqrt
 from entropix._core.checks import positive
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractSchedule
-from entropix.processes.schedules import CosineSchedule
+from entropix.processes.schedules import CosineSchedule, time_of_integral
 
 
 class AbstractStaticProcess(AbstractGaussianProcess):
@@ -65,10 +65,8 @@ class AbstractStaticProcess(AbstractGaussianProcess):
 
     def time_of_log_snr(self, value: RealLike) -> Array:
         # mu^2 / (1 - mu^2) = kappa^2 exp(lambda), hence B = log(1 + exp(-lambda) / kappa^2).
-        time = self.clock.inverse(
-            jax.nn.softplus(-(as_float(value) + 2 * jnp.log(self.equilibrium_std)))
-        )
-        return jnp.clip(time, self.t0, self.t1)
+        integral = jax.nn.softplus(-(as_float(value) + 2 * jnp.log(self.equilibrium_std)))
+        return time_of_integral(self.clock, integral, self.t0, self.t1)
 
     def equilibrium_precision(self, s: RealLike) -> Array:
         return jnp.broadcast_to(1 / self.equilibrium_std**2, jnp.shape(s))
@@ -113,7 +111,7 @@ class VariancePreserving(AbstractStaticProcess):
                 f"got {type(schedule).__name__}."
             )
         self.schedule = schedule
-        self.kappa = positive(kappa, "kappa")
+        self.kappa = positive(kappa, "kappa", shape=())
         self.t0 = as_float(0.0)
         self.t1 = as_float(1.0)
 
@@ -170,7 +168,7 @@ class StraightLine(AbstractStaticProcess):
     is_finite = True
 
     def __init__(self, sigma0: Any = 0.1):
-        self.sigma0 = positive(sigma0, "sigma0")
+        self.sigma0 = positive(sigma0, "sigma0", shape=())
         self.t0 = as_float(0.0)
         self.t1 = as_float(1.0)
 
