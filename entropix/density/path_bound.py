@@ -97,10 +97,9 @@ class PathBound(AbstractDensityMethod):
 
 def _reference(x: Array) -> GaussianReference:
     count, size = x.shape[0], x[0].size
-    if count == 1:
-        # One sample has no variance of its own: a centred reference of its size.
+    if count < 16:
+        # So few samples do not know their own variance: a centred reference of their size.
         x = jnp.concatenate([x, -x])
-        count = 2
     return GaussianReference.from_data(x, shrinkage=min(1.0, (size / count) ** 2))
 
 

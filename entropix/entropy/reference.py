@@ -58,10 +58,12 @@ class GaussianReference(eqx.Module):
         covariance = centred.T @ centred / flat.shape[0]
         variances, basis = jnp.linalg.eigh(covariance)
         variances = jnp.maximum(variances, 0.0)
-        tiny = jnp.finfo(flat.dtype).tiny ** 0.5
-        average = jnp.mean(variances)
+        average, size = jnp.mean(variances), jnp.mean(flat**2)
+        # Samples that are all alike have no variance to speak of: take their size, or one.
+        alike = average <= 1e-10 * size
+        average = jnp.where(alike, jnp.where(size > 0, size, 1.0), average)
         spread = (1 - shrinkage) * variances + shrinkage * average
-        spread = jnp.maximum(spread, 1e-6 * average + tiny)
+        spread = jnp.where(alike, average, jnp.maximum(spread, 1e-6 * average))
         return cls(mean @ basis, variances, spread, basis, flat.shape[0])
 
     @property
