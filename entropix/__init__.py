@@ -10,6 +10,7 @@ from entropix.density import log_prob as log_prob
 from entropix.distributions import Empirical as Empirical
 from entropix.distributions import Gaussian as Gaussian
 from entropix.distributions import GaussianMixture as GaussianMixture
+from entropix.dynamics import sample as sample
 from entropix.entropy import EntropyCurve as EntropyCurve
 from entropix.entropy import entropy_curve as entropy_curve
 from entropix.entropy import neural_entropy as neural_entropy
@@ -30,6 +31,17 @@ from entropix.processes import StraightLine as StraightLine
 from entropix.processes import SubVariancePreserving as SubVariancePreserving
 from entropix.processes import VarianceExploding as VarianceExploding
 from entropix.processes import VariancePreserving as VariancePreserving
+from entropix.training import EnsembleFit as EnsembleFit
+from entropix.training import Fit as Fit
+from entropix.training import History as History
+from entropix.training import LogisticTimes as LogisticTimes
+from entropix.training import UniformTimes as UniformTimes
+from entropix.training import denoising_loss as denoising_loss
+from entropix.training import fit as fit
+from entropix.training import fit_ensemble as fit_ensemble
+from entropix.training import load as load
+from entropix.training import relative_denoising_loss as relative_denoising_loss
+from entropix.training import save as save
 
 
 __version__ = "0.1.0"

@@ -1,0 +1,86 @@
+"""Time of a training step, interleaved: `ex.fit`, a plain compiled loop, and four seeds at once."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+import entropix as ex
+from benchmarks.yardstick import batch_loss, mixture, processes, table
+from entropix.networks import trainable
+
+
+STEPS, ROUNDS = 200, 7
+
+
+def plain_loop(model: ex.EntropyMatching, data: jax.Array) -> Callable[[], object]:
+    """Adam in a `fori_loop`, uniform times, nothing else."""
+    optimiser = optax.adam(1e-3)
+    params, static = eqx.partition(model.network, trainable(model.network))
+
+    @jax.jit
+    def run(params, data, key):  # noqa: ANN001, ANN202
+        def body(i, carry):  # noqa: ANN001, ANN202
+            params, state = carry
+            index_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
+            x = data[jax.random.randint(index_key, (32,), 0, data.shape[0])]
+
+            def loss(params):  # noqa: ANN001, ANN202
+                network = eqx.combine(params, static)
+                return batch_loss(
+                    eqx.tree_at(lambda m: m.network, model, network), x, noise_key, 10
+                )
+
+            updates, state = optimiser.update(jax.grad(loss)(params), state)
+            return optax.apply_updates(params, updates), state
+
+        return jax.lax.fori_loop(0, STEPS, body, (params, optimiser.init(params)))
+
+    return lambda: jax.block_until_ready(run(params, data, jax.random.key(0)))
+
+
+def main() -> None:
+    """Print the table."""
+    process = processes()["VPx"]
+    data = mixture(3).sample(8192, key=jax.random.key(0))
+    scaling = ex.GaussianScaling.from_data(data, process)
+
+    def make(key: jax.Array) -> ex.EntropyMatching:
+        return ex.EntropyMatching(ex.FourierMLP(3, key=key), process, scaling)
+
+    keys = jax.random.split(jax.random.key(1), 4)
+    options = {"steps": STEPS, "chunk": STEPS}
+    runs = {
+        "plain compiled loop": plain_loop(make(keys[0]), data),
+        "ex.fit": lambda: ex.fit(make(keys[0]), data, key=keys[0], **options),
+        "ex.fit_ensemble, 4 seeds": lambda: ex.fit_ensemble(make, data, keys=keys, **options),
+    }
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(ROUNDS + 1):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if number:  # the first round compiles
+                times[name].append(time.perf_counter() - start)
+    base = times["plain compiled loop"]
+    one = times["ex.fit"]
+
+    def ratio(name: str, to: list[float]) -> str:
+        return f"{statistics.median(a / b for a, b in zip(times[name], to, strict=True)):.2f}"
+
+    table(
+        f"Training step: batch 32, 10 draws, widths (512, 256), D = 3 ({jnp.zeros(1).device})",
+        ["run", "ms a step (median)", "ratio to the plain loop", "ratio to one seed"],
+        [
+            [name, f"{1e3 * statistics.median(t) / STEPS:.2f}", ratio(name, base), ratio(name, one)]
+            for name, t in times.items()
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
