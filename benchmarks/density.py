@@ -40,13 +40,27 @@ def main() -> None:
             theirs = float(plain_variance(model, x, jax.random.key(2)))
             error = float(jnp.sqrt(jnp.mean((result.value - truth.log_prob(x)) ** 2)))
             rows.append(
-                [str(dim), name, f"{theirs:.3g}", f"{ours:.3g}", f"{theirs / ours:.0f}x",
-                 f"{error:.3f}", f"{float(jnp.mean(result.stderr)):.3f}"]
+                [
+                    str(dim),
+                    name,
+                    f"{theirs:.3g}",
+                    f"{ours:.3g}",
+                    f"{theirs / ours:.0f}x",
+                    f"{error:.3f}",
+                    f"{float(jnp.mean(result.stderr)):.3f}",
+                ]
             )
     table(
         "Variance per evaluation of a sample's log density (nats^2), exact model",
-        ["D", "process", "plain uniform times", "PathBound", "gain",
-         "rms error at 128", "mean standard error"],
+        [
+            "D",
+            "process",
+            "plain uniform times",
+            "PathBound",
+            "gain",
+            "rms error at 128",
+            "mean standard error",
+        ],
         rows,
     )
 

@@ -23,13 +23,13 @@ def plain_loop(model: ex.EntropyMatching, data: jax.Array) -> Callable[[], objec
     params, static = eqx.partition(model.network, trainable(model.network))
 
     @jax.jit
-    def run(params, data, key):  # noqa: ANN001, ANN202
-        def body(i, carry):  # noqa: ANN001, ANN202
+    def run(params, data, key):
+        def body(i, carry):
             params, state = carry
             index_key, noise_key = jax.random.split(jax.random.fold_in(key, i))
             x = data[jax.random.randint(index_key, (32,), 0, data.shape[0])]
 
-            def loss(params):  # noqa: ANN001, ANN202
+            def loss(params):
                 network = eqx.combine(params, static)
                 return batch_loss(
                     eqx.tree_at(lambda m: m.network, model, network), x, noise_key, 10

@@ -1,4 +1,4 @@
-"""The paper's scheme, as described in Neural Entropy (arXiv 2409.03817), and the data it is run on."""
+"""The scheme described in Neural Entropy (arXiv 2409.03817), and the data it is run on."""
 
 import time
 from collections.abc import Iterator
@@ -52,8 +52,8 @@ def train(
     state = optimiser.init(params)
 
     @jax.jit
-    def step(params, state, x, key):  # noqa: ANN001, ANN202
-        def loss(params):  # noqa: ANN001, ANN202
+    def step(params, state, x, key):
+        def loss(params):
             return batch_loss(eqx.combine(params, static), x, key, draws)
 
         updates, state = optimiser.update(jax.grad(loss)(params), state)

@@ -3,6 +3,7 @@
 `import entropix as ex` is all that most users need; the rooms are importable by name.
 """
 
+from entropix import datasets as datasets
 from entropix._core import Estimate as Estimate
 from entropix.density import LogDensity as LogDensity
 from entropix.density import PathBound as PathBound

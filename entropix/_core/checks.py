@@ -9,6 +9,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -107,13 +108,13 @@ def samples(data: Any, name: str = "data", *, minimum: int = 2) -> Array:
             f"got shape {array.shape}."
         )
     if array.shape[0] < minimum or array.size == 0:
-        raise ValueError(
-            f"`{name}` must hold at least {minimum} samples, got shape {array.shape}."
-        )
+        raise ValueError(f"`{name}` must hold at least {minimum} samples, got shape {array.shape}.")
     if is_concrete(array):
         bad = int(np.sum(~np.isfinite(np.asarray(array))))
         if bad:
-            raise ValueError(f"`{name}` must be finite, got {bad} entries that are NaN or infinite.")
+            raise ValueError(
+                f"`{name}` must be finite, got {bad} entries that are NaN or infinite."
+            )
         return array
     return eqx.error_if(array, ~jnp.all(jnp.isfinite(array)), f"`{name}` must be finite.")
 

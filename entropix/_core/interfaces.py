@@ -16,7 +16,7 @@ from entropix._core.arrays import Key, RealLike, RealScalarLike
 
 
 class AbstractSchedule(eqx.Module):
-    r"""A noise schedule: the rate $\beta(s) \ge 0$, its integral $B(s) = \int_0^s \beta$ and the inverse.
+    r"""A noise schedule: rate $\beta(s) \ge 0$, integral $B(s) = \int_0^s \beta$, inverse.
 
     `decay` is $e^{-B/2}$ and `decay_rate` its derivative, kept separate because they stay finite
     where the rate does not.

@@ -1,7 +1,7 @@
 r"""The path bound: a simulation-free lower bound on log densities, with a Gaussian reference.
 
-For the density $p_\theta$ of the reverse SDE started from `prior` (Song et al., 2101.09258; Huang et
-al., 2106.02808; Premkumar, Diffusion Density Estimators, 2410.06986),
+For the density $p_\theta$ of the reverse SDE started from `prior` (Song et al., 2101.09258; Huang
+et al., 2106.02808; Premkumar, Diffusion Density Estimators, 2410.06986),
 
 $$\log p_\theta(x) \ge E[\log prior(Y_T)] - \int E\left[\tfrac{\sigma^2}{2}\|s_\theta\|^2 +
 (b - \sigma^2 s_\theta)\cdot\nabla\log p(Y_s|x)\right]ds,$$

@@ -83,6 +83,7 @@ class SmoothedEmpirical(AbstractDistribution):
         return self.centres.shape[-1]
 
     def sample(self, n: int, *, key: Key) -> Float[Array, "n dim"]:
+        positive_integer(n, "n")
         index_key, noise_key = jax.random.split(key)
         index = jax.random.randint(index_key, (n,), 0, self.centres.shape[0])
         z = jax.random.normal(noise_key, (n, self.dim), self.centres.dtype)
@@ -90,16 +91,17 @@ class SmoothedEmpirical(AbstractDistribution):
 
     def _exponents(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch n"]:
         """Log densities up to a constant, that of the nearest centre being zero at any `std`."""
-        trailing_shape(x, (self.dim,), "x")
         distances = jnp.sum((x[..., None, :] - self.centres) ** 2, axis=-1)
         excess = distances - jnp.min(distances, axis=-1, keepdims=True)
         return -excess / (2 * jnp.maximum(self.std**2, jnp.finfo(self.std.dtype).tiny))
 
     def responsibilities(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch n"]:
-        """Posterior probabilities of the points; those of the nearest one as `std` goes to 0."""
+        """Posterior probabilities of the points; the nearest one's is 1 where `std` is 0."""
+        trailing_shape(x, (self.dim,), "x")
         return jax.nn.softmax(self._exponents(x), axis=-1)
 
     def log_prob(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
+        trailing_shape(x, (self.dim,), "x")
         nearest = jnp.min(jnp.sum(((x[..., None, :] - self.centres) / self.std) ** 2, -1), -1)
         normaliser = self.dim * (jnp.log(2 * jnp.pi) / 2 + jnp.log(self.std))
         mixing = jax.nn.logsumexp(self._exponents(x), axis=-1) - jnp.log(self.centres.shape[0])

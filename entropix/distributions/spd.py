@@ -38,7 +38,7 @@ def spd_log_det(
 
 
 @spd_log_det.defjvp
-def _spd_log_det_jvp(primals, tangents):  # noqa: ANN001, ANN202
+def _spd_log_det_jvp(primals, tangents):
     matrix, eigenvalues, eigenvectors = primals
     value = spd_log_det(matrix, eigenvalues, eigenvectors)
     return value, jnp.trace(spd_solve(matrix, eigenvalues, eigenvectors, tangents[0]))

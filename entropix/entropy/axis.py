@@ -104,7 +104,9 @@ class LogSNRAxis(eqx.Module):
         """Times at fractions of the axis, exact at both ends."""
         inside = (fraction > 0) & (fraction < 1)
         values = process.time_of_log_snr(self.log_snr(jnp.where(inside, fraction, 0.5)))
-        return jnp.where(inside, values, jnp.where(fraction <= 0, self.start_time(process), process.t1))
+        return jnp.where(
+            inside, values, jnp.where(fraction <= 0, self.start_time(process), process.t1)
+        )
 
     def start_time(self, process: AbstractGaussianProcess) -> Array:
         """The time of the data end: `t0`, or that of the cut-off."""

@@ -10,7 +10,6 @@ $S_{tot}$.
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, squared_norm

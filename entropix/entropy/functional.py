@@ -9,7 +9,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, as_float
-from entropix._core.checks import checked, conditions, is_concrete, positive, positive_integer, samples
+from entropix._core.checks import (
+    checked,
+    conditions,
+    is_concrete,
+    positive,
+    positive_integer,
+    samples,
+)
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractGaussianProcess
 from entropix.entropy.axis import LogSNRAxis
@@ -174,7 +181,14 @@ def estimate_integral(
     pilot = _check_rates(pilot, cutoff)
     times, edges = _edges(process, axis, times, num_times, data.dtype)
     integral = run_main(
-        integrand, points, axis, pilot.proposal, edges, key=main_key, count=main_count, chunk=chunk_size
+        integrand,
+        points,
+        axis,
+        pilot.proposal,
+        edges,
+        key=main_key,
+        count=main_count,
+        chunk=chunk_size,
     )
     total = Estimate(
         value=_no_nan(integral.cumulative[-1]),

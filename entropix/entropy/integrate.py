@@ -43,7 +43,10 @@ DEFENSIVE_SHARE = 0.1
 class AbstractIntegrand(eqx.Module):
     """What is integrated: a squared norm of fields, and the reference's share of it."""
 
-    process: eqx.AbstractVar[AbstractGaussianProcess]
+    @property
+    @abc.abstractmethod
+    def process(self) -> AbstractGaussianProcess:
+        """The process of the fields."""
 
     @abc.abstractmethod
     def __call__(
@@ -76,7 +79,9 @@ class Proposal(eqx.Module):
         dtype = self.probability.dtype
         cdf = jnp.concatenate([jnp.zeros(1, dtype), jnp.cumsum(self.probability)])
         cdf = cdf / cdf[-1]
-        index = jnp.clip(jnp.searchsorted(cdf, level, side="right", method="compare_all") - 1, 0, BINS - 1)
+        index = jnp.clip(
+            jnp.searchsorted(cdf, level, side="right", method="compare_all") - 1, 0, BINS - 1
+        )
         mass = cdf[index + 1] - cdf[index]
         fraction = (index + (level - cdf[index]) / mass) / BINS
         # The open interval: rounding must not reach an exact end of the axis.

@@ -1,8 +1,8 @@
 r"""The Gaussian reference of a data set: a control variate whose integrals are known.
 
 $r = N(m, C)$ with the moments of the very array that is sampled. Under diffusion its entropy field
-is affine, $e_r(y) = \mu P^{-1}[m - (r - \pi\mu C)y]$ with $P = \mu^2 C + \Sigma^2$, so that the mean
-of $\|e_r\|^2$ over the data and the noise depends on the first two moments of the array only, and
+is affine, $e_r(y) = \mu P^{-1}[m - (r - \pi\mu C)y]$ with $P = \mu^2 C + \Sigma^2$. The mean of
+$\|e_r\|^2$ over the data and the noise then depends on the first two moments of the array only, and
 is exact for any data:
 
 $$E\|e_r\|^2 = \sum_j \frac{\mu^2}{P_j^2}\left[(1 - \mu a_j)^2 m_j^2 + a_j^2(\mu^2 v_j +
@@ -168,4 +168,5 @@ class GaussianReference(eqx.Module):
             total = jnp.concatenate([jnp.zeros_like(kept[:1]), jnp.cumsum(kept, axis=0)])
             return total[at_edge]
 
-        return tuple(accumulate(values) for values in cells)
+        constant, linear, quadratic = cells
+        return accumulate(constant), accumulate(linear), accumulate(quadratic)

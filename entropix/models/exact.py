@@ -41,7 +41,7 @@ class ExactModel(AbstractModel):
         self.process = process
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return (self.distribution.dim,)
 
     @property

@@ -1,15 +1,17 @@
 r"""Four parametrisations of one field.
 
-| model | the network is | score | entropy field | velocity |
-|---|---|---|---|---|
-| `EntropyMatching` | $e_\theta/c$ | $e - \pi y$ | $e$ | $-\frac{\sigma^2}{2} e$ |
-| `ScoreMatching` | $s_\theta$ | $s$ | $s + \pi y$ | $b - \frac{\sigma^2}{2} s$ |
-| `NoisePrediction` | $\epsilon_\theta$ | $-\epsilon/\Sigma$ | $\pi y - \epsilon/\Sigma$ | $\frac{\mu'}{\mu}(y - \Sigma\epsilon) + \Sigma'\epsilon$ |
-| `VelocityPrediction` | $v_\theta$ | $\frac{2}{\sigma^2}(b - v)$ | $-\frac{2}{\sigma^2}v$ | $v$ |
+| model | score | entropy field | velocity |
+|---|---|---|---|
+| `EntropyMatching` | $e_\theta - \pi y$ | $e_\theta$ | $-\frac{\sigma^2}{2} e_\theta$ |
+| `ScoreMatching` | $s_\theta$ | $s_\theta + \pi y$ | $b - \frac{\sigma^2}{2} s_\theta$ |
+| `NoisePrediction` | $-\epsilon_\theta/\Sigma$ | $\pi y - \epsilon_\theta/\Sigma$ | $v_\epsilon$ |
+| `VelocityPrediction` | $\frac{2}{\sigma^2}(b - v_\theta)$ | $-\frac{2}{\sigma^2}v_\theta$ | $v_\theta$ |
 
-with $\pi$ the precision of $p_{eq}$. Sources: entropy matching, Neural Entropy (2409.03817,
-section 3); score matching, Song et al. (2011.13456); noise prediction, Ho et al. (2006.11239);
-velocity, Albergo et al. (2303.08797) and Lipman et al. (2210.02747).
+with $\pi$ the precision of $p_{eq}$ and
+$v_\epsilon = \frac{\mu'}{\mu}(y - \Sigma\epsilon_\theta) + \Sigma'\epsilon_\theta$. Sources:
+entropy matching, Neural Entropy (2409.03817); score matching, Song et al. (2011.13456); noise
+prediction, Ho et al. (2006.11239); velocity, Albergo et al. (2303.08797), Lipman et al.
+(2210.02747).
 """
 
 from collections.abc import Callable
@@ -41,7 +43,7 @@ class EntropyMatching(AbstractNetworkModel):
     $e_\theta(y, s) = \mathrm{network}(\lambda(s), y)$, or with a scaling
     $c(s)\,\mathrm{network}(\lambda(s), y/\rho(s))$. The reverse drift is $b + \sigma^2 e_\theta$: a
     network that outputs nothing reproduces equilibrium and has stored nothing, and
-    $S_{NN} = \int\frac{\sigma^2}{2}E\|e_\theta\|^2$ (Neural Entropy, 2409.03817, section 3).
+    $S_{NN} = \int\frac{\sigma^2}{2}E\|e_\theta\|^2$ (Neural Entropy, 2409.03817).
 
     Args:
         network: `network(log_snr, y, condition=None[, key=None]) -> array of y's shape`.

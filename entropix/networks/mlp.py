@@ -85,9 +85,7 @@ class FourierMLP(eqx.Module):
         )
         self.norms = tuple(eqx.nn.LayerNorm(n) for n in widths)
         head = eqx.nn.Linear(widths[-1], dim, key=keys[-1])
-        self.head = eqx.tree_at(
-            lambda m: (m.weight, m.bias), head, replace_fn=jnp.zeros_like
-        )
+        self.head = eqx.tree_at(lambda m: (m.weight, m.bias), head, replace_fn=jnp.zeros_like)
 
     def __call__(
         self,

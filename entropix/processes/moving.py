@@ -41,7 +41,10 @@ class VarianceExploding(AbstractGaussianProcess):
         self.sigma_min = positive(sigma_min, "sigma_min", shape=())
         lower = self.sigma_min
         self.sigma_max = checked(
-            positive(sigma_max, "sigma_max", shape=()), "sigma_max", lambda v: v > lower, "above `sigma_min`"
+            positive(sigma_max, "sigma_max", shape=()),
+            "sigma_max",
+            lambda v: v > lower,
+            "above `sigma_min`",
         )
         self.t0 = as_float(0.0)
         self.t1 = as_float(1.0)

@@ -1,7 +1,6 @@
 """A Gaussian process from any pair of functions."""
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -21,9 +20,8 @@ def _as_pytree(fn: Callable, name: str) -> Callable:
         raise ValueError(
             f"`{name}` must be a function of time or a callable module, got {type(fn).__name__}."
         )
-    if isinstance(fn, eqx.Module | jax.tree_util.Partial):
-        return fn
-    return jax.tree_util.Partial(fn)
+    is_pytree = isinstance(fn, eqx.Module | jax.tree_util.Partial)
+    return fn if is_pytree else jax.tree_util.Partial(fn)
 
 
 def _sampled(fn: Callable, times: Array, name: str) -> Array:
@@ -31,7 +29,7 @@ def _sampled(fn: Callable, times: Array, name: str) -> Array:
         return jnp.broadcast_to(as_float(fn(times)), times.shape)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"`{name}` must map an array of times to an array of that shape, with jax.numpy: {error}"
+            f"`{name}` must map times to an array of their shape, with jax.numpy: {error}"
         ) from error
 
 
@@ -39,7 +37,7 @@ class GaussianPath(AbstractGaussianProcess):
     r"""The linear process with given $\mu(s)$ and $\Sigma(s)$ on [0, 1].
 
     Coefficients are derived by forward-mode differentiation of $\mu$ and $\Sigma^2$ (so that
-    `std_fn = jnp.sqrt` works): $b = (\mu'/\mu) y$ and $\sigma^2 = (\Sigma^2)' - 2(\mu'/\mu)\Sigma^2$
+    `std_fn = jnp.sqrt` works): $b = (\mu'/\mu) y$, $\sigma^2 = (\Sigma^2)' - 2(\mu'/\mu)\Sigma^2$
     (Albergo et al., 2303.08797; Kingma et al., 2107.00630). Derivatives at s = 0 are taken as
     limits from the right.
 

@@ -50,13 +50,15 @@ class LinearSchedule(AbstractSchedule):
         )
 
     def rate(self, s: RealLike) -> Array:
-        return self.beta_min + (self.beta_max - self.beta_min) * s
+        return self.beta_min + (self.beta_max - self.beta_min) * as_float(s)
 
     def integral(self, s: RealLike) -> Array:
+        s = as_float(s)
         return s * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * s)
 
     def inverse(self, value: RealLike) -> Array:
         slope = self.beta_max - self.beta_min
+        value = as_float(value)
         return 2 * value / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * slope * value))
 
     def decay(self, s: RealLike) -> Array:

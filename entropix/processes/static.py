@@ -5,7 +5,7 @@ $B = -2\log\mu$,
 
 $$\mu = e^{-B/2}, \qquad \Sigma^2 = \kappa^2(1 - \mu^2), \qquad \sigma^2 = \kappa^2 B'(s),$$
 
-and differ only in how fast the clock runs (Neural Entropy, 2409.03817, sections 2 and 5). As
+and differ only in how fast the clock runs (Neural Entropy, 2409.03817). As
 functions of the log-SNR they are one process.
 """
 
@@ -24,7 +24,7 @@ from entropix.processes.schedules import CosineSchedule, time_of_integral
 
 
 class AbstractStaticProcess(AbstractGaussianProcess):
-    r"""An Ornstein-Uhlenbeck process with equilibrium $N(0, \kappa^2)$ in the clock of a schedule."""
+    r"""An Ornstein-Uhlenbeck process with equilibrium $N(0, \kappa^2)$ and any clock."""
 
     is_static: AbstractVar[bool]
     is_finite: AbstractVar[bool]

@@ -164,9 +164,7 @@ def test_shapes_chunks_and_priors():
         def log_prob(self, y):
             return model.prior.log_prob(y) + 1.5
 
-    shifted = ex.log_prob(
-        model, x, key=jax.random.key(1), method=ex.PathBound(32), prior=Shifted()
-    )
+    shifted = ex.log_prob(model, x, key=jax.random.key(1), method=ex.PathBound(32), prior=Shifted())
     np.testing.assert_allclose(shifted.value, runs[1].value + 1.5, rtol=1e-4)
 
 
