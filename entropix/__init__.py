@@ -43,6 +43,12 @@ from entropix.training import fit_ensemble as fit_ensemble
 from entropix.training import load as load
 from entropix.training import relative_denoising_loss as relative_denoising_loss
 from entropix.training import save as save
+from entropix.transport import SpeedLimit as SpeedLimit
+from entropix.transport import Wasserstein as Wasserstein
+from entropix.transport import bures_wasserstein as bures_wasserstein
+from entropix.transport import sinkhorn_divergence as sinkhorn_divergence
+from entropix.transport import speed_limit as speed_limit
+from entropix.transport import wasserstein as wasserstein
 
 
 __version__ = "0.1.0"

@@ -19,11 +19,18 @@ Key: TypeAlias = PRNGKeyArray | Array  # a typed key, or the legacy array of two
 
 
 def as_float(x: Any) -> Array:
-    """Convert to a strongly typed floating array: floating dtypes are kept, others promoted."""
+    """Convert to a strongly typed floating array: floating dtypes are kept, others promoted.
+
+    What is no tracer stays concrete inside `jax.jit` too, so that its checks run at once.
+    """
     dtype = getattr(x, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         dtype = jnp.result_type(float)
-    return jnp.asarray(x, dtype=jax.dtypes.canonicalize_dtype(dtype))
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x)):
+        return jnp.asarray(x, dtype=dtype)
+    with jax.ensure_compile_time_eval():
+        return jnp.asarray(x, dtype=dtype)
 
 
 def safe_sqrt(x: Array) -> Array:

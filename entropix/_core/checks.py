@@ -22,21 +22,25 @@ def is_concrete(x: Any) -> bool:
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x))
 
 
+def on_host(value: Array) -> Any:
+    """A NumPy array where the value is known: comparing it is not staged out by `jax.jit`."""
+    return np.asarray(value) if is_concrete(value) else value
+
+
 def checked(value: Array, name: str, ok: Callable[[Any], Any], allowed: str) -> Array:
     """Return `value`, an error attached if any of its entries fails `ok`.
 
     Raises:
         ValueError: at once for concrete values; `eqx.error_if` raises for traced ones.
     """
-    if is_concrete(value):
-        host = np.asarray(value)
-        valid = ok(host)  # traced where the bound is, though the value is not
-        if is_concrete(valid):
-            if not np.all(valid):
-                given = host.item() if host.ndim == 0 else host.tolist()
-                raise ValueError(f"`{name}` must be {allowed}, got {given}.")
-            return value
-    return eqx.error_if(value, ~jnp.all(ok(value)), f"`{name}` must be {allowed}.")
+    host = on_host(value)
+    valid = ok(host)
+    if is_concrete((host, valid)):  # a bound may be traced, though the value is not
+        if not np.all(valid):
+            given = host.item() if host.ndim == 0 else host.tolist()
+            raise ValueError(f"`{name}` must be {allowed}, got {given}.")
+        return value
+    return eqx.error_if(value, ~jnp.all(valid), f"`{name}` must be {allowed}.")
 
 
 def _numeric(value: Any, name: str, shape: tuple[int, ...] | None) -> Array:

@@ -57,5 +57,8 @@ def format_with_error(value: float, error: float) -> str:
         return f"{value:.6g} ± {error:.2g}"
     if error <= 0:
         return f"{value:.6g} ± 0"
-    digits = int(np.clip(1 - np.floor(np.log10(error)), 0, 12))
+    digits = 1 - int(np.floor(np.log10(float(f"{error:.1e}"))))
+    if digits > 12:
+        return f"{value:.12g} ± {error:.2g}"
+    digits = max(digits, 0)
     return f"{value:.{digits}f} ± {error:.{digits}f}"

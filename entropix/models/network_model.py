@@ -37,9 +37,6 @@ class AbstractNetworkModel(AbstractModel):
             )
         return IsotropicGaussian(self.shape, process.std(process.t1))
 
-    def with_process(self, process: AbstractGaussianProcess) -> "AbstractNetworkModel":
-        return eqx.tree_at(lambda m: m.process, self, process)
-
 
 def check_parts(network: Any, process: Any) -> None:
     """Refuse what no model can wrap."""
@@ -54,8 +51,19 @@ def check_parts(network: Any, process: Any) -> None:
             "`network` must be stateless: layers with state (such as BatchNorm) would make a field "
             "depend on what was evaluated before. Use LayerNorm or GroupNorm."
         )
+    check_process(process)
+
+
+def check_process(process: Any, name: str = "process") -> None:
+    """Refuse what is not a Gaussian process."""
     if not isinstance(process, AbstractGaussianProcess):
-        raise ValueError(f"`process` must be a Gaussian process, got {type(process).__name__}.")
+        raise ValueError(f"`{name}` must be a Gaussian process, got {type(process).__name__}.")
+
+
+def replace_process(model: AbstractNetworkModel, process: Any) -> Any:
+    """The same network under another process."""
+    check_process(process)
+    return eqx.tree_at(lambda m: m.process, model, process)
 
 
 def example_shape(network: Any, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:

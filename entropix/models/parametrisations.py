@@ -26,7 +26,9 @@ from entropix.models.network_model import (
     AbstractNetworkModel,
     call_network,
     check_parts,
+    check_process,
     example_shape,
+    replace_process,
 )
 from entropix.models.scaling import GaussianScaling
 
@@ -72,9 +74,18 @@ class EntropyMatching(AbstractNetworkModel):
         self.network = network
         self.process = process
         self.scaling = scaling
-        if shape is None and scaling is not None:
+        if scaling is not None:
+            if not isinstance(scaling, GaussianScaling):
+                raise ValueError(
+                    f"`scaling` must be a GaussianScaling or None, got {type(scaling).__name__}."
+                )
+            if shape is not None and tuple(shape) != scaling.shape:
+                raise ValueError(f"`shape` must be that of `scaling`, {scaling.shape}, got {shape}.")
             shape = scaling.shape
         self.shape = example_shape(network, shape)
+
+    def with_process(self, process: AbstractGaussianProcess) -> "EntropyMatching":
+        return replace_process(self, process)
 
     @property
     def divergence(self) -> str | None:
@@ -145,6 +156,9 @@ class ScoreMatching(AbstractNetworkModel):
         self.process = process
         self.shape = example_shape(network, shape)
 
+    def with_process(self, process: AbstractGaussianProcess) -> "ScoreMatching":
+        return replace_process(self, process)
+
     @property
     def divergence(self) -> str | None:
         return _collapse(self.process)
@@ -209,6 +223,9 @@ class NoisePrediction(AbstractNetworkModel):
         self.process = process
         self.shape = example_shape(network, shape)
 
+    def with_process(self, process: AbstractGaussianProcess) -> "NoisePrediction":
+        return replace_process(self, process)
+
     @property
     def divergence(self) -> str | None:
         return _collapse(self.process)
@@ -262,11 +279,18 @@ class NoisePrediction(AbstractNetworkModel):
 class VelocityPrediction(AbstractNetworkModel):
     r"""The network is the probability-flow velocity, as in flow matching.
 
-    Args: as `EntropyMatching`, without a scaling.
+    A velocity is a change per unit of time, so `with_process` remembers whose time that is: the
+    entropy field $-\frac{2}{\sigma^2}v$, and with it the score, stays the same function of log-SNR
+    and state, and the velocity changes with the schedule.
+
+    Args: as `EntropyMatching`, without a scaling, and
+
+        clock: the process in whose time the network is a velocity; None for `process` itself.
     """
 
     network: Callable
     process: AbstractGaussianProcess
+    clock: AbstractGaussianProcess | None
     shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(
@@ -275,15 +299,34 @@ class VelocityPrediction(AbstractNetworkModel):
         process: AbstractGaussianProcess,
         *,
         shape: tuple[int, ...] | None = None,
+        clock: AbstractGaussianProcess | None = None,
     ):
         check_parts(network, process)
+        if clock is not None:
+            check_process(clock, "clock")
         self.network = network
         self.process = process
+        self.clock = clock
         self.shape = example_shape(network, shape)
+
+    def with_process(self, process: AbstractGaussianProcess) -> "VelocityPrediction":
+        clock = self.process if self.clock is None else self.clock
+        return VelocityPrediction(self.network, process, shape=self.shape, clock=clock)
 
     @property
     def divergence(self) -> str | None:
         return _collapse(self.process)
+
+    def _output(self, s: RealScalarLike, y: Array, condition: Any, key: Key | None) -> Array:
+        return call_network(self.network, self.process.log_snr(s), y, condition, key)
+
+    def _entropy_factor(self, s: RealScalarLike) -> Array:
+        r"""$-2/\sigma^2$ in the network's time."""
+        process = self.process
+        if self.clock is not None:
+            s = self.clock.time_of_log_snr(process.log_snr(s))
+            process = self.clock
+        return -2 * process.scale(s) / process.scaled_sigma_squared(s)
 
     def velocity(
         self,
@@ -293,7 +336,10 @@ class VelocityPrediction(AbstractNetworkModel):
         *,
         key: Key | None = None,
     ) -> Float[Array, "*shape"]:
-        return call_network(self.network, self.process.log_snr(s), y, condition, key)
+        out = self._output(s, y, condition, key)
+        if self.clock is None:
+            return out
+        return -self.process.sigma_squared(s) / 2 * self._entropy_factor(s) * out
 
     def entropy_field(
         self,
@@ -303,8 +349,7 @@ class VelocityPrediction(AbstractNetworkModel):
         *,
         key: Key | None = None,
     ) -> Float[Array, "*shape"]:
-        factor = -2 * self.process.scale(s) / self.process.scaled_sigma_squared(s)
-        return factor * self.velocity(s, y, condition, key=key)
+        return self._entropy_factor(s) * self._output(s, y, condition, key)
 
     def score(
         self,

@@ -19,7 +19,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import RealLike, RealScalarLike, as_float
+from entropix._core.arrays import RealLike, RealScalarLike, as_float, safe_sqrt
 from entropix._core.checks import positive, samples
 from entropix._core.interfaces import AbstractGaussianProcess
 
@@ -66,7 +66,7 @@ class GaussianScaling(eqx.Module):
         return cls(
             as_float(jnp.mean(mean**2)),
             positive(variance, "data variance"),
-            positive(floor, "floor"),
+            positive(floor, "floor", shape=()),
             tuple(data.shape[1:]),
         )
 
@@ -84,9 +84,10 @@ class GaussianScaling(eqx.Module):
         excess = process.equilibrium_gain(s) - process.equilibrium_precision(s) * (
             scale * self.variance
         )
-        spread = (excess**2 + self.floor**2) / total
-        shift = ((1 - scale * excess) / total) ** 2 * self.mean_square
-        return jnp.sqrt(spread + shift)
+        # hypot: the squares would overflow where an equilibrium collapses.
+        spread = jnp.hypot(excess, self.floor) / jnp.sqrt(total)
+        shift = (1 - scale * excess) / total * safe_sqrt(self.mean_square)
+        return jnp.hypot(spread, shift)
 
     def velocity(self, process: AbstractGaussianProcess, s: RealScalarLike) -> Float[Array, ""]:
         r"""$(\sigma^2/2)\,c(s)$, written with $P'$ so that it is finite at both ends."""

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealScalarLike
-from entropix._core.checks import positive, positive_integer
+from entropix._core.checks import exact_shape, positive, positive_integer
 from entropix.networks.fixed import Fixed
 
 
@@ -62,17 +62,19 @@ class FourierMLP(eqx.Module):
         activation: Callable[[Array], Array] = jax.nn.silu,
     ):
         self.dim = positive_integer(dim, "dim")
+        if not isinstance(widths, Sequence) or len(widths) == 0:
+            raise ValueError(f"`widths` must be a sequence of hidden sizes, got {widths!r}.")
         widths = tuple(positive_integer(w, "widths") for w in widths)
-        if not widths:
-            raise ValueError("`widths` must hold at least one hidden size, got ().")
+        if not callable(activation):
+            raise ValueError(f"`activation` must be a function, got {activation!r}.")
         half = positive_integer(num_features, "num_features", 2) // 2
         if condition_dim is not None:
             positive_integer(condition_dim, "condition_dim")
         self.condition_dim = condition_dim
         self.activation = activation
-        self.log_snr_scale = Fixed(positive(log_snr_scale, "log_snr_scale"))
+        self.log_snr_scale = Fixed(positive(log_snr_scale, "log_snr_scale", shape=()))
         keys = jax.random.split(key, 2 * len(widths) + 2)
-        spread = positive(feature_scale, "feature_scale")
+        spread = positive(feature_scale, "feature_scale", shape=())
         self.frequencies = Fixed(spread * jax.random.normal(keys[0], (half,)))
         sizes = (dim + (condition_dim or 0), *widths)
         self.layers = tuple(
@@ -98,11 +100,20 @@ class FourierMLP(eqx.Module):
                 f"`condition` must be {'absent' if self.condition_dim is None else 'given'} "
                 f"for a network with condition_dim={self.condition_dim}."
             )
-        level = 2 / jnp.pi * jnp.arctan(log_snr / self.log_snr_scale.value)
+        exact_shape(y, (self.dim,), "y")
+        # Fixed, and at an infinite log-SNR the derivative in it would be zero times infinity.
+        log_snr_scale = jax.lax.stop_gradient(self.log_snr_scale.value)
+        level = 2 / jnp.pi * jnp.arctan(log_snr / log_snr_scale)
         angles = jnp.pi * level * self.frequencies.value
         features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)]).astype(y.dtype)
         if condition is not None:
-            y = jnp.concatenate([y, jnp.asarray(condition, y.dtype).reshape(self.condition_dim)])
+            condition = jnp.asarray(condition, y.dtype)
+            if condition.size != self.condition_dim:
+                raise ValueError(
+                    f"`condition` must hold {self.condition_dim} numbers, "
+                    f"got shape {condition.shape}."
+                )
+            y = jnp.concatenate([y, condition.ravel()])
         hidden = y
         for layer, embedding, norm in zip(self.layers, self.embeddings, self.norms, strict=True):
             hidden = self.activation(norm(layer(hidden) + embedding(features)))

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealLike, as_float, safe_sqrt
-from entropix._core.checks import checked, positive
+from entropix._core.checks import checked, on_host, positive
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractSchedule
 from entropix.processes.schedules import time_of_integral
 
@@ -39,7 +39,7 @@ class VarianceExploding(AbstractGaussianProcess):
 
     def __init__(self, sigma_min: Any = 0.01, sigma_max: Any = 50.0):
         self.sigma_min = positive(sigma_min, "sigma_min", shape=())
-        lower = self.sigma_min
+        lower = on_host(self.sigma_min)
         self.sigma_max = checked(
             positive(sigma_max, "sigma_max", shape=()),
             "sigma_max",

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealLike, as_float
-from entropix._core.checks import checked, positive
+from entropix._core.checks import checked, on_host, positive
 from entropix._core.interfaces import AbstractSchedule
 
 
@@ -41,7 +41,7 @@ class LinearSchedule(AbstractSchedule):
 
     def __init__(self, beta_min: Any = 0.1, beta_max: Any = 16.0):
         self.beta_min = positive(beta_min, "beta_min", shape=())
-        lower = self.beta_min
+        lower = on_host(self.beta_min)
         self.beta_max = checked(
             positive(beta_max, "beta_max", shape=()),
             "beta_max",

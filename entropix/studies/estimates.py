@@ -1,0 +1,244 @@
+"""What is measured once models are trained: every number of the record but the loss.
+
+Each stage takes what is measured and what was found before it, and returns arrays under the names
+of `entropix.studies.record.SCHEMA`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from entropix._core.arrays import Key
+from entropix._core.interfaces import AbstractModel
+from entropix.density import LogDensity, PathBound, log_prob
+from entropix.dynamics import sample
+from entropix.entropy import EntropyCurve, entropy_curve, path_kl
+from entropix.models import ExactModel
+from entropix.studies.data import PreparedData
+from entropix.studies.options import EstimationOptions
+from entropix.transport import speed_limit, wasserstein
+
+
+Found = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+    """What a stage measures.
+
+    Attributes:
+        model: one trained model, in its coordinates.
+        data: what it was trained and is measured on.
+        options: what to spend.
+        times: where curves are reported.
+        cutoff: see `entropy_curve`.
+        key: PRNG key.
+    """
+
+    model: AbstractModel
+    data: PreparedData
+    options: EstimationOptions
+    times: np.ndarray
+    cutoff: float | None
+    key: Key
+
+    def with_stream(self, stream: int) -> "Subject":
+        """The same with random numbers of its own."""
+        return dataclasses.replace(self, key=jax.random.fold_in(self.key, stream))
+
+    def curve(self, model: AbstractModel, points: np.ndarray, stream: int) -> EntropyCurve:
+        """The entropy curve of a model on some points."""
+        return entropy_curve(
+            model,
+            points,
+            key=jax.random.fold_in(self.key, stream),
+            num_evaluations=self.options.evaluations,
+            cutoff=self.cutoff,
+            times=self.times,
+        )
+
+    @property
+    def exact(self) -> ExactModel | None:
+        """The exact model of the data, if it is known."""
+        if self.data.distribution is None:
+            return None
+        return ExactModel(self.data.distribution, self.model.process)
+
+    def like_held_out(self, points: Array | np.ndarray) -> Array | np.ndarray:
+        """As many points as are held out: one compiled program, and errors of one size."""
+        return points[: len(self.data.held_out)]
+
+    @property
+    def num_pairs(self) -> int:
+        """Samples on each side of a W2: as many as there are, in time that is bearable."""
+        return min(len(self.data.held_out), len(self.data.train), self.options.samples, 1000)
+
+
+def _arrays(found: Found) -> Found:
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+def measure_entropy(subject: Subject, _: Found) -> Found:
+    """S_NN and its curve, on held-out data and on training data."""
+    held_out = subject.curve(subject.model, subject.data.held_out, 0)
+    train = subject.curve(subject.model, subject.like_held_out(subject.data.train), 1)
+    stretch = _time_per_log_snr(held_out)
+    found = {
+        "neural_entropy": held_out.total.value,
+        "neural_entropy_stderr": held_out.total.stderr,
+        "neural_entropy_mc_stderr": held_out.total.mc_stderr,
+        "neural_entropy_train": train.total.value,
+        "neural_entropy_train_stderr": train.total.stderr,
+        "entropy_rate": held_out.rate,
+        "entropy_rate_stderr": held_out.rate_stderr,
+        "entropy_rate_log_snr": held_out.rate * stretch,
+        "entropy_rate_log_snr_stderr": held_out.rate_stderr * stretch,
+        "cumulative_entropy": held_out.cumulative,
+        "cumulative_entropy_stderr": held_out.stderr,
+        "cumulative_entropy_train": train.cumulative,
+    }
+    if held_out.total.slope is not None:
+        found["entropy_slope"] = held_out.total.slope
+    return _arrays(found)
+
+
+def measure_path_kl(subject: Subject, _: Found) -> Found:
+    """Path KL to the exact field, where that is known."""
+    if subject.exact is None:
+        return {}
+    kl = path_kl(
+        subject.model,
+        subject.exact,
+        subject.data.held_out,
+        key=subject.key,
+        num_evaluations=subject.options.evaluations,
+        cutoff=subject.cutoff,
+    )
+    return _arrays({"path_kl": kl.value, "path_kl_stderr": kl.stderr})
+
+
+def measure_samples(subject: Subject, _: Found) -> Found:
+    """Samples of the model, in the units of the data."""
+    made = sample(
+        subject.model,
+        key=subject.key,
+        num_samples=subject.options.samples,
+        num_steps=subject.options.sampling_steps,
+        chunk_size=max(1, min(4096, 2**22 // subject.data.dim)),  # bounded memory
+    )
+    return _arrays({"samples": subject.data.standardisation.inverse(made)})
+
+
+def measure_densities(subject: Subject, found: Found) -> Found:
+    """The path bound on held-out, training and generated samples, in the units of the data."""
+    data, options = subject.data, subject.options
+    method = PathBound(num_evaluations=options.density_evaluations, reference=data.train)
+
+    def bound(points: Array | np.ndarray, stream: int) -> LogDensity:
+        key = jax.random.fold_in(subject.key, stream)
+        points = subject.like_held_out(points)[: options.samples]
+        return log_prob(subject.model, points, key=key, method=method)
+
+    held_out, train = bound(data.held_out, 0), bound(data.train, 1)
+    made = bound(data.standardisation.forward(found["samples"]), 2)
+    out = {
+        "log_prob": held_out.value + data.log_det,
+        "log_prob_stderr": held_out.stderr,
+        "log_prob_train": train.value + data.log_det,
+        "log_prob_generated": made.value + data.log_det,
+        "negative_log_likelihood": -(held_out.mean.value + data.log_det),
+        "negative_log_likelihood_stderr": held_out.mean.stderr,
+        "negative_log_likelihood_train": -(train.mean.value + data.log_det),
+        "negative_log_likelihood_train_stderr": train.mean.stderr,
+    }
+    if data.dequantised:
+        # log p is per grey level, and the noise is one level wide: Theis et al., 1511.01844.
+        per_dim = 1 / (data.dim * np.log(2))
+        out["bits_per_dim"] = out["negative_log_likelihood"] * per_dim
+        out["bits_per_dim_stderr"] = out["negative_log_likelihood_stderr"] * per_dim
+    return _arrays(out)
+
+
+def measure_transport(subject: Subject, found: Found) -> Found:
+    """W2 between held-out data and samples, and the speed limit of the process."""
+    count, data = subject.num_pairs, subject.data
+    made = data.standardisation.forward(found["samples"])
+    limit = speed_limit(subject.model, data.held_out, key=subject.key)
+    out = {
+        "wasserstein2": wasserstein(data.held_out[:count], made[:count], p=2).value,
+        "transport_budget": limit.budget,
+    }
+    for name in ("w2", "length", "action", "efficiency"):
+        estimate = getattr(limit, name)
+        out |= {f"transport_{name}": estimate.value, f"transport_{name}_stderr": estimate.stderr}
+    return _arrays(out)
+
+
+STAGES: tuple[tuple[str, Callable[[Subject, Found], Found]], ...] = (
+    ("entropy", measure_entropy),
+    ("path KL", measure_path_kl),
+    ("samples", measure_samples),
+    ("densities", measure_densities),
+    ("transport", measure_transport),
+)
+
+
+def measure_data(subject: Subject) -> Found:
+    """What the data alone say: the W2 that two sets of the same size have by chance."""
+    count, data = subject.num_pairs, subject.data
+    null = wasserstein(data.held_out[:count], data.train[:count], p=2).value
+    return _arrays({"wasserstein2_null": null, "wasserstein2_count": count})
+
+
+def measure_truth(subject: Subject) -> Found:
+    """What the known distribution says, with the prior of the model; empty if it is unknown."""
+    exact, data = subject.exact, subject.data
+    if exact is None:
+        return {}
+    curve = subject.curve(exact, data.held_out, 0)
+    points = jnp.asarray(data.held_out[: subject.options.samples])  # those of the path bound
+    truth = np.asarray(exact.distribution.log_prob(points)) + data.log_det
+    kl, kl_stderr = _prior_kl(exact, subject.model.prior, jax.random.fold_in(subject.key, 1))
+    return _arrays(
+        {
+            "total_entropy": curve.total.value,
+            "total_entropy_stderr": curve.total.stderr,
+            "cumulative_total_entropy": curve.cumulative,
+            "total_entropy_rate_log_snr": curve.rate * _time_per_log_snr(curve),
+            "log_prob_exact": truth,
+            "negative_log_likelihood_exact": -truth.mean(),
+            "negative_log_likelihood_exact_stderr": truth.std(ddof=1) / np.sqrt(len(truth)),
+            "prior_kl": kl,
+            "prior_kl_stderr": kl_stderr,
+        }
+    )
+
+
+def _time_per_log_snr(curve: EntropyCurve) -> np.ndarray:
+    """Time passed per unit of log-SNR around each time; 0 where an end is infinitely far."""
+
+    def around(x: np.ndarray) -> np.ndarray:
+        padded = np.concatenate([x[:1], x, x[-1:]])
+        return padded[2:] - padded[:-2]
+
+    log_snr = np.asarray(curve.log_snr, np.float64)
+    with np.errstate(invalid="ignore"):  # inf - inf at an exact end
+        ratio = around(np.asarray(curve.times, np.float64)) / -around(log_snr)
+    return np.where(np.isfinite(ratio), ratio, 0.0)
+
+
+def _prior_kl(exact: ExactModel, prior: Any, key: Key, count: int = 65_536) -> tuple[Array, Array]:
+    r"""$KL(p_T\|prior)$ as the mean of $e^{-r} - 1 + r$, $r = \log p_T - \log prior$.
+
+    The added terms have mean zero under $p_T$; every summand is positive and of second order.
+    """
+    end = exact.prior
+    y = end.sample(count, key=key)
+    ratio = end.log_prob(y) - prior.log_prob(y)
+    terms = jnp.expm1(-ratio) + ratio
+    return jnp.mean(terms), jnp.std(terms) / jnp.sqrt(count)

@@ -1,0 +1,24 @@
+"""Names of the files in an output folder."""
+
+CONFIGURATION = "configuration.json"
+CHECKPOINT = "training.ckpt"
+RECORD, REPORT = "results.nc", "report.md"
+ENTROPY, SAMPLES, LOG_DENSITY, LOSS = "entropy.png", "samples.png", "log_density.png", "loss.png"
+
+
+def model_file(seed: int) -> str:
+    """The trained model of a seed."""
+    return f"model-{seed}.eqx"
+
+
+# What a new run may find of an earlier one, as patterns.
+OF_A_RUN = (
+    f"{CHECKPOINT}*",
+    RECORD,
+    REPORT,
+    ENTROPY,
+    SAMPLES,
+    LOG_DENSITY,
+    LOSS,
+    model_file(0).replace("0", "[0-9]*"),
+)

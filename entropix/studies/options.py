@@ -1,0 +1,118 @@
+"""What can be asked of `measure`: plain frozen dataclasses, which are also its command line.
+
+The text under a field is its help on the command line. Values are checked where they are used,
+before any training starts.
+"""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """How the data are read, split and put into the model's coordinates."""
+
+    num_samples: int | None = None
+    """How many samples to draw of a synthetic set; 8192 if left out."""
+    array: str | None = None
+    """Which array of an .npz file; needed only if it holds several."""
+    kind: Literal["auto", "table", "image", "points"] = "auto"
+    """What the columns mean. auto: what the shape suggests."""
+    held_out: float = 0.2
+    """Fraction of the samples kept from training, on which the headline numbers are measured."""
+    dequantise: bool = True
+    """Add uniform noise of one grey level to integer-valued images, so that they have a density."""
+    standardise: Literal["auto", "none", "feature", "global"] = "auto"
+    """Affine change of units before training: every feature to unit variance, or all coordinates by
+    one number (global). auto is feature for tables, global for images and points, and none where
+    the truth is known."""
+    data_seed: int = 0
+    """Seed of everything random about the data: drawing, noise of dequantisation, split."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessOptions:
+    """The forward process, in the model's coordinates."""
+
+    process: Literal["vp", "vpx", "sl", "ve", "sub-vp", "rectified-flow", "cosine"] = "vp"
+    """Variance preserving (vp; vpx is vp with kappa 0.1), straight line (sl), variance
+    exploding (ve), sub-VP, rectified flow, or the cosine path."""
+    kappa: float | None = None
+    """vp, vpx: standard deviation of the equilibrium; 1 (vp) or 0.1 (vpx) if left out."""
+    beta_min: float | None = None
+    """vp, vpx, sub-vp: noise rate at the data end; 0.1 if left out."""
+    beta_max: float | None = None
+    """vp, vpx, sub-vp: noise rate at the noise end; 16 if left out."""
+    sigma0: float | None = None
+    """sl: standard deviation of the equilibrium; 0.1 if left out."""
+    sigma_min: float | None = None
+    """ve: noise at which the geometric growth begins; 0.01 if left out."""
+    sigma_max: float | None = None
+    """ve: noise at the noise end; 50 if left out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions:
+    """The network and its training: all seeds are trained together, as one program."""
+
+    seeds: int = 1
+    """How many networks to train."""
+    seed: int = 0
+    """The first seed; the others follow it. A seed gives the same network in every company."""
+    steps: int = 6000
+    """Steps of the optimiser."""
+    batch_size: int | None = None
+    """Samples per step; 128, or all of them if there are fewer, if left out."""
+    num_draws: int = 2
+    """Noise draws per sample and step."""
+    learning_rate: float = 3e-3
+    """Peak learning rate; it warms up and decays to zero along a cosine."""
+    widths: tuple[int, ...] = (512, 512)
+    """Hidden layers of the network."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints: what a killed run may lose at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EstimationOptions:
+    """What is spent on measuring, once trained. Standard errors are reported with every number."""
+
+    evaluations: int = 65_536
+    """Network evaluations per entropy estimate and seed."""
+    density_evaluations: int = 256
+    """Network evaluations per sample for the bound on its log density."""
+    samples: int = 1000
+    """Samples to generate per seed, and at most so many enter W2 and the log densities."""
+    sampling_steps: int = 256
+    """Steps of the sampler."""
+    cutoff: float | None = None
+    """Smallest noise standard deviation included in the entropy, in the model's coordinates. If
+    left out: none, or where the entropy would be infinite one that is chosen and printed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputOptions:
+    """Where results go."""
+
+    out: str | None = None
+    """Output folder; entropix-NAME if left out."""
+    resume: bool = False
+    """Take up an interrupted run in the output folder; the numbers are those of a run without
+    interruption. Measuring options may differ from the first time, all else must be the same."""
+    overwrite: bool = False
+    """Replace the results of an earlier run in the output folder."""
+    plots: bool = True
+    """Write PNG plots."""
+    quiet: bool = False
+    """Print nothing but errors."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasureOptions:
+    """Everything about a measurement but the data."""
+
+    data: DataOptions = DataOptions()
+    process: ProcessOptions = ProcessOptions()
+    training: TrainingOptions = TrainingOptions()
+    estimation: EstimationOptions = EstimationOptions()
+    output: OutputOptions = OutputOptions()

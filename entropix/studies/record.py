@@ -1,0 +1,133 @@
+"""The labelled record of a measurement: one xarray data set, written as NetCDF.
+
+The table below is the schema: the dimensions, the unit and the meaning of every variable. A record
+holds those of them that were measured: what needs a known truth is absent without one.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+
+if TYPE_CHECKING:
+    import xarray
+
+_SEED, _TIME, _STEP = ("seed",), ("seed", "time"), ("seed", "step")
+
+# name: (dimensions, unit, meaning)
+SCHEMA: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "log_snr": (("time",), "1", "log-SNR at each time"),
+    "loss": (_STEP, "nats", "training loss of each step; a perfect network has -S_tot"),
+    "loss_held_out": (("seed", "check"), "nats", "the same loss on held-out data"),
+    "neural_entropy": (_SEED, "nats", "neural entropy S_NN on held-out data"),
+    "neural_entropy_stderr": (_SEED, "nats", "its standard error, for the population"),
+    "neural_entropy_mc_stderr": (_SEED, "nats", "its standard error, for these held-out samples"),
+    "neural_entropy_train": (_SEED, "nats", "neural entropy S_NN on training data"),
+    "neural_entropy_train_stderr": (_SEED, "nats", "its standard error, for the population"),
+    "entropy_rate": (_TIME, "nats per unit time", "entropy rate on held-out data"),
+    "entropy_rate_stderr": (_TIME, "nats per unit time", "its standard error (Monte Carlo)"),
+    "entropy_rate_log_snr": (_TIME, "nats per unit log-SNR", "entropy rate on the log-SNR axis"),
+    "entropy_rate_log_snr_stderr": (_TIME, "nats per unit log-SNR", "its standard error"),
+    "cumulative_entropy": (_TIME, "nats", "entropy between the data end and each time"),
+    "cumulative_entropy_stderr": (_TIME, "nats", "its standard error, for the population"),
+    "cumulative_entropy_train": (_TIME, "nats", "the same on training data"),
+    "entropy_slope": (_SEED, "nats", "d S_NN / d(-ln cut-off): the codimension of the data"),
+    "negative_log_likelihood": (_SEED, "nats", "upper bound on -E log p, held-out, data units"),
+    "negative_log_likelihood_stderr": (_SEED, "nats", "its standard error, for the population"),
+    "negative_log_likelihood_train": (_SEED, "nats", "the same on training data"),
+    "negative_log_likelihood_train_stderr": (_SEED, "nats", "its standard error"),
+    "bits_per_dim": (_SEED, "bits per dimension", "the bound per dimension, for integer levels"),
+    "bits_per_dim_stderr": (_SEED, "bits per dimension", "its standard error"),
+    "log_prob": (("seed", "held_out_sample"), "nats", "lower bound on log p, held-out, data units"),
+    "log_prob_stderr": (("seed", "held_out_sample"), "nats", "its standard error (Monte Carlo)"),
+    "log_prob_train": (("seed", "train_sample"), "nats", "the same for training samples"),
+    "log_prob_generated": (("seed", "generated_sample"), "nats", "the same for generated samples"),
+    "log_prob_exact": (("held_out_sample",), "nats", "exact log p of held-out samples"),
+    "wasserstein2": (_SEED, "model units", "W2 between held-out data and generated samples"),
+    "wasserstein2_null": ((), "model units", "W2 between held-out and training data, same size"),
+    "wasserstein2_count": ((), "1", "samples on either side of both W2"),
+    "transport_w2": (_SEED, "model units", "W2 between held-out data and diffused data"),
+    "transport_w2_stderr": (_SEED, "model units", "its standard error"),
+    "transport_length": (_SEED, "model units", "length of the path of the density, at least W2"),
+    "transport_length_stderr": (_SEED, "model units", "its standard error"),
+    "transport_action": (_SEED, "model units squared", "action of the path, at least length^2"),
+    "transport_action_stderr": (_SEED, "model units squared", "its standard error"),
+    "transport_budget": (_SEED, "model units squared", "noise budget, int sigma^2/2 ds"),
+    "transport_efficiency": (_SEED, "1", "W2^2 / (S_NN x budget), at most 1"),
+    "transport_efficiency_stderr": (_SEED, "1", "its standard error"),
+    "samples": (("seed", "generated_sample", "coordinate"), "data units", "generated samples"),
+    "total_entropy": ((), "nats", "exact total entropy production S_tot on held-out data"),
+    "total_entropy_stderr": ((), "nats", "its standard error, for the population"),
+    "cumulative_total_entropy": (("time",), "nats", "exact entropy up to each time"),
+    "total_entropy_rate_log_snr": (("time",), "nats per unit log-SNR", "exact entropy rate"),
+    "path_kl": (_SEED, "nats", "path KL between the exact field and the model's"),
+    "path_kl_stderr": (_SEED, "nats", "its standard error, for the population"),
+    "prior_kl": ((), "nats", "KL(p_T || prior)"),
+    "prior_kl_stderr": ((), "nats", "its standard error"),
+    "kl_bound": (_SEED, "nats", "upper bound on KL(data || model): path KL + KL(p_T || prior)"),
+    "kl_bound_stderr": (_SEED, "nats", "its standard error"),
+    "negative_log_likelihood_exact": ((), "nats", "exact -E log p on held-out data, data units"),
+    "negative_log_likelihood_exact_stderr": ((), "nats", "its standard error, for the population"),
+}
+
+
+def make_record(
+    variables: dict[str, Any],
+    *,
+    seeds: list[int],
+    times: Any,
+    steps: Any,
+    checks: Any,
+    attributes: dict[str, Any],
+) -> "xarray.Dataset":
+    """A labelled data set of everything measured.
+
+    Args:
+        variables: arrays under names of `SCHEMA`, shaped as it says.
+        seeds: labels of the seed axis.
+        times: labels of the time axis.
+        steps: labels of the step axis.
+        checks: the steps after which the held-out loss was taken.
+        attributes: of the whole; what NetCDF cannot hold is written as JSON.
+
+    Raises:
+        ValueError: on a name that the schema does not know.
+    """
+    import xarray
+
+    unknown = sorted(variables.keys() - SCHEMA.keys())
+    if unknown:
+        raise ValueError(f"`variables` must be named in SCHEMA, got {', '.join(unknown)}.")
+    entries = {}
+    for name, (dims, unit, meaning) in SCHEMA.items():
+        if name in variables:
+            value = np.asarray(variables[name])
+            entries[name] = (dims, value, {"units": unit, "long_name": meaning})
+    return xarray.Dataset(
+        entries,
+        coords={
+            "seed": ("seed", np.asarray(seeds), {"long_name": "seed of training"}),
+            "time": ("time", np.asarray(times), {"long_name": "time s, from data to noise"}),
+            "step": ("step", np.asarray(steps), {"long_name": "training step"}),
+            "check": ("check", np.asarray(checks), {"long_name": "training step"}),
+        },
+        attrs={name: _storable(value) for name, value in attributes.items()},
+    )
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return value
+    return json.dumps(value, sort_keys=True)
+
+
+def write_record(record: "xarray.Dataset", path: Path) -> None:
+    """Write NetCDF, the large arrays compressed."""
+    encoding = {
+        name: {"zlib": True, "complevel": 4}
+        for name, v in record.data_vars.items()
+        if v.size > 1024
+    }
+    record.to_netcdf(path, engine="h5netcdf", encoding=encoding)

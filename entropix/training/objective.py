@@ -1,0 +1,115 @@
+r"""The training objective: weighted denoising losses, averaged over data, times and noise.
+
+$$J(\theta) = E_{x, z} \int_{t_0}^{t_1} w(s)\,\ell(s, x, z)\,ds \approx
+  \frac{1}{nm}\sum_{i,j} \frac{w_\lambda(s_{ij})}{q_\lambda(s_{ij})}\,\ell(s_{ij}, x_i, z_{ij}),$$
+
+with times stratified over the whole batch. Noise comes in antithetic pairs $(s, z), (s, -z)$: at
+the data end, where $y \approx x$ and the target is $-z/\Sigma$, the two gradients cancel to first
+order, and with them the term that dominates the variance.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from entropix._core.arrays import Key
+from entropix._core.interfaces import AbstractModel
+from entropix.training.losses import (
+    denoising_loss,
+    relative_denoising_loss,
+    weight_per_log_snr,
+)
+from entropix.training.times import AbstractTimes, stratified
+
+
+class Objective(eqx.Module):
+    """The weighted denoising loss of a batch.
+
+    Attributes:
+        weighting: `"likelihood"`, `"uniform"` or a function `weight(process, s)`.
+        times: the proposal of times.
+        num_draws: times and noises per example.
+        antithetic: whether noise comes in pairs (s, z), (s, -z); `num_draws` is even then.
+    """
+
+    weighting: str | Callable
+    times: AbstractTimes
+    num_draws: int = eqx.field(static=True)
+    antithetic: bool = eqx.field(static=True)
+
+    def draws(
+        self, x: Float[Array, "n *shape"], time_key: Key, noise_key: Key
+    ) -> tuple[Array, Array]:
+        """Quantiles of time, shape (n, num_draws), and noise, shape (n, num_draws, *shape)."""
+        num = self.num_draws // 2 if self.antithetic else self.num_draws
+        u = stratified(time_key, x.shape[0], num, x.dtype)
+        z = jax.random.normal(noise_key, (x.shape[0], num, *x.shape[1:]), x.dtype)
+        if self.antithetic:
+            u = jnp.concatenate([u, u], axis=1)
+            z = jnp.concatenate([z, -z], axis=1)
+        return u, z
+
+    def one(
+        self,
+        model: AbstractModel,
+        x: Float[Array, "*shape"],
+        condition: Any,
+        u: Float[Array, ""],
+        z: Float[Array, "*shape"],
+        key: Key | None,
+    ) -> Float[Array, ""]:
+        """The weighted loss of one draw."""
+        s, density = self.times(model.process, u)
+        loss = relative_denoising_loss if self.weighting == "likelihood" else denoising_loss
+        weight = weight_per_log_snr(self.weighting, model.process, s) / density
+        return weight * loss(model, s, x, z, condition, key=key)
+
+    def __call__(
+        self,
+        model: AbstractModel,
+        x: Float[Array, "n *shape"],
+        condition: Any = None,
+        *,
+        key: Key,
+    ) -> Float[Array, ""]:
+        """The mean over a batch, shape (n, *shape), of fresh draws."""
+        time_key, noise_key, network_key = jax.random.split(key, 3)
+        u, z = self.draws(x, time_key, noise_key)
+        count = u.size
+
+        # One flat axis of draws: nested vmaps would leave XLA a three-dimensional product.
+        def repeat(leaf: Array) -> Array:
+            return jnp.repeat(leaf, self.num_draws, axis=0, total_repeat_length=count)
+
+        losses = jax.vmap(self.one, in_axes=(None, 0, 0, 0, 0, 0))(
+            model,
+            repeat(x),
+            jax.tree.map(repeat, condition),
+            u.reshape(count),
+            z.reshape(count, *x.shape[1:]),
+            jax.random.split(network_key, count),
+        )
+        return jnp.mean(losses)
+
+    def mean_over(
+        self,
+        model: AbstractModel,
+        x: Float[Array, "n *shape"],
+        condition: Any = None,
+        *,
+        key: Key,
+        batch_size: int,
+    ) -> Float[Array, ""]:
+        """The mean over a whole data set, `batch_size` examples at a time, no dropout."""
+        u, z = self.draws(x, *jax.random.split(key))
+
+        def example(args: Any) -> Array:
+            x, condition, u, z = args
+            losses = jax.vmap(lambda u, z: self.one(model, x, condition, u, z, None))(u, z)
+            return jnp.mean(losses)
+
+        return jnp.mean(jax.lax.map(example, (x, condition, u, z), batch_size=batch_size))

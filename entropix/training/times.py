@@ -1,0 +1,139 @@
+r"""Proposals of noise levels, for the integral over time in the training objective.
+
+A proposal maps $u \in (0, 1)$ to a time and the density of that draw per unit of $-\lambda$, the
+measure in which every weighting is bounded (see `losses`). An integral over the whole time axis is
+then a mean over u,
+
+$$\int_{t_0}^{t_1} w(s)\,f(s)\,ds = \int_0^1 \frac{w_\lambda(s_u)}{q_\lambda(s_u)} f(s_u)\,du,$$
+
+whatever the proposal; the proposal decides the variance. The gradient of the likelihood objective
+has standard deviation near $\Sigma(s)\,c(s)/q_\lambda$ in the outputs of a network with output
+scale $c(s)$, and a proposal in proportion to $\Sigma c$, the root of the entropy rate, makes it
+constant. $\Sigma c$ falls like $e^{-|\lambda|/2}$ on both sides of its maximum, as does the
+logistic density of scale 2: the default.
+
+No end is cut off: proposals are open at both ends, and an infinite log-SNR is never reached.
+"""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from entropix._core.arrays import Key, RealScalarLike, Scalar
+from entropix._core.checks import finite, positive
+from entropix._core.interfaces import AbstractGaussianProcess
+from entropix.models import GaussianScaling
+from entropix.training.losses import time_per_log_snr
+
+
+class AbstractTimes(eqx.Module):
+    """A proposal of times; written for one draw, callers vmap over `u`."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, process: AbstractGaussianProcess, u: RealScalarLike
+    ) -> tuple[Scalar, Scalar]:
+        r"""The time at quantile `u` in (0, 1), and its density per unit of $-\lambda$."""
+
+
+class UniformTimes(AbstractTimes):
+    r"""Uniform in time: $s = t_0 + u\,(t_1 - t_0)$, the proposal of the paper (2409.03817)."""
+
+    def __call__(
+        self, process: AbstractGaussianProcess, u: RealScalarLike
+    ) -> tuple[Scalar, Scalar]:
+        length = process.t1 - process.t0
+        s = process.t0 + u * length
+        return s, time_per_log_snr(process, s) / length
+
+
+class LogisticTimes(AbstractTimes):
+    r"""Logistic in log-SNR, cut to the log-SNRs of the process.
+
+    $\lambda = a - b\,\mathrm{logit}(\tau)$ with $\tau$ uniform and the density
+    $q_\lambda = \tau(1-\tau)/b$. Scale $b = 1$ is uniform in the noise fraction
+    $\tau = \Sigma^2/(\Sigma^2 + c\mu^2)$ with $a = -\log c$; scale $b = 2$ is uniform in
+    $\Sigma/(\Sigma + \sqrt{c}\,\mu)$ and puts more draws at both ends, $q_\lambda \sim
+    e^{-|\lambda|/2}$.
+
+    Args:
+        location: $a$, the median log-SNR of the uncut density.
+        scale: $b$, positive.
+
+    Raises:
+        ValueError: if `location` is not finite or `scale` not positive and finite.
+
+    References:
+        Esser et al. (2403.03206) for proposals logistic or normal in log-SNR.
+    """
+
+    location: Float[Array, ""]
+    scale: Float[Array, ""]
+
+    def __init__(self, location: Any = 0.0, scale: Any = 2.0):
+        self.location = finite(location, "location")
+        self.scale = positive(scale, "scale")
+
+    @classmethod
+    def noise_fraction(cls, variance: Any = 1.0) -> "LogisticTimes":
+        r"""Uniform in $\tau = \Sigma^2/(\Sigma^2 + c\mu^2)$, c = `variance`."""
+        return cls(-jnp.log(positive(variance, "variance")), 1.0)
+
+    @classmethod
+    def matched(cls, process: AbstractGaussianProcess, scaling: GaussianScaling) -> "LogisticTimes":
+        r"""Scale 2 about the median of $\Sigma(s)\,c(s)$, the root of the entropy rate.
+
+        Args:
+            process: the process of the model.
+            scaling: the moments of the data, `GaussianScaling.from_data(data, process)`.
+        """
+        # Where the root of the rate does not decay, the median is that of this window.
+        log_snr = jnp.linspace(-25.0, 25.0, 1001)
+        times = process.time_of_log_snr(log_snr)
+        inside = (times > process.t0) & (times < process.t1)
+        times = jnp.where(inside, times, (process.t0 + process.t1) / 2)
+        roots = process.std(times) * jax.vmap(lambda s: scaling(process, s))(times)
+        cumulative = jnp.cumsum(jnp.where(inside & jnp.isfinite(roots), roots, 0.0))
+        median = jnp.searchsorted(cumulative, cumulative[-1] / 2)
+        return cls(log_snr[median], 2.0)
+
+    def __call__(
+        self, process: AbstractGaussianProcess, u: RealScalarLike
+    ) -> tuple[Scalar, Scalar]:
+        # tau and 1 - tau are formed apart: each keeps its digits where it is small.
+        data_end = (process.log_snr(process.t0) - self.location) / self.scale
+        noise_end = (process.log_snr(process.t1) - self.location) / self.scale
+        mass = jax.nn.sigmoid(data_end) - jax.nn.sigmoid(noise_end)
+        tau = jax.nn.sigmoid(-data_end) + mass * u
+        rest = jax.nn.sigmoid(noise_end) + mass * (1 - u)
+        log_snr = self.location + self.scale * (jnp.log(rest) - jnp.log(tau))
+        return process.time_of_log_snr(log_snr), tau * rest / (self.scale * mass)
+
+
+def stratified(key: Key, num_examples: int, num_draws: int, dtype: Any = float) -> Array:
+    r"""One stratified set of `num_examples * num_draws` uniforms, assigned to examples.
+
+    Every interval $[k, k+1)/(nm)$ holds one entry, every row (an example) one entry in each
+    $[j, j+1)/m$, and rows are otherwise random: all examples see different times, each sees the
+    whole axis, and every entry alone is uniform on (0, 1).
+
+    Args:
+        key: PRNG key.
+        num_examples: n, rows.
+        num_draws: m, columns.
+        dtype: floating dtype.
+
+    Returns:
+        Shape (n, m), in the open interval (0, 1).
+    """
+    # One draw serves both the order within each column and the place within each interval.
+    shuffle, offsets = jax.random.uniform(key, (2, num_examples, num_draws), dtype)
+    rows = jnp.argsort(shuffle, axis=0)
+    epsilon = jnp.finfo(offsets.dtype).eps
+    inside = (rows + (offsets + epsilon / 2)) / num_examples
+    u = (jnp.arange(num_draws) + inside) / num_draws
+    return jnp.minimum(u, 1 - epsilon / 2).astype(offsets.dtype)

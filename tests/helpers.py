@@ -1,0 +1,191 @@
+"""What the tests of every room share: the grid of processes, the test densities, finite differences.
+
+Builders are functions without arguments, called inside a test: arrays keep the dtype they are made
+with, so a process built under `x64` (or `double()`) is a float64 process.
+"""
+
+import contextlib
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array
+
+import entropix as ex
+from tests.mixtures import mixture as paper_mixture  # noqa: F401
+
+
+def double() -> contextlib.AbstractContextManager:
+    """A block in float64, for a test that compares the two precisions."""
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    from jax.experimental import enable_x64  # jax < 0.8
+
+    return enable_x64(True)
+
+
+# For functions that a test compiles to run once: the compiler leaves out what makes code fast.
+quick_jit = functools.partial(
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    },
+)
+
+
+@contextlib.contextmanager
+def as_shipped():
+    """A block in which annotations are not checked: what a user sees of a mistake."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+# ---------------------------------------------------------------------------- processes
+
+
+class Bell(eqx.Module):
+    """`exp(-rate s^2)`: a scale function with a parameter."""
+
+    rate: Array
+
+    def __call__(self, s):
+        return jnp.exp(-self.rate * s**2)
+
+
+class Ramp(eqx.Module):
+    """`size s`: a noise function with a parameter."""
+
+    size: Array
+
+    def __call__(self, s):
+        return self.size * s
+
+
+def cosine_scale(s):
+    return jnp.cos(jnp.pi / 2 * s)
+
+
+def sine_std(s):
+    return jnp.sin(jnp.pi / 2 * s)
+
+
+def exponential_scale(s):
+    return jnp.exp(-s)
+
+
+# Every Gaussian process and schedule goes through the same tests: add a new one here.
+PROCESSES: dict[str, Callable[[], Any]] = {
+    "vp": lambda: ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0), kappa=1.0),
+    "vpx": lambda: ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0), kappa=0.1),
+    "vp-constant": lambda: ex.VariancePreserving(ex.LinearSchedule(5.0, 5.0), kappa=1.3),
+    "vp-cosine": lambda: ex.VariancePreserving(ex.CosineSchedule(), kappa=0.7),
+    "sl": lambda: ex.StraightLine(sigma0=0.1),
+    "cosine": lambda: ex.CosinePath(),
+    "ve": lambda: ex.VarianceExploding(0.01, 20.0),
+    "subvp": lambda: ex.SubVariancePreserving(ex.LinearSchedule(0.1, 16.0)),
+    "subvp-cosine": lambda: ex.SubVariancePreserving(ex.CosineSchedule()),
+    "rf": lambda: ex.RectifiedFlow(),
+    "path-trig": lambda: ex.GaussianPath(cosine_scale, sine_std),
+    "path-sqrt": lambda: ex.GaussianPath(exponential_scale, jnp.sqrt),
+    "path-module": lambda: ex.GaussianPath(
+        Bell(jnp.asarray(3.0, float)), Ramp(jnp.asarray(0.6, float))
+    ),
+}
+STATIC = ("vp", "vpx", "vp-constant", "vp-cosine", "sl", "cosine")
+# The scale is exactly zero at t1, where the diffusion coefficient is infinite.
+ENDS_IN_NOISE = ("vp-cosine", "sl", "cosine", "subvp-cosine", "rf", "path-trig")
+# The equilibrium collapses at t0, where the entropy field is infinite.
+COLLAPSING = ("subvp", "subvp-cosine", "rf")
+
+
+def quick(names, everything=PROCESSES) -> list:
+    """Parameters `everything`, those not in `names` marked slow: each compiles its own program."""
+    return [n if n in names else pytest.param(n, marks=pytest.mark.slow) for n in everything]
+
+
+def inner_times(process, n: int = 9, margin: float = 0.03) -> Array:
+    """Times away from the ends."""
+    return jnp.linspace(process.t0 + margin, process.t1 - margin, n)
+
+
+# ---------------------------------------------------------------------------- distributions
+
+
+def small_mixture() -> ex.GaussianMixture:
+    """Three unequal, anisotropic components in two dimensions."""
+    return ex.GaussianMixture(
+        [0.2, 0.5, 0.3],
+        [[-1.0, 0.4], [0.7, 0.9], [0.1, -1.2]],
+        [[0.5, 0.3], [0.25, 0.8], [0.6, 0.4]],
+    )
+
+
+def small_gaussian() -> ex.Gaussian:
+    """The correlated Gaussian of which many exact values are known."""
+    return ex.Gaussian([0.5, -1.0], [[0.6, 0.35], [0.35, 0.9]])
+
+
+DISTRIBUTIONS: dict[str, Callable[[], Any]] = {
+    "gaussian": small_gaussian,
+    "mixture": small_mixture,
+}
+
+
+# ---------------------------------------------------------------------------- differentiation
+
+
+def numbers(tree):
+    """The numbers of a module as one vector, and the way back; end times stay as they are."""
+    chosen = jax.tree.map(eqx.is_inexact_array, tree)
+    if hasattr(tree, "t1"):
+        chosen = eqx.tree_at(lambda t: (t.t0, t.t1), chosen, (False, False))
+    dynamic, static = eqx.partition(tree, chosen)
+    flat, unravel = ravel_pytree(dynamic)
+    flat = flat.astype(float)  # ravel_pytree has no dtype for an empty tree
+    return flat, lambda v: eqx.combine(unravel(v), static)
+
+
+def finite_difference(f: Callable, x: Array, step: float = 1e-3) -> Any:
+    """Derivative of `f` at a vector by fourth-order central differences with relative steps.
+
+    `f` maps a batch of vectors to arrays with that leading axis and is called once. Derivatives
+    come with the axis of `x` last.
+    """
+    x = np.asarray(x)
+    scale = step * np.where(np.abs(x) > 1e-6, np.abs(x), 1.0)
+    shifts = np.asarray([-2.0, -1.0, 1.0, 2.0])[:, None, None] * np.diag(scale)
+    values = f(jnp.asarray((x + shifts).reshape(-1, x.size)))
+
+    def combine(v):
+        v = np.asarray(v).reshape(4, x.size, *v.shape[1:])
+        slopes = np.tensordot(np.asarray([1.0, -8.0, 8.0, -1.0]) / 12, v, axes=1)
+        return np.moveaxis(slopes, 0, -1) / scale
+
+    return jax.tree.map(combine, values)
+
+
+def product_grid(lower: float, upper: float, step: float, dim: int) -> tuple[Array, float]:
+    """Points of a regular grid on a cube, shape (n, dim), and the volume of a cell.
+
+    The trapezoid rule converges exponentially for densities that vanish at the faces.
+    """
+    line = np.arange(lower, upper + step / 2, step)
+    points = np.array(list(itertools.product(line, repeat=dim)))
+    return jnp.asarray(points), float(line[1] - line[0]) ** dim
+
+
+def all_finite(tree) -> bool:
+    """Whether every number in every array of a tree is finite."""
+    return all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(tree))
