@@ -35,6 +35,7 @@ import pytest  # noqa: E402
 # Random seeds serve the tests of exact identities: each run tries new ones, and prints the
 # one number that repeats it.
 SEED = int(os.environ.get("ENTROPIX_TEST_SEED", random.SystemRandom().randrange(2**31)))
+os.environ["ENTROPIX_TEST_SEED"] = str(SEED)  # worker processes share it
 
 hypothesis.settings.register_profile(
     "entropix",
