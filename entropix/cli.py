@@ -117,7 +117,7 @@ def _commands(words: list[str]) -> dict[str, Callable[..., Any]]:
     from tyro.conf import arg
 
     def measure(
-        source: Annotated[str, arg(metavar="[DATA]")] = "digits",
+        source: Annotated[str, arg(metavar="[DATA]", help=_SOURCE_HELP)] = "digits",
         /,
         data: DataOptions = DataOptions(),
         process: ProcessOptions = ProcessOptions(),
@@ -132,7 +132,7 @@ def _commands(words: list[str]) -> dict[str, Callable[..., Any]]:
         speed limit: a table here, report.md, plots, and results.nc in the output folder.
 
         Args:
-            source: SOURCE
+            source: What to measure.
             data: How the data are read, split and put into the model's coordinates.
             process: The forward process, in the model's coordinates.
             training: The network and its training. All seeds are trained as one program.
@@ -142,7 +142,6 @@ def _commands(words: list[str]) -> dict[str, Callable[..., Any]]:
         options = MeasureOptions(data, process, training, estimation, output)
         return functools.partial(prepare_measure, source, options, command=["entropix", *words])
 
-    measure.__doc__ = str(measure.__doc__).replace("SOURCE", _SOURCE_HELP)
     return {"measure": measure}
 
 

@@ -1,4 +1,4 @@
-"""What the tests of every room share: the grid of processes, the test densities, finite differences.
+"""What the tests of every room share: the grid of processes, test densities, finite differences.
 
 Builders are functions without arguments, called inside a test: arrays keep the dtype they are made
 with, so a process built under `x64` (or `double()`) is a float64 process.
@@ -103,6 +103,8 @@ PROCESSES: dict[str, Callable[[], Any]] = {
         Bell(jnp.asarray(3.0, float)), Ramp(jnp.asarray(0.6, float))
     ),
 }
+# One of each kind, for tests too slow to go through all of them.
+KINDS = ("vpx", "sl", "cosine", "ve", "subvp", "rf", "path-module")
 STATIC = ("vp", "vpx", "vp-constant", "vp-cosine", "sl", "cosine")
 # The scale is exactly zero at t1, where the diffusion coefficient is infinite.
 ENDS_IN_NOISE = ("vp-cosine", "sl", "cosine", "subvp-cosine", "rf", "path-trig")
@@ -115,9 +117,9 @@ def quick(names, everything=PROCESSES) -> list:
     return [n if n in names else pytest.param(n, marks=pytest.mark.slow) for n in everything]
 
 
-def inner_times(process, n: int = 9, margin: float = 0.03) -> Array:
+def inner_times(process, n: int = 9, margin: float = 0.03) -> np.ndarray:
     """Times away from the ends."""
-    return jnp.linspace(process.t0 + margin, process.t1 - margin, n)
+    return np.linspace(float(process.t0) + margin, float(process.t1) - margin, n)
 
 
 # ---------------------------------------------------------------------------- distributions

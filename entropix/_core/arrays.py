@@ -7,6 +7,7 @@ static constant for `jax.jit` (one compilation per value) and would get no gradi
 from typing import Any, TypeAlias
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, Real
 from jaxtyping import ArrayLike as ArrayLike

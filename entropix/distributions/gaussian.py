@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealScalarLike
@@ -54,8 +55,9 @@ class Gaussian(AbstractDistribution):
                 f"got {covariance.shape}."
             )
         if is_concrete(covariance):
-            gap = float(jnp.max(jnp.abs(covariance - covariance.T)))
-            if gap > 1e-5 * float(jnp.max(jnp.abs(covariance))):
+            host = np.asarray(covariance)
+            gap = float(np.max(np.abs(host - host.T)))
+            if gap > 1e-5 * float(np.max(np.abs(host))):
                 raise ValueError(f"`covariance` must be symmetric, got an asymmetry of {gap:.3g}.")
         values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(covariance))
         self.mean = mean

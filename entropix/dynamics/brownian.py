@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.arrays import Key, RealScalarLike, as_float
 
 
 class GridBrownianPath(diffrax.AbstractBrownianPath):
@@ -39,11 +39,11 @@ class GridBrownianPath(diffrax.AbstractBrownianPath):
     )
 
     @property
-    def t0(self) -> Array:
+    def t0(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.knots[0]
 
     @property
-    def t1(self) -> Array:
+    def t1(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.knots[-1]
 
     def evaluate(
@@ -61,13 +61,14 @@ class GridBrownianPath(diffrax.AbstractBrownianPath):
             jax.random.fold_in(self.key, step), self.indices
         )
         dtype = self.knots.dtype
-        std = jnp.sqrt(t1 - t0)
+        length = as_float(t1) - as_float(t0)
+        std = jnp.sqrt(length)
         if self.levy_area is diffrax.BrownianIncrement:
             w = std * jax.vmap(lambda k: jax.random.normal(k, self.shape, dtype))(keys)
-            return diffrax.BrownianIncrement(dt=t1 - t0, W=w) if use_levy else w
+            return diffrax.BrownianIncrement(dt=length, W=w) if use_levy else w
         z = jax.vmap(lambda k: jax.random.normal(k, (2, *self.shape), dtype))(keys)
         w, h = std * z[:, 0], std / jnp.sqrt(12.0).astype(dtype) * z[:, 1]
-        return diffrax.SpaceTimeLevyArea(dt=t1 - t0, W=w, H=h) if use_levy else w
+        return diffrax.SpaceTimeLevyArea(dt=length, W=w, H=h) if use_levy else w
 
 
 class AdditiveNoise(diffrax.AbstractTerm):
@@ -78,7 +79,7 @@ class AdditiveNoise(diffrax.AbstractTerm):
     def vf(self, t: RealScalarLike, y: Array, args: Any) -> Array:
         return jnp.ones((), y.dtype)
 
-    def contr(self, t0: RealScalarLike, t1: RealScalarLike, **kwargs: Any) -> Any:
+    def contr(self, t0: Any, t1: Any, **kwargs: Any) -> Any:
         return self.path.evaluate(t0, t1, **kwargs)
 
     def prod(self, vf: Array, control: Array) -> Array:

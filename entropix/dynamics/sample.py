@@ -173,7 +173,8 @@ def _sample(
             adjoint=adjoint,
             max_steps=knots.shape[0] - 1 if controller is None else max_steps,
         )
-        return solution.ys[-1]  # a solve that failed has raised (`throw=True`)
+        ys: Any = solution.ys
+        return ys[-1]  # a solve that failed has raised (`throw=True`)
 
     args = (jnp.arange(num_samples), start, condition)
     if chunk == num_samples:
@@ -189,7 +190,7 @@ def _sample(
     )
 
 
-def _field(t: Array, x: Array, args: Any) -> Array:
+def _field(t: Any, x: Any, args: Any) -> Array:
     bridge, model, condition = args
     return bridge.field(model, t, x, condition)
 
@@ -206,7 +207,9 @@ def _brownian_path(
     wants_area = area is not None and issubclass(diffrax.SpaceTimeLevyArea, area)
     levy_area = diffrax.SpaceTimeLevyArea if wants_area else diffrax.BrownianIncrement
     if controller is None:
-        return GridBrownianPath(knots, key, indices, x.shape[1:], levy_area)
+        return GridBrownianPath(
+            knots=knots, key=key, indices=indices, shape=x.shape[1:], levy_area=levy_area
+        )
     # One path for the chunk, known to a fraction of the smallest step worth taking.
     tolerance = 16 * float(jnp.finfo(x.dtype).eps)
     return diffrax.VirtualBrownianTree(

@@ -4,11 +4,11 @@ r"""Four parametrisations of one field.
 |---|---|---|---|
 | `EntropyMatching` | $e_\theta - \pi y$ | $e_\theta$ | $-\frac{\sigma^2}{2} e_\theta$ |
 | `ScoreMatching` | $s_\theta$ | $s_\theta + \pi y$ | $b - \frac{\sigma^2}{2} s_\theta$ |
-| `NoisePrediction` | $-\epsilon_\theta/\Sigma$ | $\pi y - \epsilon_\theta/\Sigma$ | $v_\epsilon$ |
+| `NoisePrediction` | $-\epsilon/\Sigma$ | $\pi y - \epsilon/\Sigma$ | $v_\epsilon$ |
 | `VelocityPrediction` | $\frac{2}{\sigma^2}(b - v_\theta)$ | $-\frac{2}{\sigma^2}v_\theta$ | $v_\theta$ |
 
 with $\pi$ the precision of $p_{eq}$ and
-$v_\epsilon = \frac{\mu'}{\mu}(y - \Sigma\epsilon_\theta) + \Sigma'\epsilon_\theta$. Sources:
+$v_\epsilon = \frac{\mu'}{\mu}(y - \Sigma\epsilon) + \Sigma'\epsilon$, $\epsilon$ the network. Sources:
 entropy matching, Neural Entropy (2409.03817); score matching, Song et al. (2011.13456); noise
 prediction, Ho et al. (2006.11239); velocity, Albergo et al. (2303.08797), Lipman et al.
 (2210.02747).
@@ -80,7 +80,9 @@ class EntropyMatching(AbstractNetworkModel):
                     f"`scaling` must be a GaussianScaling or None, got {type(scaling).__name__}."
                 )
             if shape is not None and tuple(shape) != scaling.shape:
-                raise ValueError(f"`shape` must be that of `scaling`, {scaling.shape}, got {shape}.")
+                raise ValueError(
+                    f"`shape` must be that of `scaling`, {scaling.shape}, got {shape}."
+                )
             shape = scaling.shape
         self.shape = example_shape(network, shape)
 

@@ -1,6 +1,7 @@
 """A Gaussian process from any pair of functions."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -20,8 +21,10 @@ def _as_pytree(fn: Callable, name: str) -> Callable:
         raise ValueError(
             f"`{name}` must be a function of time or a callable module, got {type(fn).__name__}."
         )
-    is_pytree = isinstance(fn, eqx.Module | jax.tree_util.Partial)
-    return fn if is_pytree else jax.tree_util.Partial(fn)
+    wrapped: Any = fn
+    if not isinstance(fn, eqx.Module | jax.tree_util.Partial):
+        wrapped = jax.tree_util.Partial(fn)
+    return wrapped
 
 
 def _sampled(fn: Callable, times: Array, name: str) -> Array:

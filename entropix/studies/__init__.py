@@ -1,7 +1,7 @@
 """Studies: multi-seed experiments, their records and plots. `entropix measure` is the first."""
 
-from entropix.studies.measure import measure as measure
-from entropix.studies.measure import run_measure as run_measure
+from entropix.studies.measurement import measure as measure
+from entropix.studies.measurement import run_measure as run_measure
 from entropix.studies.options import DataOptions as DataOptions
 from entropix.studies.options import EstimationOptions as EstimationOptions
 from entropix.studies.options import MeasureOptions as MeasureOptions

@@ -11,7 +11,7 @@ from entropix.studies.data import PreparedData
 
 
 # Log-SNR beyond these distances from that of the data's variance holds about e^-14 of the entropy.
-_TOWARDS_DATA, _TOWARDS_NOISE, _COUNT = 16.0, 14.0, 91
+_TOWARDS_DATA, _TOWARDS_NOISE, _COUNT = 16.0, 14.0, 121
 # A cut-off chosen for want of a better: this share of the data's standard deviation.
 _SHARE = 0.01
 

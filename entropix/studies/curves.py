@@ -80,7 +80,7 @@ def plot_loss(record: "xarray.Dataset", path: Path) -> None:
             of_seed = f", seed {seed}" if seeds > 1 else ""
             axes.plot(step, loss[i], color=colour, lw=0.4, alpha=0.2)
             axes.plot(
-                step[window - 1 :],
+                np.convolve(step, np.ones(window) / window, mode="valid"),
                 np.convolve(loss[i], np.ones(window) / window, mode="valid"),
                 color=colour,
                 lw=1.3,

@@ -69,14 +69,15 @@ class Subject:
             return None
         return ExactModel(self.data.distribution, self.model.process)
 
-    def like_held_out(self, points: Array | np.ndarray) -> Array | np.ndarray:
-        """As many points as are held out: one compiled program, and errors of one size."""
-        return points[: len(self.data.held_out)]
+    @property
+    def num_rated(self) -> int:
+        """How many samples of each kind (held-out, training, generated) get a log density."""
+        return min(len(self.data.held_out), len(self.data.train), self.options.samples)
 
     @property
     def num_pairs(self) -> int:
         """Samples on each side of a W2: as many as there are, in time that is bearable."""
-        return min(len(self.data.held_out), len(self.data.train), self.options.samples, 1000)
+        return min(self.num_rated, 1000)
 
 
 def _arrays(found: Found) -> Found:
@@ -86,7 +87,9 @@ def _arrays(found: Found) -> Found:
 def measure_entropy(subject: Subject, _: Found) -> Found:
     """S_NN and its curve, on held-out data and on training data."""
     held_out = subject.curve(subject.model, subject.data.held_out, 0)
-    train = subject.curve(subject.model, subject.like_held_out(subject.data.train), 1)
+    # As many points as are held out: one compiled program, and errors of one size.
+    some = subject.data.train[: len(subject.data.held_out)]
+    train = subject.curve(subject.model, some, 1)
     stretch = _time_per_log_snr(held_out)
     found = {
         "neural_entropy": held_out.total.value,
@@ -141,8 +144,7 @@ def measure_densities(subject: Subject, found: Found) -> Found:
 
     def bound(points: Array | np.ndarray, stream: int) -> LogDensity:
         key = jax.random.fold_in(subject.key, stream)
-        points = subject.like_held_out(points)[: options.samples]
-        return log_prob(subject.model, points, key=key, method=method)
+        return log_prob(subject.model, points[: subject.num_rated], key=key, method=method)
 
     held_out, train = bound(data.held_out, 0), bound(data.train, 1)
     made = bound(data.standardisation.forward(found["samples"]), 2)
@@ -168,12 +170,12 @@ def measure_transport(subject: Subject, found: Found) -> Found:
     """W2 between held-out data and samples, and the speed limit of the process."""
     count, data = subject.num_pairs, subject.data
     made = data.standardisation.forward(found["samples"])
-    limit = speed_limit(subject.model, data.held_out, key=subject.key)
+    limit = speed_limit(subject.model, data.held_out, key=subject.key, cutoff=subject.cutoff)
     out = {
-        "wasserstein2": wasserstein(data.held_out[:count], made[:count], p=2).value,
+        "wasserstein2": wasserstein(data.held_out[:count], made[:count]).value,
         "transport_budget": limit.budget,
     }
-    for name in ("w2", "length", "action", "efficiency"):
+    for name in ("w2", "w2_lower", "length", "action", "efficiency"):
         estimate = getattr(limit, name)
         out |= {f"transport_{name}": estimate.value, f"transport_{name}_stderr": estimate.stderr}
     return _arrays(out)
@@ -191,7 +193,7 @@ STAGES: tuple[tuple[str, Callable[[Subject, Found], Found]], ...] = (
 def measure_data(subject: Subject) -> Found:
     """What the data alone say: the W2 that two sets of the same size have by chance."""
     count, data = subject.num_pairs, subject.data
-    null = wasserstein(data.held_out[:count], data.train[:count], p=2).value
+    null = wasserstein(data.held_out[:count], data.train[:count]).value
     return _arrays({"wasserstein2_null": null, "wasserstein2_count": count})
 
 
@@ -201,7 +203,7 @@ def measure_truth(subject: Subject) -> Found:
     if exact is None:
         return {}
     curve = subject.curve(exact, data.held_out, 0)
-    points = jnp.asarray(data.held_out[: subject.options.samples])  # those of the path bound
+    points = jnp.asarray(data.held_out[: subject.num_rated])  # those of the path bound
     truth = np.asarray(exact.distribution.log_prob(points)) + data.log_det
     kl, kl_stderr = _prior_kl(exact, subject.model.prior, jax.random.fold_in(subject.key, 1))
     return _arrays(

@@ -13,19 +13,18 @@ class DataOptions:
     """How the data are read, split and put into the model's coordinates."""
 
     num_samples: int | None = None
-    """How many samples to draw of a synthetic set; 8192 if left out."""
+    """How many samples to draw of a synthetic set; auto: 8192."""
     array: str | None = None
-    """Which array of an .npz file; needed only if it holds several."""
+    """Which array of an .npz file; auto: the only one."""
     kind: Literal["auto", "table", "image", "points"] = "auto"
-    """What the columns mean. auto: what the shape suggests."""
+    """What the columns mean; auto: what the shape suggests."""
     held_out: float = 0.2
     """Fraction of the samples kept from training, on which the headline numbers are measured."""
     dequantise: bool = True
     """Add uniform noise of one grey level to integer-valued images, so that they have a density."""
     standardise: Literal["auto", "none", "feature", "global"] = "auto"
-    """Affine change of units before training: every feature to unit variance, or all coordinates by
-    one number (global). auto is feature for tables, global for images and points, and none where
-    the truth is known."""
+    """Change of units: every feature to unit variance, or all coordinates by one number (global).
+    auto: feature for tables, global for images and points, none where the truth is known."""
     data_seed: int = 0
     """Seed of everything random about the data: drawing, noise of dequantisation, split."""
 
@@ -35,20 +34,19 @@ class ProcessOptions:
     """The forward process, in the model's coordinates."""
 
     process: Literal["vp", "vpx", "sl", "ve", "sub-vp", "rectified-flow", "cosine"] = "vp"
-    """Variance preserving (vp; vpx is vp with kappa 0.1), straight line (sl), variance
-    exploding (ve), sub-VP, rectified flow, or the cosine path."""
+    """vp: variance preserving; vpx: with kappa 0.1; sl: straight line; ve: variance exploding."""
     kappa: float | None = None
-    """vp, vpx: standard deviation of the equilibrium; 1 (vp) or 0.1 (vpx) if left out."""
+    """vp, vpx: standard deviation of the equilibrium; auto: 1 (vp) or 0.1 (vpx)."""
     beta_min: float | None = None
-    """vp, vpx, sub-vp: noise rate at the data end; 0.1 if left out."""
+    """vp, vpx, sub-vp: noise rate at the data end; auto: 0.1."""
     beta_max: float | None = None
-    """vp, vpx, sub-vp: noise rate at the noise end; 16 if left out."""
+    """vp, vpx, sub-vp: noise rate at the noise end; auto: 16."""
     sigma0: float | None = None
-    """sl: standard deviation of the equilibrium; 0.1 if left out."""
+    """sl: standard deviation of the equilibrium; auto: 0.1."""
     sigma_min: float | None = None
-    """ve: noise at which the geometric growth begins; 0.01 if left out."""
+    """ve: noise at which the geometric growth begins; auto: 0.01."""
     sigma_max: float | None = None
-    """ve: noise at the noise end; 50 if left out."""
+    """ve: noise at the noise end; auto: 50."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +60,7 @@ class TrainingOptions:
     steps: int = 6000
     """Steps of the optimiser."""
     batch_size: int | None = None
-    """Samples per step; 128, or all of them if there are fewer, if left out."""
+    """Samples per step; auto: 128, or all of them if there are fewer."""
     num_draws: int = 2
     """Noise draws per sample and step."""
     learning_rate: float = 3e-3
@@ -86,8 +84,8 @@ class EstimationOptions:
     sampling_steps: int = 256
     """Steps of the sampler."""
     cutoff: float | None = None
-    """Smallest noise standard deviation included in the entropy, in the model's coordinates. If
-    left out: none, or where the entropy would be infinite one that is chosen and printed."""
+    """Smallest noise standard deviation included in the entropy, in the model's coordinates.
+    auto: none, or where the entropy would be infinite one that is chosen and printed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,10 +93,10 @@ class OutputOptions:
     """Where results go."""
 
     out: str | None = None
-    """Output folder; entropix-NAME if left out."""
+    """Output folder; auto: entropix-NAME."""
     resume: bool = False
-    """Take up an interrupted run in the output folder; the numbers are those of a run without
-    interruption. Measuring options may differ from the first time, all else must be the same."""
+    """Take up an interrupted run in the output folder, to the numbers of one without interruption.
+    The options of estimation may differ from the first time, all else must be the same."""
     overwrite: bool = False
     """Replace the results of an earlier run in the output folder."""
     plots: bool = True

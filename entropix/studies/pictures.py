@@ -173,9 +173,8 @@ def plot_log_density(record: "xarray.Dataset", path: Path) -> None:
     values = {name: np.ravel(record[name].values) for name, *_ in series if name in record}
     pooled = np.concatenate(list(values.values()))
     # The frame leaves out the farthest half per cent on either side.
-    bins = np.linspace(
-        *np.quantile(pooled, [0.005, 0.995]), _bin_count(record.sizes["held_out_sample"])
-    )
+    low, high = np.quantile(pooled, [0.005, 0.995])
+    bins = np.linspace(low, high, _bin_count(record.sizes["rated_sample"]))
     with figure(path, (5.6, 3.6)) as fig:
         axes = fig.subplots()
         for name, label, colour, kind in series:

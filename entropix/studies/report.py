@@ -29,9 +29,9 @@ _ROWS = (
     ("bits_per_dim", "bound on -log p, held-out data, per dimension"),
     ("wasserstein2", "W2, held-out data to samples"),
     ("wasserstein2_null", "W2, held-out data to training data"),
-    ("transport_w2", "W2, held-out data to noise"),
-    ("transport_length", "speed limit: length of the path, at least that"),
-    ("transport_efficiency", "speed limit: efficiency"),
+    ("transport_w2_lower", "W2 from data to noise, at least (Gelbrich)"),
+    ("transport_length", "W2 from data to noise, at most (length of the path)"),
+    ("transport_efficiency", "efficiency of the process, at most 1"),
 )
 _FIGURES = (
     (ENTROPY, "Entropy rate against log-SNR, and its integral from the data end"),
@@ -129,12 +129,12 @@ def _reading(record: "xarray.Dataset") -> list[str]:
         f"- W2 compares {int(record['wasserstein2_count'])} samples on each side. Its bias from "
         "sampling dwarfs most differences: W2 of as many held-out and training data is what "
         "perfect samples would have.",
-        "- Speed limit: W2 from data to noise is at most the length of the path; efficiency is "
-        "W2^2 / (S_NN x noise budget)"
+        "- Speed limit: the density travels a path of that length from data to noise, at least as "
+        "far as W2. Efficiency is W2^2 / (S_NN x noise budget)"
         + (
             ", zero here because this process spends an infinite budget."
             if not np.isfinite(record["transport_budget"].values).all()
-            else "."
+            else ", with the W2 of samples, which sampling biases upwards."
         ),
     ]
     if "path_kl" in record:

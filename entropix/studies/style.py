@@ -20,7 +20,7 @@ def figure(path: Path, size: tuple[float, float], **layout: Any) -> Iterator[Any
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    look = {
+    look: Any = {
         "font.size": 9,
         "axes.titlesize": 9,
         "axes.spines.top": False,

@@ -72,7 +72,8 @@ def restore_array(node: dict, arrays: dict[str, np.ndarray]) -> Any:
         return host
     if jax.dtypes.canonicalize_dtype(host.dtype) != host.dtype:
         raise ValueError(
-            f"it holds arrays of {host.dtype}: set jax.config.update('jax_enable_x64', True)"
+            f"`path` must fit the precision of this process, got arrays of {host.dtype.name}: "
+            "call jax.config.update('jax_enable_x64', True) first."
         )
     array = jnp.array(host)
     return jax.random.wrap_key_data(array, impl=node["key"]) if "key" in node else array

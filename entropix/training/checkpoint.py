@@ -40,14 +40,17 @@ def describe(tree: Any) -> list:
     """Paths, shapes, dtypes and one checksum of a tree; functions and classes by name."""
     checksum = 0
     lines = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    pairs: Any = jax.tree_util.tree_leaves_with_path(tree)
+    for path, leaf in pairs:
         name = jax.tree_util.keystr(path)
         if eqx.is_array(leaf) or isinstance(leaf, np.ndarray | np.generic):
             if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                leaf = jax.random.key_data(leaf)
-            host = np.ascontiguousarray(leaf)
+                data = jax.random.key_data(jnp.asarray(leaf))
+            else:
+                data = leaf
+            host = np.ascontiguousarray(data)
             lines.append(f"{name} {host.dtype.name}{list(host.shape)}")
-            checksum = zlib.crc32(host.view(np.uint8) if host.size else b"", checksum)
+            checksum = zlib.crc32(host.tobytes(), checksum)
         elif isinstance(leaf, Callable):
             lines.append(f"{name} {getattr(leaf, '__qualname__', type(leaf).__qualname__)}")
         else:
@@ -79,13 +82,13 @@ def read_checkpoint(path: pathlib.Path, fingerprint: dict, like: Any) -> tuple[i
     """
     header, arrays = read_archive(path, _KIND)
     saved = header["fingerprint"]
-    for name in sorted(saved.keys() | fingerprint.keys()):
-        old, new = saved.get(name), fingerprint.get(name)
-        if old != new:
-            raise ValueError(
-                f"`resume` must continue the run of its checkpoint, got another `{name}` than "
-                f"that of {path}{_told(old, new)}."
-            )
+    names = sorted(saved.keys() | fingerprint.keys())
+    other = [_told(n, saved.get(n), fingerprint.get(n)) for n in names]
+    if any(other):
+        raise ValueError(
+            f"`resume` must continue the run of its checkpoint, got another setup than that of "
+            f"{path}: {', '.join(filter(None, other))}."
+        )
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     names = [jax.tree_util.keystr(p) for p, _ in leaves]
     if names != [name for name, _ in header["state"]]:
@@ -100,12 +103,14 @@ def read_checkpoint(path: pathlib.Path, fingerprint: dict, like: Any) -> tuple[i
     return header["step"], jax.tree.unflatten(structure, values), history
 
 
-def _told(old: Any, new: Any) -> str:
-    """The two values, where they say something to a reader."""
+def _told(name: str, old: Any, new: Any) -> str:
+    """Nothing if the two agree; the values, where they say something to a reader."""
+    if old == new:
+        return ""
     simple = (int, float, str, bool, type(None))
     if isinstance(old, simple) and isinstance(new, simple):
-        return f" ({old} there, {new} here)"
-    return ""
+        return f"`{name}` ({old} there, {new} here)"
+    return f"`{name}`"
 
 
 def _pack(leaf: Any, store: ArrayStore) -> Any:

@@ -78,7 +78,7 @@ def fit(
             default's cosine ends at zero, which leaves an average nothing to do.
         holdout: samples whose loss is taken, with fixed draws, after each chunk.
         holdout_condition: their conditions.
-        callback: `callback(step, metrics)` after each chunk, metrics a dict of NumPy values.
+        callback: `callback(step, metrics)` after each chunk; means of loss and gradient norm.
         progress: show a bar with loss, rate and time left (needs tqdm).
         checkpoint: a file, or a folder for `fit.ckpt`.
         checkpoint_every: steps between checkpoints. A run killed at any time loses at most these.
@@ -92,8 +92,8 @@ def fit(
     Raises:
         ValueError: if an argument is not as above, the data hold NaN, or the checkpoint is damaged
             or of another run.
-        FloatingPointError: if a loss or gradient is not finite; the message names the step, and
-            the last checkpoint stays.
+        FloatingPointError: if a loss, gradient or parameter is not finite; the message names the
+            step, and the last checkpoint stays.
     """
     options = Options(
         steps=steps,
@@ -152,7 +152,7 @@ def fit_ensemble(
     keys = as_key(keys, "keys")
     if keys.ndim != 1 or keys.shape[0] == 0:
         raise ValueError(f"`keys` must be a stack of keys, shape (S,), got shape {keys.shape}.")
-    models = [make_model(key) for key in keys]
+    models: list[Any] = [make_model(key) for key in keys]
     for model in models:
         check_model(model)
     _check_alike(models)
@@ -199,10 +199,10 @@ def _run(
     )
 
 
-def _check_alike(models: list[AbstractModel]) -> None:
+def _check_alike(models: list[Any]) -> None:
     """Refuse models that differ in anything but the arrays of their networks."""
 
-    def shared(model: AbstractModel) -> tuple[Any, Any]:
+    def shared(model: Any) -> tuple[Any, Any]:
         arrays, rest = eqx.partition(model.network, eqx.is_array)
         shapes = jax.tree.map(lambda a: (a.shape, str(a.dtype)), arrays)
         return eqx.tree_at(lambda m: m.network, model, None), (shapes, rest)

@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from entropix._core.arrays import Key, squared_norm
 from entropix._core.interfaces import AbstractModel
@@ -72,7 +72,7 @@ class State(eqx.Module):
     mean_square: Float[Array, "*seeds"]
 
 
-def split_model(model: AbstractModel) -> tuple[AbstractModel, Any, Any]:
+def split_model(model: Any) -> tuple[AbstractModel, Any, Any]:
     """The model without its network, the network's trainable arrays, and the rest of it."""
     params, fixed = eqx.partition(model.network, trainable(model.network))
     return eqx.tree_at(lambda m: m.network, model, None), params, fixed
@@ -152,17 +152,17 @@ def _step(
     return State(params, opt_state, moving, mean_square), loss, norm
 
 
-def _chunk(inputs: Any, carry: tuple[State, Array]) -> tuple[State, Array, Array, Array]:
+def _chunk(inputs: Any, carry: tuple[State, Array]) -> tuple[State, Array, Array, Array, Array]:
     """Run steps `start` to `start + count` of a run.
 
     Args:
         inputs: setup, data, condition, the network's fixed arrays, keys, start, count, the length
             of the buffers, and whether there is a seed axis.
-        carry: the state, and the order of the data in the epoch of `start`.
+        carry: the state, and the order of the data in the epoch of `start` (any, where one begins).
 
     Returns:
-        State, order, and the losses and gradient norms of the steps, shape (length, *seeds); what
-        lies beyond `count` is zero.
+        State, order, the losses and gradient norms of the steps, shape (length, *seeds), zero
+        beyond `count`, and whether the parameters are finite, shape (*seeds,).
     """
     setup, data, condition, fixed, keys, start, count, length, seeds = inputs
     batches = data.shape[0] // setup.batch_size
@@ -178,7 +178,7 @@ def _chunk(inputs: Any, carry: tuple[State, Array]) -> tuple[State, Array, Array
         state, order, losses, norms = loop
         step = start + i
         order = jax.lax.cond(
-            (step % batches == 0) & (i > 0),
+            step % batches == 0,
             lambda: epoch_order(keys.order, step // batches, data.shape[0], seeds),
             lambda: order,
         )
@@ -189,7 +189,12 @@ def _chunk(inputs: Any, carry: tuple[State, Array]) -> tuple[State, Array, Array
     shape = (length, *state.mean_square.shape)
     losses = jnp.zeros(shape, data.dtype)
     norms = jnp.zeros(shape, state.mean_square.dtype)
-    return jax.lax.fori_loop(0, count, body, (state, order, losses, norms))
+    state, order, losses, norms = jax.lax.fori_loop(0, count, body, (state, order, losses, norms))
+    return state, order, losses, norms, (jax.vmap(_finite) if seeds else _finite)(state.params)
+
+
+def _finite(params: Any) -> Bool[Array, ""]:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
 
 
 # The second form frees the old state for the new one; the first keeps it, for a checkpoint.

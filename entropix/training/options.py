@@ -134,7 +134,8 @@ def check_model(model: Any) -> None:
             f"`model` must be a model with a network, such as EntropyMatching, "
             f"got {type(model).__name__}."
         )
-    if not any(jax.tree.leaves(trainable(model.network))):
+    wrapper: Any = model
+    if not any(jax.tree.leaves(trainable(wrapper.network))):
         raise ValueError("`model` must have a network with trainable arrays, got none.")
 
 
@@ -163,7 +164,8 @@ def as_key(key: Any, name: str = "key") -> Key:
     """A typed key, or a stack of them, from either kind of JAX key."""
     if isinstance(key, list | tuple):
         key = jnp.stack([as_key(k, name) for k in key])
-    if not isinstance(key, jax.Array | np.ndarray):
+    key = jnp.asarray(key) if isinstance(key, np.ndarray) else key
+    if not isinstance(key, jax.Array):
         raise ValueError(f"`{name}` must be made by jax.random.key, got {type(key).__name__}.")
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key

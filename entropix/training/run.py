@@ -59,18 +59,19 @@ class Run:
     def order(self, step: int) -> Array:
         """The order of the data in the epoch that holds `step`."""
         epoch = step // (self.data.shape[0] // self.options.batch_size)
-        return epoch_order(self.keys.order, np.int32(epoch), self.data.shape[0], self.seeds)
+        return epoch_order(self.keys.order, jnp.int32(epoch), self.data.shape[0], self.seeds)
 
     def holdout_loss(self, state: State) -> np.ndarray:
         """The loss on the held-out data, shape (*seeds,)."""
         params = state.params if state.average is None else state.average
+        holdout: Any = self.holdout  # `train` asks only where there is one
         return np.asarray(
             holdout_loss(
                 self.setup,
                 params,
                 self.fixed,
                 self.keys,
-                self.holdout,
+                holdout,
                 self.holdout_condition,
                 self.seeds,
             )
@@ -91,7 +92,7 @@ def train(run: Run) -> tuple[Any, History]:
     """Take all steps of a run; the trained (or averaged) parameters and the history.
 
     Raises:
-        FloatingPointError: if a loss or a gradient is not finite, naming the step.
+        FloatingPointError: if a loss, a gradient or a parameter is not finite, naming the step.
         ValueError: if a checkpoint cannot be taken up.
     """
     options, path = run.options, run.options.checkpoint
@@ -112,16 +113,16 @@ def train(run: Run) -> tuple[Any, History]:
                     options.chunk,
                     run.seeds,
                 )
-                state, order, losses, norms = advance(inputs, (now.state, now.order))
+                state, order, losses, norms, finite = advance(inputs, (now.state, now.order))
                 count = stop - now.step
                 losses, norms = np.asarray(losses)[:count], np.asarray(norms)[:count]
-                _check_finite(now.step, losses, norms)
+                _check_finite(now.step, losses, norms, np.asarray(finite))
                 history = {
                     **now.history,
                     "loss": np.concatenate([now.history["loss"], losses]),
                     "gradient_norm": np.concatenate([now.history["gradient_norm"], norms]),
                 }
-                metrics = {"loss": losses.mean(axis=0), "gradient_norm": norms.mean(axis=0)}
+                metrics: dict[str, Any] = {"loss": losses.mean(0), "gradient_norm": norms.mean(0)}
                 if run.holdout is not None:
                     value = run.holdout_loss(state)
                     metrics["holdout_loss"] = value
@@ -135,7 +136,7 @@ def train(run: Run) -> tuple[Any, History]:
                     write_checkpoint(path, stop, fingerprint, now.state, now.history)
                     saved = stop
                 if options.callback is not None:
-                    options.callback(stop, metrics)
+                    options.callback(stop, _plain(metrics))
         except KeyboardInterrupt:
             if path is not None and now.step > saved:
                 write_checkpoint(path, now.step, fingerprint, now.state, now.history)
@@ -161,7 +162,7 @@ def _begin(run: Run) -> tuple[_Moment, dict, int]:
     }
     step = 0
     fingerprint = {} if path is None else run.fingerprint(state)
-    if options.resume and path.exists():
+    if options.resume and path is not None and path.exists():
         step, state, history = read_checkpoint(path, fingerprint, state)
     return _Moment(step, state, run.order(step), history), fingerprint, step
 
@@ -174,16 +175,30 @@ def _next_stop(options: Options, step: int) -> int:
     return min(stops)
 
 
-def _check_finite(start: int, losses: np.ndarray, norms: np.ndarray) -> None:
-    for name, values in (("loss", losses), ("gradient", norms)):
+def _check_finite(
+    start: int, losses: np.ndarray, norms: np.ndarray, parameters: np.ndarray
+) -> None:
+    """Name the first step whose loss, gradient or outcome is not finite."""
+    # What a step leaves behind shows in the next loss; the last one's is looked at itself.
+    last = np.where(parameters, 0.0, np.nan)[None] + np.zeros_like(losses[-1:])
+    for name, first, values in (
+        ("loss", start, losses),
+        ("gradient", start, norms),
+        ("parameters", start + len(losses) - 1, last),
+    ):
         bad = np.argwhere(~np.isfinite(values))
         if len(bad):
-            first = tuple(bad[0])
-            seed = f" of seed {first[1]}" if values.ndim > 1 else ""
+            at = tuple(bad[0])
+            seed = f" of seed {at[1]}" if values.ndim > 1 else ""
             raise FloatingPointError(
-                f"the {name} must stay finite, got {values[first]} at step {start + first[0] + 1}"
-                f"{seed}: lower the learning rate, or check data and network."
+                f"the {name} must stay finite, got {values[at]} at step {first + at[0] + 1}{seed}: "
+                "lower the learning rate, or check data and network."
             )
+
+
+def _plain(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Python floats for one seed, arrays for several."""
+    return {k: np.asarray(v) if np.ndim(v) else float(v) for k, v in metrics.items()}
 
 
 def _as_history(history: dict[str, np.ndarray]) -> History:
@@ -209,7 +224,7 @@ class _ProgressBar:
         if self.bar is not None:
             self.bar.close()
 
-    def show(self, steps: int, metrics: dict[str, np.ndarray]) -> None:
+    def show(self, steps: int, metrics: dict[str, Any]) -> None:
         if self.bar is not None:
             shown = {
                 name.removesuffix("_loss"): f"{np.mean(value):.4g}"

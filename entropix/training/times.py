@@ -91,15 +91,7 @@ class LogisticTimes(AbstractTimes):
             process: the process of the model.
             scaling: the moments of the data, `GaussianScaling.from_data(data, process)`.
         """
-        # Where the root of the rate does not decay, the median is that of this window.
-        log_snr = jnp.linspace(-25.0, 25.0, 1001)
-        times = process.time_of_log_snr(log_snr)
-        inside = (times > process.t0) & (times < process.t1)
-        times = jnp.where(inside, times, (process.t0 + process.t1) / 2)
-        roots = process.std(times) * jax.vmap(lambda s: scaling(process, s))(times)
-        cumulative = jnp.cumsum(jnp.where(inside & jnp.isfinite(roots), roots, 0.0))
-        median = jnp.searchsorted(cumulative, cumulative[-1] / 2)
-        return cls(log_snr[median], 2.0)
+        return cls(_median_log_snr(process, scaling), 2.0)
 
     def __call__(
         self, process: AbstractGaussianProcess, u: RealScalarLike
@@ -112,6 +104,19 @@ class LogisticTimes(AbstractTimes):
         rest = jax.nn.sigmoid(noise_end) + mass * (1 - u)
         log_snr = self.location + self.scale * (jnp.log(rest) - jnp.log(tau))
         return process.time_of_log_snr(log_snr), tau * rest / (self.scale * mass)
+
+
+@eqx.filter_jit
+def _median_log_snr(process: AbstractGaussianProcess, scaling: GaussianScaling) -> Array:
+    r"""The median of $\Sigma c$ as a density in log-SNR."""
+    # Where the root of the rate does not decay, the median is that of this window.
+    log_snr = jnp.linspace(-25.0, 25.0, 1001)
+    times = process.time_of_log_snr(log_snr)
+    inside = (times > process.t0) & (times < process.t1)
+    times = jnp.where(inside, times, (process.t0 + process.t1) / 2)
+    roots = process.std(times) * jax.vmap(lambda s: scaling(process, s))(times)
+    cumulative = jnp.cumsum(jnp.where(inside & jnp.isfinite(roots), roots, 0.0))
+    return log_snr[jnp.searchsorted(cumulative, cumulative[-1] / 2)]
 
 
 def stratified(key: Key, num_examples: int, num_draws: int, dtype: Any = float) -> Array:

@@ -1,80 +1,106 @@
 r"""The Bures-Wasserstein distance between Gaussians.
 
-$$W_2^2 = |m_1 - m_2|^2 + \mathrm{tr}\,C_1 + \mathrm{tr}\,C_2 - 2\,\mathrm{tr}\,(C_1^{1/2} C_2
-C_1^{1/2})^{1/2}$$
+$$W_2^2 = |m_1 - m_2|^2 + \mathrm{tr}\left[C_1 + C_2 -
+  2\left(C_1^{1/2} C_2 C_1^{1/2}\right)^{1/2}\right] = |m_1 - m_2|^2 +
+  \min_{Q\ \mathrm{orthogonal}}\left\|C_1^{1/2} - C_2^{1/2} Q\right\|^2$$
 
-(Gelbrich, 1990). It also bounds $W_2$ from below for any two distributions with these moments.
+(Dowson and Landau, 1982; Bhatia, Jain and Lim, 1712.01504). The second form is computed: nothing
+cancels in it where the Gaussians are close, and as a minimum it may be differentiated at fixed Q.
+Between any two densities with these moments $W_2$ is at least as large (Gelbrich, 1990).
 """
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import safe_sqrt
-from entropix._core.checks import checked, finite
+from entropix._core.checks import checked, finite, is_concrete
 
 
 @jax.custom_jvp
-def _fidelity(c1: Array, c2: Array) -> Array:
-    r"""$\mathrm{tr}(C_1^{1/2} C_2 C_1^{1/2})^{1/2}$."""
-    return jnp.sum(jnp.sqrt(_spectrum(c1, c2)[0]))
+def sqrtm_psd(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """Square root of a symmetric positive semi-definite matrix, differentiable to every order.
+
+    Its derivative solves R X + X R = dA, in terms of R itself: no difference of eigenvalues
+    appears, so that equal ones are no special case. In directions where the matrix is singular to
+    rounding the derivative is infinite, and is set to zero.
+    """
+    values, vectors = jnp.linalg.eigh(matrix)
+    return (vectors * jnp.sqrt(jnp.maximum(values, 0.0))) @ vectors.T
 
 
-def _spectrum(c1: Array, c2: Array) -> tuple[Array, Array, Array]:
-    """Eigenvalues and eigenvectors of L^T C2 L, and L, the Cholesky factor of C1."""
-    factor = jnp.linalg.cholesky(c1)
-    values, vectors = jnp.linalg.eigh(factor.T @ c2 @ factor)
-    return jnp.maximum(values, 0.0), vectors, factor
+@sqrtm_psd.defjvp
+def _sqrtm_psd_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    root = sqrtm_psd(primals[0])
+    return root, sylvester_psd(root, (tangents[0] + tangents[0].T) / 2)
 
 
-@_fidelity.defjvp
-def _fidelity_jvp(primals, tangents):
-    # d tr = (tr T dC1 + tr T^-1 dC2) / 2 with T the optimal map from N(0, C1) to N(0, C2), which is
-    # smooth where eigenvalues meet; differentiating the eigendecomposition would not be.
-    c1, c2 = primals
-    values, vectors, factor = _spectrum(c1, c2)
-    tiny = jnp.finfo(c1.dtype).tiny
-    roots = jnp.sqrt(jnp.maximum(values, tiny))
-    inverse = jax.scipy.linalg.solve_triangular(factor, vectors, lower=True, trans=1)
-    forward = (inverse * roots) @ inverse.T
-    spread = factor @ vectors
-    backward = (spread / roots) @ spread.T
-    change = jnp.sum(forward * tangents[0]) + jnp.sum(backward * tangents[1])
-    return jnp.sum(jnp.sqrt(values)), change / 2
+@jax.custom_jvp
+def sylvester_psd(root: Float[Array, "d d"], right: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """X with R X + X R = `right` for symmetric positive semi-definite R; zero where R is."""
+    values, vectors = jnp.linalg.eigh(root)
+    sums = values[:, None] + values[None, :]
+    # R is known to the square root of the rounding of R^2.
+    least = jnp.sqrt(jnp.finfo(root.dtype).eps * root.shape[0]) * jnp.maximum(values[-1], 0.0)
+    regular = sums > 2 * least
+    rotated = vectors.T @ right @ vectors
+    solved = jnp.where(regular, rotated / jnp.where(regular, sums, 1.0), 0.0)
+    return vectors @ solved @ vectors.T
 
 
-def bures_wasserstein(m1: Any, c1: Any, m2: Any, c2: Any) -> Float[Array, ""]:
-    r"""The distance $W_2$ between $N(m_1, C_1)$ and $N(m_2, C_2)$, in units of the data.
+@sylvester_psd.defjvp
+def _sylvester_psd_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    root, right = primals
+    root_dot, right_dot = tangents
+    x = sylvester_psd(root, right)
+    return x, sylvester_psd(root, right_dot - root_dot @ x - x @ root_dot)
 
-    Differentiable once in everything, at equal covariances and repeated eigenvalues too; where the
-    distance is zero its gradient is taken as zero.
+
+def bures_wasserstein(m1: Any, C1: Any, m2: Any, C2: Any) -> Float[Array, ""]:
+    r"""$W_2$ between $N(m_1, C_1)$ and $N(m_2, C_2)$: a distance, not its square.
+
+    Differentiable, with finite gradients also where the Gaussians coincide (there the distance has
+    a kink, and the gradient is zero) and where a covariance is singular (there the distance grows
+    like a square root, and the infinite part of the gradient is left out).
 
     Args:
         m1: mean, shape (D,).
-        c1: covariance, shape (D, D), positive definite.
+        C1: covariance, shape (D, D), symmetric positive semi-definite.
         m2: mean, shape (D,).
-        c2: covariance, shape (D, D), positive definite.
+        C2: covariance, shape (D, D).
+
+    Returns:
+        The distance, in units of the data.
 
     Raises:
-        ValueError: on shapes that do not fit, or a covariance that is not positive definite.
-
-    References:
-        Gelbrich (1990); Bhatia, Jain and Lim (1712.01504).
+        ValueError: on a wrong shape, numbers that are not finite, or a matrix that is no
+            covariance.
     """
     m1, m2 = finite(m1, "m1"), finite(m2, "m2")
-    c1, c2 = finite(c1, "c1"), finite(c2, "c2")
+    C1, C2 = finite(C1, "C1"), finite(C2, "C2")
     if m1.ndim != 1 or m2.shape != m1.shape:
-        raise ValueError(f"`m1` and `m2` must have one shape (D,), got {m1.shape}, {m2.shape}.")
-    for name, c in (("c1", c1), ("c2", c2)):
-        if c.shape != 2 * m1.shape:
-            raise ValueError(f"`{name}` must have shape {2 * m1.shape}, got {c.shape}.")
-        checked(
-            jnp.linalg.eigvalsh(jax.lax.stop_gradient(c)),
-            name,
-            lambda v: v > 0,
-            "positive definite (eigenvalues above zero)",
-        )
-    squared = jnp.sum((m1 - m2) ** 2) + jnp.trace(c1) + jnp.trace(c2) - 2 * _fidelity(c1, c2)
-    return safe_sqrt(squared)
+        raise ValueError(f"`m1` and `m2` must have one shape (D,), got {m1.shape} and {m2.shape}.")
+    C1, C2 = _covariance(C1, "C1", m1.size), _covariance(C2, "C2", m1.size)
+    first, second = sqrtm_psd(C1), sqrtm_psd(C2)
+    left, _, right = jnp.linalg.svd(jax.lax.stop_gradient(second @ first))
+    gap = first - second @ (left @ right)
+    return safe_sqrt(jnp.sum((m1 - m2) ** 2) + jnp.sum(gap**2))
+
+
+def _covariance(matrix: Array, name: str, size: int) -> Array:
+    if matrix.shape != (size, size):
+        raise ValueError(f"`{name}` must have shape ({size}, {size}), got {matrix.shape}.")
+    if is_concrete(matrix):
+        host = np.asarray(matrix)
+        gap = np.max(np.abs(host - host.T))
+        if gap > 1e-5 * np.max(np.abs(host)):
+            raise ValueError(f"`{name}` must be symmetric, got an asymmetry of {gap:.3g}.")
+    values = jnp.linalg.eigvalsh(jax.lax.stop_gradient(matrix))
+    rounding = -1e-5 * jnp.max(jnp.abs(values))
+    checked(
+        values, name, lambda v: v >= rounding, "positive semi-definite (no negative eigenvalues)"
+    )
+    return (matrix + matrix.T) / 2

@@ -1,13 +1,14 @@
-r"""Speed limits: how far the density moves, and what the motion costs.
+r"""Speed limits: how far a diffusion carries the data, and what it pays for it.
 
-With $v$ the probability-flow velocity (Ikeda et al., 2407.04495; Benamou and Brenier, 2000),
+With $v$ the velocity of the probability flow (Benamou and Brenier, 2000; Ikeda et al., 2407.04495;
+Nakazato and Ito, 2103.00503),
 
-$$W_2(p_0, p_T) \le \int\sqrt{E\|v\|^2}\,ds = \mathrm{length}, \qquad
-\mathrm{length}^2 \le T\int E\|v\|^2 ds = \mathrm{action}, \qquad
-W_2^2 \le S_{tot}\int\tfrac{\sigma^2}{2}ds = S_{tot}\cdot\mathrm{budget},$$
+$$W_2(p_0, p_T) \le \int\sqrt{E\|v\|^2}\,ds, \qquad
+  \left(\int\sqrt{E\|v\|^2}\,ds\right)^2 \le (t_1 - t_0)\int E\|v\|^2\,ds, \qquad
+  W_2^2 \le S_{tot}\int\frac{\sigma^2}{2}\,ds .$$
 
-and the efficiency is $W_2^2/(S_{tot}\cdot\mathrm{budget})$, between 0 and 1. Processes that end in
-pure noise spend an infinite budget; for them the last bound says nothing.
+The first is the length of the path in the space of densities, the second its action, the third
+the thermodynamic speed limit, which does not depend on the clock.
 """
 
 from typing import Any
@@ -15,114 +16,18 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array
 
-from entropix._core.arrays import Key, squared_norm
+from entropix._core.arrays import Key, safe_sqrt
 from entropix._core.checks import conditions, positive_integer, samples
-from entropix._core.chunks import in_chunks
 from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractModel
+from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.entropy import neural_entropy
-from entropix.transport.gaussian import bures_wasserstein
-from entropix.transport.wasserstein import wasserstein
-
-
-_BLOCKS = 32
-
-
-class SpeedLimit(eqx.Module):
-    """What a process costs, with standard errors for the population; distances in data units.
-
-    Attributes:
-        w2: Wasserstein distance between the data and the diffused data. In more than one
-            dimension it is that of two samples, which sampling biases upwards.
-        w2_lower: the Gelbrich bound $W_2$ of the Gaussians with the same moments; below `w2`, and
-            equal to it for Gaussian data.
-        length: of the path in Wasserstein space.
-        action: the kinetic action; not less than length squared.
-        total_entropy: entropy of the model's field in nats; infinite where it is known to diverge.
-        budget: the integral of sigma^2 / 2; infinite for processes that end in pure noise.
-        efficiency: W2^2 / (total entropy x budget); 0 where either is infinite.
-        holds: whether W2 <= length, length^2 <= action, and W2^2 <= total entropy x budget, each
-            within four standard errors.
-    """
-
-    w2: Estimate
-    w2_lower: Float[Array, ""]
-    length: Estimate
-    action: Estimate
-    total_entropy: Estimate
-    budget: Float[Array, ""]
-    efficiency: Estimate
-    holds: Bool[Array, " inequalities"]
-
-
-def _knots(model: AbstractModel, variance: Array, count: int) -> tuple[Array, Array]:
-    r"""Times and weights of a quadrature over time, smooth at both ends of any process.
-
-    Gauss-Legendre in $w = \sqrt{\log(1 + \Sigma^2/c\mu^2)}$ resolves the data end ($w \propto
-    \Sigma$); where $\mu(t_1) = 0$ it is carried to a remaining signal of $10^{-12}$ at which the
-    time left is of order $10^{-6}$, and the last stretch gets a weight of its own.
-    """
-    process = model.process
-    log_ratio = jax.nn.softplus(-process.log_snr(process.t1) - jnp.log(variance))
-    top = jnp.sqrt(jnp.minimum(log_ratio, -jnp.log(1e-12)))
-    nodes, weights = np.polynomial.legendre.leggauss(count)
-
-    def time(w: Array) -> Array:
-        ratio = jnp.expm1(w**2)
-        return process.time_of_log_snr(-jnp.log(variance * ratio))
-
-    w = top * jnp.asarray((nodes + 1) / 2, top.dtype)
-    slopes = jax.vmap(jax.grad(time))(w)
-    rest = process.t1 - time(top)
-    weights = slopes * jnp.asarray(weights / 2, top.dtype) * top
-    return jax.vmap(time)(w), weights.at[-1].add(rest)
-
-
-@eqx.filter_jit
-def _speeds(
-    model: AbstractModel,
-    data: Array,
-    condition: Any,
-    times: Array,
-    key: Key,
-    num_samples: int,
-    chunk: int,
-) -> Array:
-    """Mean squared speed at each time in each of the blocks of samples, shape (times, blocks)."""
-    index_key, noise_key = jax.random.split(key)
-    block = num_samples // _BLOCKS
-    index = jax.random.permutation(index_key, data.shape[0])
-    index = jnp.resize(index, (_BLOCKS * block,))
-
-    def at(args: Any, _: Array) -> Array:
-        def one(s: Array, i: Array, n: Array) -> Array:
-            x = data[i]
-            z = jax.random.normal(jax.random.fold_in(noise_key, n), x.shape, x.dtype)
-            y = model.process.perturb(s, x, z)
-            chosen = jax.tree.map(lambda c: c[i], condition)
-            return squared_norm(model.velocity(s, y, chosen))
-
-        return jax.vmap(one)(*args)
-
-    count = times.shape[0] * index.shape[0]
-    every = jnp.arange(count)
-    # The same example at every time, with noise of its own: blocks are independent of one another.
-    args = (jnp.repeat(times, index.shape[0]), jnp.tile(index, times.shape[0]), every)
-    out = in_chunks(at, args, count, chunk).reshape(-1)[:count]
-    return jnp.mean(out.reshape(times.shape[0], _BLOCKS, block), axis=-1)
-
-
-def _jackknife(function: Any, blocks: Array) -> tuple[Array, Array]:
-    """A function of a mean over blocks (last axis), its bias removed, and its standard error."""
-    count = blocks.shape[-1]
-    mean = jnp.mean(blocks, axis=-1)
-    left_out = (count * mean[:, None] - blocks) / (count - 1)
-    values = jax.vmap(function, in_axes=-1)(left_out)
-    value = count * function(mean) - (count - 1) * jnp.mean(values)
-    return value, jnp.sqrt((count - 1) * jnp.mean((values - jnp.mean(values)) ** 2))
+from entropix.transport.couplings import Coupling, assignment, costs_of, sorted_coupling
+from entropix.transport.errors import errors_of, split_errors
+from entropix.transport.lower_bound import squared_lower_bound
+from entropix.transport.speed import SpeedProfile, speed_profile
+from entropix.transport.speed_result import SpeedLimit
 
 
 def speed_limit(
@@ -130,115 +35,169 @@ def speed_limit(
     data: Any,
     *,
     key: Key,
-    num_times: int = 48,
+    num_times: int = 64,
     num_samples: int = 4096,
-    num_pairs: int = 1024,
     num_evaluations: int = 16_384,
+    max_exact: int = 1000,
     condition: Any = None,
+    cutoff: Any = None,
     chunk_size: int = 4096,
 ) -> SpeedLimit:
-    r"""Length, action, entropy and efficiency of a model's probability flow on diffused data.
+    r"""Compare the transport along a model's probability flow with its cost.
+
+    Differentiable in the model, its process included (the optimal coupling is held fixed, by the
+    envelope theorem). Standard errors cover the sampling of the data and of the noise; quadrature
+    in time adds 1e-8 for 64 nodes and smooth densities. $W_2$ is that of finite samples, which in
+    $D > 2$ dimensions exceeds $W_2(p_0, p_T)$ by an amount that falls like $n^{-1/D}$;
+    `w2_lower` bounds it from the other side.
 
     Args:
-        model: any model; with an `ExactModel` the inequalities are theorems, with another they
-            describe its own velocity field.
-        data: samples, shape (N, *shape).
+        model: any model; the inequalities are theorems for an `ExactModel`.
+        data: samples of the data distribution, shape (N, *shape).
         key: PRNG key.
-        num_times: nodes of the quadrature over time.
-        num_samples: examples at each of them, at least 64; with fewer data they are used again.
-        num_pairs: samples in the assignment for W2, in more than one dimension.
-        num_evaluations: evaluations for the total entropy.
+        num_times: Gauss-Legendre nodes in time.
+        num_samples: points at which each time's velocity is evaluated: half as many data points
+            (all of them, if fewer), each with two or more draws of the noise.
+        num_evaluations: evaluations for the total entropy, see `neural_entropy`.
+        max_exact: largest number of points for the optimal assignment in more than one dimension.
         condition: None, or conditions of the samples: a pytree of arrays with leading axis N.
+        cutoff: smallest noise standard deviation included in the total entropy; None takes the
+            whole axis, or reports infinity where that is known. The speed limit is a theorem for
+            the whole axis only.
         chunk_size: evaluations held in memory at once.
 
+    Returns:
+        A `SpeedLimit`.
+
     Raises:
-        ValueError: if an argument is malformed.
+        ValueError: if an argument is malformed, or the entropy turns out infinite (see
+            `neural_entropy`) and no cut-off was given.
 
     References:
-        Ikeda, Uda, Okanohara and Ito, Speed-accuracy relations for diffusion models (2407.04495).
+        Benamou and Brenier, 2000; Ikeda, Uda, Okanohara and Ito, 2407.04495.
     """
     data = samples(data)
     condition = conditions(condition, data.shape[0])
-    positive_integer(num_times, "num_times", 8)
-    positive_integer(num_samples, "num_samples", 2 * _BLOCKS)
-    positive_integer(num_pairs, "num_pairs", 2)
+    positive_integer(num_times, "num_times", 2)
+    positive_integer(num_samples, "num_samples", 8)
+    positive_integer(max_exact, "max_exact", 2)
+    positive_integer(chunk_size, "chunk_size")
+    entropy_key, rest_key = jax.random.split(key)
+    if model.divergence is not None and cutoff is None:
+        infinite = jnp.full((), jnp.inf, data.dtype)
+        total_entropy = Estimate(infinite, jnp.zeros_like(infinite), jnp.zeros_like(infinite))
+    else:
+        total_entropy = neural_entropy(
+            model,
+            data,
+            key=entropy_key,
+            num_evaluations=num_evaluations,
+            condition=condition,
+            cutoff=cutoff,
+            chunk_size=chunk_size,
+        )
+    count = min(max(num_samples // 2, 2), data.shape[0])
+    ends, profile = _profile(
+        model,
+        data,
+        condition,
+        key=rest_key,
+        num_times=num_times,
+        count=count,
+        draws=max(num_samples // count, 2),
+        chunk=chunk_size,
+    )
+    line = data[0].size == 1
+    start, end = ends if line else (part[:max_exact] for part in ends)
+    coupling = sorted_coupling(start, end) if line else assignment(start, end, 2.0)
+    return _report(model.process, ends, coupling, profile, total_entropy, population=data.shape[0])
+
+
+@eqx.filter_jit
+def _profile(
+    model: AbstractModel,
+    data: Array,
+    condition: Any,
+    *,
+    key: Key,
+    num_times: int,
+    count: int,
+    draws: int,
+    chunk: int,
+) -> tuple[tuple[Array, Array], SpeedProfile]:
+    """Points at both ends of the process, and their speeds on the way."""
     process = model.process
-    speed_key, distance_key, noise_key, entropy_key = jax.random.split(key, 4)
+    index_key, noise_key = jax.random.split(key)
+    index = jax.random.permutation(index_key, data.shape[0])[:count]
+    x, condition = data[index], jax.tree.map(lambda c: c[index], condition)
+    z = jax.random.normal(noise_key, (count, draws, *x.shape[1:]), x.dtype)
+    variance = jnp.mean((data - jnp.mean(data, axis=0)) ** 2)
+    profile = speed_profile(model, x, z, condition, variance, num_times, chunk)
+    end = process.scale(process.t1) * x + process.std(process.t1) * z[:, 0]
+    return (x.reshape(count, -1), end.reshape(count, -1)), profile
 
-    flat = data.reshape(data.shape[0], -1)
-    mean = jnp.mean(flat, axis=0)
-    covariance = jnp.atleast_2d(jnp.cov(flat.T, ddof=0))
-    variance = jnp.trace(covariance) / flat.shape[1]
-    variance = jnp.where(variance > 0, variance, 1.0)
-    times, weights = _knots(model, variance, num_times)
-    blocks = _speeds(model, data, condition, times, speed_key, num_samples, chunk_size)
-    spent = num_times * (num_samples // _BLOCKS) * _BLOCKS
-    duration = process.t1 - process.t0
-    length = Estimate(*_twice(_jackknife(lambda m: jnp.sum(weights * jnp.sqrt(m)), blocks)), spent)
-    action = Estimate(*_twice(_jackknife(lambda m: duration * jnp.sum(weights * m), blocks)), spent)
 
-    w2 = _distance(process, flat, distance_key, noise_key, num_pairs)
-    scale, var = process.scale(process.t1), process.var(process.t1)
-    identity = jnp.eye(flat.shape[1], dtype=flat.dtype)
-    ridge = 1e-6 * variance * identity  # flat directions: the bound needs a definite covariance
-    lower = bures_wasserstein(
-        mean, covariance + ridge, scale * mean, scale**2 * covariance + ridge + var * identity
-    )
-
+@eqx.filter_jit
+def _report(
+    process: AbstractGaussianProcess,
+    ends: tuple[Array, Array],
+    coupling: Coupling,
+    profile: SpeedProfile,
+    total_entropy: Estimate,
+    *,
+    population: int,
+) -> SpeedLimit:
+    start, end = ends
+    number = coupling.partner.shape[0]
+    squared = jnp.mean(costs_of(start[:number], end[coupling.partner], 2.0))
+    squared_error = split_errors(coupling.u, coupling.v, population)
+    lower, influence = squared_lower_bound(process, start)
+    lower_error = split_errors(influence, jnp.zeros_like(influence), population)
+    length, of_length = profile.length()
+    action, of_action = profile.action(process.t1 - process.t0)
+    # The potentials used the first draw of the noise: another draw leaves what the data share.
+    of_entropy = profile.entropy()[1][:number, 1]
+    potential = coupling.u + coupling.v
+    shared = jnp.mean((potential - jnp.mean(potential)) * (of_entropy - jnp.mean(of_entropy)))
     budget = process.noise_budget()
-    total = _total_entropy(model, data, condition, entropy_key, num_evaluations, chunk_size)
-    scope = total.value * budget
-    finite = jnp.isfinite(scope)
-    safe = jnp.where(finite, scope, 1.0)
-    share = jnp.where(finite, w2.value**2 / safe, 0.0)
-    relative = jnp.hypot(2 * w2.stderr / w2.value, total.stderr / jnp.where(finite, total.value, 1))
-    efficiency = Estimate(
-        share, jnp.where(finite, share * relative, 0.0), jnp.where(finite, share * relative, 0.0)
+    return SpeedLimit(
+        w2=_root(squared, squared_error),
+        w2_lower=_root(lower, lower_error),
+        length=Estimate(length, *errors_of(of_length, population), profile.squared.size),
+        action=Estimate(action, *errors_of(of_action, population), profile.squared.size),
+        total_entropy=total_entropy,
+        budget=budget,
+        efficiency=_ratio(squared, squared_error, total_entropy, budget, shared / population),
+        times=profile.times,
+        speed=profile.speed,
+        num_samples=number,
+        dim=start.shape[1],
     )
-    holds = jnp.stack(
-        [
-            w2.value <= length.value + 4 * jnp.hypot(w2.stderr, length.stderr),
-            length.value**2 <= action.value + 4 * action.stderr,
-            (share <= 1 + 4 * share * relative) | ~finite,
-        ]
-    )
-    return SpeedLimit(w2, lower, length, action, total, budget, efficiency, holds)
 
 
-def _twice(pair: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-    return pair[0], pair[1], pair[1]
+def _root(value: Array, errors: tuple[Array, Array]) -> Estimate:
+    root = safe_sqrt(value)
+    half = jnp.where(root > 0, 1 / (2 * jnp.where(root > 0, root, 1.0)), 0.0)
+    return Estimate(root, half * errors[0], half * errors[1])
 
 
-def _total_entropy(
-    model: AbstractModel, data: Array, condition: Any, key: Key, count: int, chunk: int
+def _ratio(
+    squared: Array, errors: tuple[Array, Array], total: Estimate, budget: Array, shared: Array
 ) -> Estimate:
-    if model.divergence is not None:
-        infinite = jnp.asarray(jnp.inf, data.dtype)
-        return Estimate(infinite, jnp.zeros_like(infinite), jnp.zeros_like(infinite))
-    return neural_entropy(
-        model, data, key=key, num_evaluations=count, condition=condition, chunk_size=chunk
-    )
+    r"""$W_2^2/(S_{tot}\,\mathrm{budget})$; `shared` is the covariance that the data cause."""
+    finite = jnp.isfinite(total.value) & jnp.isfinite(budget) & (total.value > 0) & (squared > 0)
+    entropy = jnp.where(finite, total.value, 1.0)
+    value = jnp.where(finite, squared / (entropy * jnp.where(finite, budget, 1.0)), 0.0)
+    top = jnp.where(finite, squared, 1.0)
 
+    def error(of_top: Array, of_entropy: Array, covariance: Array | float) -> Array:
+        a, b = of_top / top, jnp.where(finite, of_entropy, 0.0) / entropy
+        variance = jnp.maximum(a**2 + b**2 - 2 * covariance / (top * entropy), (a - b) ** 2)
+        return jax.lax.stop_gradient(value * jnp.sqrt(variance))
 
-def _distance(process: Any, flat: Array, key: Key, noise_key: Key, num_pairs: int) -> Estimate:
-    """W2 between data and diffused data, from independent samples, and its error by blocks."""
-    one_dimensional = flat.shape[1] == 1
-    count = flat.shape[0] if one_dimensional else min(num_pairs, flat.shape[0])
-    first_key, second_key = jax.random.split(key)
-    first = jax.random.permutation(first_key, flat.shape[0])[:count]
-    second = jax.random.permutation(second_key, flat.shape[0])[:count]
-    z = jax.random.normal(noise_key, (count, flat.shape[1]), flat.dtype)
-    diffused = process.scale(process.t1) * flat[second] + process.std(process.t1) * z
-    value = wasserstein(flat[first], diffused, max_exact=max(count, 1)).value
-    parts = max(2, min(8, count // 32))
-    size = count // parts
-    pieces = jnp.stack(
-        [
-            wasserstein(
-                flat[first][i * size : (i + 1) * size], diffused[i * size : (i + 1) * size]
-            ).value
-            for i in range(parts)
-        ]
+    return Estimate(
+        value,
+        error(errors[0], total.stderr, shared),
+        error(errors[1], total.mc_stderr, 0.0),
+        total.num_evaluations,
     )
-    stderr = jnp.std(pieces, ddof=1) / jnp.sqrt(parts)
-    return Estimate(value, stderr, stderr, 0)

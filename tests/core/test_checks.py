@@ -1,5 +1,6 @@
 """Arguments are refused at once where they are known, and under `jit` where they are not."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,7 +74,7 @@ def test_positive(value):
         positive(value, "rate")
     if not isinstance(value, str) and value is not None:
         with pytest.raises(RuntimeError, match="`rate`"):
-            jax.jit(lambda v: positive(v, "rate"))(np.asarray(value)).block_until_ready()
+            eqx.filter_jit(lambda v: positive(v, "rate"))(np.asarray(value))
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF, [1.0, NAN], "x", None, {}])
@@ -85,13 +86,13 @@ def test_finite(value):
 def test_a_bound_may_be_traced():
     """A known value against a bound known only under `jit`."""
 
-    @jax.jit
+    @eqx.filter_jit
     def above(low):
         return checked(as_float(1.0), "high", lambda v: v > low, "above `low`")
 
-    assert above(0.5) == 1
+    assert above(jnp.asarray(0.5)) == 1
     with pytest.raises(RuntimeError, match="`high` must be above `low`"):
-        above(2.0).block_until_ready()
+        above(jnp.asarray(2.0))
 
 
 def test_shapes():
@@ -109,7 +110,7 @@ def test_shapes():
             trailing_shape(np.ones(bad), (3,), "x")
     with pytest.raises(ValueError, match="`x` must have shape"):
         trailing_shape(np.ones(3), (2, 3), "x")
-    with pytest.raises(ValueError, match="jax.vmap"):
+    with pytest.raises(ValueError, match=r"jax\.vmap"):
         exact_shape(np.ones((4, 3)), (3,), "y")
 
 
@@ -136,10 +137,10 @@ def test_samples(data):
 
 
 def test_samples_under_jit():
-    total = jax.jit(lambda x: jnp.sum(samples(x, "points")))
+    total = eqx.filter_jit(lambda x: jnp.sum(samples(x, "points")))
     assert total(np.ones((2, 3))) == 6
     with pytest.raises(RuntimeError, match="`points`"):
-        total(np.full((2, 3), NAN)).block_until_ready()
+        total(np.full((2, 3), NAN))
 
 
 def test_safe_sqrt():

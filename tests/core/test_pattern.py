@@ -15,9 +15,9 @@ def modules():
     for name, module in list(sys.modules.items()):
         if name.startswith("entropix."):
             for value in vars(module).values():
-                if isinstance(value, type) and issubclass(value, eqx.Module):
-                    if value.__module__.startswith("entropix."):
-                        found.add(value)
+                is_module = isinstance(value, type) and issubclass(value, eqx.Module)
+                if is_module and value.__module__.startswith("entropix."):
+                    found.add(value)
     return sorted(found, key=lambda c: c.__qualname__)
 
 

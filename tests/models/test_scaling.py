@@ -10,6 +10,7 @@ import entropix as ex
 from tests.helpers import (
     COLLAPSING,
     ENDS_IN_NOISE,
+    KINDS,
     PROCESSES,
     all_finite,
     as_shipped,
@@ -88,7 +89,7 @@ def trained(process, scaling):
     return ex.EntropyMatching(network, process, scaling)
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", KINDS)
 def test_scaled_model_at_the_ends(name):
     """A network that knows nothing of s = 0 and s = 1 gives finite fields there, and gradients."""
     process = PROCESSES[name]()

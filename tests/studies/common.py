@@ -1,7 +1,11 @@
 """What the tests of the studies share: measurements small enough to run in seconds."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
+
+import jax
 
 from entropix.studies import (
     DataOptions,
@@ -36,3 +40,29 @@ def options(out: Any, *, training: dict | None = None, **groups: dict) -> Measur
         name: dataclasses.replace(value, **groups.get(name, {})) for name, value in defaults.items()
     }
     return MeasureOptions(training=dataclasses.replace(TRAINING, **(training or {})), **changed)
+
+
+# The same on the command line.
+WORDS = (
+    f"--num-samples {NUM_SAMPLES} --steps 60 --batch-size 32 --num-draws 2 --widths 16 "
+    "--checkpoint-every 20 --learning-rate 0.01 --evaluations 1024 --density-evaluations 16 "
+    "--samples 32 --sampling-steps 8 --no-plots"
+).split()
+
+
+@contextlib.contextmanager
+def quick_compilation() -> Iterator[None]:
+    """Programs that run once: the compiler leaves out what makes code fast.
+
+    A process beside this one does the same with `QUICK_ENVIRONMENT`.
+    """
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, True)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+QUICK_ENVIRONMENT = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}

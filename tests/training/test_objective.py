@@ -65,7 +65,7 @@ def quadratic(process, s):
 
 
 CASES = [("vp", w) for w in ("likelihood", "uniform", quadratic)]
-CASES += [("vpx", "likelihood"), ("ve", "likelihood"), ("rf", "uniform"), ("path-trig", quadratic)]
+CASES += [("vpx", "likelihood"), ("rf", "uniform"), ("path-trig", quadratic)]
 
 
 @pytest.mark.parametrize(("name", "weighting"), CASES)

@@ -1,0 +1,264 @@
+"""The whole of a measurement, small: what is recorded, that it is right, and that it can resume."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import xarray
+
+import entropix as ex
+import entropix.training.run
+from entropix.cli import main
+from entropix.studies import SCHEMA, measure
+from entropix.studies.files import CHECKPOINT, CONFIGURATION
+from tests.studies.common import (
+    NUM_SAMPLES,
+    QUICK_ENVIRONMENT,
+    WORDS,
+    options,
+    quick_compilation,
+)
+
+
+HELD_OUT = NUM_SAMPLES // 5
+NEEDS_CUTOFF, NEEDS_LEVELS = {"entropy_slope"}, {"bits_per_dim", "bits_per_dim_stderr"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_compilation():
+    with quick_compilation():
+        yield
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory):
+    """A record of two seeds on data whose truth is known, as read back from its file."""
+    folder = tmp_path_factory.mktemp("mixture") / "out"
+    measure("mixture2", options(folder, training={"seeds": 2}, output={"plots": True}))
+    with xarray.open_dataset(folder / "results.nc", engine="h5netcdf") as record:
+        yield record.load()
+
+
+# ------------------------------------------------------------------ what is recorded
+
+
+def test_the_record_is_its_schema(mixture):
+    assert set(mixture.data_vars) == SCHEMA.keys() - NEEDS_CUTOFF - NEEDS_LEVELS
+    for name, variable in mixture.data_vars.items():
+        dims, unit, meaning = SCHEMA[name]
+        assert variable.dims == dims
+        assert variable.attrs == {"units": unit, "long_name": meaning}
+        assert np.isfinite(variable).all() or name == "log_snr"
+
+
+def test_the_promised_names_have_the_promised_axes(mixture):
+    assert mixture["neural_entropy"].dims == mixture["neural_entropy_stderr"].dims == ("seed",)
+    assert mixture["entropy_rate"].dims == ("seed", "time")
+    assert mixture["log_snr"].dims == ("time",)
+    assert mixture["loss"].dims == ("seed", "step")
+    assert mixture["loss"].shape == (2, 60)
+    assert mixture["seed"].values.tolist() == [0, 1]
+
+
+def test_attributes_tell_what_was_done(mixture):
+    attributes = mixture.attrs
+    assert attributes["units"] == "nats"
+    assert attributes["standardisation"] == "identity"
+    assert attributes["cutoff"] == 0.0
+    assert "VariancePreserving" in attributes["process_text"]
+    assert jax.__version__ in attributes["versions"]
+    assert '"steps": 60' in attributes["configuration"]
+    assert attributes["num_held_out"] == HELD_OUT
+
+
+def test_everything_is_written(mixture, tmp_path_factory):
+    folder = next(p for p in tmp_path_factory.getbasetemp().glob("mixture*/out"))
+    names = {p.name for p in folder.iterdir()}
+    figures = {"entropy.png", "samples.png", "log_density.png", "loss.png"}
+    models = {"model-0.eqx", "model-1.eqx"}
+    other = {"results.nc", "report.md", "configuration.json", "training.ckpt"}
+    assert names == figures | models | other
+    report = (folder / "report.md").read_text()
+    for text in ("neural entropy S_NN, held-out data", "exact total entropy", "(entropy.png)"):
+        assert text in report
+    model = ex.load(folder / "model-1.eqx")
+    assert isinstance(model, ex.EntropyMatching)
+    assert model.shape == (2,)
+
+
+# ------------------------------------------------------------------ that it is right
+
+
+def test_the_curve_ends_in_the_total(mixture):
+    for seed in (0, 1):
+        curve = mixture["cumulative_entropy"][seed].values
+        np.testing.assert_allclose(curve[-1], mixture["neural_entropy"][seed], rtol=1e-4)
+        assert curve[0] == 0
+    rate, log_snr = mixture["entropy_rate_log_snr"].values, mixture["log_snr"].values
+    inside = np.isfinite(log_snr)
+    integral = np.trapezoid(rate[:, inside], -log_snr[inside], axis=1)
+    np.testing.assert_allclose(integral, mixture["neural_entropy"], rtol=0.02)
+
+
+def test_entropies_lie_as_far_apart_as_the_path_kl_allows(mixture):
+    gap = np.abs(np.sqrt(mixture["neural_entropy"]) - np.sqrt(mixture["total_entropy"]))
+    slack = 4 * np.hypot(mixture["neural_entropy_mc_stderr"], mixture["path_kl_stderr"])
+    assert (gap <= np.sqrt(mixture["path_kl"]) + slack).all()
+
+
+def test_the_bound_on_log_p_lies_below_it_by_the_kl_bound(mixture):
+    """E[log p - bound] = L + KL(p_T || prior), of the same held-out samples."""
+    difference = mixture["log_prob_exact"] - mixture["log_prob"]
+    gap = difference.mean("rated_sample")
+    stderr = difference.std("rated_sample", ddof=1) / np.sqrt(difference.sizes["rated_sample"])
+    error = np.hypot(stderr, mixture["kl_bound_stderr"])
+    assert (np.abs(gap - mixture["kl_bound"]) < 4 * error).all()
+    assert (mixture["kl_bound"] > mixture["path_kl"]).all()
+
+
+def test_prior_kl_is_that_of_the_reference(mixture):
+    """2.039e-4 nats for this mixture, by quadrature."""
+    error = 4 * mixture["prior_kl_stderr"]
+    assert abs(mixture["prior_kl"] - 2.039e-4) < error < 2e-5
+
+
+# ------------------------------------------------------------------ one program for all seeds
+
+
+def test_a_seed_in_company_is_the_seed_alone(mixture, tmp_path):
+    alone = measure("mixture2", options(tmp_path / "out", training={"seed": 1}))
+    pair = mixture.sel(seed=[1])
+    np.testing.assert_allclose(alone["loss"], pair["loss"], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(alone["neural_entropy"], pair["neural_entropy"], rtol=0.01)
+    assert (mixture["neural_entropy"][0] != mixture["neural_entropy"][1]).all()
+
+
+# ------------------------------------------------------------------ resuming
+
+
+def assert_same_numbers(folder, record):
+    """All that is recorded, bit for bit."""
+    with xarray.open_dataset(pathlib.Path(folder) / "results.nc", engine="h5netcdf") as other:
+        assert other.variables.keys() == record.variables.keys()
+        for name in record.variables:
+            np.testing.assert_array_equal(other[name], record[name], err_msg=name)
+
+
+COMMAND = ["measure", "mixture2", "--out", "out", "--seeds", "2", *WORDS]
+
+
+def test_an_interrupted_run_resumes_to_the_same_numbers(mixture, tmp_path, monkeypatch, capsys):
+    """Ctrl-C after the first checkpoint: exit code 130, and one line that names the way back."""
+    monkeypatch.chdir(tmp_path)
+    write = entropix.training.run.write_checkpoint
+
+    def write_and_interrupt(*arguments):
+        write(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("entropix.training.run.write_checkpoint", write_and_interrupt)
+        assert main([*COMMAND, "--quiet"]) == 130
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    again = f"entropix {' '.join(COMMAND)} --quiet --resume"
+    assert err == f"entropix: interrupted; `{again}` takes the run up again\n"
+    assert {p.name for p in pathlib.Path("out").iterdir()} == {CONFIGURATION, CHECKPOINT}
+
+    assert main([*COMMAND, "--resume"]) == 0
+    out, err = capsys.readouterr()
+    assert_same_numbers("out", mixture)
+    assert "neural entropy S_NN, held-out data" in out
+    assert "written to out" in out
+    assert "training" in err  # the progress bar
+    assert "measuring" in err
+
+
+def test_a_killed_run_resumes_to_the_same_numbers(mixture, tmp_path, monkeypatch, capsys):
+    """kill -9 at the second checkpoint, in a process of its own; this one does the rest."""
+    monkeypatch.chdir(tmp_path)
+    program = (
+        "import pathlib, sys, time, entropix.training.run as run, entropix.cli\n"
+        "write = run.write_checkpoint\n"
+        "def write_and_wait(path, step, *rest):\n"
+        "    write(path, step, *rest)\n"
+        "    if step == 40:\n"
+        "        pathlib.Path('waiting').touch()\n"
+        "        time.sleep(600)\n"
+        "run.write_checkpoint = write_and_wait\n"
+        "entropix.cli.main(sys.argv[1:])\n"
+    )
+    here = {"PYTHONPATH": str(pathlib.Path(ex.__file__).parents[1])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *COMMAND, "--quiet"],
+        env=os.environ | QUICK_ENVIRONMENT | here,
+    )
+    deadline = time.monotonic() + 300
+    while not pathlib.Path("waiting").exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
+    assert {p.name for p in pathlib.Path("out").iterdir()} == {CONFIGURATION, CHECKPOINT}
+
+    def refused(says, *words):
+        assert main([*COMMAND, "--resume", *words]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert says in err
+
+    checkpoint = pathlib.Path("out") / CHECKPOINT
+    good = checkpoint.read_bytes()
+    refused("`steps` must be 60", "--steps", "80")
+    checkpoint.write_bytes(good[: len(good) // 2])
+    refused("damaged")
+    checkpoint.write_bytes(good)
+    assert main([*COMMAND, "--resume", "--quiet"]) == 0
+    assert_same_numbers("out", mixture)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_finished_run_can_be_measured_again(mixture, tmp_path):
+    out = tmp_path / "out"
+    measure("mixture2", options(out, training={"seeds": 2}))
+    more = options(
+        out,
+        training={"seeds": 2},
+        estimation={"sampling_steps": 4},
+        output={"resume": True},
+    )
+    again = measure("mixture2", more)
+    np.testing.assert_array_equal(again["loss"], mixture["loss"])
+    np.testing.assert_array_equal(again["neural_entropy"], mixture["neural_entropy"])
+    assert (again["samples"] != mixture["samples"]).any()
+
+
+# ------------------------------------------------------------------ units
+
+
+def test_densities_are_in_the_units_of_the_data(tmp_path):
+    """Rescaled data have the same network, and a log density lower by the log of the scale."""
+    points = np.random.default_rng(0).normal(size=(NUM_SAMPLES, 2)) @ [[1.0, 0.5], [0.0, 0.3]]
+    scale = np.array([8.0, 0.25])  # powers of two: standardised to the same digits
+    records = []
+    for name, data in (("plain", points), ("scaled", points * scale)):
+        np.save(tmp_path / f"{name}.npy", data.astype(np.float32))
+        request = options(tmp_path / name, data={"num_samples": None})
+        records.append(measure(tmp_path / f"{name}.npy", request))
+    plain, scaled = records
+    assert plain.attrs["standardisation"] == "per-feature"
+    np.testing.assert_allclose(plain["neural_entropy"], scaled["neural_entropy"], rtol=1e-5)
+    shift = np.log(scale).sum()
+    np.testing.assert_allclose(
+        scaled["log_prob"] - plain["log_prob"], -shift, atol=1e-4 * abs(shift) + 1e-4
+    )
+    np.testing.assert_allclose(
+        scaled["negative_log_likelihood"] - plain["negative_log_likelihood"], shift, atol=1e-3
+    )
+    np.testing.assert_allclose(plain["samples"] * scale, scaled["samples"], rtol=1e-3, atol=1e-3)

@@ -1,0 +1,211 @@
+"""The command line: help, and bad input in one line that leaves nothing behind."""
+
+import gzip
+import pathlib
+import struct
+import time
+
+import numpy as np
+import pytest
+import xarray
+
+import entropix
+from entropix.cli import main
+from tests.studies.common import NUM_SAMPLES
+
+
+@pytest.fixture(autouse=True)
+def _in_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def run(capsys, *words):
+    """Exit code, stdout and stderr of a command line."""
+    code = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def assert_refused(capsys, *words, says):
+    """One clear line, exit code 2, and nothing written."""
+    before = sorted(pathlib.Path().rglob("*"))
+    code, out, err = run(capsys, "measure", *words)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("entropix: error: ")
+    assert err.count("\n") == 1
+    assert says in err
+    assert sorted(pathlib.Path().rglob("*")) == before
+
+
+# ------------------------------------------------------------------ help
+
+
+def test_version(capsys):
+    assert run(capsys, "--version") == (0, f"entropix {entropix.__version__}\n", "")
+
+
+def test_help_lists_the_commands(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    assert "measure" in out
+    assert "--version" in out
+
+
+def test_help_explains_every_option(capsys):
+    code, out, _ = run(capsys, "measure", "--help")
+    assert code == 0
+    for text in ("DATA", "mixture3", "--seeds INT", "--resume", "--out", "--kappa", "--cutoff"):
+        assert text in out
+    for jargon in ("None", "options.", "left out", "SOURCE"):
+        assert jargon not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["measure", "--steps", "many"], "--steps"),
+        (["measure", "--stepz", "3"], "--stepz"),
+        (["measure", "--process", "brownian"], "brownian"),
+        (["mesure"], "mesure"),
+        ([], "measure"),
+    ],
+)
+def test_words_that_make_no_sense(capsys, words, says):
+    code, out, err = run(capsys, *words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("entropix: error: ")
+    assert says in err
+    assert "--help" in err
+
+
+# ------------------------------------------------------------------ bad input
+
+
+def _npy(array):
+    def write():
+        np.save("data.npy", array)
+        return "data.npy"
+
+    return write
+
+
+def _file(name, content):
+    def write():
+        pathlib.Path(name).write_bytes(content)
+        return name
+
+    return write
+
+
+def _npz():
+    np.savez("data.npz", a=np.eye(4), b=np.eye(4))
+    return "data.npz"
+
+
+def _with(value):
+    points = np.random.default_rng(0).normal(size=(20, 3))
+    points[3, 1] = value
+    return points
+
+
+_CONSTANT = np.random.default_rng(0).normal(size=(20, 3)) * [1, 0, 1]
+_IDX = b"\x00\x00\x08\x03" + struct.pack(">3I", 10, 4, 4) + bytes(range(100))
+
+BAD_DATA = {
+    "wrong rank": (_npy(np.zeros((2, 2, 2, 2, 2))), "axes"),
+    "one sample": (_npy(np.ones((1, 3))), "two samples"),
+    "NaN": (_npy(_with(np.nan)), "NaN"),
+    "infinite": (_npy(_with(np.inf)), "infinite"),
+    "constant column": (_npy(_CONSTANT), "column 1"),
+    "text": (_npy(np.array([["a", "b"]] * 5)), "numbers"),
+    "missing file": (lambda: "missing.npy", "missing.npy"),
+    "empty file": (_file("data.csv", b""), "empty"),
+    "truncated IDX": (_file("data.idx", _IDX), "truncated"),
+    "truncated gzip": (_file("data.idx.gz", gzip.compress(_IDX)[:40]), "IDX"),
+    "unknown extension": (_file("data.xyz", b"?"), ".xyz"),
+    "unknown name": (lambda: "digit", "did you mean 'digits'"),
+    "several arrays": (_npz, "`array` must name"),
+    "a folder without images": (lambda: ".", "PNG"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data(capsys, case):
+    make, says = BAD_DATA[case]
+    assert_refused(capsys, make(), says=says)
+
+
+BAD_OPTIONS = {
+    "--array wrong": "`array` must be None",
+    "--kappa 0": "`kappa` must be positive",
+    "--process sl --sigma0 -0.1": "`sigma0` must be positive",
+    "--process ve --sigma-min -1": "`sigma_min` must be positive",
+    "--beta-min 2 --beta-max 1": "`beta_max` must be at least",
+    "--process cosine --kappa 2": "`kappa` must be left out",
+    "--batch-size 5000": "`batch_size` must be at most the number of training samples, 128",
+    "--batch-size 0": "`batch_size` must be an integer",
+    "--steps 0": "`steps` must be an integer",
+    "--seeds 0": "`seeds` must be an integer",
+    "--seed -1": "`seed` must be an integer",
+    "--widths 0": "`widths` must be an integer",
+    "--learning-rate nan": "`learning_rate` must be positive",
+    "--learning-rate 0": "`learning_rate` must be positive",
+    "--evaluations 10": "`evaluations` must be an integer of at least 256",
+    "--density-evaluations 17": "`density_evaluations` must be even",
+    "--samples 1": "`samples` must be an integer",
+    "--cutoff 0": "`cutoff` must be positive",
+    "--cutoff 3": "`cutoff` must be positive and below",
+    "--held-out 1": "`held_out` must be a fraction",
+    "--resume --overwrite": "`overwrite` must be left out",
+}
+
+
+@pytest.mark.parametrize("words", BAD_OPTIONS)
+def test_bad_options(capsys, words):
+    assert_refused(
+        capsys, "mixture2", "--num-samples", NUM_SAMPLES, *words.split(), says=BAD_OPTIONS[words]
+    )
+
+
+def test_a_wrong_array_name(capsys):
+    assert_refused(capsys, _npz(), "--array", "c", says="got 'c'")
+
+
+def test_an_unwritable_folder(capsys):
+    pathlib.Path("file").write_text("x")
+    assert_refused(capsys, "mixture2", "--out", "file/out", says="`out` must be a folder")
+    assert_refused(capsys, "mixture2", "--out", "file", says="got the file")
+
+
+def test_a_folder_with_contents(capsys):
+    pathlib.Path("mine").mkdir()
+    pathlib.Path("mine/thesis.tex").write_text("x")
+    for words in ([], ["--resume"], ["--overwrite"]):
+        assert_refused(capsys, "mixture2", "--out", "mine", *words, says="new or empty folder")
+
+
+def test_a_mistake_of_the_program_is_not_taken_for_one_of_the_user(monkeypatch):
+    def broken(plan):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("entropix.cli.run_measure", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        main(["measure", "mixture2", "--num-samples", "50", "--out", "out"])
+
+
+# ------------------------------------------------------------------ the main job
+
+
+@pytest.mark.slow
+def test_digits_with_the_defaults(capsys):
+    start = time.monotonic()
+    code, out, _ = run(capsys, "measure", "digits")
+    assert code == 0
+    assert "neural entropy S_NN, held-out data" in out
+    assert "bits per dimension" in out
+    assert time.monotonic() - start < 600
+    with xarray.open_dataset("entropix-digits/results.nc", engine="h5netcdf") as record:
+        assert 80 < float(record["neural_entropy"][0]) < 120
+        assert float(record["bits_per_dim"][0]) < 2.6
+        assert float(record["wasserstein2"][0]) < 1.1 * float(record["wasserstein2_null"])

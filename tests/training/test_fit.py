@@ -1,0 +1,364 @@
+"""What `fit` trains, what it leaves alone, and how it refuses."""
+
+import inspect
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import entropix as ex
+from entropix.training import LogisticTimes, UniformTimes, fit, fit_ensemble
+from entropix.training.loop import epoch_order
+from entropix.training.options import Options
+from entropix.training.times import AbstractTimes
+from tests.helpers import PROCESSES, as_shipped
+from tests.training.common import (
+    MODELS,
+    Linear,
+    assert_same,
+    gaussian_data,
+    parameters,
+    small_model,
+    small_network,
+)
+
+
+KEY = jax.random.key(0)
+QUICK = {"steps": 12, "batch_size": 8, "num_draws": 2, "chunk": 5}
+
+
+def test_learns_a_gaussian():
+    """From nothing stored to most of S_tot, which the likelihood loss states in nats."""
+    data = gaussian_data(512)
+    model = small_model(data=data)
+    result = fit(model, data, key=KEY, steps=400, batch_size=64, num_draws=4, learning_rate=1e-2)
+    loss, gaussian = result.history.loss, ex.Gaussian(jnp.mean(data, 0), jnp.cov(data.T))
+    total = total_entropy(gaussian, model.process)
+    assert jnp.abs(loss[0]) < 1e-6  # a head of zeros has stored nothing
+    assert jnp.mean(loss[-100:]) == pytest.approx(-total, rel=0.15)
+
+
+def total_entropy(gaussian, process):
+    """S_tot = KL(p_d || p_eq) - KL(p_T || p_eq) for a static equilibrium N(0, 1)."""
+
+    def divergence(density):
+        mean, values = density.mean, density.eigenvalues
+        return (jnp.sum(mean**2) + jnp.sum(values - 1 - jnp.log(values))) / 2
+
+    return float(divergence(gaussian) - divergence(gaussian.diffused(process, process.t1)))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_model_and_its_history(kind):
+    data = gaussian_data()
+    model = MODELS[kind](small_network(), PROCESSES["vp"]())
+    result = fit(model, data, key=KEY, **QUICK)
+    history = result.history
+    assert type(result.model) is type(model)
+    assert dict(history).keys() == set(history.keys())
+    assert jnp.array_equal(history["step"], jnp.arange(1, 13))
+    assert history.loss.shape == history.gradient_norm.shape == (12,)
+    assert history.holdout_step.shape == history.holdout_loss.shape == (0,)
+    assert jax.tree.structure(result.model) == jax.tree.structure(model)
+    with pytest.raises(KeyError):
+        history["nothing"]
+
+
+def test_trains_the_network_alone():
+    """Weight decay moves neither frequencies nor process nor scaling."""
+    model = small_model()
+    optimiser = optax.adamw(1e-2, weight_decay=10.0)
+    trained = fit(model, gaussian_data(), key=KEY, optimiser=optimiser, **QUICK).model
+    assert_same(trained.process, model.process)
+    assert_same(trained.scaling, model.scaling)
+    assert_same(trained.network.frequencies, model.network.frequencies)
+    assert_same(trained.network.log_snr_scale, model.network.log_snr_scale)
+    for before, after in zip(
+        jax.tree.leaves(parameters(model)), jax.tree.leaves(parameters(trained)), strict=True
+    ):
+        assert not jnp.array_equal(before, after)
+
+
+class Counting(eqx.Module):
+    """A network that counts how often it is traced."""
+
+    inner: ex.FourierMLP
+    traces: list = eqx.field(static=True)
+
+    def __call__(self, log_snr, y, condition=None):
+        self.traces.append(1)
+        return self.inner(log_snr, y)
+
+
+class Traces(list):
+    """Equal to any other, so that models which count compare equal."""
+
+    def __eq__(self, other):
+        return isinstance(other, Traces)
+
+    def __hash__(self):
+        return 0
+
+
+def test_compiles_once_per_shape():
+    """Other values, seeds, rates and lengths run the program that is there."""
+    traces = Traces()
+
+    def run(seed, steps, kappa, data, **kwargs):
+        process = ex.VariancePreserving(ex.LinearSchedule(), kappa=kappa)
+        scaling = ex.GaussianScaling.from_data(data, process)
+        model = ex.EntropyMatching(Counting(small_network(seed=seed), traces), process, scaling)
+        options = QUICK | {"steps": steps} | kwargs
+        return fit(model, data, key=jax.random.key(seed), **options)
+
+    data = gaussian_data()
+    run(0, 12, 1.0, data)
+    once = len(traces)
+    assert once > 0
+    run(1, 3, 0.5, data + 1)
+    run(2, 17, 0.2, 3 * data, learning_rate=1e-4, gradient_clip=5.0)
+    assert len(traces) == once
+    optimiser = optax.adam(1e-3)
+    run(0, 5, 1.0, data, optimiser=optimiser)
+    again = len(traces)
+    run(1, 9, 1.0, data, optimiser=optimiser)
+    assert len(traces) == again
+
+
+def test_every_epoch_visits_every_sample_once():
+    orders = [np.asarray(epoch_order(KEY, np.int32(e), 10, False)) for e in range(3)]
+    for order in orders:
+        assert sorted(order) == list(range(10))
+    assert not np.array_equal(orders[0], orders[1])
+    assert not np.array_equal(orders[1], orders[2])
+
+    visits = []
+    data = 10.0 * jnp.arange(12)[:, None] * jnp.ones(2)
+    table = ex.EntropyMatching(Table(jnp.zeros(12)), PROCESSES["vp"]())
+    options = {"batch_size": 3, "num_draws": 1, "times": AlmostClean(), "chunk": 2}
+    for steps in (1, 2, 3, 4):
+        trained = fit(table, data, key=KEY, steps=steps, optimiser=optax.sgd(1e-3), **options)
+        visits.append(int(jnp.sum(trained.model.network.visits != 0)))
+    assert visits == [3, 6, 9, 12]
+
+
+class Table(eqx.Module):
+    """A network with one parameter for each sample."""
+
+    visits: jax.Array
+
+    def __call__(self, log_snr, y, condition=None):
+        index = jnp.round(y[0] / 10).astype(int)
+        return self.visits[index] * jnp.ones_like(y)
+
+
+class AlmostClean(AbstractTimes):
+    """Always a time at which y is x within 0.02."""
+
+    def __call__(self, process, u):
+        return jnp.float32(1e-4), jnp.float32(1.0)
+
+
+class Matching(eqx.Module):
+    """A network that is NaN unless its condition belongs to its state."""
+
+    weight: jax.Array
+
+    def __call__(self, log_snr, y, condition=None):
+        label, vector = condition["label"], condition["vector"]
+        same = (jnp.abs(y[0] - label) < 0.3) & (jnp.abs(y[1] - vector[0]) < 0.3)
+        return jnp.where(same, self.weight, jnp.nan) * y
+
+
+def test_conditions_follow_their_samples():
+    label = jnp.arange(20)
+    data = jnp.stack([label, -label], axis=1).astype(float)
+    condition = {"label": label, "vector": -label[:, None].astype(float)}
+    model = ex.EntropyMatching(Matching(jnp.asarray(0.1)), PROCESSES["vp"]())
+    options = QUICK | {"times": AlmostClean(), "optimiser": optax.sgd(1e-9)}
+    fit(
+        model,
+        data,
+        key=KEY,
+        condition=condition,
+        holdout=data[::2],
+        holdout_condition=jax.tree.map(lambda c: c[::2], condition),
+        **options,
+    )
+    wrong = condition | {"label": label[::-1]}
+    with pytest.raises(FloatingPointError, match="loss must stay finite, got nan at step 1"):
+        fit(model, data, key=KEY, condition=wrong, **options)
+
+
+class Dropping(eqx.Module):
+    """A network with dropout: wants a key in training, none in inference mode."""
+
+    linear: eqx.nn.Linear
+    dropout: eqx.nn.Dropout
+
+    def __call__(self, log_snr, y, condition=None, *, key=None):
+        return self.linear(self.dropout(y, key=key))
+
+
+def test_dropout_has_a_key_in_training_and_none_on_the_holdout():
+    network = Dropping(eqx.nn.Linear(2, 2, key=KEY), eqx.nn.Dropout(0.5))
+    model = ex.EntropyMatching(network, PROCESSES["vp"]())
+    options = QUICK | {"learning_rate": 1e-12}
+    history = fit(model, gaussian_data(), key=KEY, holdout=gaussian_data(20), **options).history
+    assert np.allclose(history.holdout_loss, history.holdout_loss[0], rtol=1e-5)
+
+
+def test_average_of_the_parameters():
+    model, data = small_model(), gaussian_data()
+    options = QUICK | {"learning_rate": lambda step: 1e-2}
+    last = fit(model, data, key=KEY, **options)
+    mean = fit(model, data, key=KEY, ema_decay=0.9, **options)
+    none = fit(model, data, key=KEY, ema_decay=0.0, **options)
+    assert jnp.array_equal(last.history.loss, mean.history.loss)
+    assert_same(parameters(none.model), parameters(last.model))
+    bias = lambda result: result.model.network.head.bias  # noqa: E731
+    assert jnp.all(jnp.abs(bias(mean)) < jnp.abs(bias(last)))  # it starts at zero
+
+
+def test_clipping_is_relative_to_the_usual_norm():
+    """One batch with a loss 10^6 times the others' leaves the parameters where they were."""
+    data = jnp.concatenate([gaussian_data(63), jnp.full((1, 2), 1e3)])
+    model = ex.EntropyMatching(Linear(0.0), PROCESSES["vp"]())
+    options = {"steps": 64, "batch_size": 1, "num_draws": 2, "optimiser": optax.sgd(1e-4)}
+
+    def distance(clip):
+        result = fit(model, data, key=KEY, gradient_clip=clip, **options)
+        return float(jnp.abs(result.model.network.a))
+
+    assert distance(2.0) < 0.1
+    assert distance(None) > 1.0
+
+
+def test_steps_do_not_depend_on_chunks():
+    model, data = small_model(), gaussian_data()
+    one = fit(model, data, key=KEY, **QUICK | {"chunk": 5})
+    other = fit(model, data, key=KEY, **QUICK | {"chunk": 12})
+    assert_same(one, other)
+
+
+def test_callback_between_chunks():
+    seen = []
+    result = fit(
+        small_model(),
+        gaussian_data(),
+        key=KEY,
+        callback=lambda step, metrics: seen.append((step, sorted(metrics))),
+        holdout=gaussian_data(5),
+        **QUICK,
+    )
+    assert jnp.array_equal(result.history.holdout_step, jnp.array([5, 10, 12]))
+    assert result.history.holdout_loss.shape == (3,)
+    names = ["gradient_norm", "holdout_loss", "loss"]
+    assert seen == [(5, names), (10, names), (12, names)]
+
+
+def test_progress_bar(capsys):
+    pytest.importorskip("tqdm")
+    fit(small_model(), gaussian_data(), key=KEY, progress=True, **QUICK)
+    shown = capsys.readouterr().err
+    assert "12/12" in shown
+    assert "loss=" in shown
+    assert "step/s" in shown
+
+
+@pytest.mark.parametrize("at", [0, 4, 11])
+def test_a_loss_that_is_not_finite_names_the_step(at):
+    """The rate is NaN at one step: the next loss is too, or the parameters it leaves behind."""
+    options = QUICK | {"learning_rate": lambda step: jnp.where(step == at, jnp.nan, 1e-3)}
+    message = f"loss must stay finite, got nan at step {at + 2}:"
+    if at in (4, 11):  # the end of a chunk
+        message = f"parameters must stay finite, got nan at step {at + 1}:"
+    with pytest.raises(FloatingPointError, match=message):
+        fit(small_model(), gaussian_data(), key=KEY, **options)
+
+
+def test_reduce_on_plateau_gets_the_loss():
+    optimiser = optax.chain(optax.sgd(1e-3), optax.contrib.reduce_on_plateau())
+    fit(small_model(), gaussian_data(), key=KEY, optimiser=optimiser, **QUICK)
+
+
+def test_defaults_are_stated_once():
+    """`fit` and `fit_ensemble` share their defaults."""
+    signature = inspect.signature(fit).parameters
+    defaults = {
+        name: p.default for name, p in signature.items() if name not in ("model", "data", "key")
+    }
+    assert defaults == {name: getattr(Options, name) for name in defaults}
+    assert defaults.keys() == Options.__dataclass_fields__.keys()
+
+
+def test_default_objective():
+    """Likelihood where the path KL is finite and the network scaled; the paper's otherwise."""
+    data = gaussian_data()
+    cases = [
+        (small_model(), "likelihood", LogisticTimes),
+        (small_model(PROCESSES["rf"]()), "uniform", UniformTimes),
+        (ex.EntropyMatching(small_network(), PROCESSES["vp"]()), "uniform", UniformTimes),
+        (ex.ScoreMatching(small_network(), PROCESSES["vp"]()), "uniform", UniformTimes),
+    ]
+    for model, weighting, times in cases:
+        objective = Options().setup(model, data).objective
+        assert objective.weighting == weighting
+        assert isinstance(objective.times, times)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"batch_size": 65}, "`batch_size` must be at most the number of samples, 64, got 65"),
+        ({"steps": 0}, "`steps` must be an integer of at least 1, got 0"),
+        ({"num_draws": 2.5}, "`num_draws` must be an integer"),
+        ({"num_draws": 3, "antithetic": True}, "`num_draws` must be even"),
+        ({"weighting": "elbo"}, "`weighting` must be one of 'likelihood', 'uniform', got 'elbo'"),
+        ({"weighting": 3}, "`weighting` must be 'likelihood', 'uniform' or a function"),
+        ({"times": "uniform"}, "`times` must be a proposal of times"),
+        ({"optimiser": "adam"}, "`optimiser` must be an optax transformation, got str"),
+        ({"optimiser": optax.adam(1e-3), "learning_rate": 0.1}, "`learning_rate` must be None"),
+        ({"learning_rate": -1.0}, "`learning_rate` must be positive"),
+        ({"gradient_clip": 0.0}, "`gradient_clip` must be positive"),
+        ({"ema_decay": 1.0}, r"`ema_decay` must be in \[0, 1\)"),
+        ({"condition": jnp.zeros((3, 1))}, r"`condition` must have a leading axis of 64"),
+        ({"holdout": jnp.zeros((3, 5))}, "`holdout` must have shape"),
+        ({"holdout_condition": jnp.zeros(3)}, "`holdout` must be given"),
+        ({"callback": 3}, "`callback` must be callable"),
+        ({"resume": True}, "`checkpoint` must name a file"),
+        ({"checkpoint": 7}, "`checkpoint` must be the path of a file, got int"),
+        ({"key": 7}, "`key` must be made by jax.random.key, got int"),
+        ({"key": jax.random.split(KEY)}, "`key` must be a single key"),
+        ({"key": jnp.zeros(2)}, "`key` must be made by jax.random.key, got an array of float32"),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    with as_shipped(), pytest.raises(ValueError, match=message):
+        fit(small_model(), gaussian_data(), **({"key": KEY} | kwargs))
+
+
+def test_bad_data_and_models():
+    model, data = small_model(), gaussian_data()
+    with pytest.raises(ValueError, match="`data` must be finite, got 1 entries"):
+        fit(model, data.at[3, 1].set(jnp.nan), key=KEY)
+    with pytest.raises(ValueError, match=r"`data` must have shape \(num_samples, 2\) to fit"):
+        fit(model, jnp.zeros((64, 3)), key=KEY)
+    exact = ex.ExactModel(ex.Gaussian(jnp.zeros(2), jnp.eye(2)), PROCESSES["vp"]())
+    with pytest.raises(ValueError, match="`model` must be a model with a network"):
+        fit(exact, data, key=KEY)
+    frozen = ex.EntropyMatching(lambda *args: args[1], PROCESSES["vp"]())
+    with pytest.raises(ValueError, match="`model` must have a network with trainable arrays"):
+        fit(frozen, data, key=KEY)
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        fit_ensemble(lambda key: model, data, keys=jax.random.split(KEY), stepps=3)
+
+
+def test_legacy_keys_are_keys():
+    model, data = small_model(), gaussian_data()
+    one = fit(model, data, key=jax.random.key(5), **QUICK)
+    other = fit(model, data, key=jax.random.PRNGKey(5), **QUICK)
+    assert_same(one, other)

@@ -1,0 +1,168 @@
+"""A run that was killed and resumed equals, bit for bit, the run that was not."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import entropix
+import entropix as ex
+from entropix.training import LogisticTimes, fit
+from tests.helpers import PROCESSES
+from tests.training.common import Linear, assert_same, gaussian_data, small_model
+
+
+KEY = jax.random.key(0)
+# Five steps to an epoch: interruptions fall inside of epochs and between them.
+OPTIONS = {"steps": 23, "batch_size": 12, "num_draws": 2, "chunk": 4, "ema_decay": 0.9}
+
+
+def interrupt_at(last):
+    def callback(step, metrics):
+        if step >= last:
+            raise KeyboardInterrupt
+
+    return callback
+
+
+@pytest.fixture(scope="module")
+def whole():
+    data = gaussian_data()
+    return fit(small_model(), data, key=KEY, holdout=data[:9], **OPTIONS)
+
+
+@pytest.mark.parametrize("every", [1, 3, 100])
+@pytest.mark.parametrize("stop", [4, 12, 20])
+def test_resumed_equals_uninterrupted(tmp_path, whole, stop, every):
+    data = gaussian_data()
+    options = OPTIONS | {"checkpoint": tmp_path, "checkpoint_every": every, "holdout": data[:9]}
+    if every != 100:  # the held-out loss is taken at the ends of chunks
+        options["chunk"], options["holdout"] = every, None
+    with pytest.raises(KeyboardInterrupt):
+        fit(small_model(), data, key=KEY, callback=interrupt_at(stop), **options)
+    assert [p.name for p in tmp_path.iterdir()] == ["fit.ckpt"]  # nothing half written stays
+    seen = []
+    resumed = fit(
+        small_model(), data, key=KEY, resume=True, callback=lambda *a: seen.append(a[0]), **options
+    )
+    assert min(seen) > stop  # the chunk that was finished is not taken again
+    assert_same(resumed.model, whole.model)
+    for name in ("step", "loss", "gradient_norm"):
+        assert_same(resumed.history[name], whole.history[name])
+    if every == 100:
+        assert_same(resumed.history, whole.history)
+
+
+def test_resuming_a_finished_run_takes_no_step(tmp_path, whole):
+    data = gaussian_data()
+    options = OPTIONS | {"checkpoint": tmp_path / "new" / "run.ckpt", "holdout": data[:9]}
+    fit(small_model(), data, key=KEY, resume=True, **options)  # nothing there: from the beginning
+    again = fit(small_model(), data, key=KEY, resume=True, callback=interrupt_at(0), **options)
+    assert_same(again, whole)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(tmp_path, whole):
+    data = gaussian_data()
+    options = OPTIONS | {"checkpoint": tmp_path, "checkpoint_every": 4, "holdout": data[:9]}
+    bad = optax.inject_hyperparams(optax.sgd)(
+        learning_rate=lambda k: jnp.where(k > 9, jnp.nan, 1e-3)
+    )
+    with pytest.raises(FloatingPointError, match="at step 12"):
+        fit(small_model(), data, key=KEY, optimiser=bad, **options)
+    assert (tmp_path / "fit.ckpt").exists()
+    with pytest.raises(FloatingPointError, match="at step 12"):
+        fit(small_model(), data, key=KEY, optimiser=bad, resume=True, **options)
+
+
+SCRIPT = """
+import jax
+from tests.training.common import gaussian_data, small_model
+from entropix.training import fit
+
+fit(small_model(), gaussian_data(), key=jax.random.key(0), steps={steps}, batch_size=12,
+    num_draws=2, chunk=4, checkpoint={path!r}, checkpoint_every=4)
+"""
+
+
+def start(path, steps):
+    roots = (pathlib.Path(entropix.__file__).parents[1], pathlib.Path(__file__).parents[2])
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(path=str(path), steps=steps)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, roots))},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "kill", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_killed_by_the_system(tmp_path, kill):
+    """At whatever moment: between steps, or in the middle of writing a checkpoint."""
+    path, steps = tmp_path / "run.ckpt", 4000
+    process = start(path, steps)
+    try:
+        deadline = time.monotonic() + 300
+        while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        process.send_signal(kill)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode != 0
+    if kill == signal.SIGINT:
+        assert "KeyboardInterrupt" in errors
+    options = {"steps": steps, "batch_size": 12, "num_draws": 2, "chunk": 100}
+    seen = []
+    resumed = fit(
+        small_model(),
+        gaussian_data(),
+        key=KEY,
+        checkpoint=path,
+        resume=True,
+        callback=lambda *args: seen.append(args[0]),
+        **options,
+    )
+    assert 0 < len(seen) <= steps // 100
+    assert_same(resumed, fit(small_model(), gaussian_data(), key=KEY, **options))
+
+
+def test_another_run_is_refused(tmp_path):
+    """Whatever shapes the run is part of its fingerprint."""
+    data, path = gaussian_data(), tmp_path / "run.ckpt"
+    process = PROCESSES["vp"]()
+    base = {"model": ex.EntropyMatching(Linear(0.1), process), "data": data, "key": KEY}
+    base |= {"steps": 8, "batch_size": 4, "num_draws": 2, "chunk": 4}
+    fit(**base, checkpoint=path)
+    before = path.read_bytes()
+    other_process = ex.VariancePreserving(ex.LinearSchedule(), kappa=0.9)
+    changes = {
+        "batch_size": {"batch_size": 5},
+        "num_draws": {"num_draws": 4},
+        "antithetic": {"antithetic": False},
+        "weighting": {"weighting": "likelihood"},
+        "times": {"times": LogisticTimes(0.5)},
+        "optimiser": {"optimiser": optax.sgd(1e-3)},
+        "learning_rate": {"learning_rate": 1e-3},
+        "gradient_clip": {"gradient_clip": 3.0},
+        "ema_decay": {"ema_decay": 0.5},
+        "model": {"model": ex.EntropyMatching(Linear(0.1), other_process)},
+        "data": {"data": data.at[5, 1].add(1e-6)},
+        "key": {"key": jax.random.key(1)},
+    }
+    for name, change in changes.items():
+        with pytest.raises(ValueError, match=f"`resume` must continue the run of .*`{name}`"):
+            fit(**base | change, checkpoint=path, resume=True)
+    with pytest.raises(ValueError, match=r"run.ckpt: .*`steps` \(8 there, 9 here\)\."):
+        fit(**base | {"steps": 9}, checkpoint=path, resume=True)
+    assert path.read_bytes() == before
+    fit(**base | {"steps": 9}, checkpoint=path)  # without `resume`, a new run takes its place
+    assert path.read_bytes() != before

@@ -1,0 +1,160 @@
+"""Distances between samples: against SciPy and brute force, with gradients."""
+
+import itertools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from entropix.transport import sinkhorn_divergence, wasserstein
+from entropix.transport.couplings import assignment, costs_of, sorted_coupling
+from tests.helpers import finite_difference, quick_jit
+
+
+def clouds(key, n, m, dim):
+    a, b = jax.random.split(key)
+    return jax.random.normal(a, (n, dim)), 0.6 * jax.random.normal(b, (m, dim)) + 0.5
+
+
+def test_one_dimension_against_scipy(x64, getkey):
+    for n, m in ((7, 7), (5, 8), (1, 6), (12, 18)):
+        x, y = clouds(getkey(), n, m, 1)
+        distance = wasserstein(x, y, p=1)
+        expected = scipy.stats.wasserstein_distance(np.ravel(x), np.ravel(y))
+        assert float(distance) == pytest.approx(expected, rel=1e-12)
+        assert (distance.method, distance.num_samples) == ("sorted", (n, m))
+        # The second order, by repeating points until the sizes agree.
+        total = np.lcm(n, m)
+        same = [np.sort(np.repeat(np.ravel(v), total // len(v))) for v in (x, y)]
+        for p in (2, 3.5):
+            power = np.mean(np.abs(same[0] - same[1]) ** p)
+            assert float(wasserstein(x[:, 0], y[:, 0], p)) == pytest.approx(power ** (1 / p))
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_assignment_against_brute_force(x64, getkey, p):
+    x, y = clouds(getkey(), 6, 6, 3)
+    cost = np.linalg.norm(np.asarray(x)[:, None] - np.asarray(y)[None], axis=-1) ** p
+    best = min(
+        np.mean(cost[np.arange(6), list(order)]) for order in itertools.permutations(range(6))
+    )
+    distance = wasserstein(x.reshape(6, 3, 1), y.reshape(6, 3, 1), p)
+    assert distance.method == "assignment"
+    assert float(distance) == pytest.approx(best ** (1 / p), rel=1e-10)
+    line = wasserstein(x[:, :1], y[:, :1], p, method="assignment")
+    assert float(line) == pytest.approx(float(wasserstein(x[:, 0], y[:, 0], p)), rel=1e-10)
+
+
+def test_a_distance(x64, getkey):
+    x, y = clouds(getkey(), 9, 9, 2)
+    z = jax.random.normal(getkey(), (9, 2))
+    shift = jnp.asarray([3.0, -4.0])
+    assert float(wasserstein(x, x[::-1])) == 0
+    assert float(wasserstein(x, x + shift)) == pytest.approx(5)
+    assert float(wasserstein(x, y)) == pytest.approx(float(wasserstein(y, x)))
+    assert float(wasserstein(x, z)) <= float(wasserstein(x, y)) + float(wasserstein(y, z)) + 1e-12
+    assert float(wasserstein(x, y, 1)) <= float(wasserstein(x, y, 2)) <= float(wasserstein(x, y, 4))
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_potentials_prove_optimality(x64, getkey, dim):
+    """A feasible dual of the same value: what makes the standard error of W2 one."""
+    x, y = clouds(getkey(), 40, 40, dim)
+    coupling = sorted_coupling(x, y) if dim == 1 else assignment(x, y, 2.0)
+    cost = jnp.sum((x[:, None] - y[None]) ** 2, axis=-1)
+    assert jnp.max(coupling.u[:, None] + coupling.v[None] - cost) < 1e-10
+    matched = costs_of(x, y[coupling.partner], 2.0)
+    np.testing.assert_allclose(coupling.u + coupling.v[coupling.partner], matched, atol=1e-10)
+    assert sorted(np.asarray(coupling.partner)) == list(range(40))
+
+
+@pytest.mark.parametrize(("dim", "p"), [(1, 2), (1, 1), (2, 2), (2, 1.5)])
+def test_gradients(x64, getkey, dim, p):
+    """Under jit, where the assignment calls back to the host."""
+    x, y = clouds(getkey(), 5, 5, dim)
+    flat = jnp.concatenate([x.ravel(), y.ravel()])
+
+    @quick_jit
+    @jax.value_and_grad
+    def distance(v):
+        return wasserstein(v[: 5 * dim].reshape(5, dim), v[5 * dim :].reshape(5, dim), p).value
+
+    def values(batch):
+        return jnp.stack([distance(v)[0] for v in batch])
+
+    expected = finite_difference(values, flat, 1e-5)
+    np.testing.assert_allclose(distance(flat)[1], expected, rtol=1e-5, atol=1e-8)
+
+
+def test_gradient_at_zero_distance_is_zero():
+    x = jnp.arange(6.0).reshape(3, 2)
+    for p in (1, 2, 3):
+        gradient = jax.grad(lambda y, p=p: wasserstein(x, y, p).value)(x)
+        np.testing.assert_array_equal(gradient, 0.0)
+
+
+def test_vmap():
+    x, y = clouds(jax.random.key(0), 8, 8, 2)
+    scales = jnp.asarray([1.0, 1.5])
+    together = jax.vmap(lambda s: wasserstein(s * x, y).value)(scales)
+    np.testing.assert_allclose(together[1], wasserstein(1.5 * x, y).value, rtol=1e-6)
+
+
+def test_sinkhorn_near_the_exact_cost(x64):
+    x, y = clouds(jax.random.key(0), 150, 150, 2)
+    exact = wasserstein(x, y)
+    regularised = wasserstein(x, y, max_exact=100)
+    assert (exact.method, regularised.method) == ("assignment", "sinkhorn")
+    assert float(regularised) == pytest.approx(float(exact), rel=0.01)
+    assert float(sinkhorn_divergence(x, x)) == pytest.approx(0, abs=1e-6)
+    assert float(sinkhorn_divergence(x[:100], y)) > 0  # sizes may differ
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_sinkhorn_orders_and_gradient(x64, p):
+    x, y = clouds(jax.random.key(1), 60, 60, 2)
+    exact, regularised = wasserstein(x, y, p), wasserstein(x, y, p, method="sinkhorn")
+    assert float(regularised) == pytest.approx(float(exact), rel=0.05)
+
+    def divergence(scale):
+        return sinkhorn_divergence(scale * x, y, p=p, epsilon=0.1)
+
+    slope = (divergence(1.001) - divergence(0.999)) / 0.002
+    assert float(jax.grad(divergence)(1.0)) == pytest.approx(float(slope), rel=0.02)
+
+
+def test_refusals():
+    x, y = clouds(jax.random.key(0), 5, 6, 2)
+    with pytest.raises(ValueError, match="`x` and `y` must have the same number"):
+        wasserstein(x, y)
+    with pytest.raises(ValueError, match="`method` must be 'assignment' or 'sinkhorn'"):
+        wasserstein(x, x, method="sorted")
+    with pytest.raises(ValueError, match="`method` must be one of"):
+        wasserstein(x, x, method="exact")
+    for p in (0.5, float("inf"), True, float("nan")):
+        with pytest.raises(ValueError, match="`p` must be a finite number"):
+            wasserstein(x, x, p)
+    with pytest.raises(ValueError, match="`y` must have samples of the same size"):
+        wasserstein(x, jnp.ones((5, 3)))
+    with pytest.raises(ValueError, match="`y` must be finite"):
+        wasserstein(x, x.at[0, 0].set(jnp.nan))
+    with pytest.raises(ValueError, match="`max_exact`"):
+        wasserstein(x, x, max_exact=0)
+    with pytest.raises(ValueError, match="`epsilon` must be positive"):
+        sinkhorn_divergence(x, y, epsilon=-1.0)
+
+
+def test_sinkhorn_that_does_not_converge_raises():
+    x, y = clouds(jax.random.key(0), 20, 20, 2)
+    with pytest.raises(eqx.EquinoxRuntimeError, match="must converge"):
+        sinkhorn_divergence(x, y, epsilon=1e-3, max_iterations=10)
+
+
+def test_print():
+    x, y = clouds(jax.random.key(0), 5, 6, 1)
+    assert str(wasserstein(x, x + 1)) == "W2 = 1 (sorted, n = 5)"
+    assert str(wasserstein(x, y, 1)).endswith("(sorted, n = 5, 6)")
