@@ -2,16 +2,15 @@ r"""Four parametrisations of one field.
 
 | model | score | entropy field | velocity |
 |---|---|---|---|
-| `EntropyMatching` | $e_\theta - \pi y$ | $e_\theta$ | $-\frac{\sigma^2}{2} e_\theta$ |
+| `EntropyMatching` | $e - \pi y$ | $e$ | $-\frac{\sigma^2}{2} e$ |
 | `ScoreMatching` | $s_\theta$ | $s_\theta + \pi y$ | $b - \frac{\sigma^2}{2} s_\theta$ |
 | `NoisePrediction` | $-\epsilon/\Sigma$ | $\pi y - \epsilon/\Sigma$ | $v_\epsilon$ |
-| `VelocityPrediction` | $\frac{2}{\sigma^2}(b - v_\theta)$ | $-\frac{2}{\sigma^2}v_\theta$ | $v_\theta$ |
+| `VelocityPrediction` | $\frac{2}{\sigma^2}(b - v)$ | $-\frac{2}{\sigma^2}v$ | $v$ |
 
-with $\pi$ the precision of $p_{eq}$ and
-$v_\epsilon = \frac{\mu'}{\mu}(y - \Sigma\epsilon) + \Sigma'\epsilon$, $\epsilon$ the network. Sources:
-entropy matching, Neural Entropy (2409.03817); score matching, Song et al. (2011.13456); noise
-prediction, Ho et al. (2006.11239); velocity, Albergo et al. (2303.08797), Lipman et al.
-(2210.02747).
+with $\pi$ the precision of $p_{eq}$; $e$, $s_\theta$, $\epsilon$ and $v$ are the networks, and
+$v_\epsilon = \frac{\mu'}{\mu}(y - \Sigma\epsilon) + \Sigma'\epsilon$. Sources: entropy matching,
+Neural Entropy (2409.03817); score matching, Song et al. (2011.13456); noise prediction, Ho et al.
+(2006.11239); velocity, Albergo et al. (2303.08797), Lipman et al. (2210.02747).
 """
 
 from collections.abc import Callable
