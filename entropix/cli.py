@@ -1,8 +1,9 @@
 """The command line: `entropix measure DATA`, a thin face over `entropix.studies`.
 
 What is wrong with a request is said in one line on stderr, with exit code 2, before any training
-starts. A mistake of the program itself is not dressed up as one of the user: it surfaces with its
-traceback. Ctrl-C ends with exit code 130 and the command that takes the run up again.
+starts; a training that diverges, in one line with exit code 1. A mistake of the program itself is
+not dressed up as one of the user: it surfaces with its traceback. Ctrl-C ends with exit code 130
+and the command that takes the run up again.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ from entropix.studies import (
 )
 
 
-USAGE_ERROR, INTERRUPTED = 2, 130
+FAILURE, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 _DESCRIPTION = (
     "How much information a diffusion model stores, and what it costs. `entropix COMMAND --help` "
     "explains a command; `entropix --version` tells the version."
@@ -65,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _termination_interrupts():
             run_measure(plan)
+    except FloatingPointError as error:
+        return _fail(str(error), FAILURE)
     except KeyboardInterrupt:
         return _interrupted(plan)
     return 0
@@ -77,9 +80,9 @@ def _be_modest() -> None:
         os.environ.setdefault("PJRT_NPROC", str(len(os.sched_getaffinity(0))))
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, code: int = USAGE_ERROR) -> int:
     print(f"entropix: error: {' '.join(message.split())}", file=sys.stderr)
-    return USAGE_ERROR
+    return code
 
 
 def _interrupted(plan: MeasurePlan | None) -> int:

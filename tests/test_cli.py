@@ -194,6 +194,16 @@ def test_a_mistake_of_the_program_is_not_taken_for_one_of_the_user(monkeypatch):
         main(["measure", "mixture2", "--num-samples", "50", "--out", "out"])
 
 
+def test_a_training_that_diverges_says_so_in_one_line(capsys, monkeypatch):
+    def diverging(plan):
+        raise FloatingPointError("the loss must stay finite, got nan at step 3")
+
+    monkeypatch.setattr("entropix.cli.run_measure", diverging)
+    code, _, err = run(capsys, "measure", "mixture2", "--num-samples", "50", "--out", "out")
+    assert code == 1
+    assert err == "entropix: error: the loss must stay finite, got nan at step 3\n"
+
+
 # ------------------------------------------------------------------ the main job
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from entropix.studies.style import EXACT, MODEL, TRAINING, figure
+from entropix.studies.style import EXACT, MODEL, TRAINING, figure, legend_above
 
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ def plot_entropy(record: "xarray.Dataset", path: Path) -> None:
             axes.set_xlim(seen.max() + 1, seen.min() - 1)
             axes.set_xlabel("log-SNR  (data → noise)")
             axes.set_ylim(bottom=0)
-        handles, labels = right.get_legend_handles_labels()
-        made.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+        legend_above(made, right)
 
 
 def _band(
@@ -100,4 +99,4 @@ def plot_loss(record: "xarray.Dataset", path: Path) -> None:
         axes.set_xlabel("training step")
         axes.set_ylabel(f"training loss [{record['loss'].attrs['units']}]")
         if len(loss) <= 4:
-            axes.legend()
+            legend_above(made, axes, columns=2)

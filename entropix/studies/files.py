@@ -11,7 +11,8 @@ def model_file(seed: int) -> str:
     return f"model-{seed}.eqx"
 
 
-# What a new run may find of an earlier one, as patterns.
+# What a killed run may leave half written, and what a new run may find of an earlier one.
+PARTS_OF_A_RUN = (f"{CHECKPOINT}.*.tmp",)
 OF_A_RUN = (
     f"{CHECKPOINT}*",
     RECORD,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from entropix.studies.style import DATA, EXACT, MODEL, TRAINING, figure
+from entropix.studies.style import DATA, EXACT, MODEL, TRAINING, figure, legend_above
 
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _histogram(real: np.ndarray, made: np.ndarray, path: Path) -> None:
         _overlay(axes, real, made)
         axes.set_xlabel("x [data units]")
         axes.set_ylabel("density")
-        axes.legend()
+        legend_above(fig, axes)
 
 
 def _overlay(axes: Any, real: np.ndarray, made: np.ndarray) -> None:
@@ -192,4 +192,4 @@ def plot_log_density(record: "xarray.Dataset", path: Path) -> None:
                 )
         axes.set_xlabel("log p(x), lower bound [nats, data units]")
         axes.set_ylabel("density")
-        axes.legend(loc="upper left")
+        legend_above(fig, axes, columns=2)

@@ -27,7 +27,7 @@ from entropix.models import EntropyMatching, GaussianScaling
 from entropix.networks import FourierMLP
 from entropix.studies.axis import Cutoff, choose_cutoff, report_times
 from entropix.studies.data import PreparedData, check_seed, prepare_data
-from entropix.studies.files import CHECKPOINT, OF_A_RUN
+from entropix.studies.files import CHECKPOINT, OF_A_RUN, PARTS_OF_A_RUN
 from entropix.studies.folder import OutputFolder
 from entropix.studies.options import EstimationOptions, MeasureOptions, TrainingOptions
 from entropix.studies.processes import make_process, process_parameters
@@ -123,8 +123,7 @@ def prepare_measure(
     if output.resume and checkpoint.exists():
         read_archive(checkpoint, "entropix checkpoint")
     found = folder.claim(configuration, resume=output.resume)
-    if not found:
-        _clear(folder.path)
+    _clear(folder.path, PARTS_OF_A_RUN if found else OF_A_RUN)
     return MeasurePlan(
         options=options,
         data=data,
@@ -181,8 +180,8 @@ def _checked_training(options: TrainingOptions, num_samples: int) -> TrainingOpt
     return options
 
 
-def _clear(folder: Path) -> None:
+def _clear(folder: Path, patterns: tuple[str, ...]) -> None:
     """Remove what an earlier run left, so that nothing of it is taken for part of the new one."""
-    for pattern in OF_A_RUN:
+    for pattern in patterns:
         for file in folder.glob(pattern):
             file.unlink()

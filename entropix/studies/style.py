@@ -33,3 +33,9 @@ def figure(path: Path, size: tuple[float, float], **layout: Any) -> Iterator[Any
         FigureCanvasAgg(made)
         yield made
         made.savefig(path, dpi=160)
+
+
+def legend_above(made: Any, axes: Any, columns: int | None = None) -> None:
+    """The legend of `axes` above the whole figure, where it can cover nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    made.legend(handles, labels, loc="outside upper center", ncols=columns or len(labels))

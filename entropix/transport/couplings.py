@@ -25,6 +25,8 @@ from entropix._core.checks import is_concrete
 class Coupling(eqx.Module):
     """Optimal coupling of two samples of n points, and its dual potentials.
 
+    The potentials serve standard errors; those of an assignment have single precision.
+
     Attributes:
         partner: index of the second sample's point for each of the first's.
         u: potential of the first sample.
@@ -84,13 +86,16 @@ def assignment(x: Float[Array, "n dim"], y: Float[Array, "n dim"], p: float) -> 
 
     def host(x: Any, y: Any) -> Any:
         partner, u, v = _assign(np.asarray(x, np.float64), np.asarray(y, np.float64), p)
-        return partner.astype(np.int32), u.astype(dtype), v.astype(dtype)
+        # Single precision: the thread of a callback does not know of a local `jax.enable_x64`.
+        return partner.astype(np.int32), u.astype(np.float32), v.astype(np.float32)
 
     if is_concrete((x, y)):
-        return Coupling(*(jnp.asarray(part) for part in host(x, y)))
-    potential = jax.ShapeDtypeStruct((count,), dtype)
-    shapes = (jax.ShapeDtypeStruct((count,), jnp.int32), potential, potential)
-    return Coupling(*jax.pure_callback(host, shapes, x, y, vmap_method="sequential"))
+        partner, u, v = host(x, y)
+    else:
+        potential = jax.ShapeDtypeStruct((count,), jnp.float32)
+        shapes = (jax.ShapeDtypeStruct((count,), jnp.int32), potential, potential)
+        partner, u, v = jax.pure_callback(host, shapes, x, y, vmap_method="sequential")
+    return Coupling(jnp.asarray(partner), jnp.asarray(u, dtype), jnp.asarray(v, dtype))
 
 
 def _assign(x: np.ndarray, y: np.ndarray, p: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

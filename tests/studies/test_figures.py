@@ -1,0 +1,121 @@
+"""Figures of every kind of data are drawn without a warning, and show what they should."""
+
+import numpy as np
+import pytest
+import xarray
+
+from entropix.datasets import Dataset
+from entropix.studies import SCHEMA, DataOptions
+from entropix.studies.curves import plot_entropy, plot_loss
+from entropix.studies.data import prepare_data
+from entropix.studies.pictures import plot_log_density, plot_samples
+from entropix.studies.record import make_record
+from entropix.studies.report import markdown_report, table_rows, text_table
+
+
+def record_of(data, *, seeds=2, truth=False):
+    """A record of invented numbers, as complete as a measurement's."""
+    rng = np.random.default_rng(0)
+    log_snr = np.concatenate([[np.inf], np.linspace(8, -8, 33)])
+    sizes = {
+        "seed": seeds,
+        "time": len(log_snr),
+        "step": 50,
+        "check": 5,
+        "rated_sample": 20,
+        "generated_sample": 30,
+        "coordinate": data.dim,
+    }
+    known = ("total", "path_kl", "prior", "kl_bound", "log_prob_exact")
+    left_out = () if truth else known
+    values = {
+        name: rng.uniform(0.5, 1.0, size=tuple(sizes[dim] for dim in dims))
+        for name, (dims, _, _) in SCHEMA.items()
+        if not name.startswith(left_out)
+    }
+    values["log_snr"] = log_snr
+    return make_record(
+        values,
+        seeds=list(range(seeds)),
+        times=np.linspace(0, 1, len(log_snr)),
+        steps=np.arange(1, 51),
+        checks=np.arange(10, 60, 10),
+        attributes={"name": "invented", "flag": True, "shape": [2, 3]},
+    )
+
+
+def data_of(shape, **options):
+    rng = np.random.default_rng(1)
+    return prepare_data(Dataset.from_array(rng.normal(size=(40, *shape))), DataOptions(**options))
+
+
+SHAPES = {
+    "line": (1,),
+    "plane": (2,),
+    "table": (3,),
+    "wide table": (7,),
+    "grey images": (4, 5),
+    "colour images": (4, 5, 3),
+    "images with other channels": (4, 5, 2),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_samples_of_every_kind_of_data(tmp_path, shape):
+    data = data_of(shape)
+    plot_samples(record_of(data), data, tmp_path / "samples.png")
+    assert (tmp_path / "samples.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("truth", [False, True])
+@pytest.mark.parametrize("seeds", [1, 3, 12])
+def test_curves_of_any_number_of_seeds(tmp_path, seeds, truth):
+    record = record_of(data_of((2,)), seeds=seeds, truth=truth)
+    for plot in (plot_entropy, plot_loss, plot_log_density):
+        plot(record, tmp_path / f"{plot.__name__}.png")
+    assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+def test_plotting_leaves_the_callers_plots_alone(tmp_path):
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    size, figures = matplotlib.rcParams["font.size"], plt.get_fignums()
+    plot_loss(record_of(data_of((2,))), tmp_path / "loss.png")
+    assert matplotlib.rcParams["font.size"] == size
+    assert plt.get_fignums() == figures
+
+
+def test_a_record_refuses_names_it_does_not_know():
+    with pytest.raises(ValueError, match="`variables` must be named in SCHEMA, got entropy"):
+        make_record({"entropy": 1.0}, seeds=[0], times=[0.0], steps=[1], checks=[], attributes={})
+
+
+def test_a_record_survives_its_file(tmp_path):
+    record = record_of(data_of((2,)))
+    record.to_netcdf(tmp_path / "r.nc", engine="h5netcdf")
+    with xarray.open_dataset(tmp_path / "r.nc", engine="h5netcdf") as back:
+        xarray.testing.assert_identical(back, record)
+
+
+def test_the_table_shows_values_with_errors_and_units():
+    record = record_of(data_of((2,)), seeds=1, truth=True)
+    record["neural_entropy"][0], record["neural_entropy_stderr"][0] = 12.3456, 0.078
+    rows = table_rows(record)
+    assert rows[0] == ("neural entropy S_NN, held-out data", "12.346 ± 0.078", "nats")
+    lines = text_table(record).splitlines()
+    assert len(lines) == len(rows)
+    assert len({line.index(value) for line, (_, value, _) in zip(lines, rows, strict=True)}) == 1
+
+
+def test_the_report_is_a_table_that_markdown_can_read():
+    record = record_of(data_of((2,)), truth=True)
+    texts = ("data", "coordinates", "process", "cutoff", "training")
+    record.attrs |= {f"{name}_text": name for name in texts}
+    record.attrs |= {"command": "", "num_train": 8, "num_held_out": 2}
+    report = markdown_report(record, ["loss.png"])
+    table = [line for line in report.splitlines() if line.startswith("| ")]
+    assert all(line.replace("\\|", "").count("|") == 4 for line in table)
+    assert "(loss.png)" in report
+    assert "(entropy.png)" not in report
+    assert "| 1 |" in report  # a row for each seed
