@@ -132,7 +132,8 @@ class GaussianPath(AbstractGaussianProcess):
         return 2 * (self.log_scale(s) - jnp.log(self.std(s)))
 
     def time_of_log_snr(self, value: RealLike) -> Array:
-        return invert_log_snr(self, as_float(value))
+        value = as_float(value)
+        return invert_log_snr(self, value.astype(jnp.result_type(value, self.t1)))
 
     def equilibrium_precision(self, s: RealLike) -> Array:
         s = self._inside(s)

@@ -80,6 +80,11 @@ class Subject:
         return min(self.num_rated, 1000)
 
 
+def asks_for_cutoff(error: ValueError) -> bool:
+    """Whether an estimator found its integral to be infinite without a cut-off."""
+    return "`cutoff`" in str(error)
+
+
 def _arrays(found: Found) -> Found:
     return {name: np.asarray(value) for name, value in found.items()}
 
@@ -114,14 +119,19 @@ def measure_path_kl(subject: Subject, _: Found) -> Found:
     """Path KL to the exact field, where that is known."""
     if subject.exact is None:
         return {}
-    kl = path_kl(
-        subject.model,
-        subject.exact,
-        subject.data.held_out,
-        key=subject.key,
-        num_evaluations=subject.options.evaluations,
-        cutoff=subject.cutoff,
-    )
+    try:
+        # The whole axis, whatever the cut-off of the entropies: only then does it bound KL.
+        kl = path_kl(
+            subject.model,
+            subject.exact,
+            subject.data.held_out,
+            key=subject.key,
+            num_evaluations=subject.options.evaluations,
+        )
+    except ValueError as error:
+        if not asks_for_cutoff(error):
+            raise
+        return _arrays({"path_kl": np.inf, "path_kl_stderr": 0.0})
     return _arrays({"path_kl": kl.value, "path_kl_stderr": kl.stderr})
 
 

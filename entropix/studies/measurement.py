@@ -9,7 +9,13 @@ import numpy as np
 from entropix.datasets import Dataset
 from entropix.studies.axis import Cutoff, default_cutoff, report_times
 from entropix.studies.description import describe
-from entropix.studies.estimates import STAGES, Subject, measure_data, measure_truth
+from entropix.studies.estimates import (
+    STAGES,
+    Subject,
+    asks_for_cutoff,
+    measure_data,
+    measure_truth,
+)
 from entropix.studies.files import CHECKPOINT
 from entropix.studies.options import MeasureOptions
 from entropix.studies.outputs import write_outputs
@@ -103,7 +109,7 @@ def _estimate(
     try:
         return _estimate_from(plan, fits, plan.cutoff)
     except ValueError as error:
-        if plan.cutoff.value is not None or "`cutoff`" not in str(error):
+        if plan.cutoff.value is not None or not asks_for_cutoff(error):
             raise
     cutoff = default_cutoff(plan.data, "chosen, because the entropy does not converge without")
     return _estimate_from(plan, fits, cutoff)

@@ -38,7 +38,7 @@ NAN, INF = float("nan"), float("inf")
         (jnp.asarray(1.5), jnp.float32),  # weakly typed
     ],
 )
-def test_as_float(given, dtype):
+def test_as_float(given, dtype, x32):
     array = as_float(given)
     assert isinstance(array, jax.Array)
     assert array.dtype == dtype

@@ -205,7 +205,7 @@ def test_exact_values_of_the_paper_mixtures(dim, entropy, second_moment, x64):
 
 @pytest.mark.parametrize("scale", [1e2, 1e5, 1e9])
 @every_density
-def test_far_tails(name, scale):
+def test_far_tails(name, scale, x32):
     x = np.asarray([[0.7, -0.4], [-1.0, -0.2]], np.float32) * np.float32(scale)
 
     def evaluate(x):
@@ -220,7 +220,7 @@ def test_far_tails(name, scale):
 
 
 @pytest.mark.parametrize("s", [1e-12, 1e-8, 1e-4])
-def test_tiny_noise(s):
+def test_tiny_noise(s, x32):
     """A finite data set at noise far below the distance of its points, in float32."""
     points = np.asarray([[0.3, -1.0], [1.2, 0.4], [-0.7, 0.1]], np.float32)
     z = np.asarray([0.6, -1.3], np.float32)
@@ -286,7 +286,7 @@ def moments(density):
 
 
 @pytest.mark.parametrize("name", SAMPLED)
-def test_sample_moments(name):
+def test_sample_moments(name, x32):
     n = 20_000
     density = SAMPLED[name]()
     x = np.asarray(density.sample(n, key=jax.random.key(0)), np.float64)

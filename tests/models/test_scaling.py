@@ -59,7 +59,7 @@ def test_size_of_the_gaussian_entropy_field(name, x64):
 
 
 @pytest.mark.parametrize("name", PROCESSES)
-def test_at_the_ends(name):
+def test_at_the_ends(name, x32):
     """In float32: the velocity's scaling is finite at both, the field's is O(mu) in pure noise."""
     process = PROCESSES[name]()
     scaling = ex.GaussianScaling.from_data(DATA, process)
@@ -90,7 +90,7 @@ def trained(process, scaling):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_scaled_model_at_the_ends(name):
+def test_scaled_model_at_the_ends(name, x32):
     """A network that knows nothing of s = 0 and s = 1 gives finite fields there, and gradients."""
     process = PROCESSES[name]()
     model = trained(process, ex.GaussianScaling.from_data(DATA, process))

@@ -23,7 +23,7 @@ def with_head(net):
     return eqx.tree_at(lambda n: n.head.weight, net, weight)
 
 
-def test_shapes():
+def test_shapes(x32):
     options = {"widths": (7, 11, 13), "num_features": 9, "condition_dim": 2}
     net = eqx.filter_eval_shape(network, dim=5, **options)
     assert [layer.weight.shape for layer in net.layers] == [(7, 7), (11, 7), (13, 11)]
@@ -47,7 +47,7 @@ def test_starts_at_zero():
     np.testing.assert_array_equal(out, 0.0)
 
 
-def test_finite_at_exact_ends():
+def test_finite_at_exact_ends(x32):
     """Log-SNR of plus and minus infinity, in value and in the gradient with respect to weights."""
     net = with_head(network())
     dynamic, static = eqx.partition(net, eqx.is_inexact_array)

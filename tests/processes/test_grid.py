@@ -129,7 +129,7 @@ def test_noise_budget_is_the_integral_of_half_sigma_squared(name, x64):
 
 
 @every_process
-def test_log_snr_falls_from_end_to_end(name):
+def test_log_snr_falls_from_end_to_end(name, x32):
     """In float32, with the exact values at the ends."""
     s = np.concatenate([[0.0, 1e-12, 1e-7], np.linspace(1e-4, 1.0, 400)]).astype(np.float32)
     evaluate = quick_jit(lambda p, s: (p.log_snr(s), p.scale(s), p.var(s)))
@@ -147,7 +147,7 @@ def test_log_snr_falls_from_end_to_end(name):
 
 
 @every_process
-def test_time_of_log_snr(name):
+def test_time_of_log_snr(name, x32):
     """Inverts in float64; in float32 over all log-SNR that occur; clamps beyond them.
 
     Beyond the range the derivative is zero rather than NaN.
@@ -226,7 +226,7 @@ def test_derivatives_of_time_of_log_snr(name, x64):
 
 
 @every_process
-def test_no_digits_are_lost_near_the_data_end(name):
+def test_no_digits_are_lost_near_the_data_end(name, x32):
     s = np.asarray([0.0, 1e-12, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.3, 0.9], np.float32)
 
     @quick_jit
@@ -242,7 +242,7 @@ def test_no_digits_are_lost_near_the_data_end(name):
 
 
 @every_process
-def test_finite_at_both_ends(name):
+def test_finite_at_both_ends(name, x32):
     """What a user runs: float32, s = 0 and s = 1 exactly."""
 
     @quick_jit
@@ -271,7 +271,7 @@ def test_finite_at_both_ends(name):
 
 
 @every_process
-def test_gradients_at_the_ends(name):
+def test_gradients_at_the_ends(name, x32):
     """Of scale, variance and std in every number of the process: finite, in float32."""
     process = PROCESSES[name]()
     flat, build = numbers(process)
@@ -292,7 +292,7 @@ def test_gradients_at_the_ends(name):
 
 
 @every_process
-def test_is_a_pytree_of_arrays(name):
+def test_is_a_pytree_of_arrays(name, x32):
     process = PROCESSES[name]()
     mapped = jax.tree.map(lambda x: x, process)
     assert eqx.tree_equal(process, mapped)

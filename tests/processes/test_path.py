@@ -57,7 +57,7 @@ def test_is_the_named_process(path, process, x64):
         np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-13)
 
 
-def test_derivatives_at_the_data_end_are_limits():
+def test_derivatives_at_the_data_end_are_limits(x32):
     """sqrt has an infinite slope at zero; the variance it makes has slope one."""
     path = ex.GaussianPath(exponential_scale, jnp.sqrt)
 
@@ -72,7 +72,7 @@ def test_derivatives_at_the_data_end_are_limits():
     assert all_finite(slope)
 
 
-def test_slope_of_a_scale_that_ends_at_zero():
+def test_slope_of_a_scale_that_ends_at_zero(x32):
     """The clip that removes rounding below zero does not halve or hide the slope."""
     for scale in (straight, cosine_scale):
         path = ex.GaussianPath(scale, identity)

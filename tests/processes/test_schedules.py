@@ -48,7 +48,7 @@ def test_schedule(name, x64):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_absorbed_loses_no_digits(name):
+def test_absorbed_loses_no_digits(name, x32):
     s = np.asarray([1e-6, 1e-5, 1e-4, 1e-3, 1e-2], np.float32)
     single = SCHEDULES[name]().absorbed(jnp.asarray(s))
     with double():
@@ -56,7 +56,7 @@ def test_absorbed_loses_no_digits(name):
     np.testing.assert_allclose(single, exact, rtol=1e-6)
 
 
-def test_nearly_constant_rate_is_stable():
+def test_nearly_constant_rate_is_stable(x32):
     """The inverse is no quotient of differences that vanish with beta_max - beta_min."""
     for beta_max in (2.0, np.nextafter(np.float32(2), np.float32(3)), 2.0001):
         schedule = ex.LinearSchedule(2.0, beta_max)

@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 
@@ -6,6 +7,7 @@ from entropix.datasets import Dataset
 from entropix.studies import DataOptions
 from entropix.studies.axis import Cutoff, choose_cutoff, report_times
 from entropix.studies.data import prepare_data
+from entropix.studies.estimates import asks_for_cutoff
 
 
 PROCESSES = {
@@ -59,3 +61,24 @@ def test_levels_without_noise_get_that_of_the_noise():
 def test_a_cutoff_lies_within_the_noise(mixture, asked):
     with pytest.raises(ValueError, match="`cutoff` must be"):
         choose_cutoff(asked, PROCESSES["vp"](), mixture)
+
+
+def test_estimators_that_diverge_are_told_from_other_failures():
+    """The command line chooses a cut-off where it must: it knows the errors that ask for one."""
+    process = PROCESSES["vp"]()
+    points = np.random.default_rng(0).normal(size=(4, 2))
+    with pytest.raises(ValueError, match="`cutoff`") as known:
+        ex.neural_entropy(
+            ex.ExactModel(ex.Empirical(points), process),
+            points,
+            key=jax.random.key(0),
+            num_evaluations=256,
+        )
+    assert asks_for_cutoff(known.value)
+    # A line in the plane: found out by a pilot, not known beforehand.
+    line = np.stack([np.linspace(-1, 1, 64), np.zeros(64)], axis=1)
+    model = ex.ExactModel(ex.GaussianMixture([1.0], [[0.0, 0.0]], [[0.5, 1e-9]]), process)
+    with pytest.raises(ValueError, match="`cutoff`") as found:
+        ex.neural_entropy(model, line, key=jax.random.key(0))
+    assert asks_for_cutoff(found.value)
+    assert not asks_for_cutoff(ValueError("`times` must increase"))

@@ -46,55 +46,53 @@ def exact_profile(process, distribution, num_times=48):
 def test_closed_forms(x64):
     """N(.7, .4) to N(0, 1): the velocity is linear, so the design is exact; quadrature is all."""
 
-    @quick_jit
-    def run(processes):
-        profiles = [exact_profile(p, gaussian()) for p in processes]
-        return [(p.length()[0], p.action(1.0)[0], p.entropy()[0]) for p in profiles]
+    # Between N(m, 1) and N(0, 1) the cosine path is straight: a sine for its speed.
+    around = ex.Gaussian([0.3], [[1.0]])
 
-    vp, cosine, flow = run([PROCESSES[n]() for n in ("vp", "cosine", "rf")])
+    @quick_jit
+    def run(vp, cosine, flow):
+        profiles = [exact_profile(p, gaussian()) for p in (vp, cosine, flow)]
+        profiles.append(exact_profile(cosine, around))
+        return [(p.length()[0], p.action(1.0)[0], p.entropy()[0], p) for p in profiles]
+
+    vp, cosine, flow, straight = run(*(PROCESSES[n]() for n in ("vp", "cosine", "rf")))
     assert float(vp[0]) == pytest.approx(0.80792529493179, rel=1e-10)
     assert float(vp[2]) == pytest.approx(0.40306717680056, rel=1e-10)
     assert float(cosine[1]) == pytest.approx(0.77117256414414, rel=1e-10)
     assert float(flow[1]) == pytest.approx(0.89654117342039, rel=1e-10)
     m, v = 0.7, 0.4
     assert float(flow[1]) == pytest.approx(m**2 + 1 + v - np.pi / 2 * v**0.5, rel=1e-10)
-    # Between N(0, c) and N(0, 1) the cosine path has c = 1 as its geodesic: constant speed.
-    geodesic = exact_profile(PROCESSES["cosine"](), ex.Gaussian([0.3], [[1.0]]))
-    length, action = geodesic.length()[0], geodesic.action(1.0)[0]
-    np.testing.assert_allclose(geodesic.speed, 0.3 * np.pi / 2 * np.sin(np.pi / 2 * geodesic.times))
-    assert float(length) == pytest.approx(0.3, rel=1e-9)
-    assert float(action) == pytest.approx(np.pi**2 / 8 * 0.3**2, rel=1e-9)
+    assert float(straight[0]) == pytest.approx(0.3, rel=1e-9)
+    assert float(straight[1]) == pytest.approx(np.pi**2 / 8 * 0.3**2, rel=1e-9)
+    speed = 0.3 * np.pi / 2 * np.sin(np.pi / 2 * np.asarray(straight[3].times))
+    np.testing.assert_allclose(straight[3].speed, speed, rtol=1e-9)
 
 
-def test_lower_bound_is_bures(x64, getkey):
-    """Exact for Gaussians; the influence is the derivative; also with fewer points than numbers."""
+@pytest.mark.parametrize(("count", "dim"), [(9, 2), (4, 6)])
+def test_lower_bound_is_bures(x64, getkey, count, dim):
+    """The distance of the Gaussians, and its derivative; also with fewer points than numbers."""
     process = PROCESSES["vp"]()
-    for count, dim in ((9, 3), (4, 6)):
-        x = 0.3 + jax.random.normal(getkey(), (count, dim)) * jnp.linspace(0.3, 1.5, dim)
-        bound, influence = squared_lower_bound(process, x)
-        mean, C = jnp.mean(x, axis=0), jnp.cov(x.T, bias=True)
-        scale, var = process.scale(process.t1), process.var(process.t1)
-        expected = bures_wasserstein(mean, C, scale * mean, scale**2 * C + var * jnp.eye(dim))
-        assert float(bound) == pytest.approx(float(expected) ** 2, rel=1e-6)
-        assert abs(float(jnp.mean(influence))) < 1e-10
-    weights = jnp.full(9, 1 / 9).at[2].add(1e-5)  # more of one point, the others kept
-    x = jax.random.normal(getkey(), (9, 2))
     scale, var = process.scale(process.t1), process.var(process.t1)
-    _, influence = squared_lower_bound(process, x)
-    weights = weights / jnp.sum(weights)
-    mean = weights @ x
-    C = (weights[:, None] * (x - mean)).T @ (x - mean)
+    x = 0.3 + jax.random.normal(getkey(), (count, dim)) * jnp.linspace(0.3, 1.5, dim)
 
-    def at(mean, C):
-        identity = jnp.eye(2)
-        end = (scale * mean, scale**2 * C + var * identity)
-        return float(bures_wasserstein(mean, C, *end)) ** 2
+    @quick_jit
+    def squared(weights):
+        mean = weights @ x
+        C = (weights[:, None] * (x - mean)).T @ (x - mean)
+        end = (scale * mean, scale**2 * C + var * jnp.eye(dim))
+        return bures_wasserstein(mean, C, *end) ** 2
 
-    rise = at(mean, C) - at(jnp.mean(x, axis=0), jnp.cov(x.T, bias=True))
-    assert rise / 1e-5 == pytest.approx(float(influence[2]), rel=1e-2, abs=1e-4)
+    even = jnp.full(count, 1 / count)
+    bound, influence = quick_jit(squared_lower_bound)(process, x)
+    assert float(bound) == pytest.approx(float(squared(even)), rel=1e-6)
+    assert abs(float(jnp.mean(influence))) < 1e-10
+    if count > dim:  # more weight on one point, less on all
+        more = (even.at[2].add(1e-5)) / (1 + 1e-5)
+        rise = float(squared(more) - squared(even)) / 1e-5
+        assert rise == pytest.approx(float(influence[2]), rel=1e-2, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", quick(["vpx", "ve", "subvp", "sl"]))
 def test_inequalities_without_sampling(x64, name):
     """W2 <= length <= sqrt(action), W2^2 <= S_tot budget, for a Gaussian in two dimensions."""
     process, data = PROCESSES[name](), small_gaussian()
@@ -120,9 +118,10 @@ def test_inequalities_without_sampling(x64, name):
 
 
 def test_speed_limit_of_a_gaussian(x64):
-    data = gaussian().sample(8000, key=jax.random.key(0))
+    data = gaussian().sample(4000, key=jax.random.key(0))
     model = ex.ExactModel(gaussian(), PROCESSES["vp"]())
-    result = speed_limit(model, data, key=jax.random.key(1), num_samples=16_000)
+    counts = {"num_times": 24, "num_samples": 8000, "num_evaluations": 4096}
+    result = speed_limit(model, data, key=jax.random.key(1), **counts)
     exact = {
         "w2": 0.60766877551322**0.5,
         "w2_lower": 0.60766877551322**0.5,
@@ -134,13 +133,13 @@ def test_speed_limit_of_a_gaussian(x64):
     for name, value in exact.items():
         estimate = getattr(result, name)
         assert abs(float(estimate) - value) < 4 * float(estimate.stderr), name
-        assert float(estimate.stderr) < 0.06 * value
+        assert float(estimate.stderr) < 0.08 * value
     assert float(result.budget) == pytest.approx(4.025)
     assert all(bool(holds) for holds in result.inequalities.values())
-    assert (result.num_samples, result.times.shape) == (8000, (64,))
+    assert (result.num_samples, result.times.shape) == (4000, (24,))
     assert float(result.efficiency_lower) == pytest.approx(float(result.efficiency), rel=0.2)
     text = str(result)
-    assert "W2 (n = 8000)" in text
+    assert "W2 (n = 4000)" in text
     assert text.count("holds") == 3
 
 
@@ -176,7 +175,7 @@ def test_errors_of_a_part_of_the_data():
     assert float(part[1] / part[0]) == pytest.approx(0.75**0.5, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", quick(["vpx", "rf"]))
+@pytest.mark.parametrize("name", quick(["rf"], ["vpx", "rf", "ve", "subvp"]))
 def test_mixture_and_divergence(name):
     process, mixture = PROCESSES[name](), small_mixture()
     data = mixture.sample(1500, key=jax.random.key(0))

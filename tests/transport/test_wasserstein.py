@@ -20,7 +20,7 @@ def clouds(key, n, m, dim):
 
 
 def test_one_dimension_against_scipy(x64, getkey):
-    for n, m in ((7, 7), (5, 8), (1, 6), (12, 18)):
+    for n, m in ((7, 7), (4, 6)):
         x, y = clouds(getkey(), n, m, 1)
         distance = wasserstein(x, y, p=1)
         expected = scipy.stats.wasserstein_distance(np.ravel(x), np.ravel(y))
