@@ -26,7 +26,7 @@ def content(save):
 IDX = bytes([0, 0, 8, 3, 0, 0, 0, 6, 0, 0, 0, 4, 0, 0, 0, 3]) + ARRAY.tobytes()
 VALID = {
     "x.idx": IDX,
-    "x.idx.gz": gzip.compress(IDX),
+    "x.idx.gz": gzip.compress(IDX, mtime=0),
     "x.npy": content(lambda file: np.save(file, ARRAY / 7)),
     "x.npz": content(lambda file: np.savez_compressed(file, x=ARRAY / 7)),
     "x.png": content(lambda file: Image.fromarray(ARRAY[0]).save(file, "PNG")),

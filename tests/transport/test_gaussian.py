@@ -8,7 +8,7 @@ import scipy.linalg
 
 from entropix.transport import bures_wasserstein, wasserstein
 from entropix.transport.gaussian import sqrtm_psd
-from tests.helpers import finite_difference
+from tests.helpers import finite_difference, quick_jit
 
 
 def covariance(key, dim, rank=None):
@@ -47,7 +47,7 @@ def test_gradient(x64, getkey):
     C1, C2 = covariance(getkey(), 3), covariance(getkey(), 3)
     flat = jnp.concatenate([jax.random.normal(getkey(), (6,)), C1.ravel(), C2.ravel()])
 
-    @jax.jit
+    @quick_jit
     @jax.value_and_grad
     def distance(v):
         A, B = v[6:15].reshape(3, 3), v[15:].reshape(3, 3)
@@ -92,6 +92,7 @@ def test_matrix_root_to_second_order(x64, getkey):
         np.testing.assert_allclose(root @ root, A, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_samples_of_gaussians():
     C1 = jnp.asarray([[1.0, 0.3], [0.3, 0.5]])
     C2 = jnp.asarray([[0.2, -0.1], [-0.1, 0.6]])

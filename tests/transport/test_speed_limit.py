@@ -121,7 +121,7 @@ def test_speed_limit_of_a_gaussian(x64):
     data = gaussian().sample(4000, key=jax.random.key(0))
     model = ex.ExactModel(gaussian(), PROCESSES["vp"]())
     counts = {"num_times": 24, "num_samples": 8000, "num_evaluations": 4096}
-    result = speed_limit(model, data, key=jax.random.key(1), **counts)
+    result = quick_jit(lambda x: speed_limit(model, x, key=jax.random.key(1), **counts))(data)
     exact = {
         "w2": 0.60766877551322**0.5,
         "w2_lower": 0.60766877551322**0.5,
@@ -180,9 +180,8 @@ def test_mixture_and_divergence(name):
     process, mixture = PROCESSES[name](), small_mixture()
     data = mixture.sample(1500, key=jax.random.key(0))
     model = ex.ExactModel(mixture, process)
-    result = speed_limit(
-        model, data, key=jax.random.key(1), num_times=24, num_samples=1000, max_exact=300
-    )
+    counts = {"num_times": 24, "num_samples": 1000, "max_exact": 300}
+    result = quick_jit(lambda x: speed_limit(model, x, key=jax.random.key(1), **counts))(data)
     assert all(bool(holds) for holds in result.inequalities.values())
     assert result.num_samples == 300
     assert float(result.w2) > float(result.w2_lower) - 3 * float(result.w2_lower.stderr)

@@ -99,7 +99,7 @@ def test_gradient_at_zero_distance_is_zero():
 def test_vmap():
     x, y = clouds(jax.random.key(0), 8, 8, 2)
     scales = jnp.asarray([1.0, 1.5])
-    together = jax.vmap(lambda s: wasserstein(s * x, y).value)(scales)
+    together = quick_jit(jax.vmap(lambda s: wasserstein(s * x, y).value))(scales)
     np.testing.assert_allclose(together[1], wasserstein(1.5 * x, y).value, rtol=1e-6)
 
 
