@@ -108,7 +108,7 @@ def test_gradients_equal_the_closed_form(x64):
 
 def test_gradient_of_a_mixture_equals_the_closed_form(x64):
     """S_tot = KL(p_d || p_eq) - KL(p_T || p_eq), of which p_d's own entropy drops out."""
-    data = mixture(3).sample(400, key=jax.random.key(0))
+    data = mixture(3).sample(50_000, key=jax.random.key(0))
     second_moment = jnp.mean(jnp.sum(data**2, axis=-1))
     mean, variances = jnp.mean(data, axis=0), jnp.linalg.eigvalsh(jnp.cov(data.T, ddof=0))
     quiet = jnp.sum(mean**2) / 3  # the end term is Gaussian up to the fourth power of mu_T
@@ -116,7 +116,7 @@ def test_gradient_of_a_mixture_equals_the_closed_form(x64):
     def entropy(kappa):
         path = ex.VariancePreserving(schedule(), kappa)
         model = ex.ExactModel(mixture(3), path)
-        return ex.neural_entropy(model, data, key=jax.random.key(1), num_evaluations=8192)
+        return ex.neural_entropy(model, data, key=jax.random.key(1), num_evaluations=16_384)
 
     def expected(kappa):
         path = ex.VariancePreserving(schedule(), kappa)
@@ -125,7 +125,7 @@ def test_gradient_of_a_mixture_equals_the_closed_form(x64):
         return 3 * jnp.log(kappa) + second_moment / (2 * kappa**2) - jnp.sum(end)
 
     estimated = jax.grad(lambda k: entropy(k).value)(0.7)
-    assert float(estimated) == pytest.approx(float(jax.grad(expected)(0.7)), rel=3e-3)
+    assert float(estimated) == pytest.approx(float(jax.grad(expected)(0.7)), rel=0.01)
 
 
 @pytest.mark.parametrize(("dim", "name"), list(TOTAL_ENTROPY))
@@ -197,7 +197,7 @@ def test_two_points_with_a_cutoff(x64):
         model, points, key=jax.random.key(0), num_evaluations=60_000, cutoff=0.01
     )
     assert abs(float(estimate.value) - 3.9120230054281) < 4 * float(estimate.mc_stderr)
-    assert float(estimate.mc_stderr) < 0.02
+    assert float(estimate.mc_stderr) < 0.03
     assert float(estimate.cutoff) == 0.01
     assert float(estimate.slope) == pytest.approx(1.0, abs=0.1)
     assert "slope" in str(estimate)

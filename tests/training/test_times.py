@@ -96,7 +96,9 @@ def test_stratified(n, m, getkey):
         assert u.min() > 0
         assert u.max() < 1
         # One draw in each of n m intervals, and in every row one in each of m.
-        assert sorted(np.floor(u.ravel() * n * m)) == list(range(n * m))
+        # Up to float32 rounding at the ends of an interval.
+        middles = np.arange(n * m) + 0.5
+        np.testing.assert_allclose(np.sort(u.ravel()) * n * m, middles, atol=0.5 + 1e-4 * n * m)
         assert np.all(np.sort(np.floor(u * m), axis=1) == np.arange(m))
 
 
