@@ -25,9 +25,15 @@ from entropix.models import VelocityPrediction as VelocityPrediction
 from entropix.networks import FourierMLP as FourierMLP
 from entropix.processes import CosinePath as CosinePath
 from entropix.processes import CosineSchedule as CosineSchedule
+from entropix.processes import DoubleWell as DoubleWell
 from entropix.processes import GaussianPath as GaussianPath
+from entropix.processes import Harmonic as Harmonic
+from entropix.processes import Langevin as Langevin
 from entropix.processes import LinearSchedule as LinearSchedule
+from entropix.processes import MuellerBrown as MuellerBrown
+from entropix.processes import QuarticLattice as QuarticLattice
 from entropix.processes import RectifiedFlow as RectifiedFlow
+from entropix.processes import RotatingForce as RotatingForce
 from entropix.processes import StraightLine as StraightLine
 from entropix.processes import SubVariancePreserving as SubVariancePreserving
 from entropix.processes import VarianceExploding as VarianceExploding

@@ -68,7 +68,11 @@ class AbstractProcess(eqx.Module):
     def equilibrium_score(
         self, s: RealScalarLike, y: Float[Array, "*shape"]
     ) -> Float[Array, "*shape"]:
-        r"""$\nabla \log p_{eq}^{(s)}(y) = 2 b / \sigma^2$."""
+        r"""$\nabla \log p_{eq}^{(s)}(y)$: $2 b / \sigma^2$ where the drift is conservative.
+
+        Of a drift with a part that does no work against $p_{eq}$ (it is free of divergence and
+        tangent to the level sets), only the rest enters.
+        """
 
     def diffusion(self, s: RealLike) -> Array:
         r"""$\sigma(s)$."""

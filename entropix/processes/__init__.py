@@ -1,9 +1,15 @@
 """Forward processes and their schedules: immutable modules, every number in them differentiable."""
 
+from entropix.processes.forces import RotatingForce as RotatingForce
+from entropix.processes.langevin import Langevin as Langevin
 from entropix.processes.moving import RectifiedFlow as RectifiedFlow
 from entropix.processes.moving import SubVariancePreserving as SubVariancePreserving
 from entropix.processes.moving import VarianceExploding as VarianceExploding
 from entropix.processes.path import GaussianPath as GaussianPath
+from entropix.processes.potentials import DoubleWell as DoubleWell
+from entropix.processes.potentials import Harmonic as Harmonic
+from entropix.processes.potentials import MuellerBrown as MuellerBrown
+from entropix.processes.potentials import QuarticLattice as QuarticLattice
 from entropix.processes.schedules import CosineSchedule as CosineSchedule
 from entropix.processes.schedules import LinearSchedule as LinearSchedule
 from entropix.processes.static import CosinePath as CosinePath

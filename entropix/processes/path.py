@@ -1,7 +1,6 @@
 """A Gaussian process from any pair of functions."""
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,19 +11,8 @@ from jaxtyping import Array, Float
 from entropix._core.arrays import RealLike, as_float
 from entropix._core.checks import is_concrete
 from entropix._core.interfaces import AbstractGaussianProcess
+from entropix.processes.functions import as_pytree
 from entropix.processes.inversion import invert_log_snr
-
-
-def _as_pytree(fn: Callable, name: str) -> Callable:
-    """A plain function becomes a pytree without leaves; a module keeps its parameters."""
-    if not callable(fn):
-        raise ValueError(
-            f"`{name}` must be a function of time or a callable module, got {type(fn).__name__}."
-        )
-    wrapped: Any = fn
-    if not isinstance(fn, eqx.Module | jax.tree_util.Partial):
-        wrapped = jax.tree_util.Partial(fn)
-    return wrapped
 
 
 def _sampled(fn: Callable, times: Array, name: str) -> Array:
@@ -63,8 +51,8 @@ class GaussianPath(AbstractGaussianProcess):
     is_finite = True
 
     def __init__(self, scale_fn: Callable, std_fn: Callable):
-        self.scale_fn = _as_pytree(scale_fn, "scale_fn")
-        self.std_fn = _as_pytree(std_fn, "std_fn")
+        self.scale_fn = as_pytree(scale_fn, "scale_fn")
+        self.std_fn = as_pytree(std_fn, "std_fn")
         times = jnp.linspace(as_float(0.0), as_float(1.0), 129)
         scale = _sampled(self.scale_fn, times, "scale_fn")
         std = _sampled(self.std_fn, times, "std_fn")
