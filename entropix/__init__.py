@@ -11,6 +11,11 @@ from entropix.density import log_prob as log_prob
 from entropix.distributions import Empirical as Empirical
 from entropix.distributions import Gaussian as Gaussian
 from entropix.distributions import GaussianMixture as GaussianMixture
+from entropix.dynamics import DDIM as DDIM
+from entropix.dynamics import AbstractSampler as AbstractSampler
+from entropix.dynamics import DPMSolver as DPMSolver
+from entropix.dynamics import EDMHeun as EDMHeun
+from entropix.dynamics import PredictorCorrector as PredictorCorrector
 from entropix.dynamics import sample as sample
 from entropix.entropy import EntropyCurve as EntropyCurve
 from entropix.entropy import entropy_curve as entropy_curve

@@ -61,15 +61,32 @@ class Bridge(eqx.Module):
         the noise $w^3$ is minus the log-SNR. Where $\mu(t_1) = 0$, the first step covers all that
         lies beyond a negligible signal.
         """
-        start = self._log_ratio(self.process.t1)
-        limit = -jnp.log(jnp.asarray(NEGLIGIBLE_SIGNAL, start.dtype))
-        root = jnp.cbrt(jnp.minimum(start, limit))
-        ratios = (root * jnp.linspace(1.0, 0.0, num_steps + 1, dtype=start.dtype)) ** 3
-        return self._time(ratios.at[0].set(start))
+        return self._time(self._log_ratios(num_steps))
 
     def knots_at(self, times: Float[Array, " knots"]) -> Float[Array, " knots"]:
         """Solver times of given times of the process."""
         return self._time(jax.vmap(self._log_ratio)(times))
+
+    def times(self, num_steps: int) -> Float[Array, " knots"]:
+        """Times of the process at `knots(num_steps)`, from `t1` to `t0` exactly."""
+        inner = self._log_ratios(num_steps)[1:-1]
+        log_snr = -jnp.log(jnp.expm1(inner)) - jnp.log(self.variance)
+        ends = jnp.stack([self.process.t1, self.process.t0])
+        return jnp.concatenate([ends[:1], self.process.time_of_log_snr(log_snr), ends[1:]])
+
+    def evaluation_time(self, s: RealLike) -> Array:
+        """Where the model is evaluated for its field at `s`: short of a negligible signal."""
+        s = as_float(s)
+        odds = NEGLIGIBLE_SIGNAL / (1 - NEGLIGIBLE_SIGNAL)
+        last = self.process.time_of_log_snr(jnp.log(odds / self.variance))
+        return jnp.where(s > last, last, s)
+
+    def _log_ratios(self, num_steps: int) -> Array:
+        start = self._log_ratio(self.process.t1)
+        limit = -jnp.log(jnp.asarray(NEGLIGIBLE_SIGNAL, start.dtype))
+        root = jnp.cbrt(jnp.minimum(start, limit))
+        ratios = (root * jnp.linspace(1.0, 0.0, num_steps + 1, dtype=start.dtype)) ** 3
+        return ratios.at[0].set(start)
 
     def _log_ratio(self, s: Array) -> Array:
         r"""$\log(P/c\mu^2)$, from 0 at the data; infinite where $\mu = 0$."""

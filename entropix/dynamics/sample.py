@@ -8,6 +8,8 @@ $$dX = [-b + \sigma^2\,\nabla\log p_s]\,dt + \sigma\,dB, \qquad \frac{dy}{ds} = 
 both solved in the coordinates of `Bridge`, where they lose their singular ends and their stiff
 linear part. The default solvers evaluate the model at the start and inside of a step but never at
 the end of the last, where the log-SNR is infinite: no cut-off is needed.
+
+The samplers of `entropix.dynamics.samplers` take the same arguments in place of a Diffrax solver.
 """
 
 from typing import Any
@@ -24,6 +26,7 @@ from entropix._core.chunks import in_chunks, unchunk
 from entropix._core.interfaces import AbstractModel
 from entropix.dynamics.bridge import Bridge, reference_variance
 from entropix.dynamics.brownian import AdditiveNoise, GridBrownianPath
+from entropix.dynamics.samplers import AbstractSampler, run_sampler
 
 
 def sample(
@@ -34,7 +37,7 @@ def sample(
     method: str = "sde",
     num_steps: int = 128,
     times: Any = None,
-    solver: diffrax.AbstractSolver | None = None,
+    solver: diffrax.AbstractSolver | AbstractSampler | None = None,
     stepsize_controller: diffrax.AbstractStepSizeController | None = None,
     adjoint: diffrax.AbstractAdjoint | None = None,
     prior: Any = None,
@@ -66,7 +69,9 @@ def sample(
         solver: a Diffrax solver. The noise of the SDE is additive, so Ito and Stratonovich solvers
             agree; `diffrax.Euler()` evaluates the model once a step and is of order one. Solvers
             that evaluate the end of a step (`diffrax.Heun`, `diffrax.Tsit5`) need a model that is
-            finite at infinite log-SNR.
+            finite at infinite log-SNR. Or a sampler, `DDIM`, `DPMSolver`, `EDMHeun` or
+            `PredictorCorrector`, which takes fixed steps, is itself stochastic or not, and allows
+            no `method`, `stepsize_controller` or `adjoint`.
         stepsize_controller: a Diffrax controller for adaptive steps, such as
             `diffrax.PIDController`, in the time $t = a - 1$ of `Bridge`; None for the fixed steps.
         adjoint: how to differentiate; None for `diffrax.RecursiveCheckpointAdjoint()`.
@@ -96,6 +101,18 @@ def sample(
         raise ValueError(f"`prior` must have `sample(n, key=key)`, got {type(prior).__name__}.")
     if times is not None:
         times = _checked_times(times, model.process)
+    if isinstance(solver, AbstractSampler):
+        if flow or stepsize_controller is not None or adjoint is not None:
+            raise ValueError(
+                "`method`, `stepsize_controller` and `adjoint` must be left out where `solver` is "
+                f"a sampler, which decides on them itself, got {type(solver).__name__}."
+            )
+        bridge = Bridge(model.process, reference_variance(model, variance), False)
+        prior = model.prior if prior is None else prior
+        chunk = min(chunk, num_samples)
+        return run_sampler(
+            solver, model, bridge, key, prior, condition, times, num_samples, chunk, num_steps
+        )
     if solver is None:
         solver = diffrax.Midpoint() if flow else diffrax.SRA1()
     if adjoint is None:
