@@ -86,6 +86,7 @@ def write_archive(path: Any, kind: str, header: dict, arrays: dict[str, np.ndarr
         "format": kind,
         "format_version": FORMAT_VERSION,
         "entropix": package_version(),
+        "arrays": list(arrays),
         **header,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,6 +141,8 @@ def read_archive(path: Any, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
                 for name in archive.namelist()
                 if name != _HEADER
             }
+        if list(arrays) != header["arrays"]:  # the zip directory itself has no checksum
+            raise ValueError("arrays are missing")
         found, version = header["format"], header["format_version"]
     except FileNotFoundError:
         raise
