@@ -46,7 +46,9 @@ from entropix.processes import VariancePreserving as VariancePreserving
 from entropix.training import EnsembleFit as EnsembleFit
 from entropix.training import Fit as Fit
 from entropix.training import History as History
+from entropix.training import LocalDenoising as LocalDenoising
 from entropix.training import LogisticTimes as LogisticTimes
+from entropix.training import SlicedScoreMatching as SlicedScoreMatching
 from entropix.training import UniformTimes as UniformTimes
 from entropix.training import denoising_loss as denoising_loss
 from entropix.training import fit as fit

@@ -233,11 +233,12 @@ class AbstractModel(eqx.Module):
 
     The three fields are linked by
     $e = \nabla\log p - \nabla\log p_{eq}$ and $v = b - \frac{\sigma^2}{2}\nabla\log p =
-    -\frac{\sigma^2}{2} e$. Methods take one example: `s` scalar, `y` of shape `shape`,
-    `condition` whatever the network takes; callers vmap.
+    -\frac{\sigma^2}{2} e$, the last where $b$ is conservative. Methods take one example: `s`
+    scalar, `y` of shape `shape`, `condition` whatever the network takes; callers vmap.
     """
 
-    process: AbstractVar[AbstractGaussianProcess]
+    # Gaussian, but in parametrisations that need no log-SNR; what needs one checks for itself.
+    process: AbstractVar[Any]
     shape: AbstractVar[tuple[int, ...] | None]  # of one example; None where nothing fixes it
 
     @property

@@ -11,26 +11,34 @@ from equinox import AbstractVar
 from jaxtyping import Array
 
 from entropix._core.arrays import Key, RealScalarLike
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel, AbstractProcess
 from entropix.distributions import IsotropicGaussian
 
 
 class AbstractNetworkModel(AbstractModel):
-    """A model whose field comes from `network(log_snr, y, condition=None[, key=None])`."""
+    """A model whose field comes from `network(log_snr, y, condition=None[, key=None])`.
+
+    A process that is not Gaussian has no log-SNR: there the network is given the time.
+    """
 
     network: AbstractVar[Callable]
-    process: AbstractVar[AbstractGaussianProcess]
+    process: AbstractVar[Any]
     shape: AbstractVar[tuple[int, ...] | None]
 
     @property
     def prior(self) -> IsotropicGaussian:
         """The Gaussian the process ends in: equilibrium if static, else N(0, Sigma(t1)^2)."""
+        process = self.process
+        if not isinstance(process, AbstractGaussianProcess):
+            raise ValueError(
+                f"`prior` must be given by the caller: what {type(process).__name__} ends in has "
+                "no closed form."
+            )
         if self.shape is None:
             raise ValueError(
                 "`shape` must be given to the model, or known from its network's `dim` or its "
                 "scaling, for the model to have a prior."
             )
-        process = self.process
         if process.is_static:
             return IsotropicGaussian(
                 self.shape, 1 / jnp.sqrt(process.equilibrium_precision(process.t1))
@@ -38,8 +46,8 @@ class AbstractNetworkModel(AbstractModel):
         return IsotropicGaussian(self.shape, process.std(process.t1))
 
 
-def check_parts(network: Any, process: Any) -> None:
-    """Refuse what no model can wrap."""
+def check_parts(network: Any, process: Any, *, gaussian: bool = True) -> None:
+    """Refuse what no model can wrap; `gaussian`: whether it needs a Gaussian process."""
     if not callable(network):
         raise ValueError(
             "`network` must be callable as network(log_snr, y, condition=None), "
@@ -51,7 +59,10 @@ def check_parts(network: Any, process: Any) -> None:
             "`network` must be stateless: layers with state (such as BatchNorm) would make a field "
             "depend on what was evaluated before. Use LayerNorm or GroupNorm."
         )
-    check_process(process)
+    if gaussian:
+        check_process(process)
+    elif not isinstance(process, AbstractProcess):
+        raise ValueError(f"`process` must be a process, got {type(process).__name__}.")
 
 
 def check_process(process: Any, name: str = "process") -> None:
@@ -61,8 +72,14 @@ def check_process(process: Any, name: str = "process") -> None:
 
 
 def replace_process(model: AbstractNetworkModel, process: Any) -> Any:
-    """The same network under another process."""
-    check_process(process)
+    """The same network under another process: Gaussian if its own is, else not."""
+    if isinstance(model.process, AbstractGaussianProcess):
+        check_process(process)
+    elif isinstance(process, AbstractGaussianProcess) or not isinstance(process, AbstractProcess):
+        raise ValueError(
+            f"`process` must be one without a log-SNR, as that of the model (its network is a "
+            f"function of time), got {type(process).__name__}."
+        )
     return eqx.tree_at(lambda m: m.process, model, process)
 
 
@@ -84,12 +101,19 @@ def _accepts_key(network: Any) -> bool:
         return False
 
 
+def noise_level(process: AbstractProcess, s: RealScalarLike) -> Array:
+    """What a network is given for the time `s`: the log-SNR, or `s` itself where there is none."""
+    if isinstance(process, AbstractGaussianProcess):
+        return process.log_snr(s)
+    return jnp.asarray(s, process.t1.dtype)
+
+
 def call_network(
-    network: Callable, log_snr: RealScalarLike, y: Array, condition: Any, key: Key | None
+    network: Callable, level: RealScalarLike, y: Array, condition: Any, key: Key | None
 ) -> Array:
     """Call a network; a key goes only to networks that accept one (dropout)."""
     extra = {"key": key} if _accepts_key(network) else {}
-    out = network(log_snr, y, condition, **extra)
+    out = network(level, y, condition, **extra)
     if jnp.shape(out) != jnp.shape(y):
         raise ValueError(
             f"`network` must return an array of y's shape {jnp.shape(y)}, got {jnp.shape(out)}."

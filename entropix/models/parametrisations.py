@@ -11,6 +11,11 @@ with $\pi$ the precision of $p_{eq}$; $e$, $s_\theta$, $\epsilon$ and $v$ are th
 $v_\epsilon = \frac{\mu'}{\mu}(y - \Sigma\epsilon) + \Sigma'\epsilon$. Sources: entropy matching,
 Neural Entropy (2409.03817); score matching, Song et al. (2011.13456); noise prediction, Ho et al.
 (2006.11239); velocity, Albergo et al. (2303.08797), Lipman et al. (2210.02747).
+
+The first two need no log-SNR and take a process that is not Gaussian as well, such as `Langevin`.
+Their networks are then functions of time, `network(s, y, condition=None)`, $-\pi y$ is the
+equilibrium score $\nabla\log p_{eq}(y)$, and the velocity is $b - \frac{\sigma^2}{2} s_\theta$,
+which where a force drives the process is not $-\frac{\sigma^2}{2} e$.
 """
 
 from collections.abc import Callable
@@ -20,22 +25,28 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealScalarLike
-from entropix._core.interfaces import AbstractGaussianProcess
+from entropix._core.interfaces import AbstractGaussianProcess, AbstractProcess
 from entropix.models.network_model import (
     AbstractNetworkModel,
     call_network,
     check_parts,
     check_process,
     example_shape,
+    noise_level,
     replace_process,
 )
 from entropix.models.scaling import GaussianScaling
 
 
-def _collapse(process: AbstractGaussianProcess) -> str | None:
-    if process.is_finite:
+def _collapse(process: AbstractProcess) -> str | None:
+    if not isinstance(process, AbstractGaussianProcess) or process.is_finite:
         return None
     return f"the equilibrium of {type(process).__name__} collapses at the data end"
+
+
+def _gaussian(process: AbstractProcess) -> AbstractGaussianProcess:
+    assert isinstance(process, AbstractGaussianProcess)  # a model with a scaling is made with one
+    return process
 
 
 class EntropyMatching(AbstractNetworkModel):
@@ -48,28 +59,30 @@ class EntropyMatching(AbstractNetworkModel):
 
     Args:
         network: `network(log_snr, y, condition=None[, key=None]) -> array of y's shape`.
-        process: a Gaussian process.
-        scaling: `GaussianScaling.from_data(data, process)`, or None for the bare network.
+        process: a Gaussian process, or any other: the network is then `network(s, y, ...)`.
+        scaling: `GaussianScaling.from_data(data, process)`, or None for the bare network, the only
+            choice where the process is not Gaussian.
         shape: shape of one example, where neither network nor scaling knows it.
 
     Raises:
-        ValueError: if `network` is not callable or has state, or `process` is not Gaussian.
+        ValueError: if `network` is not callable or has state, or `process` is no process, or not
+            Gaussian with a scaling.
     """
 
     network: Callable
-    process: AbstractGaussianProcess
+    process: AbstractProcess
     scaling: GaussianScaling | None
     shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(
         self,
         network: Callable,
-        process: AbstractGaussianProcess,
+        process: AbstractProcess,
         scaling: GaussianScaling | None = None,
         *,
         shape: tuple[int, ...] | None = None,
     ):
-        check_parts(network, process)
+        check_parts(network, process, gaussian=False)
         self.network = network
         self.process = process
         self.scaling = scaling
@@ -78,6 +91,11 @@ class EntropyMatching(AbstractNetworkModel):
                 raise ValueError(
                     f"`scaling` must be a GaussianScaling or None, got {type(scaling).__name__}."
                 )
+            if not isinstance(process, AbstractGaussianProcess):
+                raise ValueError(
+                    f"`scaling` must be None for a process that is not Gaussian, "
+                    f"got {type(process).__name__}."
+                )
             if shape is not None and tuple(shape) != scaling.shape:
                 raise ValueError(
                     f"`shape` must be that of `scaling`, {scaling.shape}, got {shape}."
@@ -85,7 +103,7 @@ class EntropyMatching(AbstractNetworkModel):
             shape = scaling.shape
         self.shape = example_shape(network, shape)
 
-    def with_process(self, process: AbstractGaussianProcess) -> "EntropyMatching":
+    def with_process(self, process: AbstractProcess) -> "EntropyMatching":
         return replace_process(self, process)
 
     @property
@@ -94,8 +112,8 @@ class EntropyMatching(AbstractNetworkModel):
 
     def _output(self, s: RealScalarLike, y: Array, condition: Any, key: Key | None) -> Array:
         if self.scaling is not None:
-            y = y / self.scaling.input_std(self.process, s)
-        return call_network(self.network, self.process.log_snr(s), y, condition, key)
+            y = y / self.scaling.input_std(_gaussian(self.process), s)
+        return call_network(self.network, noise_level(self.process, s), y, condition, key)
 
     def entropy_field(
         self,
@@ -106,7 +124,9 @@ class EntropyMatching(AbstractNetworkModel):
         key: Key | None = None,
     ) -> Float[Array, "*shape"]:
         out = self._output(s, y, condition, key)
-        return out if self.scaling is None else self.scaling(self.process, s) * out
+        if self.scaling is None:
+            return out
+        return self.scaling(_gaussian(self.process), s) * out
 
     def score(
         self,
@@ -128,36 +148,41 @@ class EntropyMatching(AbstractNetworkModel):
         key: Key | None = None,
     ) -> Float[Array, "*shape"]:
         out = self._output(s, y, condition, key)
-        if self.scaling is None:
-            return -self.process.sigma_squared(s) / 2 * out
-        return -self.scaling.velocity(self.process, s) * out
+        if self.scaling is not None:
+            return -self.scaling.velocity(_gaussian(self.process), s) * out
+        half = self.process.sigma_squared(s) / 2
+        if isinstance(self.process, AbstractGaussianProcess):
+            return -half * out
+        force = self.process.drift(s, y) - half * self.process.equilibrium_score(s, y)
+        return force - half * out
 
 
 class ScoreMatching(AbstractNetworkModel):
     r"""The network is the score, $s_\theta(y, s) = \mathrm{network}(\lambda(s), y)$.
 
-    Its entropy field is converted, $e_\theta = s_\theta - \nabla\log p_{eq}$.
+    Its entropy field is converted, $e_\theta = s_\theta - \nabla\log p_{eq}$. Under a process that
+    is not Gaussian it is $\mathrm{network}(s, y)$, and the prior is the caller's to give.
 
     Args: as `EntropyMatching`, without a scaling.
     """
 
     network: Callable
-    process: AbstractGaussianProcess
+    process: AbstractProcess
     shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(
         self,
         network: Callable,
-        process: AbstractGaussianProcess,
+        process: AbstractProcess,
         *,
         shape: tuple[int, ...] | None = None,
     ):
-        check_parts(network, process)
+        check_parts(network, process, gaussian=False)
         self.network = network
         self.process = process
         self.shape = example_shape(network, shape)
 
-    def with_process(self, process: AbstractGaussianProcess) -> "ScoreMatching":
+    def with_process(self, process: AbstractProcess) -> "ScoreMatching":
         return replace_process(self, process)
 
     @property
@@ -172,7 +197,7 @@ class ScoreMatching(AbstractNetworkModel):
         *,
         key: Key | None = None,
     ) -> Float[Array, "*shape"]:
-        return call_network(self.network, self.process.log_snr(s), y, condition, key)
+        return call_network(self.network, noise_level(self.process, s), y, condition, key)
 
     def entropy_field(
         self,
@@ -193,6 +218,9 @@ class ScoreMatching(AbstractNetworkModel):
         key: Key | None = None,
     ) -> Float[Array, "*shape"]:
         process = self.process
+        if not isinstance(process, AbstractGaussianProcess):
+            score = self.score(s, y, condition, key=key)
+            return process.drift(s, y) - process.sigma_squared(s) / 2 * score
         flow = process.scale_rate(s) * y - process.scaled_sigma_squared(s) / 2 * self.score(
             s, y, condition, key=key
         )
@@ -205,7 +233,7 @@ class NoisePrediction(AbstractNetworkModel):
     Unless the network vanishes at the data end, its entropy diverges there like
     $\frac12 E\|\epsilon_\theta\|^2\lambda$ and must be reported with a cut-off.
 
-    Args: as `EntropyMatching`, without a scaling.
+    Args: as `EntropyMatching`, without a scaling, the process Gaussian.
     """
 
     network: Callable
@@ -284,7 +312,7 @@ class VelocityPrediction(AbstractNetworkModel):
     entropy field $-\frac{2}{\sigma^2}v$, and with it the score, stays the same function of log-SNR
     and state, and the velocity changes with the schedule.
 
-    Args: as `EntropyMatching`, without a scaling, and
+    Args: as `EntropyMatching`, without a scaling, the process Gaussian, and
 
         clock: the process in whose time the network is a velocity; None for `process` itself.
     """

@@ -7,6 +7,9 @@ from entropix.training.history import Fit as Fit
 from entropix.training.history import History as History
 from entropix.training.losses import denoising_loss as denoising_loss
 from entropix.training.losses import relative_denoising_loss as relative_denoising_loss
+from entropix.training.path_losses import AbstractPathLoss as AbstractPathLoss
+from entropix.training.path_losses import LocalDenoising as LocalDenoising
+from entropix.training.path_losses import SlicedScoreMatching as SlicedScoreMatching
 from entropix.training.save import load as load
 from entropix.training.save import save as save
 from entropix.training.times import AbstractTimes as AbstractTimes

@@ -13,6 +13,7 @@ from entropix._core.interfaces import AbstractModel
 from entropix.training.history import EnsembleFit, Fit
 from entropix.training.loop import Keys, join_model, split_model
 from entropix.training.options import Options, as_key, check_data, check_model
+from entropix.training.path_losses import AbstractPathLoss
 from entropix.training.run import Run, train
 from entropix.training.times import AbstractTimes
 
@@ -28,6 +29,7 @@ def fit(
     antithetic: bool | None = None,
     weighting: str | Callable | None = None,
     times: AbstractTimes | None = None,
+    loss: AbstractPathLoss | None = None,
     condition: Any = None,
     optimiser: optax.GradientTransformation | None = None,
     learning_rate: Any = None,
@@ -50,9 +52,10 @@ def fit(
       \ell(s_{ij}, x_i, z_{ij}),$$
 
     for n = `batch_size` examples with m = `num_draws` times and noises each; see `losses` for
-    $\ell$ and $w$, `times` for $q$. Data are visited in a new order in every epoch; the remainder
-    of N divided by the batch size is left out, another one each time. The same key gives the same
-    result, with or without interruption.
+    $\ell$ and $w$, `times` for $q$; `loss` is for processes without a closed transition kernel.
+    Data are visited in a new order in every epoch; the remainder of N divided by the batch size is
+    left out, another one each time. The same key gives the same result, with or without
+    interruption.
 
     Args:
         model: a model with a network.
@@ -67,6 +70,10 @@ def fit(
             else uniform.
         times: proposal of times. None: `UniformTimes()` for the uniform weighting, else
             `LogisticTimes.matched`.
+        loss: None: denoising from the data, for Gaussian processes. `LocalDenoising(...)` or
+            `SlicedScoreMatching(...)`: along paths simulated from the data in each step of
+            training, for any process; weighted by $\sigma^2/2$, so that it takes neither
+            `weighting` nor `times`. The reported loss is then relative to $p_{eq}$.
         condition: arrays with a leading axis N, handed to the network along with the data.
         optimiser: an optax transformation with its learning rate. None: Adam. Pass the same object
             to a second call, and its program is not compiled again.
@@ -102,6 +109,7 @@ def fit(
         antithetic=antithetic,
         weighting=weighting,
         times=times,
+        loss=loss,
         condition=condition,
         optimiser=optimiser,
         learning_rate=learning_rate,

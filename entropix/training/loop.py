@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from entropix._core.arrays import Key, squared_norm
 from entropix._core.interfaces import AbstractModel
 from entropix.networks import trainable
-from entropix.training.objective import Objective
+from entropix.training.objective import AbstractObjective
 from entropix.training.optimiser import RelativeClip, average
 
 
@@ -48,7 +48,7 @@ class Setup(eqx.Module):
     """
 
     shell: AbstractModel
-    objective: Objective
+    objective: AbstractObjective
     optimiser: optax.GradientTransformation
     learning_rate: Any
     clip: RelativeClip | None

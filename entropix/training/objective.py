@@ -8,16 +8,19 @@ the data end, where $y \approx x$ and the target is $-z/\Sigma$, the two gradien
 order, and with them the term that dominates the variance.
 """
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from equinox import AbstractVar
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
-from entropix._core.interfaces import AbstractModel
+from entropix._core.interfaces import AbstractModel, AbstractProcess
+from entropix.training.checkpoint import describe
 from entropix.training.losses import (
     denoising_loss,
     relative_denoising_loss,
@@ -26,47 +29,58 @@ from entropix.training.losses import (
 from entropix.training.times import AbstractTimes, stratified
 
 
-class Objective(eqx.Module):
-    """The weighted denoising loss of a batch.
+# The stream of random numbers for paths: far from the counters that `jax.random.split` uses.
+_PATHS = 0x9A75
+
+
+class AbstractObjective(eqx.Module):
+    """The mean of a loss over data, times and noise.
 
     Attributes:
-        weighting: `"likelihood"`, `"uniform"` or a function `weight(process, s)`.
-        times: the proposal of times.
         num_draws: times and noises per example.
         antithetic: whether noise comes in pairs (s, z), (s, -z); `num_draws` is even then.
     """
 
-    weighting: str | Callable
-    times: AbstractTimes
-    num_draws: int = eqx.field(static=True)
-    antithetic: bool = eqx.field(static=True)
+    num_draws: AbstractVar[int]
+    antithetic: AbstractVar[bool]
+
+    @abc.abstractmethod
+    def record(self) -> dict[str, Any]:
+        """What two runs must share for one to take up a checkpoint of the other."""
+
+    @abc.abstractmethod
+    def noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the noise of one draw, for examples of shape `shape`."""
+
+    @abc.abstractmethod
+    def starts(
+        self, process: AbstractProcess, x: Float[Array, "*shape"], u: Float[Array, " m"], key: Key
+    ) -> Float[Array, "m *shape"]:
+        """What the noise is added to in each draw of one example, at quantiles `u` of time."""
+
+    @abc.abstractmethod
+    def one(
+        self,
+        model: AbstractModel,
+        start: Float[Array, "*shape"],
+        condition: Any,
+        u: Float[Array, ""],
+        z: Float[Array, "..."],
+        key: Key | None,
+    ) -> Float[Array, ""]:
+        """The weighted loss of one draw."""
 
     def draws(
         self, x: Float[Array, "n *shape"], time_key: Key, noise_key: Key
     ) -> tuple[Array, Array]:
-        """Quantiles of time, shape (n, num_draws), and noise, shape (n, num_draws, *shape)."""
+        """Quantiles of time, shape (n, num_draws), and noise, shape (n, num_draws, ...)."""
         num = self.num_draws // 2 if self.antithetic else self.num_draws
         u = stratified(time_key, x.shape[0], num, x.dtype)
-        z = jax.random.normal(noise_key, (x.shape[0], num, *x.shape[1:]), x.dtype)
+        z = jax.random.normal(noise_key, (x.shape[0], num, *self.noise_shape(x.shape[1:])), x.dtype)
         if self.antithetic:
             u = jnp.concatenate([u, u], axis=1)
             z = jnp.concatenate([z, -z], axis=1)
         return u, z
-
-    def one(
-        self,
-        model: AbstractModel,
-        x: Float[Array, "*shape"],
-        condition: Any,
-        u: Float[Array, ""],
-        z: Float[Array, "*shape"],
-        key: Key | None,
-    ) -> Float[Array, ""]:
-        """The weighted loss of one draw."""
-        s, density = self.times(model.process, u)
-        loss = relative_denoising_loss if self.weighting == "likelihood" else denoising_loss
-        weight = weight_per_log_snr(self.weighting, model.process, s) / density
-        return weight * loss(model, s, x, z, condition, key=key)
 
     def __call__(
         self,
@@ -81,16 +95,22 @@ class Objective(eqx.Module):
         u, z = self.draws(x, time_key, noise_key)
         count = u.size
 
+        path_keys = jax.random.split(jax.random.fold_in(key, _PATHS), x.shape[0])
+        starts = jax.vmap(self.starts, in_axes=(None, 0, 0, 0))(model.process, x, u, path_keys)
+
         # One flat axis of draws: nested vmaps would leave XLA a three-dimensional product.
         def repeat(leaf: Array) -> Array:
             return jnp.repeat(leaf, self.num_draws, axis=0, total_repeat_length=count)
 
+        def flat(leaf: Array) -> Array:
+            return leaf.reshape(count, *leaf.shape[2:])
+
         losses = jax.vmap(self.one, in_axes=(None, 0, 0, 0, 0, 0))(
             model,
-            repeat(x),
+            flat(starts),
             jax.tree.map(repeat, condition),
-            u.reshape(count),
-            z.reshape(count, *x.shape[1:]),
+            flat(u),
+            flat(z),
             jax.random.split(network_key, count),
         )
         return jnp.mean(losses)
@@ -106,10 +126,56 @@ class Objective(eqx.Module):
     ) -> Float[Array, ""]:
         """The mean over a whole data set, `batch_size` examples at a time, no dropout."""
         u, z = self.draws(x, *jax.random.split(key))
+        path_keys = jax.random.split(jax.random.fold_in(key, _PATHS), x.shape[0])
 
         def example(args: Any) -> Array:
-            x, condition, u, z = args
-            losses = jax.vmap(lambda u, z: self.one(model, x, condition, u, z, None))(u, z)
+            x, condition, u, z, key = args
+            starts = self.starts(model.process, x, u, key)
+            losses = jax.vmap(lambda x, u, z: self.one(model, x, condition, u, z, None))(
+                starts, u, z
+            )
             return jnp.mean(losses)
 
-        return jnp.mean(jax.lax.map(example, (x, condition, u, z), batch_size=batch_size))
+        args = (x, condition, u, z, path_keys)
+        return jnp.mean(jax.lax.map(example, args, batch_size=batch_size))
+
+
+class Objective(AbstractObjective):
+    """The weighted denoising loss of a batch.
+
+    Attributes:
+        weighting: `"likelihood"`, `"uniform"` or a function `weight(process, s)`.
+        times: the proposal of times.
+        num_draws: times and noises per example.
+        antithetic: whether noise comes in pairs (s, z), (s, -z); `num_draws` is even then.
+    """
+
+    weighting: str | Callable
+    times: AbstractTimes
+    num_draws: int = eqx.field(static=True)
+    antithetic: bool = eqx.field(static=True)
+
+    def record(self) -> dict[str, Any]:
+        return {"weighting": describe(self.weighting), "times": describe(self.times)}
+
+    def noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape
+
+    def starts(
+        self, process: AbstractProcess, x: Float[Array, "*shape"], u: Float[Array, " m"], key: Key
+    ) -> Float[Array, "m *shape"]:
+        return jnp.broadcast_to(x, (u.shape[0], *x.shape))
+
+    def one(
+        self,
+        model: AbstractModel,
+        start: Float[Array, "*shape"],
+        condition: Any,
+        u: Float[Array, ""],
+        z: Float[Array, "..."],
+        key: Key | None,
+    ) -> Float[Array, ""]:
+        s, density = self.times(model.process, u)
+        loss = relative_denoising_loss if self.weighting == "likelihood" else denoising_loss
+        weight = weight_per_log_snr(self.weighting, model.process, s) / density
+        return weight * loss(model, s, start, z, condition, key=key)

@@ -12,14 +12,16 @@ from jaxtyping import Array
 
 from entropix._core.arrays import Key, as_float
 from entropix._core.checks import checked, positive_integer, samples
-from entropix._core.interfaces import AbstractModel
+from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.models import GaussianScaling
 from entropix.networks import trainable
 from entropix.training.checkpoint import checkpoint_path
 from entropix.training.loop import Setup, split_model
 from entropix.training.losses import check_weighting
-from entropix.training.objective import Objective
+from entropix.training.objective import AbstractObjective, Objective
 from entropix.training.optimiser import RelativeClip, WarmupCosine, adam
+from entropix.training.path_losses import AbstractPathLoss
+from entropix.training.path_objective import PathObjective, check_loss
 from entropix.training.times import AbstractTimes, LogisticTimes, UniformTimes
 
 
@@ -37,6 +39,7 @@ class Options:
     antithetic: bool | None = None
     weighting: str | Callable | None = None
     times: AbstractTimes | None = None
+    loss: AbstractPathLoss | None = None
     condition: Any = None
     optimiser: optax.GradientTransformation | None = None
     learning_rate: Any = None
@@ -75,14 +78,7 @@ class Options:
 
     def setup(self, model: AbstractModel, data: Array) -> Setup:
         """What the compiled loop needs, besides parameters, data and keys."""
-        weighting = self.weighting
-        scaled = getattr(model, "scaling", None) is not None
-        if weighting is None:
-            weighting = "likelihood" if scaled and model.process.is_finite else "uniform"
-        weighting = check_weighting(weighting)
-        objective = Objective(
-            weighting, self._times(model, weighting, data), self.num_draws, bool(self.antithetic)
-        )
+        objective = self._objective(model, data)
         clip = self.gradient_clip
         if self.optimiser is None:
             optimiser = adam()
@@ -109,6 +105,32 @@ class Options:
             decay = checked(as_float(decay), "ema_decay", lambda v: (v >= 0) & (v < 1), "in [0, 1)")
         shell, _, _ = split_model(model)
         return Setup(shell, objective, optimiser, rate, clip, decay, self.batch_size)
+
+    def _objective(self, model: AbstractModel, data: Array) -> AbstractObjective:
+        antithetic = bool(self.antithetic)
+        if self.loss is not None:
+            for name in ("weighting", "times"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"`{name}` must be None for a `loss` along paths, which has its own, "
+                        f"got {getattr(self, name)!r}."
+                    )
+            loss = check_loss(self.loss, model.process)
+            return PathObjective(loss=loss, num_draws=self.num_draws, antithetic=antithetic)
+        if not isinstance(model.process, AbstractGaussianProcess):
+            raise ValueError(
+                f"`loss` must be LocalDenoising(...) or SlicedScoreMatching(...) for a process "
+                f"without a closed transition kernel ({type(model.process).__name__}), got None."
+            )
+        weighting = self.weighting
+        scaled = getattr(model, "scaling", None) is not None
+        if weighting is None:
+            weighting = "likelihood" if scaled and model.process.is_finite else "uniform"
+        weighting = check_weighting(weighting)
+        times = self._times(model, weighting, data)
+        return Objective(
+            weighting=weighting, times=times, num_draws=self.num_draws, antithetic=antithetic
+        )
 
     def _times(self, model: AbstractModel, weighting: Any, data: Array) -> AbstractTimes:
         times = self.times
