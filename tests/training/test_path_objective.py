@@ -103,11 +103,11 @@ def test_agrees_with_denoising_from_the_data(name):
     model = ex.EntropyMatching(Linear(-0.6), process)
     data = gaussian_data(500)
     closed = Objective("likelihood", LogisticTimes(0.0, 2.0), 4, True)
-    paths = PathObjective(LOSSES[name](128), 8, True)
+    paths = PathObjective(LOSSES[name](64), 8, True)
 
     @eqx.filter_jit
     def evaluate(objective):
-        values = jax.vmap(lambda key: objective(model, data, key=key))(jax.random.split(KEY, 16))
+        values = jax.vmap(lambda key: objective(model, data, key=key))(jax.random.split(KEY, 12))
         return jnp.mean(values), jnp.std(values) / jnp.sqrt(len(values))
 
     (one, error), (other, other_error) = evaluate(closed), evaluate(paths)
@@ -191,27 +191,26 @@ def density_at_the_end(height, temperature, mean, var, t1):
 
 @pytest.mark.parametrize("name", ["denoising", pytest.param("sliced", marks=pytest.mark.slow)])
 def test_learns_the_score_of_a_double_well(name):
-    """Data N(0.3, 0.25) at temperature 0.5 until t1 = 0.5: the relative mean square error there.
+    """Data N(0.3, 0.25) at temperature 0.5 until t1 = 0.2: the relative mean square error there.
 
-    Untrained, the model has the score of the equilibrium, with an error of 0.036; trained, 0.006
-    after 400 steps and 0.0025 after 600.
+    Untrained, the model has the score of the equilibrium, with an error of 0.44; trained, 0.04 to
+    0.07 for different seeds, by either loss.
     """
-    process = ex.Langevin(ex.DoubleWell(), 0.5, t1=0.5)
+    process = ex.Langevin(ex.DoubleWell(), 0.5, t1=0.2)
     network = ex.FourierMLP(
         1, key=jax.random.key(5), widths=(32, 32), num_features=8, log_snr_scale=0.5
     )
     data = 0.3 + 0.5 * jax.random.normal(jax.random.key(2), (4096, 1))
     model = ex.EntropyMatching(network, process)
     trained = fit(
-        model, data, key=KEY, steps=400, batch_size=128, num_draws=4, loss=LOSSES[name](32)
+        model, data, key=KEY, steps=400, batch_size=64, num_draws=4, loss=LOSSES[name](16)
     ).model
-    y, p, score = density_at_the_end(1.0, 0.5, 0.3, 0.25, 0.5)
+    y, p, score = density_at_the_end(1.0, 0.5, 0.3, 0.25, 0.2)
 
     def relative_error(model):
         got = np.asarray(jax.vmap(lambda y: model.score(process.t1, y[None]))(jnp.asarray(y)))
         return np.sum(p * (got[:, 0] - score) ** 2) / np.sum(p * score**2)
 
-    print(relative_error(model), relative_error(trained))
     assert relative_error(trained) < 0.25 * relative_error(model)
 
 
