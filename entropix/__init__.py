@@ -5,6 +5,7 @@
 
 from entropix import datasets as datasets
 from entropix._core import Estimate as Estimate
+from entropix.density import Jarzynski as Jarzynski
 from entropix.density import LogDensity as LogDensity
 from entropix.density import PathBound as PathBound
 from entropix.density import log_prob as log_prob
@@ -16,11 +17,28 @@ from entropix.dynamics import AbstractSampler as AbstractSampler
 from entropix.dynamics import DPMSolver as DPMSolver
 from entropix.dynamics import EDMHeun as EDMHeun
 from entropix.dynamics import PredictorCorrector as PredictorCorrector
+from entropix.dynamics import Trajectory as Trajectory
 from entropix.dynamics import sample as sample
+from entropix.dynamics import solve_flow as solve_flow
+from entropix.dynamics import solve_forward as solve_forward
+from entropix.dynamics import solve_reverse as solve_reverse
+from entropix.entropy import AbstractPathFunctional as AbstractPathFunctional
 from entropix.entropy import EntropyCurve as EntropyCurve
+from entropix.entropy import EntropyProduction as EntropyProduction
+from entropix.entropy import FluctuationTheorem as FluctuationTheorem
+from entropix.entropy import HousekeepingEntropy as HousekeepingEntropy
+from entropix.entropy import MediumEntropy as MediumEntropy
+from entropix.entropy import PathDivergence as PathDivergence
+from entropix.entropy import PathEntropy as PathEntropy
+from entropix.entropy import PathFunctional as PathFunctional
+from entropix.entropy import SystemEntropy as SystemEntropy
 from entropix.entropy import entropy_curve as entropy_curve
+from entropix.entropy import fluctuation_theorem as fluctuation_theorem
 from entropix.entropy import neural_entropy as neural_entropy
+from entropix.entropy import path_entropy as path_entropy
+from entropix.entropy import path_functional as path_functional
 from entropix.entropy import path_kl as path_kl
+from entropix.entropy import path_log_ratio as path_log_ratio
 from entropix.models import EntropyMatching as EntropyMatching
 from entropix.models import ExactModel as ExactModel
 from entropix.models import GaussianScaling as GaussianScaling

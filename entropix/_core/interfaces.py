@@ -22,6 +22,11 @@ class AbstractSchedule(eqx.Module):
     where the rate does not.
     """
 
+    @property
+    @abc.abstractmethod
+    def diverges(self) -> bool:
+        r"""Whether $B(1)$ is infinite."""
+
     @abc.abstractmethod
     def rate(self, s: RealLike) -> Array:
         r"""$\beta(s)$."""
@@ -89,10 +94,16 @@ class AbstractGaussianProcess(AbstractProcess):
     define them are 0/0 or $0\cdot\infty$ at an end of the time axis: the precision $\pi$, the
     equilibrium gain $r = (1 - \pi\Sigma^2)/\mu = (\Sigma^2)'/(\sigma^2\mu)$, the factor by which
     $p_{eq}$ predicts the data, $E_{eq}[x|y] = r y$; and the product $\sigma^2 \mu$.
+
+    Attributes:
+        is_static: whether the equilibrium does not move with time.
+        is_finite: whether the total entropy production of smooth data is finite.
+        ends_in_noise: whether $\mu(t_1) = 0$, where $b$ and $\sigma$ are infinite.
     """
 
     is_static: AbstractVar[bool]
     is_finite: AbstractVar[bool]
+    ends_in_noise: AbstractVar[bool]
 
     @abc.abstractmethod
     def scale(self, s: RealLike) -> Array:

@@ -1,5 +1,6 @@
 """Log densities of samples under a model."""
 
+from entropix.density.jarzynski import Jarzynski as Jarzynski
 from entropix.density.log_prob import log_prob as log_prob
 from entropix.density.method import AbstractDensityMethod as AbstractDensityMethod
 from entropix.density.path_bound import PathBound as PathBound

@@ -32,7 +32,7 @@ from entropix.density.method import AbstractDensityMethod
 from entropix.density.result import LogDensity
 from entropix.entropy.axis import LogSNRAxis
 from entropix.entropy.integrate import BINS, PILOT_SHARE, Proposal, proposal_of
-from entropix.entropy.reference import GaussianReference
+from entropix.entropy.reference import GaussianReference, reference_of
 
 
 class PathBound(AbstractDensityMethod):
@@ -70,7 +70,7 @@ class PathBound(AbstractDensityMethod):
     ) -> LogDensity:
         if key is None:
             raise ValueError("`key` must be given for PathBound, got None.")
-        reference = _reference(x if self.reference is None else self.reference)
+        reference = reference_of(x if self.reference is None else self.reference)
         axis = LogSNRAxis.of(model.process, reference.mean_variance)
         pilot_key, main_key = jax.random.split(key)
         # The pilot is shared by all samples: its share of their evaluations, up to a few thousand.
@@ -93,14 +93,6 @@ class PathBound(AbstractDensityMethod):
             chunk=max(chunk_size // 2, 1),
         )
         return LogDensity(value, stderr, self.num_evaluations + -(-2 * pilot_pairs // x.shape[0]))
-
-
-def _reference(x: Array) -> GaussianReference:
-    count, size = x.shape[0], x[0].size
-    if count < 16:
-        # So few samples do not know their own variance: a centred reference of their size.
-        x = jnp.concatenate([x, -x])
-    return GaussianReference.from_data(x, shrinkage=min(1.0, (size / count) ** 2))
 
 
 def _pair(

@@ -113,6 +113,13 @@ class Bridge(eqx.Module):
         s = self.process.time_of_log_snr(log_snr)
         return s, self.process.scale(s), a
 
+    def time_at(self, t: RealLike) -> Array:
+        """The time of the process at solver time `t`, exact at both ends."""
+        t = as_float(t)
+        inside = (t < 0) & (t > -1)
+        s = self._level(jnp.where(inside, t, -0.5))[0]
+        return jnp.where(inside, s, jnp.where(t < 0, self.process.t1, self.process.t0))
+
     def enter(self, s: RealLike, t: RealLike, y: Array) -> Array:
         r"""$X = a y/(\mu\sqrt c)$ at time `s` of the process, `t` of the solver."""
         process = self.process
@@ -120,8 +127,17 @@ class Bridge(eqx.Module):
         return standardised if self.flow else safe_sqrt(1 + as_float(t)) * standardised
 
     def leave(self, s: RealLike, t: RealLike, x: Array) -> Array:
-        r"""$y = X \mu\sqrt c / a$ at time `s` of the process, `t` of the solver."""
-        return self.process.scale(s) * jnp.sqrt(self.variance) / (1 + as_float(t)) * x
+        r"""$y = X \mu\sqrt c / a$ at time `s` of the process, `t` of the solver.
+
+        In the SDE all states are zero where $a = 0$, and what comes back is zero.
+        """
+        process = self.process
+        std = jnp.sqrt(process.var(s) + self.variance * process.scale(s) ** 2)
+        if self.flow:
+            return std * x
+        a = 1 + as_float(t)
+        root = jnp.sqrt(jnp.where(a > 0, a, 1.0))
+        return std / root * x
 
     def field(self, model: AbstractModel, t: RealLike, x: Array, condition: Any = None) -> Array:
         r"""$F$ for a batch of states `x`, shape (n, *shape), each with its own condition."""

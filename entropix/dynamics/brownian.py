@@ -7,6 +7,7 @@ not depend on how samples are grouped; `diffrax.VirtualBrownianTree` remains for
 and `diffrax.UnsafeBrownianPath` allows no reverse mode.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
@@ -72,12 +73,13 @@ class GridBrownianPath(diffrax.AbstractBrownianPath):
 
 
 class AdditiveNoise(diffrax.AbstractTerm):
-    r"""The term $dB$ of an SDE: the identity times the increments of `path`."""
+    r"""The term $\sigma(t)\,dB$ of an SDE: `std(t)`, a scalar, times the increments of `path`."""
 
     path: diffrax.AbstractBrownianPath
+    std: Callable[[Any], Any]
 
     def vf(self, t: RealScalarLike, y: Array, args: Any) -> Array:
-        return jnp.ones((), y.dtype)
+        return jnp.asarray(self.std(t), y.dtype)
 
     def contr(self, t0: Any, t1: Any, **kwargs: Any) -> Any:
         return self.path.evaluate(t0, t1, **kwargs)

@@ -17,16 +17,15 @@ from typing import Any
 import diffrax
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import Key, as_float
-from entropix._core.checks import checked, choice, conditions, is_concrete, positive_integer
-from entropix._core.chunks import in_chunks, unchunk
+from entropix._core.arrays import Key
+from entropix._core.checks import choice, conditions, positive_integer
 from entropix._core.interfaces import AbstractModel
 from entropix.dynamics.bridge import Bridge, reference_variance
-from entropix.dynamics.brownian import AdditiveNoise, GridBrownianPath
+from entropix.dynamics.reverse import Backward, check_model, default_grid
 from entropix.dynamics.samplers import AbstractSampler, run_sampler
+from entropix.dynamics.solve import Plan, check_times, make_plan, run
 
 
 def sample(
@@ -91,16 +90,13 @@ def sample(
     """
     num_samples = positive_integer(num_samples, "num_samples")
     positive_integer(num_steps, "num_steps")
-    positive_integer(max_steps, "max_steps")
     flow = choice(method, "method", ("sde", "ode")) == "ode"
-    if not isinstance(model, AbstractModel):
-        raise ValueError(f"`model` must be a model, got {type(model).__name__}.")
-    chunk = num_samples if chunk_size is None else positive_integer(chunk_size, "chunk_size")
+    check_model(model)
     condition = conditions(condition, num_samples)
     if prior is not None and not hasattr(prior, "sample"):
         raise ValueError(f"`prior` must have `sample(n, key=key)`, got {type(prior).__name__}.")
     if times is not None:
-        times = _checked_times(times, model.process)
+        times = check_times(times, model.process, falling=True)
     if isinstance(solver, AbstractSampler):
         if flow or stepsize_controller is not None or adjoint is not None:
             raise ValueError(
@@ -109,45 +105,24 @@ def sample(
             )
         bridge = Bridge(model.process, reference_variance(model, variance), False)
         prior = model.prior if prior is None else prior
+        chunk = num_samples if chunk_size is None else positive_integer(chunk_size, "chunk_size")
         chunk = min(chunk, num_samples)
         return run_sampler(
             solver, model, bridge, key, prior, condition, times, num_samples, chunk, num_steps
         )
     if solver is None:
         solver = diffrax.Midpoint() if flow else diffrax.SRA1()
-    if adjoint is None:
-        adjoint = diffrax.RecursiveCheckpointAdjoint()
-    bridge = Bridge(model.process, reference_variance(model, variance), flow)
-    return _sample(
-        model,
-        bridge,
-        key,
-        model.prior if prior is None else prior,
-        condition,
-        times,
+    plan = make_plan(
         solver,
         stepsize_controller,
         adjoint,
         num_samples,
-        min(chunk, num_samples),
-        num_steps,
-        max_steps,
+        chunk_size=chunk_size,
+        max_steps=max_steps,
     )
-
-
-def _checked_times(times: Any, process: Any) -> Array:
-    times = as_float(times)
-    if times.ndim != 1 or times.shape[0] < 2:
-        raise ValueError(f"`times` must have shape (n,) with n >= 2, got {times.shape}.")
-    if not is_concrete((times, process.t0, process.t1)):
-        return times
-    low, high = float(process.t0), float(process.t1)
-    return checked(
-        times,
-        "times",
-        lambda v: (v[1:] < v[:-1]).all() & (v[0] <= high) & (v[-1] >= low),
-        f"decreasing and within [{low:g}, {high:g}]",
-    )
+    bridge = Bridge(model.process, reference_variance(model, variance), flow)
+    prior = model.prior if prior is None else prior
+    return _sample(model, bridge, key, prior, condition, times, num_samples, num_steps, plan)
 
 
 @eqx.filter_jit
@@ -158,82 +133,14 @@ def _sample(
     prior: Any,
     condition: Any,
     times: Array | None,
-    solver: diffrax.AbstractSolver,
-    controller: diffrax.AbstractStepSizeController | None,
-    adjoint: diffrax.AbstractAdjoint,
     num_samples: int,
-    chunk: int,
     num_steps: int,
-    max_steps: int,
+    plan: Plan,
 ) -> Array:
-    process = bridge.process
     prior_key, path_key = jax.random.split(key)
-    knots = bridge.knots(num_steps) if times is None else bridge.knots_at(times)
-    begin, end = (process.t1, process.t0) if times is None else (times[0], times[-1])
-    start = bridge.enter(begin, knots[0], prior.sample(num_samples, key=prior_key))
-
-    def solve(args: Any, _: Array | None = None) -> Array:
-        indices, x, condition = args
-        terms = diffrax.ODETerm(_field)
-        if not bridge.flow:
-            path = _brownian_path(solver, controller, knots, path_key, indices, x)
-            terms = diffrax.MultiTerm(terms, AdditiveNoise(path))
-        solution = diffrax.diffeqsolve(
-            terms,
-            solver,
-            knots[0],
-            knots[-1],
-            None if controller is None else knots[1] - knots[0],
-            x,
-            (bridge, model, condition),
-            stepsize_controller=diffrax.StepTo(knots) if controller is None else controller,
-            adjoint=adjoint,
-            max_steps=knots.shape[0] - 1 if controller is None else max_steps,
-        )
-        ys: Any = solution.ys
-        return ys[-1]  # a solve that failed has raised (`throw=True`)
-
-    args = (jnp.arange(num_samples), start, condition)
-    if chunk == num_samples:
-        x = solve(args)
-    else:
-        x = unchunk(in_chunks(solve, args, num_samples, chunk), num_samples)
-    y = bridge.leave(end, knots[-1], x)
-    return eqx.error_if(
-        y,
-        ~jnp.all(jnp.isfinite(y)),
-        "a sample is not finite: the model's score must be finite wherever `solver` evaluates it "
-        "(the default solvers never do so at infinite log-SNR)",
-    )
-
-
-def _field(t: Any, x: Any, args: Any) -> Array:
-    bridge, model, condition = args
-    return bridge.field(model, t, x, condition)
-
-
-def _brownian_path(
-    solver: diffrax.AbstractSolver,
-    controller: diffrax.AbstractStepSizeController | None,
-    knots: Array,
-    key: Key,
-    indices: Array,
-    x: Array,
-) -> diffrax.AbstractBrownianPath:
-    area = getattr(solver, "minimal_levy_area", None)
-    wants_area = area is not None and issubclass(diffrax.SpaceTimeLevyArea, area)
-    levy_area = diffrax.SpaceTimeLevyArea if wants_area else diffrax.BrownianIncrement
-    if controller is None:
-        return GridBrownianPath(
-            knots=knots, key=key, indices=indices, shape=x.shape[1:], levy_area=levy_area
-        )
-    # One path for the chunk, known to a fraction of the smallest step worth taking.
-    tolerance = 16 * float(jnp.finfo(x.dtype).eps)
-    return diffrax.VirtualBrownianTree(
-        knots[0],
-        knots[-1],
-        tolerance,
-        jax.ShapeDtypeStruct(x.shape, x.dtype),
-        jax.random.fold_in(key, indices[0]),
-        levy_area,
-    )
+    knots = None
+    if times is None:
+        times, knots = default_grid(bridge, num_steps, False)
+    start = prior.sample(num_samples, key=prior_key)
+    coordinates = Backward(bridge)
+    return run(coordinates, model, condition, times, start, path_key, plan, knots).final

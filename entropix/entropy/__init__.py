@@ -1,6 +1,19 @@
-"""Entropy curves, neural entropy, total entropy production and path KL."""
+"""Entropy curves, neural entropy, total entropy production, path KL, and entropy along paths."""
 
 from entropix.entropy.curve import EntropyCurve as EntropyCurve
 from entropix.entropy.curve import entropy_curve as entropy_curve
 from entropix.entropy.curve import neural_entropy as neural_entropy
+from entropix.entropy.fluctuation import FluctuationTheorem as FluctuationTheorem
+from entropix.entropy.fluctuation import fluctuation_theorem as fluctuation_theorem
+from entropix.entropy.girsanov import path_log_ratio as path_log_ratio
+from entropix.entropy.integrands import AbstractPathFunctional as AbstractPathFunctional
+from entropix.entropy.integrands import EntropyProduction as EntropyProduction
+from entropix.entropy.integrands import HousekeepingEntropy as HousekeepingEntropy
+from entropix.entropy.integrands import MediumEntropy as MediumEntropy
+from entropix.entropy.integrands import PathDivergence as PathDivergence
+from entropix.entropy.integrands import PathFunctional as PathFunctional
+from entropix.entropy.integrands import SystemEntropy as SystemEntropy
+from entropix.entropy.path_entropy import PathEntropy as PathEntropy
+from entropix.entropy.path_entropy import path_entropy as path_entropy
+from entropix.entropy.path_functional import path_functional as path_functional
 from entropix.entropy.path_kl import path_kl as path_kl

@@ -12,12 +12,11 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import Key, squared_norm
+from entropix._core.arrays import Key
 from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix._core.interfaces import AbstractModel
 from entropix.entropy.functional import estimate_integral
-from entropix.entropy.integrate import AbstractIntegrand
-from entropix.entropy.reference import GaussianReference
+from entropix.entropy.integrands import EntropyProduction
 
 
 class EntropyCurve(eqx.Module):
@@ -42,21 +41,6 @@ class EntropyCurve(eqx.Module):
     stderr: Float[Array, "*seeds k"]
     mc_stderr: Float[Array, "*seeds k"]
     total: Estimate
-
-
-class _EntropyIntegrand(AbstractIntegrand):
-    model: AbstractModel
-
-    @property
-    def process(self) -> AbstractGaussianProcess:
-        return self.model.process
-
-    def __call__(
-        self, s: Array, y: Array, condition: Any, reference: GaussianReference
-    ) -> tuple[Array, Array]:
-        field = self.model.entropy_field(s, y, condition)
-        known = reference.entropy_field(self.process, s, y)
-        return squared_norm(field), squared_norm(known)
 
 
 def entropy_curve(
@@ -104,9 +88,8 @@ def entropy_curve(
     References:
         Neural Entropy, 2409.03817.
     """
-    integrand = _EntropyIntegrand(model)
     result = estimate_integral(
-        integrand,
+        EntropyProduction(model),
         data,
         key=key,
         num_evaluations=num_evaluations,

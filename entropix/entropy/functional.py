@@ -20,11 +20,12 @@ from entropix._core.checks import (
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractGaussianProcess
 from entropix.entropy.axis import LogSNRAxis
+from entropix.entropy.integrands import AbstractPathFunctional
 from entropix.entropy.integrate import (
     PILOT_SHARE,
-    AbstractIntegrand,
     Pilot,
     Points,
+    gaussian_process,
     run_main,
     run_pilot,
 )
@@ -50,10 +51,11 @@ class CurveOfIntegral(eqx.Module):
     total: Estimate
 
 
-def _check_cutoff(integrand: AbstractIntegrand, cutoff: Any) -> Array | None:
+def _check_cutoff(integrand: AbstractPathFunctional, cutoff: Any) -> Array | None:
     if cutoff is None:
         return None
-    end = integrand.process.std(integrand.process.t1)
+    process = gaussian_process(integrand)
+    end = process.std(process.t1)
     return checked(
         positive(cutoff, "cutoff"),
         "cutoff",
@@ -93,10 +95,10 @@ def _check_rates(pilot: Pilot, cutoff: Array | None) -> Pilot:
 
 @eqx.filter_jit
 def _slope_at(
-    integrand: AbstractIntegrand, points: Points, s: Array, key: Key, count: int
+    integrand: AbstractPathFunctional, points: Points, s: Array, key: Key, count: int
 ) -> Array:
     r"""$dI/d(-\ln\Sigma)$ at time `s`."""
-    process = integrand.process
+    process = gaussian_process(integrand)
     index = jax.random.randint(key, (count,), 0, points.data.shape[0])
     keys = jax.random.split(jax.random.fold_in(key, 1), count)
 
@@ -104,7 +106,7 @@ def _slope_at(
         x = points.data[i]
         condition = jax.tree.map(lambda c: c[i], points.condition)
         y = process.perturb(s, x, jax.random.normal(k, x.shape, x.dtype))
-        return integrand(s, y, condition, points.reference)[0]
+        return integrand(s, y, condition)
 
     # (sigma^2 / 2) ds / d ln Sigma = sigma^2 Sigma^2 / (Sigma^2)'.
     factor = process.sigma_squared(s) * process.var(s) / process.var_rate(s)
@@ -139,7 +141,7 @@ def _default_edges(
 
 
 def estimate_integral(
-    integrand: AbstractIntegrand,
+    integrand: AbstractPathFunctional,
     data: Any,
     *,
     key: Key,
@@ -164,7 +166,7 @@ def estimate_integral(
             f"entropy is infinite because {divergence}."
         )
     cutoff = _check_cutoff(integrand, cutoff)
-    process = integrand.process
+    process = gaussian_process(integrand)
     pilot_key, main_key, slope_key = jax.random.split(key, 3)
     pilot_count = max(round(PILOT_SHARE * num_evaluations), 64)
     main_count = 2 * (-(-(num_evaluations - pilot_count) // 2))

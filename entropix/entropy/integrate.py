@@ -20,7 +20,6 @@ Memory is bounded by `chunk_size` evaluations (and a few numbers per evaluation)
 differentiation, where chunks are recomputed.
 """
 
-import abc
 from typing import Any
 
 import equinox as eqx
@@ -32,27 +31,13 @@ from entropix._core.arrays import Key
 from entropix._core.chunks import in_chunks, unchunk
 from entropix._core.interfaces import AbstractGaussianProcess
 from entropix.entropy.axis import LogSNRAxis
+from entropix.entropy.integrands import AbstractControlled, AbstractPathFunctional
 from entropix.entropy.reference import GaussianReference
 
 
 BINS = 64
 PILOT_SHARE = 0.15
 DEFENSIVE_SHARE = 0.1
-
-
-class AbstractIntegrand(eqx.Module):
-    """What is integrated: a squared norm of fields, and the reference's share of it."""
-
-    @property
-    @abc.abstractmethod
-    def process(self) -> AbstractGaussianProcess:
-        """The process of the fields."""
-
-    @abc.abstractmethod
-    def __call__(
-        self, s: Array, y: Array, condition: Any, reference: GaussianReference
-    ) -> tuple[Array, Array]:
-        """The integrand and its control variate (zero if there is none) for one example."""
 
 
 class Points(eqx.Module):
@@ -137,8 +122,19 @@ class Pilot(eqx.Module):
     peak_rate: Array
 
 
+def gaussian_process(integrand: AbstractPathFunctional) -> AbstractGaussianProcess:
+    """The process, whose marginals must be known in closed form."""
+    process = integrand.process
+    if not isinstance(process, AbstractGaussianProcess):
+        raise ValueError(
+            "the process must be Gaussian where no paths are simulated, got "
+            f"{type(process).__name__}: use `path_functional(..., along='sde')`."
+        )
+    return process
+
+
 def _evaluate(
-    integrand: AbstractIntegrand,
+    integrand: AbstractPathFunctional,
     points: Points,
     axis: LogSNRAxis,
     fraction: Array,
@@ -146,14 +142,16 @@ def _evaluate(
     z: Array,
 ) -> tuple[Array, Array]:
     """Integrand and control variate per unit of the axis, at one fraction and data point."""
-    process = integrand.process
+    process = gaussian_process(integrand)
     s = process.time_of_log_snr(axis.log_snr(fraction))
     x = points.data[index]
     condition = jax.tree.map(lambda c: c[index], points.condition)
     y = process.perturb(s, x, z)
     factor = process.var(s) / 2 * axis.jacobian(fraction)
-    value, control = integrand(s, y, condition, points.reference)
-    return factor * value, factor * control
+    value = integrand(s, y, condition)
+    if not isinstance(integrand, AbstractControlled):
+        return factor * value, jnp.zeros_like(value)
+    return factor * value, factor * integrand.control(s, y, points.reference)
 
 
 def _open_unit(bits: Array, dtype: Any) -> Array:
@@ -163,7 +161,7 @@ def _open_unit(bits: Array, dtype: Any) -> Array:
 
 @eqx.filter_jit
 def run_pilot(
-    integrand: AbstractIntegrand,
+    integrand: AbstractPathFunctional,
     points: Points,
     axis: LogSNRAxis,
     *,
@@ -227,7 +225,7 @@ class Integral(eqx.Module):
 
 @eqx.filter_jit
 def run_main(
-    integrand: AbstractIntegrand,
+    integrand: AbstractPathFunctional,
     points: Points,
     axis: LogSNRAxis,
     proposal: Proposal,
@@ -249,7 +247,9 @@ def run_main(
     position = jnp.arange(pairs)
 
     reference = points.reference
-    known, linear, quadratic = reference.integrals(integrand.process, axis, edges, proposal.keep)
+    known, linear, quadratic = reference.integrals(
+        gaussian_process(integrand), axis, edges, proposal.keep
+    )
 
     def both(stratum: Array, offset: Array, i: Array, n: Array) -> tuple[Array, Array]:
         z = jax.random.normal(jax.random.fold_in(noise_key, n), (2, *points.data.shape[1:]), dtype)

@@ -11,31 +11,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array
 
-from entropix._core.arrays import Key, squared_norm
+from entropix._core.arrays import Key
 from entropix._core.checks import is_concrete
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.entropy.functional import estimate_integral
-from entropix.entropy.integrate import AbstractIntegrand
-from entropix.entropy.reference import GaussianReference
-
-
-class _DifferenceIntegrand(AbstractIntegrand):
-    model: AbstractModel
-    reference_model: AbstractModel
-
-    @property
-    def process(self) -> AbstractGaussianProcess:
-        return self.model.process
-
-    def __call__(
-        self, s: Array, y: Array, condition: Any, reference: GaussianReference
-    ) -> tuple[Array, Array]:
-        field = self.model.entropy_field(s, y, condition)
-        other = self.reference_model.entropy_field(s, y)
-        return squared_norm(field - other), 0.0 * s
+from entropix.entropy.integrands import PathDivergence
 
 
 def path_kl(
@@ -67,7 +49,7 @@ def path_kl(
     """
     check_same_process(model.process, reference_model.process)
     return estimate_integral(
-        _DifferenceIntegrand(model, reference_model),
+        PathDivergence(model, reference_model),
         data,
         key=key,
         num_evaluations=num_evaluations,

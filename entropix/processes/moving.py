@@ -36,6 +36,7 @@ class VarianceExploding(AbstractGaussianProcess):
 
     is_static = False
     is_finite = True
+    ends_in_noise = False
 
     def __init__(self, sigma_min: Any = 0.01, sigma_max: Any = 50.0):
         self.sigma_min = positive(sigma_min, "sigma_min", shape=())
@@ -111,6 +112,7 @@ class SubVariancePreserving(AbstractGaussianProcess):
 
     is_static = False
     is_finite = False
+    ends_in_noise = False
 
     def __init__(self, schedule: AbstractSchedule):
         if not isinstance(schedule, AbstractSchedule):
@@ -184,6 +186,7 @@ class RectifiedFlow(AbstractGaussianProcess):
 
     is_static = False
     is_finite = False
+    ends_in_noise = True
 
     def __init__(self):
         self.t0 = as_float(0.0)

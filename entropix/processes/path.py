@@ -46,6 +46,7 @@ class GaussianPath(AbstractGaussianProcess):
     std_fn: Callable
     t0: Float[Array, ""]
     t1: Float[Array, ""]
+    ends_in_noise: bool = eqx.field(static=True)
 
     is_static = False
     is_finite = True
@@ -73,6 +74,8 @@ class GaussianPath(AbstractGaussianProcess):
                 raise ValueError(f"{rule} on [0, 1], got a violation near s = {first:.3f}.")
         self.t0 = times[0]
         self.t1 = end
+        # A zero of the scale to rounding; where values are not known, the safe answer.
+        self.ends_in_noise = not is_concrete(scale) or float(scale[-1]) < 1e-6
 
     def _inside(self, s: RealLike) -> Array:
         """Time, with the data end moved a tiny step inside: ratios of rates have a limit there."""

@@ -39,6 +39,10 @@ class LinearSchedule(AbstractSchedule):
     beta_min: Float[Array, ""]
     beta_max: Float[Array, ""]
 
+    @property
+    def diverges(self) -> bool:
+        return False
+
     def __init__(self, beta_min: Any = 0.1, beta_max: Any = 16.0):
         self.beta_min = positive(beta_min, "beta_min", shape=())
         lower = on_host(self.beta_min)
@@ -76,6 +80,10 @@ class CosineSchedule(AbstractSchedule):
 
     The rate is infinite at s = 1, where $e^{-B}$ reaches zero exactly. It has no parameters.
     """
+
+    @property
+    def diverges(self) -> bool:
+        return True
 
     def rate(self, s: RealLike) -> Array:
         s = as_float(s)

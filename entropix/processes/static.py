@@ -41,6 +41,10 @@ class AbstractStaticProcess(AbstractGaussianProcess):
     def clock(self) -> AbstractSchedule:
         r"""The schedule whose integral is $B(s)$."""
 
+    @property
+    def ends_in_noise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.clock.diverges
+
     def scale(self, s: RealLike) -> Array:
         return self.clock.decay(s)
 
@@ -126,6 +130,10 @@ class VariancePreserving(AbstractStaticProcess):
 
 class _StraightClock(AbstractSchedule):
     r"""$e^{-B/2} = 1 - s$."""
+
+    @property
+    def diverges(self) -> bool:
+        return True
 
     def rate(self, s: RealLike) -> Array:
         return 2 / (1 - as_float(s))

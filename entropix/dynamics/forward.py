@@ -1,0 +1,199 @@
+r"""Forward dynamics: the SDE of a process, from data to noise.
+
+A Gaussian process is stepped by its exact transitions unless a solver is asked for; any other
+process, by `diffrax.SRA1`. Where a Gaussian process ends in infinite noise ($\mu(t_1) = 0$), a
+solver's steps shrink towards the end in proportion to the signal left, and the last one, over which
+$\sigma$ is infinite, is the exact transition: nothing is cut off.
+"""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from entropix._core.arrays import Key, as_float
+from entropix._core.checks import is_concrete, positive, positive_integer, samples
+from entropix._core.interfaces import AbstractGaussianProcess, AbstractProcess
+from entropix.dynamics.bridge import Bridge
+from entropix.dynamics.solve import (
+    AbstractCoordinates,
+    Plan,
+    Trajectory,
+    check_times,
+    make_plan,
+    run,
+    with_saved,
+)
+from entropix.dynamics.solvers import GaussianTransition, transition
+
+
+class _Forward(AbstractCoordinates):
+    """The process as it stands: its own time and state."""
+
+    process: AbstractProcess
+
+    def solver_time(self, s: Array) -> Array:
+        return s
+
+    def process_time(self, t: Array) -> Array:
+        return t
+
+    def enter(self, s: Array, t: Array, y: Array) -> Array:
+        return y
+
+    def leave(self, s: Array, t: Array, x: Array) -> Array:
+        return x
+
+    def field(self, t: Any, x: Array, args: Any) -> Array:
+        process, _ = args
+        return jax.vmap(process.drift, in_axes=(None, 0))(t, x)
+
+    def noise(self, t: Array) -> Array:
+        return self.process.diffusion(t)
+
+
+def solve_forward(
+    process: AbstractProcess,
+    x: Any,
+    *,
+    key: Key,
+    times: Any = None,
+    num_steps: int = 128,
+    save: Any = None,
+    functional: Any = None,
+    solver: diffrax.AbstractSolver | None = None,
+    stepsize_controller: diffrax.AbstractStepSizeController | None = None,
+    adjoint: diffrax.AbstractAdjoint | None = None,
+    path: diffrax.AbstractBrownianPath | None = None,
+    chunk_size: int | None = None,
+    dense: bool = False,
+    max_steps: int = 4096,
+) -> Trajectory:
+    r"""Solve $dY = b(Y, s)\,ds + \sigma(s)\,dB$ (Ito) from samples of the data.
+
+    The result is the same for the same key, whatever `chunk_size`, and differentiable in process
+    and data. Without `solver`, the states of a Gaussian process have its exact law at any steps.
+
+    Args:
+        process: any process.
+        x: samples at the first time, shape (n, *shape).
+        key: PRNG key.
+        times: increasing times of the process to step through; None for `num_steps` steps from `t0`
+            to `t1`, which shrink towards the data for a Gaussian process and are equal otherwise.
+        num_steps: see `times`.
+        save: None for the final states, "steps" for the states at all `times`, the first included,
+            or an array of times, which become steps.
+        functional: None, or a function `increment(s0, s1, y0, y1)` of one sample, to a scalar or a
+            pytree of scalars, that is added up over the steps; see `path_entropy`.
+        solver: a Diffrax solver; None for exact transitions where there are any, else
+            `diffrax.SRA1()`. The noise is additive, so Ito and Stratonovich solvers agree.
+        stepsize_controller: a Diffrax controller for adaptive steps; None for the fixed ones.
+        adjoint: how to differentiate; None for `diffrax.RecursiveCheckpointAdjoint()`.
+        path: a Brownian path of shape (n, *shape) to follow instead of one made from `key`.
+        chunk_size: solve for so many samples at a time, which bounds memory; None for all at once.
+        dense: keep what `Trajectory.evaluate` needs to interpolate.
+        max_steps: bound on the number of adaptive steps.
+
+    Returns:
+        A `Trajectory`.
+
+    Raises:
+        ValueError: if an argument is not allowed. When the solve fails, or a state is not finite,
+            an error is raised as the compiled program runs.
+    """
+    if not isinstance(process, AbstractProcess):
+        raise ValueError(f"`process` must be a process, got {type(process).__name__}.")
+    x = samples(x, "x", minimum=1)
+    positive_integer(num_steps, "num_steps")
+    gaussian = isinstance(process, AbstractGaussianProcess)
+    if stepsize_controller is not None and solver is None:
+        solver = diffrax.SRA1()
+    if solver is None:
+        solver = GaussianTransition(process) if gaussian else diffrax.SRA1()
+    plan = make_plan(
+        solver,
+        stepsize_controller,
+        adjoint,
+        x.shape[0],
+        path=path,
+        functional=functional,
+        save=save,
+        chunk_size=chunk_size,
+        dense=dense,
+        max_steps=max_steps,
+    )
+    if times is None:
+        times = forward_times(process, num_steps, jnp.mean(jnp.var(x, axis=0)))
+    else:
+        times = check_times(times, process, falling=False)
+    times = with_saved(times, plan.save)
+    to_noise = gaussian and process.ends_in_noise and not isinstance(solver, GaussianTransition)
+    if to_noise and is_concrete((times, process.t1)):
+        to_noise = bool(times[-1] >= process.t1)
+    return _solve(process, x, key, times, plan, to_noise)
+
+
+def forward_times(process: AbstractProcess, num_steps: int, variance: Any = 1.0) -> Array:
+    """The default steps: equal, or those of `Bridge` for a Gaussian process.
+
+    `variance` is that of the data, and zero stands for unknown.
+    """
+    if not isinstance(process, AbstractGaussianProcess):
+        return process.t0 + (process.t1 - process.t0) * jnp.linspace(0.0, 1.0, num_steps + 1)
+    variance = as_float(variance)
+    variance = positive(jnp.where(variance > 0, variance, 1.0), "variance")
+    return _bridge_times(Bridge(process, variance, False), num_steps)
+
+
+@eqx.filter_jit
+def _bridge_times(bridge: Bridge, num_steps: int) -> Array:
+    return bridge.times(num_steps)[::-1]
+
+
+@eqx.filter_jit
+def _solve(
+    process: AbstractProcess, x: Array, key: Key, times: Array, plan: Plan, to_noise: bool
+) -> Trajectory:
+    coordinates = _Forward(process)
+    if to_noise:
+        return _solve_to_noise(coordinates, x, key, times, plan)
+    return run(coordinates, process, None, times, x, key, plan)
+
+
+def _solve_to_noise(
+    coordinates: _Forward, x: Array, key: Key, times: Array, plan: Plan
+) -> Trajectory:
+    """The solver up to the last step, which is the exact transition."""
+    process: Any = coordinates.process
+    last = times[-2:]
+    if plan.path is not None or plan.dense or times.shape[0] < 3:
+        raise ValueError(
+            "`times` must end before t1, where sigma is infinite, for a solver with `path`, "
+            "`dense` or fewer than two steps."
+        )
+    inner = plan if isinstance(plan.save, str) else eqx.tree_at(lambda p: p.save, plan, "steps")
+    most = run(coordinates, process, None, times[:-1], x, key, inner)
+    gain, std = transition(process, *last)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
+        jax.random.fold_in(key, times.shape[0] - 2), jnp.arange(x.shape[0])
+    )
+    z = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(keys)
+    end = gain * most.final + std * z
+    functional = most.functional
+    if plan.functional is not None:
+        added = jax.vmap(plan.functional, in_axes=(None, None, 0, 0))(*last, most.final, end)
+        functional = jax.tree.map(
+            lambda total, new: jnp.concatenate([total, (total[-1] + new)[None]]), functional, added
+        )
+    whole = Trajectory(
+        jnp.concatenate([most.times, last[1:]]),
+        jnp.concatenate([most.states, end[None]]),
+        functional,
+    )
+    if isinstance(plan.save, str):
+        return whole if plan.save == "steps" else jax.tree.map(lambda leaf: leaf[-1:], whole)
+    index = jnp.searchsorted(whole.times, plan.save)
+    return jax.tree.map(lambda leaf: leaf[index], whole)

@@ -1,0 +1,169 @@
+r"""Diffrax solvers that Diffrax does not have.
+
+`GaussianTransition` steps a linear process by its exact transition density, `InteriorMidpoint` is a
+second-order method that looks at a field inside of its steps only, and `Accumulate` adds up a
+functional of the path while another solver advances it.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from entropix._core.arrays import RealScalarLike, safe_sqrt
+from entropix._core.interfaces import AbstractGaussianProcess
+
+
+def transition(
+    process: AbstractGaussianProcess, s: RealScalarLike, s_next: RealScalarLike
+) -> tuple[Array, Array]:
+    r"""Gain and standard deviation of $p(y_{s'}|y_s) = N(g\,y_s, \varsigma^2)$.
+
+    $g = \mu(s')/\mu(s)$ and $\varsigma^2 = \Sigma(s')^2 - g^2\,\Sigma(s)^2$, for $s < s'$.
+    """
+    gain = process.scale(s_next) / process.scale(s)
+    return gain, safe_sqrt(process.var(s_next) - gain**2 * process.var(s))
+
+
+class GaussianTransition(diffrax.AbstractItoSolver):
+    r"""The exact transition of a Gaussian process, $Y_{s'} = g\,Y_s + \varsigma\,z$.
+
+    The Brownian increment $W$ of the step enters as $z = W/\sqrt{s' - s}$: states have the exact
+    law of the process in any number of steps, singular end included.
+    """
+
+    process: AbstractGaussianProcess
+
+    term_structure: ClassVar = diffrax.MultiTerm[tuple[diffrax.AbstractTerm, diffrax.AbstractTerm]]
+    interpolation_cls: ClassVar[Callable[..., diffrax.AbstractLocalInterpolation]] = (
+        diffrax.LocalLinearInterpolation
+    )
+
+    def order(self, terms: Any) -> int | None:
+        return None
+
+    def strong_order(self, terms: Any) -> float | None:
+        return None
+
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> None:
+        return None
+
+    def step(
+        self,
+        terms: Any,
+        t0: Any,
+        t1: Any,
+        y0: Any,
+        args: Any,
+        solver_state: Any,
+        made_jump: Any,
+    ) -> tuple[Any, None, dict[str, Any], None, diffrax.RESULTS]:
+        _, increment = terms.contr(t0, t1)
+        gain, std = transition(self.process, t0, t1)
+        y1 = gain * y0 + std / jnp.sqrt(t1 - t0) * increment
+        return y1, None, {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful
+
+    def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
+        return terms.vf(t0, y0, args)
+
+
+class InteriorMidpoint(diffrax.AbstractSolver):
+    r"""$y_1 = y_0 + h f(t_m, y_0 + \frac h2 f(t_m, y_0))$ with $t_m = (t_0 + t_1)/2$.
+
+    The midpoint method with its first stage taken at the middle of the step too. It is of order two
+    and evaluates the field inside of the axis only, at neither of its ends, where scores can be
+    infinite. Two evaluations a step, fixed steps.
+    """
+
+    term_structure: ClassVar = diffrax.AbstractTerm
+    interpolation_cls: ClassVar[Callable[..., diffrax.AbstractLocalInterpolation]] = (
+        diffrax.LocalLinearInterpolation
+    )
+
+    def order(self, terms: Any) -> int:
+        return 2
+
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> None:
+        return None
+
+    def step(
+        self,
+        terms: Any,
+        t0: Any,
+        t1: Any,
+        y0: Any,
+        args: Any,
+        solver_state: Any,
+        made_jump: Any,
+    ) -> tuple[Any, None, dict[str, Any], None, diffrax.RESULTS]:
+        control = terms.contr(t0, t1)
+        middle = t0 + (t1 - t0) / 2
+        first = terms.vf_prod(middle, y0, args, control)
+        inside = jax.tree.map(lambda y, f: y + f / 2, y0, first)
+        second = terms.vf_prod(middle, inside, args, control)
+        y1 = jax.tree.map(lambda y, f: y + f, y0, second)
+        return y1, None, {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful
+
+    def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
+        return terms.vf(t0, y0, args)
+
+
+class Accumulate(diffrax.AbstractWrappedSolver):
+    """Advance a state by `solver` and add up `increment(t0, t1, y0, y1)` over the steps.
+
+    The state of the solve is the pair (y, sum) and its terms the pair (terms of y, any term). No
+    path is stored, and gradients flow through the sum as they do through the state.
+    """
+
+    solver: diffrax.AbstractSolver  # pyright: ignore[reportIncompatibleVariableOverride]
+    increment: Callable[[Any, Any, Any, Any], Any]
+
+    interpolation_cls: ClassVar[Callable[..., diffrax.AbstractLocalInterpolation]] = (
+        diffrax.LocalLinearInterpolation
+    )
+
+    @property
+    def term_structure(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return (self.solver.term_structure, diffrax.AbstractTerm)
+
+    @property
+    def term_compatible_contr_kwargs(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return (self.solver.term_compatible_contr_kwargs, {})
+
+    def order(self, terms: Any) -> Any:
+        return self.solver.order(terms[0])
+
+    def strong_order(self, terms: Any) -> Any:
+        return self.solver.strong_order(terms[0])
+
+    def error_order(self, terms: Any) -> Any:
+        return self.solver.error_order(terms[0])
+
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
+        return self.solver.init(terms[0], t0, t1, y0[0], args)
+
+    def step(
+        self,
+        terms: Any,
+        t0: Any,
+        t1: Any,
+        y0: Any,
+        args: Any,
+        solver_state: Any,
+        made_jump: Any,
+    ) -> tuple[Any, Any, dict[str, Any], Any, diffrax.RESULTS]:
+        y1, error, _, solver_state, result = self.solver.step(
+            terms[0], t0, t1, y0[0], args, solver_state, made_jump
+        )
+        added = self.increment(t0, t1, y0[0], y1)
+        after = (y1, jax.tree.map(lambda total, new: total + new, y0[1], added))
+        if error is not None:  # the controller judges the state alone
+            error = (error, jax.tree.map(jnp.zeros_like, added))
+        return after, error, {"y0": y0, "y1": after}, solver_state, result
+
+    def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
+        zeros = jax.tree.map(jnp.zeros_like, y0[1])
+        return self.solver.func(terms[0], t0, y0[0], args), zeros

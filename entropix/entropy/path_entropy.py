@@ -1,0 +1,195 @@
+r"""Stochastic entropy: what single trajectories of a process produce.
+
+Along a trajectory (Seifert, 2005; Neural Entropy, 2409.03817)
+
+$$Q = \int\frac{2b}{\sigma^2}\circ dY, \qquad \Delta s_{sys} = \log p_0(Y_0) - \log p_T(Y_T), \qquad
+  \Sigma = \Delta s_{sys} + Q$$
+
+are the entropy given to the medium, the change of system entropy and the total. $E[\Sigma] =
+S_{tot}$, and $E[e^{-\Sigma}] = 1$ (see `fluctuation_theorem`). $Q$ is accumulated by the midpoint
+rule while Diffrax solves the path: for a quadratic static equilibrium it is $\log p_{eq}(Y_T) -
+\log p_{eq}(Y_0)$ to rounding at any step, and otherwise its error is of the order of the step.
+The part of the force that is no gradient, $a - \nabla\log p_{eq}$, gives the housekeeping entropy;
+the rest of the total is the excess (Hatano and Sasa, 2001).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from entropix._core.arrays import Key, as_float, inner
+from entropix._core.checks import positive_integer, samples
+from entropix._core.estimate import Estimate
+from entropix._core.interfaces import (
+    AbstractDistribution,
+    AbstractGaussianProcess,
+    AbstractModel,
+    AbstractProcess,
+)
+from entropix.dynamics import Trajectory, solve_forward
+from entropix.entropy.integrands import thermodynamic_force
+
+
+class PathEntropy(eqx.Module):
+    """Entropies of single trajectories, in nats, each of shape (n,).
+
+    Attributes:
+        system: change of system entropy.
+        medium: entropy given to the medium.
+        housekeeping: the part of `medium` due to a force that is no gradient; zero without one.
+        trajectory: states at the saved times; its `functional` holds what medium and housekeeping
+            entropy had come to by then, shape (K, n) each.
+        start: the states the paths start from, shape (n, *shape).
+    """
+
+    system: Float[Array, " n"]
+    medium: Float[Array, " n"]
+    housekeeping: Float[Array, " n"]
+    trajectory: Trajectory
+    start: Float[Array, "n *shape"]
+
+    @property
+    def total(self) -> Float[Array, " n"]:
+        r"""$\Sigma$, the sum of system and medium."""
+        return self.system + self.medium
+
+    @property
+    def excess(self) -> Float[Array, " n"]:
+        """What of the total is not housekeeping."""
+        return self.total - self.housekeeping
+
+    @property
+    def end(self) -> Float[Array, "n *shape"]:
+        """The states the paths end in."""
+        return self.trajectory.final
+
+    @property
+    def mean(self) -> Estimate:
+        """The mean of the total, an estimate of the total entropy production.
+
+        With one path from each sample, what the paths add and what the samples add are not told
+        apart: `mc_stderr` is the whole error too, an upper bound.
+        """
+        return mean_of_paths(self.total)
+
+
+def mean_of_paths(values: Float[Array, " n"]) -> Estimate:
+    """The mean of independent values."""
+    count = values.shape[0]
+    error = jnp.std(values, ddof=1) / jnp.sqrt(count)
+    return Estimate(jnp.mean(values), error, error, count)
+
+
+class Heat(eqx.Module):
+    """What a step adds to medium and housekeeping entropy."""
+
+    process: AbstractProcess
+
+    def __call__(self, s0: Array, s1: Array, y0: Array, y1: Array) -> tuple[Array, Array]:
+        s, y, moved = (s0 + s1) / 2, (y0 + y1) / 2, y1 - y0
+        force = thermodynamic_force(self.process, s, y)
+        medium = inner(force, moved)
+        if isinstance(self.process, AbstractGaussianProcess):
+            return medium, jnp.zeros_like(medium)
+        return medium, inner(force - self.process.equilibrium_score(s, y), moved)
+
+
+def path_entropy(
+    model: AbstractModel | AbstractProcess,
+    x: Any,
+    *,
+    key: Key,
+    log_p0: Any = None,
+    log_pT: Any = None,
+    times: Any = None,
+    num_steps: int = 128,
+    save: Any = None,
+    chunk_size: int | None = None,
+    **solve: Any,
+) -> PathEntropy:
+    r"""System, medium and total entropy of forward trajectories that start at `x`.
+
+    Gaussian processes are stepped by exact transitions, so that the trajectories have no
+    discretisation error; others by `diffrax.SRA1`. Differentiable in the process through any
+    adjoint of Diffrax; no trajectory is stored.
+
+    Args:
+        model: an `ExactModel`, whose densities are known, or any model or process.
+        x: samples of the data distribution, shape (n, *shape).
+        key: PRNG key.
+        log_p0: log density of the data: a function of states (n, *shape) to (n,), or its values
+            at `x`. None for that of an `ExactModel`.
+        log_pT: log density at the last time, likewise: a function, or values at the end states.
+            None for that of an `ExactModel`.
+        times: increasing times of the process to step through; None for all of it.
+        num_steps: number of steps where `times` is None.
+        save: None for the end states, or "steps", or an array of times: what `trajectory` holds.
+        chunk_size: paths solved at a time; None for all at once.
+        **solve: further arguments of `solve_forward`: solver, stepsize_controller, adjoint, path.
+
+    Returns:
+        A `PathEntropy`; `.mean` is an estimate of the total entropy production.
+
+    Raises:
+        ValueError: if an argument is not allowed, if a density is not known, or if the equilibrium
+            collapses at the data end (rectified flow, sub-VP) and `times` starts there, where the
+            medium entropy is infinite.
+    """
+    process: Any = model.process if isinstance(model, AbstractModel) else model
+    if not isinstance(process, AbstractProcess):
+        raise ValueError(f"`model` must be a model or a process, got {type(model).__name__}.")
+    x = samples(x, "x", minimum=1)
+    positive_integer(num_steps, "num_steps")
+    collapses = isinstance(process, AbstractGaussianProcess) and not process.is_finite
+    if collapses and times is None:
+        raise ValueError(
+            "`times` must be given and start above t0: the equilibrium of "
+            f"{type(process).__name__} collapses there, and the medium entropy is infinite."
+        )
+    first = process.t0 if times is None else as_float(times)[0]
+    last = process.t1 if times is None else as_float(times)[-1]
+    before = log_density(log_p0, model, first, "log_p0")
+    after = log_density(log_pT, model, last, "log_pT")
+    trajectory = solve_forward(
+        process,
+        x,
+        key=key,
+        times=times,
+        num_steps=num_steps,
+        save=save,
+        functional=Heat(process),
+        chunk_size=chunk_size,
+        **solve,
+    )
+    medium, housekeeping = (leaf[-1] for leaf in trajectory.functional)
+    system = before(x) - after(trajectory.final)
+    system = eqx.error_if(
+        system, ~jnp.all(jnp.isfinite(system)), "`log_p0` and `log_pT` must be finite on the paths"
+    )
+    return PathEntropy(system, medium, housekeeping, trajectory, x)
+
+
+def log_density(given: Any, model: Any, s: Array, name: str) -> Callable[[Array], Array]:
+    """A log density at time `s`, as a function of states (n, *shape)."""
+    if given is None:
+        distribution = getattr(model, "distribution", None)
+        if not isinstance(distribution, AbstractDistribution):
+            raise ValueError(
+                f"`{name}` must be given: the densities of {type(model).__name__} are not known in "
+                "closed form. Pass a function of states, or values at the states."
+            )
+        return distribution.diffused(model.process, s).log_prob
+
+    def evaluate(states: Array) -> Array:
+        values = jnp.asarray(given(states) if callable(given) else given)
+        if values.shape != states.shape[:1]:
+            raise ValueError(
+                f"`{name}` must be or return one value for each of {states.shape[0]} states, "
+                f"got shape {values.shape}."
+            )
+        return values
+
+    return evaluate

@@ -1,0 +1,198 @@
+r"""One functional, three ways: from the marginals, along SDE paths, along the probability flow.
+
+All three estimate $\int\frac{\sigma^2}{2}E[f(s, Y_s)]\,ds$. From the marginals, which a Gaussian
+process has in closed form, nothing is simulated and nothing is biased. Along paths the expectation
+at each time is a mean over trajectories of `solve_forward` or `solve_flow`; the integral over time
+is a sum at equal steps of the Cauchy axis of `LogSNRAxis` for Gaussian processes, where integrands
+vanish at both ends and such a sum converges faster than any power of the step, and the trapezoidal
+rule in time for others.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from entropix._core.arrays import Key
+from entropix._core.checks import choice, conditions, is_concrete, positive_integer, samples
+from entropix._core.chunks import in_chunks, unchunk
+from entropix._core.estimate import Estimate
+from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix.dynamics import solve_flow, solve_forward
+from entropix.entropy.axis import LogSNRAxis
+from entropix.entropy.functional import estimate_integral
+from entropix.entropy.integrands import AbstractPathFunctional
+from entropix.entropy.reference import GaussianReference
+
+
+def path_functional(
+    functional: AbstractPathFunctional,
+    data: Any,
+    *,
+    key: Key,
+    along: str = "marginals",
+    num_evaluations: int = 16_384,
+    num_steps: int = 128,
+    model: AbstractModel | None = None,
+    condition: Any = None,
+    cutoff: Any = None,
+    chunk_size: int = 4096,
+    **solve: Any,
+) -> Estimate:
+    r"""$\int\frac{\sigma^2}{2}\,E[f(s, Y_s)]\,ds$ along the process of `functional`.
+
+    `neural_entropy`, `path_kl` and `entropy_rates` are instances of it. Differentiable in
+    everything the functional and the model hold.
+
+    Args:
+        functional: $f$: a built-in one (`EntropyProduction`, `SystemEntropy`, `MediumEntropy`,
+            `HousekeepingEntropy`, `PathDivergence`), a `PathFunctional`, or your own subclass of
+            `AbstractPathFunctional`.
+        data: samples of the data distribution, shape (N, *shape).
+        key: PRNG key.
+        along: "marginals" of a Gaussian process, simulation free; "sde" for trajectories of the
+            forward process; "flow" for the probability flow of `model`.
+        num_evaluations: how often f is evaluated, about. Along paths, `num_evaluations` /
+            `num_steps` paths start from data points drawn with replacement, two from each.
+        num_steps: steps of a path.
+        model: whose flow to follow; None for the model of `functional`.
+        condition: None, or conditions of the samples: a pytree of arrays with leading axis N.
+        cutoff: smallest noise standard deviation included (Gaussian processes); None for all.
+        chunk_size: evaluations held in memory at once.
+        **solve: arguments of `solve_forward` or `solve_flow`: solver, adjoint.
+
+    Returns:
+        An `Estimate`, in the units of f (nats for entropies). Along paths its errors are those of
+        the sampling of paths; what a solver's steps add is of their order.
+
+    Raises:
+        ValueError: if an argument is not allowed; from the marginals also if the process is not
+            Gaussian or the integrand does not decay at an end of the axis.
+    """
+    if not isinstance(functional, AbstractPathFunctional):
+        raise ValueError(
+            f"`functional` must be a path functional, got {type(functional).__name__}: wrap a "
+            "function f(s, y, condition) in PathFunctional(function, process)."
+        )
+    if choice(along, "along", ("marginals", "sde", "flow")) == "marginals":
+        if solve or model is not None:
+            raise ValueError(
+                "`along` must be 'sde' or 'flow' where "
+                f"{', '.join(f'`{n}`' for n in [*solve, *(['model'] if model else [])])} is given."
+            )
+        return estimate_integral(
+            functional,
+            data,
+            key=key,
+            num_evaluations=num_evaluations,
+            condition=condition,
+            cutoff=cutoff,
+            times=None,
+            num_times=2,
+            control_variate=True,
+            chunk_size=chunk_size,
+            divergence=None,
+        ).total
+    data = samples(data)
+    condition = conditions(condition, data.shape[0])
+    positive_integer(num_steps, "num_steps", 2)
+    positive_integer(num_evaluations, "num_evaluations", 4 * num_steps)
+    positive_integer(chunk_size, "chunk_size")
+    pairs = num_evaluations // (2 * num_steps)
+    index_key, path_key = jax.random.split(key)
+    index = jax.random.randint(index_key, (pairs,), 0, data.shape[0])
+    index = jnp.repeat(index, 2)
+    times, weights = _quadrature(functional, data, cutoff, num_steps)
+    start, chosen = data[index], jax.tree.map(lambda leaf: leaf[index], condition)
+    chunk = min(max(chunk_size // num_steps, 1), 2 * pairs)
+    options: dict[str, Any] = {
+        "times": times,
+        "save": "steps",
+        "chunk_size": None if chunk >= 2 * pairs else chunk,
+        **solve,
+    }
+    if along == "sde":
+        trajectory = solve_forward(functional.process, start, key=path_key, **options)
+    else:
+        flow: Any = getattr(functional, "model", None) if model is None else model
+        if not isinstance(flow, AbstractModel):
+            raise ValueError(f"`model` must be a model, got {type(flow).__name__}.")
+        trajectory = solve_flow(flow, start, condition=chosen, **options)
+    values = _integrals(functional, trajectory.times, weights, trajectory.states, chosen, chunk)
+    return _estimate(values.reshape(pairs, 2), data.shape[0], num_steps)
+
+
+def _quadrature(
+    functional: AbstractPathFunctional, data: Array, cutoff: Any, num_steps: int
+) -> tuple[Array, Array]:
+    r"""Times to step through, from the data, and the $\frac{\sigma^2}{2}ds$ of each."""
+    process = functional.process
+    if not isinstance(process, AbstractGaussianProcess):
+        if cutoff is not None:
+            raise ValueError("`cutoff` needs a Gaussian process.")
+        fraction = jnp.linspace(0.0, 1.0, num_steps + 1, dtype=data.dtype)
+        times = process.t0 + (process.t1 - process.t0) * fraction
+        step = (process.t1 - process.t0) / num_steps
+        weights = jnp.full(num_steps + 1, step, data.dtype).at[jnp.array([0, -1])].mul(0.5)
+        return times, weights * process.sigma_squared(times) / 2
+    return _cauchy_rule(process, data, None if cutoff is None else jnp.asarray(cutoff), num_steps)
+
+
+@eqx.filter_jit
+def _cauchy_rule(
+    process: AbstractGaussianProcess, data: Array, cutoff: Array | None, num_steps: int
+) -> tuple[Array, Array]:
+    axis = LogSNRAxis.of(process, GaussianReference.from_data(data).mean_variance, cutoff)
+    # Times further out than a signal of e^-28 could not be told apart, and weigh nothing.
+    last = 0.5 + jnp.arctan(28 / axis.width) / jnp.pi
+    axis = eqx.tree_at(lambda a: a.q_stop, axis, jnp.minimum(axis.q_stop, last))
+    fraction = (jnp.arange(num_steps, dtype=data.dtype) + 0.5) / num_steps
+    times = process.time_of_log_snr(axis.log_snr(fraction))
+    weights = process.var(times) / 2 * axis.jacobian(fraction) / num_steps
+    # The path starts at the data, where nothing is evaluated.
+    start = jnp.zeros(1, times.dtype) + process.t0
+    return jnp.concatenate([start, times]), jnp.concatenate([jnp.zeros_like(start), weights])
+
+
+@eqx.filter_jit
+def _integrals(
+    functional: AbstractPathFunctional,
+    times: Array,
+    weights: Array,
+    states: Array,
+    condition: Any,
+    chunk: int,
+) -> Array:
+    """The integral along each path, shape (n,)."""
+    count = states.shape[1]
+
+    def path(args: Any, _: Array) -> Array:
+        def one(path: Array, condition: Any) -> Array:
+            values = jax.vmap(functional, in_axes=(0, 0, None))(times, path, condition)
+            return jnp.sum(jnp.where(weights > 0, weights * values, 0.0))
+
+        return jax.vmap(one)(*args)
+
+    args = (jnp.moveaxis(states, 1, 0), condition)
+    return unchunk(in_chunks(path, args, count, chunk), count)
+
+
+def _estimate(values: Array, population: int, num_steps: int) -> Estimate:
+    """The mean over pairs of paths from common points, shape (pairs, 2), and its errors."""
+    pairs = values.shape[0]
+    means = jnp.mean(values, axis=1)
+    monte_carlo = jnp.var(means, ddof=1) / pairs
+    centred = values - jnp.mean(values)
+    between = jnp.maximum(jnp.sum(centred[:, 0] * centred[:, 1]) / (pairs - 1), 0.0)
+    value = jnp.mean(values)
+    if is_concrete(value) and not bool(jnp.isfinite(value)):
+        raise ValueError("the functional must be finite on the whole path, got NaN or infinity.")
+    value = eqx.error_if(value, ~jnp.isfinite(value), "the functional is not finite on a path.")
+    return Estimate(
+        value,
+        jnp.sqrt(monte_carlo + between / population),
+        jnp.sqrt(monte_carlo),
+        2 * pairs * num_steps,
+    )
