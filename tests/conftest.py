@@ -1,6 +1,7 @@
 """What every test shares: one precision, few threads, checked types, reproducible keys."""
 
 import os
+import sys
 
 
 # Set before jax is imported, and only where the caller has not chosen otherwise.
@@ -15,6 +16,11 @@ for _name in (
     "PJRT_NPROC",  # the pool of XLA's CPU client
 ):
     os.environ.setdefault(_name, _threads)
+
+# The default run is bound by compilation: leave out what makes compiled code fast. Slow tests
+# compute more than they compile. Worker processes inherit what is decided here.
+_QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ.setdefault("XLA_FLAGS", "" if "slow" in sys.argv else _QUICK)
 
 from jaxtyping import install_import_hook  # noqa: E402
 

@@ -25,6 +25,25 @@ def test_quickstart(tmp_path, capsys):
     assert "S_NN" in capsys.readouterr().out
 
 
+def test_maxwell_demon(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "figure.png"
+    share = load_example("maxwell_demon").main(out, steps=150, samples=512, num_steps=48)
+    assert 0.8 < share < 1.2
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "spent" in capsys.readouterr().out
+
+
+def test_double_well(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "figure.png"
+    ratios = load_example("double_well").main(out, samples=2000, num_steps=80)
+    assert len(ratios) == 2
+    assert all(0.85 < ratio < 1.15 for ratio in ratios.values())
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "temperature 0.25" in capsys.readouterr().out
+
+
 def test_every_example_is_run():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     text = Path(__file__).read_text()
