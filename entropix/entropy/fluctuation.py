@@ -105,8 +105,10 @@ def fluctuation_theorem(
     process: Any = model.process if isinstance(model, AbstractModel) else model
     functions = all(given is None or callable(given) for given in (log_p0, log_pT))
     conjugate = None
-    if process.is_static and functions:
-        paths.pop("save", None)
+    if getattr(process, "is_static", False) and functions:
+        # The conjugate paths end where they please, and take noise of their own.
+        for name in ("save", "path"):
+            paths.pop(name, None)
         times = paths.get("times")
         ends = (process.t0, process.t1) if times is None else (times[0], times[-1])
         before = log_density(log_p0, model, ends[0], "log_p0")
