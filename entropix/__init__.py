@@ -25,6 +25,7 @@ from entropix.dynamics import solve_reverse as solve_reverse
 from entropix.entropy import AbstractPathFunctional as AbstractPathFunctional
 from entropix.entropy import EntropyCurve as EntropyCurve
 from entropix.entropy import EntropyProduction as EntropyProduction
+from entropix.entropy import EntropyRates as EntropyRates
 from entropix.entropy import FluctuationTheorem as FluctuationTheorem
 from entropix.entropy import HousekeepingEntropy as HousekeepingEntropy
 from entropix.entropy import MediumEntropy as MediumEntropy
@@ -33,6 +34,7 @@ from entropix.entropy import PathEntropy as PathEntropy
 from entropix.entropy import PathFunctional as PathFunctional
 from entropix.entropy import SystemEntropy as SystemEntropy
 from entropix.entropy import entropy_curve as entropy_curve
+from entropix.entropy import entropy_rates as entropy_rates
 from entropix.entropy import fluctuation_theorem as fluctuation_theorem
 from entropix.entropy import neural_entropy as neural_entropy
 from entropix.entropy import path_entropy as path_entropy

@@ -16,7 +16,8 @@ from entropix._core.arrays import Key
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractModel
 from entropix.entropy.functional import estimate_integral
-from entropix.entropy.integrands import EntropyProduction
+from entropix.entropy.integrands import AbstractPathFunctional, EntropyProduction
+from entropix.entropy.integrate import gaussian_process
 
 
 class EntropyCurve(eqx.Module):
@@ -88,7 +89,7 @@ def entropy_curve(
     References:
         Neural Entropy, 2409.03817.
     """
-    result = estimate_integral(
+    return curve_of(
         EntropyProduction(model),
         data,
         key=key,
@@ -101,9 +102,14 @@ def entropy_curve(
         chunk_size=chunk_size,
         divergence=model.divergence,
     )
+
+
+def curve_of(functional: AbstractPathFunctional, data: Any, **options: Any) -> EntropyCurve:
+    """The curve of any functional; the arguments are those of `estimate_integral`."""
+    result = estimate_integral(functional, data, **options)
     return EntropyCurve(
         result.times,
-        model.process.log_snr(result.times),
+        gaussian_process(functional).log_snr(result.times),
         result.rate,
         result.rate_stderr,
         result.cumulative,
