@@ -109,8 +109,11 @@ class Bridge(eqx.Module):
         t = jnp.maximum(as_float(t), least - 1)
         a = 1 + t
         left = -t * (1 + a) if self.flow else -t  # Sigma^2 / P, whose complement is c mu^2 / P
-        log_snr = (2 if self.flow else 1) * jnp.log(a) - jnp.log(left) - jnp.log(self.variance)
-        s = self.process.time_of_log_snr(log_snr)
+        # The data end gets its value, and no gradient rather than a NaN from an infinite log-SNR.
+        inside = left > 0
+        log_left = jnp.log(jnp.where(inside, left, 1.0))
+        log_snr = (2 if self.flow else 1) * jnp.log(a) - log_left - jnp.log(self.variance)
+        s = jnp.where(inside, self.process.time_of_log_snr(log_snr), self.process.t0)
         return s, self.process.scale(s), a
 
     def time_at(self, t: RealLike) -> Array:

@@ -127,6 +127,8 @@ def solve_forward(
     )
     if times is None:
         times = forward_times(process, num_steps, jnp.mean(jnp.var(x, axis=0)))
+        if stepsize_controller is not None:  # a `diffrax.VirtualBrownianTree` has fixed ends
+            times = jax.lax.stop_gradient(times)
     else:
         times = check_times(times, process, falling=False)
     times = with_saved(times, plan.save)
@@ -174,7 +176,9 @@ def _solve_to_noise(
             "`times` must end before t1, where sigma is infinite, for a solver with `path`, "
             "`dense` or fewer than two steps."
         )
-    inner = plan if isinstance(plan.save, str) else eqx.tree_at(lambda p: p.save, plan, "steps")
+    inner = plan
+    if not isinstance(plan.save, str):
+        inner = eqx.tree_at(lambda p: p.save, plan, times[:-1])
     most = run(coordinates, process, None, times[:-1], x, key, inner)
     gain, std = transition(process, *last)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(

@@ -16,8 +16,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from entropix._core.arrays import Key
-from entropix._core.checks import choice, conditions, positive_integer, samples
+from entropix._core.arrays import Key, as_float
+from entropix._core.checks import choice, conditions, is_concrete, positive_integer, samples
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.dynamics.bridge import Bridge, reference_variance
 from entropix.dynamics.solve import (
@@ -126,7 +126,8 @@ def solve_reverse(
         condition: None, or arrays with a leading axis of n, one condition for each sample.
         variance: the reference variance $c$; None for what the model knows of its data.
         chunk_size: solve for so many samples at a time, which bounds memory; None for all at once.
-        dense: keep what `Trajectory.evaluate` needs to interpolate.
+        dense: keep what `Trajectory.evaluate` needs to interpolate. Where all signal is gone it
+            returns zero, not the start.
         max_steps: bound on the number of adaptive steps.
 
     Returns:
@@ -137,7 +138,7 @@ def solve_reverse(
             an error is raised as the compiled program runs.
     """
     y, condition = _check(model, y, "y", condition, num_steps)
-    if functional is not None and times is None and model.process.ends_in_noise:
+    if functional is not None and _from_noise(model.process, times):
         raise ValueError(
             "`functional` needs `times` that start before t1, where the states of this process are "
             "pure noise and the reverse SDE forgets them at once."
@@ -234,6 +235,14 @@ def solve_flow(
     if forward:
         coordinates = Onward(Backward(bridge))
     return solve_model(model, coordinates, condition, times, knots, x, None, plan)
+
+
+def _from_noise(process: AbstractGaussianProcess, times: Any) -> bool:
+    """Whether the solve starts in pure noise, where it is known."""
+    if times is None or not process.ends_in_noise:
+        return process.ends_in_noise
+    first = as_float(times).reshape(-1)[:1]
+    return is_concrete((first, process.t1)) and bool(jnp.any(first >= process.t1))
 
 
 def check_model(model: Any) -> None:

@@ -128,8 +128,15 @@ def make_plan(
             f"`functional` must be a function increment(s0, s1, y0, y1), "
             f"got {type(functional).__name__}."
         )
-    for name, value in (("path", path), ("dense", dense)):
-        if value and chunk < count:
+    if not (path is None or isinstance(path, diffrax.AbstractBrownianPath)):
+        raise ValueError(f"`path` must be a Diffrax Brownian path, got {type(path).__name__}.")
+    if isinstance(adjoint, diffrax.ImplicitAdjoint):
+        raise ValueError(
+            "`adjoint` must be one for trajectories, got ImplicitAdjoint, which is for steady "
+            "states and would return wrong gradients."
+        )
+    for name, given in (("path", path is not None), ("dense", dense)):
+        if given and chunk < count:
             raise ValueError(f"`chunk_size` must be None where `{name}` is given.")
     if isinstance(save, str):
         if save != "steps":
@@ -186,10 +193,10 @@ def with_saved(times: Array, save: Array | str) -> Array:
     if np.any(np.diff(wanted) * (-1 if falling else 1) <= 0):
         word = "decreasing" if falling else "increasing"
         raise ValueError(f"`save` must be {word}, like the times of the solve, got {wanted}.")
-    if wanted.min() < min(host[0], host[-1]) or wanted.max() > max(host[0], host[-1]):
+    low, high = host.min(), host.max()
+    if not (wanted.min() >= low and wanted.max() <= high):
         raise ValueError(
-            f"`save` must lie within the times of the solve, [{min(host[0], host[-1]):g}, "
-            f"{max(host[0], host[-1]):g}], got {wanted}."
+            f"`save` must lie within the times of the solve, [{low:g}, {high:g}], got {wanted}."
         )
     merged = np.unique(np.concatenate([host, wanted]))
     return jnp.asarray(merged[::-1] if falling else merged)
@@ -223,12 +230,14 @@ def run(
 
     def solve(chunk: Any, _: Array | None = None) -> Any:
         indices, x, condition = chunk
-        terms: Any = diffrax.ODETerm(coordinates.field)
+        terms: Any = diffrax.ODETerm(_field)
         if coordinates.noise(knots[0]) is not None:
             path = plan.path
             if path is None:
                 assert key is not None
                 path = brownian_path(plan, knots, key, indices, x)
+            else:
+                _check_path(path, knots, x)
             terms = diffrax.MultiTerm(terms, AdditiveNoise(path, coordinates.noise))
         solver, state = plan.solver, x
         if plan.functional is not None:
@@ -238,6 +247,10 @@ def run(
             state = (x, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes))
         fixed = plan.controller is None
         controller = diffrax.StepTo(knots) if plan.controller is None else plan.controller
+        adaptive = isinstance(controller, diffrax.AbstractAdaptiveStepSizeController)
+        if adaptive and not isinstance(plan.save, str):
+            # Between steps a path is a straight line, which has less noise than the path has.
+            controller = diffrax.ClipStepSizeController(controller, step_ts=saved_knots)
         solution = diffrax.diffeqsolve(
             terms,
             solver,
@@ -245,7 +258,7 @@ def run(
             knots[-1],
             None if fixed else knots[1] - knots[0],
             state,
-            (args, condition),
+            (coordinates, args, condition),  # BacksolveAdjoint differentiates what is in here
             stepsize_controller=controller,
             adjoint=plan.adjoint,
             max_steps=knots.shape[0] - 1 if fixed else plan.max_steps,
@@ -276,6 +289,14 @@ def run(
     return Trajectory(saved, y, functional, (coordinates, interpolation) if plan.dense else None)
 
 
+def _check_path(path: diffrax.AbstractBrownianPath, knots: Array, x: Array) -> None:
+    """Refuse a path of another shape: broadcasting would give all samples the same noise."""
+    moved = jax.eval_shape(lambda: path.evaluate(knots[0], knots[1]))
+    if getattr(moved, "shape", None) != x.shape:
+        shape = getattr(moved, "shape", moved)
+        raise ValueError(f"`path` must have the shape of the states, {x.shape}, got {shape}.")
+
+
 def _saveat(plan: Plan, saved: Array) -> diffrax.SaveAt:
     if isinstance(plan.save, str):
         steps = plan.save == "steps"
@@ -292,6 +313,11 @@ def _increment(coordinates: AbstractCoordinates, functional: Callable) -> Callab
         return jax.vmap(functional, in_axes=(None, None, 0, 0))(s0, s1, y0, y1)
 
     return increment
+
+
+def _field(t: Any, x: Any, args: Any) -> Any:
+    coordinates, *rest = args
+    return coordinates.field(t, x, tuple(rest))
 
 
 def _nothing(t: Any, y: Any, args: Any) -> Any:

@@ -133,6 +133,11 @@ class Accumulate(diffrax.AbstractWrappedSolver):
     def term_compatible_contr_kwargs(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         return (self.solver.term_compatible_contr_kwargs, {})
 
+    @property
+    def scan_kind(self) -> Any:
+        """What the adjoints with a forward mode set in the Runge-Kutta solver inside."""
+        return self.solver.scan_kind  # pyright: ignore[reportAttributeAccessIssue]
+
     def order(self, terms: Any) -> Any:
         return self.solver.order(terms[0])
 

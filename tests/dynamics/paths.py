@@ -3,6 +3,7 @@
 import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 
@@ -36,6 +37,7 @@ class Impulses(diffrax.AbstractBrownianPath):
 
 def linear_law(states):
     """Mean, shape (K,), and covariance across times, shape (K, K), of a solve along `Impulses`."""
+    states = np.asarray(states)
     columns = states[:, :-1, 0] - states[:, -1:, 0]
     return states[:, -1, 0], columns @ columns.T
 
@@ -53,14 +55,14 @@ class Refined(diffrax.AbstractBrownianPath):
 
     def __init__(self, knots, shape, key=None):
         key = jax.random.key(7) if key is None else key
-        step = jnp.diff(knots).reshape(-1, *[1] * len(shape))
-        z = jax.random.normal(key, (2, step.shape[0], *shape), knots.dtype)
-        w, h = jnp.sqrt(step) * z[0], jnp.sqrt(step / 12) * z[1]
-        zero = jnp.zeros((1, *shape), knots.dtype)
+        step = np.diff(knots).reshape(-1, *[1] * len(shape))
+        z = np.asarray(jax.random.normal(key, (2, step.shape[0], *shape), knots.dtype))
+        w = np.cumsum(np.sqrt(step) * z[0], axis=0)
+        before = np.concatenate([np.zeros_like(w[:1]), w[:-1]])
+        areas = step * ((before + w) / 2 + np.sqrt(step / 12) * z[1])
         self.knots = knots
-        self.w = jnp.concatenate([zero, jnp.cumsum(w, axis=0)])
-        pieces = step * (self.w[:-1] + w / 2 + h)
-        self.integral = jnp.concatenate([zero, jnp.cumsum(pieces, axis=0)])
+        self.w = jnp.asarray(np.concatenate([before, w[-1:]]))
+        self.integral = jnp.asarray(np.concatenate([before[:1], np.cumsum(areas, axis=0)]))
 
     @property
     def t0(self):

@@ -12,7 +12,7 @@ import pytest
 import entropix as ex
 from entropix.dynamics import sample, solve_flow, solve_forward, solve_reverse
 from tests.dynamics.paths import Impulses, linear_law
-from tests.helpers import PROCESSES, as_shipped, small_gaussian, small_mixture
+from tests.helpers import PROCESSES, as_shipped, quick, small_gaussian, small_mixture
 
 
 KEY = jax.random.key(0)
@@ -62,7 +62,7 @@ def check_functional(run):
     np.testing.assert_allclose(run.functional["time"], passed - start, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", quick(["forward"], SOLVES))
 def test_saving_chunks_and_interpolation(name):
     solve, options, direction = SOLVES[name]
     times = jnp.asarray(TIMES[::direction])
