@@ -24,7 +24,7 @@ class Jarzynski(AbstractDensityMethod):
 
     Args:
         num_paths: paths from each sample, at least 2.
-        num_steps: steps of a path.
+        num_steps: steps of a path, at least 2.
     """
 
     num_paths: int = eqx.field(static=True)
@@ -32,7 +32,7 @@ class Jarzynski(AbstractDensityMethod):
 
     def __init__(self, num_paths: int = 256, num_steps: int = 128):
         self.num_paths = positive_integer(num_paths, "num_paths", 2)
-        self.num_steps = positive_integer(num_steps, "num_steps")
+        self.num_steps = positive_integer(num_steps, "num_steps", 2)
 
     def evaluate(
         self,

@@ -11,9 +11,11 @@ with respect to the forward process from $x$. Its exponential averages to $p_\th
 of the reverse SDE, exactly: a Jarzynski equality. Its mean is the bound that `PathBound` computes
 without paths. The reference changes neither; it takes away most of the variance.
 
-States come from exact transitions of the process. The Stratonovich integral is evaluated at the
-middle of each step, and the integral over time by the trapezoidal rule: at the middle of a chord
-the state has too little variance, and the weights would have an error of the order of the step.
+States come from exact transitions of the process. The Stratonovich integral is taken by Simpson's
+rule over the chord of each step, at the time of its middle; the middle alone leaves the mean an
+error of the order of the step wherever the field is not linear. The integral over time is taken by
+the trapezoidal rule: at the middle of a chord the state has too little variance, and the weights
+would have an error of the order of the step again.
 """
 
 from typing import Any
@@ -56,8 +58,12 @@ class _Integrands(eqx.Module):
         process: AbstractGaussianProcess = self.model.process
         middle, centre = (times[1:] + times[:-1]) / 2, (states[1:] + states[:-1]) / 2
         budget = process.sigma_squared(middle) / 2 * jnp.diff(times)
-        force, _ = jax.vmap(self.difference)(middle, centre)
-        work = jnp.sum(force * jnp.diff(states, axis=0))
+        # One time for the three nodes: the ends of the chord at times of their own would bring back
+        # an error of the order of the step.
+        low, mid, high = (
+            jax.vmap(self.difference)(middle, y)[0] for y in (states[:-1], centre, states[1:])
+        )
+        work = jnp.sum((low + 4 * mid + high) / 6 * jnp.diff(states, axis=0))
         # The ends of the axis are singular: their two steps are taken at the middle.
         inside = jax.vmap(self.per_budget)(times[1:-1], states[1:-1])
         weights = (budget[1:] + budget[:-1]) / 2
@@ -82,8 +88,8 @@ def path_log_ratio(
 ) -> Float[Array, "n num_paths"]:
     r"""$\log\frac{dQ_\theta}{dP}(Y|Y_0 = x)$ along forward paths from each sample, in nats.
 
-    Differentiable in model and samples. The model's divergence is taken exactly, at the cost of D
-    evaluations a step.
+    Differentiable in model and samples. The model's divergence is taken exactly: a step costs about
+    D + 4 evaluations.
 
     Args:
         model: any model of a Gaussian process.

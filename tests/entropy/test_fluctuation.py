@@ -53,7 +53,9 @@ def test_exponential_average_is_one(data, name):
             assert float(result.second_moment.stderr) < 2e-3
 
 
-@pytest.mark.parametrize("force", [None, 0.3], ids=["gradient", "rotation"])
+@pytest.mark.parametrize(
+    "force", [pytest.param(None, marks=pytest.mark.slow), 0.3], ids=["gradient", "rotation"]
+)
 def test_langevin(force):
     """With and without detailed balance; the midpoint rule adds an error of order of the step."""
     rotation = None if force is None else ex.RotatingForce(force)
@@ -86,6 +88,7 @@ def test_a_narrow_component_is_found_out():
         assert not bool(result.has_variance)
 
 
+@pytest.mark.slow
 def test_under_jit_the_verdict_is_read(recwarn):
     model = ex.ExactModel(mixture(2), vp())
     x = mixture(2).sample(30_000, key=jax.random.key(0))
