@@ -112,7 +112,6 @@ class SubVariancePreserving(AbstractGaussianProcess):
 
     is_static = False
     is_finite = False
-    ends_in_noise = False
 
     def __init__(self, schedule: AbstractSchedule):
         if not isinstance(schedule, AbstractSchedule):
@@ -123,6 +122,10 @@ class SubVariancePreserving(AbstractGaussianProcess):
         self.schedule = schedule
         self.t0 = as_float(0.0)
         self.t1 = as_float(1.0)
+
+    @property
+    def ends_in_noise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.schedule.diverges
 
     def scale(self, s: RealLike) -> Array:
         return self.schedule.decay(s)

@@ -141,6 +141,7 @@ def test_log_snr_falls_from_end_to_end(name, x32):
     assert var[0] == 0
     ends_in_noise = name in ENDS_IN_NOISE
     assert (log_snr[-1] == -np.inf, scale[-1] == 0) == (ends_in_noise, ends_in_noise)
+    assert PROCESSES[name]().ends_in_noise == ends_in_noise
 
 
 # ---------------------------------------------------------------------------- inverse log-SNR
