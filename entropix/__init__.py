@@ -5,9 +5,11 @@
 
 from entropix import datasets as datasets
 from entropix._core import Estimate as Estimate
+from entropix.density import DenoisingError as DenoisingError
 from entropix.density import Jarzynski as Jarzynski
 from entropix.density import LogDensity as LogDensity
 from entropix.density import PathBound as PathBound
+from entropix.density import ProbabilityFlow as ProbabilityFlow
 from entropix.density import log_prob as log_prob
 from entropix.distributions import Empirical as Empirical
 from entropix.distributions import Gaussian as Gaussian

@@ -172,6 +172,8 @@ def _bound(
         fraction, density, _ = proposal.place((j + offset) / strata)
         z = jax.random.normal(noise_key, sample.shape, x.dtype)
         path = _pair(model, reference, axis, fraction, sample, chosen, z) / density
+        if prior is None:  # the diffused reference stands for it: `DenoisingError`
+            return -path
         ends = [process.perturb(end, sample, noise) for noise in (z, -z)]
         ratio = sum(prior.log_prob(y) - reference.log_prob(process, end, y) for y in ends) / 2
         return ratio - path

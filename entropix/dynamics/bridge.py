@@ -105,8 +105,10 @@ class Bridge(eqx.Module):
 
     def _level(self, t: RealLike) -> tuple[Array, Array, Array]:
         r"""$s$, $\mu$ and $a$ at solver time `t`, short of a negligible signal."""
-        least = NEGLIGIBLE_SIGNAL**0.5 if self.flow else NEGLIGIBLE_SIGNAL
-        t = jnp.maximum(as_float(t), least - 1)
+        t = as_float(t)
+        # In the flow, a ratio of 1e-5 in float32 and as far as rounding allows in float64.
+        least = jnp.finfo(t.dtype).eps ** 0.36 if self.flow else NEGLIGIBLE_SIGNAL
+        t = jnp.maximum(t, least - 1)
         a = 1 + t
         left = -t * (1 + a) if self.flow else -t  # Sigma^2 / P, whose complement is c mu^2 / P
         # The data end gets its value, and no gradient rather than a NaN from an infinite log-SNR.

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import entropix as ex
+from tests.helpers import quick
 from tests.mixtures import mixture, process
 
 
@@ -62,7 +63,7 @@ def trained():
 
 
 @pytest.mark.parametrize("fresh", [True, False], ids=["stderr", "mc_stderr"])
-@pytest.mark.parametrize("which", ["exact VP", "exact VPx", "trained"])
+@pytest.mark.parametrize("which", quick(["trained"], ["exact VP", "exact VPx", "trained"]))
 @pytest.mark.parametrize("functional", ["entropy", "path KL"])
 def test_standard_errors_are_honest(functional, which, fresh, trained):
     """200 runs scatter by what they report: by neither half of it nor double."""
@@ -116,6 +117,7 @@ def test_parametrisations_of_one_field_have_one_entropy(x64):
     np.testing.assert_allclose(values, values[0], rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_curve_of_a_gaussian(x64):
     """Cumulative entropy and rate at times of the user's, against the closed form."""
     path = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
@@ -232,6 +234,7 @@ def test_path_kl_needs_one_process():
         ex.path_kl(exact(), exact(name="VPx"), data, key=jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_memory_argument_does_not_change_the_answer(x64):
     data = mixture(3).sample(300, key=jax.random.key(0))
     values = [

@@ -52,6 +52,7 @@ def test_equals_single_runs_in_float64(x64):
     check_against_singles(1e-10, ema_decay=0.9)
 
 
+@pytest.mark.slow
 def test_equals_single_runs_in_float32():
     fits = check_against_singles(1e-4)
 

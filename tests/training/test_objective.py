@@ -64,8 +64,11 @@ def quadratic(process, s):
     return s**2
 
 
-CASES = [("vp", w) for w in ("likelihood", "uniform", quadratic)]
-CASES += [("vpx", "likelihood"), ("rf", "uniform"), ("path-trig", quadratic)]
+CASES = [("vp", "likelihood"), ("path-trig", quadratic)]
+CASES += [
+    pytest.param(*case, marks=pytest.mark.slow)
+    for case in (("vp", "uniform"), ("vp", quadratic), ("vpx", "likelihood"), ("rf", "uniform"))
+]
 
 
 @pytest.mark.parametrize(("name", "weighting"), CASES)
