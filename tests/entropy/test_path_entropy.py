@@ -69,7 +69,7 @@ def test_medium_entropy_is_that_of_the_end_points(name, steps, x64, getkey):
     expected = log_eq(path.t1, result.end) - log_eq(path.t1, x)
     np.testing.assert_allclose(result.medium, expected, rtol=1e-10, atol=1e-10)
     np.testing.assert_array_equal(result.total, result.medium + result.system)
-    np.testing.assert_array_equal(result.housekeeping, 0.0)
+    np.testing.assert_allclose(result.housekeeping, 0.0, atol=1e-12)
 
 
 def test_medium_entropy_converges_to_that_of_the_end_points(x64):
@@ -352,7 +352,7 @@ def test_relaxation_in_a_double_well(temperature):
         save=saved,
     )
     medium, housekeeping = result.trajectory.functional
-    np.testing.assert_array_equal(housekeeping, 0.0)
+    np.testing.assert_allclose(housekeeping, 0.0, atol=1e-3)
     for k, density in enumerate(later):
         states = np.asarray(result.trajectory.states[k, :, 0])
         system = np.asarray(data.log_prob(x)) - np.interp(states, grid, logs[k])
