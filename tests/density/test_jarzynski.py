@@ -36,6 +36,7 @@ def exact(rate, x):
     return -np.sum(x**2, axis=1) / 2 / variance - x.shape[1] / 2 * np.log(2 * np.pi * variance)
 
 
+@pytest.mark.slow
 def test_a_wrong_model():
     """The bound lies below the density of the reverse SDE, the exponential average on it."""
     model = ex.EntropyMatching(Shrink(), vp(), shape=(2,))
