@@ -43,12 +43,17 @@ from entropix.entropy import path_entropy as path_entropy
 from entropix.entropy import path_functional as path_functional
 from entropix.entropy import path_kl as path_kl
 from entropix.entropy import path_log_ratio as path_log_ratio
+from entropix.information import differential_entropy as differential_entropy
+from entropix.information import kl_divergence as kl_divergence
+from entropix.information import mutual_information as mutual_information
+from entropix.information import total_correlation as total_correlation
 from entropix.models import EntropyMatching as EntropyMatching
 from entropix.models import ExactModel as ExactModel
 from entropix.models import GaussianScaling as GaussianScaling
 from entropix.models import NoisePrediction as NoisePrediction
 from entropix.models import ScoreMatching as ScoreMatching
 from entropix.models import VelocityPrediction as VelocityPrediction
+from entropix.networks import ConditionDropout as ConditionDropout
 from entropix.networks import FourierMLP as FourierMLP
 from entropix.processes import CosinePath as CosinePath
 from entropix.processes import CosineSchedule as CosineSchedule

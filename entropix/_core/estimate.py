@@ -20,6 +20,8 @@ class Estimate(eqx.Module):
         cutoff: the smallest noise standard deviation included, or None where there is no cut-off.
         slope: with a cut-off, d value / d(-ln cutoff) at the cut-off: the codimension D - d of the
             data for an entropy (None without a cut-off).
+        bias: what is known of value minus truth and not corrected for, such as an end term that was
+            left out; None where there is nothing to say.
 
     Prints as `259.88 ± 0.12`. `float(estimate)` is its value.
     """
@@ -30,6 +32,7 @@ class Estimate(eqx.Module):
     num_evaluations: int = eqx.field(static=True, default=0)
     cutoff: Array | None = None
     slope: Array | None = None
+    bias: Array | None = None
 
     def __float__(self) -> float:
         return float(self.value)

@@ -74,8 +74,9 @@ def solve_forward(
 ) -> Trajectory:
     r"""Solve $dY = b(Y, s)\,ds + \sigma(s)\,dB$ (Ito) from samples of the data.
 
-    The result is the same for the same key, whatever `chunk_size`, and differentiable in process
-    and data. Without `solver`, the states of a Gaussian process have its exact law at any steps.
+    With fixed steps the result is the same for the same key, whatever `chunk_size` (adaptive steps
+    are chosen for a chunk as a whole). It is differentiable in process and data. Without `solver`,
+    the states of a Gaussian process have its exact law at any steps.
 
     Args:
         process: any process.

@@ -47,11 +47,11 @@ def sample(
 ) -> Float[Array, "num_samples ..."]:
     r"""Draw samples from a model.
 
-    The result is the same for the same key, whatever `chunk_size`. It is differentiable in the
-    model, the prior, the times and the variance. For data $N(m, cI)$ with $c$ = `variance`
-    sampling is exact in any number of steps; otherwise the error in distribution falls with the
-    square of the step. The default solvers, `diffrax.SRA1` for the SDE (Roessler, 2010) and
-    `diffrax.Midpoint` for the flow, evaluate the model twice a step.
+    With fixed steps the result is the same for the same key, whatever `chunk_size`. It is
+    differentiable in the model, the prior, the times and the variance. For data $N(m, cI)$ with $c$
+    = `variance` sampling is exact in any number of steps; otherwise the error in distribution falls
+    with the square of the step. The default solvers, `diffrax.SRA1` for the SDE (Roessler, 2010)
+    and `diffrax.Midpoint` for the flow, evaluate the model twice a step.
 
     Nothing is cut off: processes that end in pure noise ($\mu(t_1) = 0$) are followed from there,
     and every process to exactly `t0`.

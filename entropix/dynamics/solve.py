@@ -123,6 +123,8 @@ def make_plan(
     """Check what is common to all solves."""
     positive_integer(max_steps, "max_steps")
     chunk = count if chunk_size is None else positive_integer(chunk_size, "chunk_size")
+    if not isinstance(solver, diffrax.AbstractSolver):
+        raise ValueError(f"`solver` must be a Diffrax solver, got {type(solver).__name__}.")
     if functional is not None and not callable(functional):
         raise ValueError(
             f"`functional` must be a function increment(s0, s1, y0, y1), "
@@ -244,6 +246,11 @@ def run(
             solver = Accumulate(solver, _increment(coordinates, plan.functional))
             terms = (terms, diffrax.ODETerm(_nothing))
             shapes = jax.eval_shape(solver.increment, knots[0], knots[1], x, x)
+            if any(leaf.shape != x.shape[:1] for leaf in jax.tree.leaves(shapes)):
+                raise ValueError(
+                    "`functional` must return scalars for one sample, got shapes "
+                    f"{[leaf.shape[1:] for leaf in jax.tree.leaves(shapes)]}."
+                )
             state = (x, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes))
         fixed = plan.controller is None
         controller = diffrax.StepTo(knots) if plan.controller is None else plan.controller

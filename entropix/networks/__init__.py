@@ -1,5 +1,6 @@
 """Plain networks, `(log_snr, y, condition) -> array of y's shape`; none knows what entropy is."""
 
+from entropix.networks.condition_dropout import ConditionDropout as ConditionDropout
 from entropix.networks.fixed import Fixed as Fixed
 from entropix.networks.fixed import trainable as trainable
 from entropix.networks.mlp import FourierMLP as FourierMLP
