@@ -10,4 +10,4 @@ from entropix.dynamics.samplers import AbstractSampler as AbstractSampler
 from entropix.dynamics.samplers import DPMSolver as DPMSolver
 from entropix.dynamics.samplers import EDMHeun as EDMHeun
 from entropix.dynamics.samplers import PredictorCorrector as PredictorCorrector
-from entropix.dynamics.solve import Trajectory as Trajectory
+from entropix.dynamics.trajectory import Trajectory as Trajectory

@@ -18,16 +18,10 @@ from entropix._core.arrays import Key, as_float
 from entropix._core.checks import is_concrete, positive, positive_integer, samples
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractProcess
 from entropix.dynamics.bridge import Bridge
-from entropix.dynamics.solve import (
-    AbstractCoordinates,
-    Plan,
-    Trajectory,
-    check_times,
-    make_plan,
-    run,
-    with_saved,
-)
+from entropix.dynamics.plan import Plan, check_times, make_plan, with_saved
+from entropix.dynamics.solve import run
 from entropix.dynamics.solvers import GaussianTransition, transition
+from entropix.dynamics.trajectory import AbstractCoordinates, Trajectory
 
 
 class _Forward(AbstractCoordinates):

@@ -20,16 +20,10 @@ from entropix._core.arrays import Key, as_float
 from entropix._core.checks import choice, conditions, is_concrete, positive_integer, samples
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.dynamics.bridge import Bridge, reference_variance
-from entropix.dynamics.solve import (
-    AbstractCoordinates,
-    Plan,
-    Trajectory,
-    check_times,
-    make_plan,
-    run,
-    with_saved,
-)
+from entropix.dynamics.plan import Plan, check_times, make_plan, with_saved
+from entropix.dynamics.solve import run
 from entropix.dynamics.solvers import InteriorMidpoint
+from entropix.dynamics.trajectory import AbstractCoordinates, Trajectory
 
 
 class Backward(AbstractCoordinates):

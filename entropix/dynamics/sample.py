@@ -23,9 +23,10 @@ from entropix._core.arrays import Key
 from entropix._core.checks import choice, conditions, positive_integer
 from entropix._core.interfaces import AbstractModel
 from entropix.dynamics.bridge import Bridge, reference_variance
+from entropix.dynamics.plan import Plan, check_times, make_plan
 from entropix.dynamics.reverse import Backward, check_model, default_grid
 from entropix.dynamics.samplers import AbstractSampler, run_sampler
-from entropix.dynamics.solve import Plan, check_times, make_plan, run
+from entropix.dynamics.solve import run
 
 
 def sample(

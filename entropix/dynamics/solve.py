@@ -5,7 +5,6 @@ the solver's time and state are, and which field drives them. Everything else (f
 steps, Brownian paths, chunks of samples, adjoints, saving, path functionals) is here.
 """
 
-import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -13,195 +12,14 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from entropix._core.arrays import Key, as_float
-from entropix._core.checks import is_concrete, positive_integer
+from entropix._core.arrays import Key
 from entropix._core.chunks import in_chunks
-from entropix._core.interfaces import AbstractProcess
 from entropix.dynamics.brownian import AdditiveNoise, GridBrownianPath
+from entropix.dynamics.plan import Plan
 from entropix.dynamics.solvers import Accumulate
-
-
-class Trajectory(eqx.Module):
-    """States of many samples along a solve.
-
-    Attributes:
-        times: of the process, shape (K,), in the order in which they were passed.
-        states: shape (K, n, *shape).
-        functional: what the path functional had added up to at those times, with leading axes
-            (K, n); None where none was asked for.
-        interpolation: what `evaluate` reads; None unless `dense=True`.
-    """
-
-    times: Float[Array, " k"]
-    states: Float[Array, "k n *shape"]
-    functional: Any = None
-    interpolation: Any = None
-
-    @property
-    def final(self) -> Float[Array, "n *shape"]:
-        """The states at the end of the solve."""
-        return self.states[-1]
-
-    def evaluate(self, s: Any) -> Float[Array, "n *shape"]:
-        """The states at one time between the ends, by the solver's own interpolation.
-
-        For an SDE that is a straight line (in the solver's coordinates) between steps, which has
-        less noise than the path has.
-
-        Raises:
-            ValueError: if the solve was not `dense`.
-        """
-        if self.interpolation is None:
-            raise ValueError("`dense` must be True in the solve for `evaluate` to interpolate.")
-        coordinates, interpolation = self.interpolation
-        s = as_float(s)
-        t = coordinates.solver_time(s)
-        state = interpolation.evaluate(t)
-        if isinstance(state, tuple):
-            state = state[0]
-        return coordinates.leave(s, t, state)
-
-
-class AbstractCoordinates(eqx.Module):
-    """What a solver's time and state mean. Solver time ascends; states have a sample axis."""
-
-    @abc.abstractmethod
-    def solver_time(self, s: Array) -> Array:
-        """The solver's time at one time of the process."""
-
-    @abc.abstractmethod
-    def process_time(self, t: Array) -> Array:
-        """The inverse."""
-
-    @abc.abstractmethod
-    def enter(self, s: Array, t: Array, y: Array) -> Array:
-        """The solver's states of states `y` at time `s` of the process, `t` of the solver."""
-
-    @abc.abstractmethod
-    def leave(self, s: Array, t: Array, x: Array) -> Array:
-        """The inverse of `enter`."""
-
-    @abc.abstractmethod
-    def field(self, t: Any, x: Array, args: Any) -> Array:
-        """The drift of `x` in the solver's time; `args` is (model or process, conditions)."""
-
-    @abc.abstractmethod
-    def noise(self, t: Array) -> Array | None:
-        """The standard deviation of the additive noise per root of solver time; None for ODEs."""
-
-
-class Plan(eqx.Module):
-    """What the caller of a solve may choose; see `solve_forward` for the meanings."""
-
-    solver: diffrax.AbstractSolver
-    controller: diffrax.AbstractStepSizeController | None
-    adjoint: diffrax.AbstractAdjoint
-    path: diffrax.AbstractBrownianPath | None
-    functional: Callable | None
-    save: Array | str = eqx.field()
-    chunk: int = eqx.field(static=True)
-    dense: bool = eqx.field(static=True)
-    max_steps: int = eqx.field(static=True)
-
-
-def make_plan(
-    solver: diffrax.AbstractSolver,
-    controller: Any,
-    adjoint: Any,
-    count: int,
-    *,
-    path: Any = None,
-    functional: Any = None,
-    save: Any = None,
-    chunk_size: int | None = None,
-    dense: bool = False,
-    max_steps: int = 4096,
-) -> Plan:
-    """Check what is common to all solves."""
-    positive_integer(max_steps, "max_steps")
-    chunk = count if chunk_size is None else positive_integer(chunk_size, "chunk_size")
-    if not isinstance(solver, diffrax.AbstractSolver):
-        raise ValueError(f"`solver` must be a Diffrax solver, got {type(solver).__name__}.")
-    if functional is not None and not callable(functional):
-        raise ValueError(
-            f"`functional` must be a function increment(s0, s1, y0, y1), "
-            f"got {type(functional).__name__}."
-        )
-    if not (path is None or isinstance(path, diffrax.AbstractBrownianPath)):
-        raise ValueError(f"`path` must be a Diffrax Brownian path, got {type(path).__name__}.")
-    if isinstance(adjoint, diffrax.ImplicitAdjoint):
-        raise ValueError(
-            "`adjoint` must be one for trajectories, got ImplicitAdjoint, which is for steady "
-            "states and would return wrong gradients."
-        )
-    for name, given in (("path", path is not None), ("dense", dense)):
-        if given and chunk < count:
-            raise ValueError(f"`chunk_size` must be None where `{name}` is given.")
-    if isinstance(save, str):
-        if save != "steps":
-            raise ValueError(f"`save` must be None, 'steps' or an array of times, got {save!r}.")
-        if controller is not None:
-            raise ValueError("`save` must name times where `stepsize_controller` is given.")
-    elif save is None:
-        save = "end"
-    else:
-        save = as_float(save)
-        if save.ndim != 1 or save.shape[0] < 1:
-            raise ValueError(f"`save` must have shape (K,) with K >= 1, got {save.shape}.")
-    return Plan(
-        solver,
-        controller,
-        diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint,
-        path,
-        functional,
-        save,
-        min(chunk, count),
-        bool(dense),
-        max_steps,
-    )
-
-
-def check_times(times: Any, process: AbstractProcess, *, falling: bool) -> Array:
-    """Times of the process to step through, in the direction of the solve."""
-    times = as_float(times)
-    if times.ndim != 1 or times.shape[0] < 2:
-        raise ValueError(f"`times` must have shape (n,) with n >= 2, got {times.shape}.")
-    if not is_concrete((times, process.t0, process.t1)):
-        return times
-    host, low, high = np.asarray(times), float(process.t0), float(process.t1)
-    steps = np.diff(host) * (-1 if falling else 1)
-    if not ((steps > 0).all() and host.min() >= low and host.max() <= high):
-        word = "decreasing" if falling else "increasing"
-        raise ValueError(
-            f"`times` must be {word} and within [{low:g}, {high:g}], got {host.tolist()}."
-        )
-    return times
-
-
-def with_saved(times: Array, save: Array | str) -> Array:
-    """Add the times to save at to the steps, so that states there are steps, not interpolated."""
-    if isinstance(save, str):
-        return times
-    if not is_concrete((times, save)):
-        raise ValueError(
-            "`save` must be known when the program is traced: pass all steps as `times` and "
-            "`save='steps'` instead."
-        )
-    host, wanted = np.asarray(times), np.asarray(save, np.asarray(times).dtype)
-    falling = host[0] > host[-1]
-    if np.any(np.diff(wanted) * (-1 if falling else 1) <= 0):
-        word = "decreasing" if falling else "increasing"
-        raise ValueError(f"`save` must be {word}, like the times of the solve, got {wanted}.")
-    low, high = host.min(), host.max()
-    if not (wanted.min() >= low and wanted.max() <= high):
-        raise ValueError(
-            f"`save` must lie within the times of the solve, [{low:g}, {high:g}], got {wanted}."
-        )
-    merged = np.unique(np.concatenate([host, wanted]))
-    return jnp.asarray(merged[::-1] if falling else merged)
+from entropix.dynamics.trajectory import AbstractCoordinates, Trajectory
 
 
 def run(

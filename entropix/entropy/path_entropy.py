@@ -6,9 +6,11 @@ $$Q = \int\frac{2b}{\sigma^2}\circ dY, \qquad \Delta s_{sys} = \log p_0(Y_0) - \
   \Sigma = \Delta s_{sys} + Q$$
 
 are the entropy given to the medium, the change of system entropy and the total. $E[\Sigma] =
-S_{tot}$, and $E[e^{-\Sigma}] = 1$ (see `fluctuation_theorem`). $Q$ is accumulated by the midpoint
-rule while Diffrax solves the path: for a quadratic static equilibrium it is $\log p_{eq}(Y_T) -
-\log p_{eq}(Y_0)$ to rounding at any step, and otherwise its error is of the order of the step.
+S_{tot}$, and $E[e^{-\Sigma}] = 1$ (see `fluctuation_theorem`). $Q$ is accumulated while Diffrax
+solves the path, as the work of the force on the chord of each step, at its middle in time. For a
+static equilibrium it is $\log p_{eq}(Y_T) - \log p_{eq}(Y_0)$: to rounding at any step where the
+potential is a polynomial of degree four at most, and otherwise with an error that falls with the
+step.
 The part of the force that is no gradient, $a - \nabla\log p_{eq}$, gives the housekeeping entropy;
 the rest of the total is the excess (Hatano and Sasa, 2001).
 """
@@ -17,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -84,17 +87,23 @@ def mean_of_paths(values: Float[Array, " n"]) -> Estimate:
 
 
 class Heat(eqx.Module):
-    """What a step adds to medium and housekeeping entropy."""
+    """What a step adds to medium and housekeeping entropy: the work of the force on the chord."""
 
     process: AbstractProcess
 
     def __call__(self, s0: Array, s1: Array, y0: Array, y1: Array) -> tuple[Array, Array]:
-        s, y, moved = (s0 + s1) / 2, (y0 + y1) / 2, y1 - y0
-        force = thermodynamic_force(self.process, s, y)
-        medium = inner(force, moved)
-        if isinstance(self.process, AbstractGaussianProcess):
+        process, s, moved = self.process, (s0 + s1) / 2, y1 - y0
+        if isinstance(process, AbstractGaussianProcess):  # a linear force: its value at the middle
+            medium = inner(process.equilibrium_score(s, (y0 + y1) / 2), moved)
             return medium, jnp.zeros_like(medium)
-        return medium, inner(force - self.process.equilibrium_score(s, y), moved)
+
+        def forces(y: Array) -> tuple[Array, Array]:
+            force = thermodynamic_force(process, s, y)
+            return inner(force, moved), inner(force - process.equilibrium_score(s, y), moved)
+
+        # Simpson's rule is exact for cubic forces.
+        ends = jax.tree.map(jnp.add, forces(y0), forces(y1))
+        return jax.tree.map(lambda e, m: (e + 4 * m) / 6, ends, forces((y0 + y1) / 2))
 
 
 def path_entropy(

@@ -72,9 +72,26 @@ def test_medium_entropy_is_that_of_the_end_points(name, steps, x64, getkey):
     np.testing.assert_allclose(result.housekeeping, 0.0, atol=1e-12)
 
 
+def ripples(y):
+    """A potential that is no polynomial, and confines."""
+    return jnp.sum(y**2 / 2 + jnp.cos(3 * y))
+
+
+@pytest.mark.parametrize("num_steps", [4, 40])
+def test_medium_entropy_of_the_double_well_is_exact(x64, num_steps):
+    """Of a quartic potential, whose force is cubic, at any step."""
+    well = ex.Langevin(ex.DoubleWell(), 0.5, t1=0.1)
+    x = 0.3 + 0.5 * jax.random.normal(jax.random.key(0), (50, 1))
+    result = ex.path_entropy(
+        well, x, key=jax.random.key(1), log_p0=zeros, log_pT=zeros, num_steps=num_steps
+    )
+    log_eq = jax.vmap(lambda y: well.equilibrium_log_prob(0.0, y))
+    np.testing.assert_allclose(result.medium, log_eq(result.end) - log_eq(x), rtol=1e-9, atol=1e-9)
+
+
 def test_medium_entropy_converges_to_that_of_the_end_points(x64):
-    """The double well: root mean square error of order 1, on nested grids of the same paths."""
-    well = ex.Langevin(ex.DoubleWell(), 0.5)
+    """Any other potential: root mean square error of order 1 at least, on nested grids."""
+    well = ex.Langevin(ripples, 0.5)
     x = 0.3 + 0.5 * jax.random.normal(jax.random.key(0), (400, 1))
     result = ex.path_entropy(
         well, x, key=jax.random.key(1), log_p0=zeros, log_pT=zeros, num_steps=512, save="steps"
@@ -94,7 +111,7 @@ def test_medium_entropy_converges_to_that_of_the_end_points(x64):
     np.testing.assert_allclose(heats[0], result.medium, rtol=1e-9, atol=1e-9)
     errors = np.sqrt(np.mean((heats - np.asarray(exact)) ** 2, axis=1))
     slope = np.polyfit(np.log(strides), np.log(errors), 1)[0]
-    assert 0.9 < slope < 1.6
+    assert slope > 1, slope
     assert errors[0] < 0.02
 
 
@@ -360,6 +377,6 @@ def test_relaxation_in_a_double_well(temperature):
         system = np.asarray(data.log_prob(x)) - np.interp(states, grid, logs[k])
         entropy = mean_of_paths(jnp.asarray(system) + medium[k])
         expected = total - divergence_on(grid, density, equilibrium)
-        assert within(entropy, expected, allowance=2e-3)  # the midpoint rule at 160 steps
+        assert within(entropy, expected, allowance=2e-3)  # 160 steps
         assert float(entropy.stderr) < 0.02
     assert within(result.mean, total - divergence_on(grid, later[-1], equilibrium), 2e-3)
