@@ -202,10 +202,15 @@ def _parse(words: list[str]) -> Callable[[], Any]:
 def _first_sentence(boxed: str) -> str:
     """What a box of tyro says above its first rule, as one line."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
-    inside = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
+    lines = text.splitlines()
+    if "│" in text:
+        inside = [line for line in lines if line.startswith("│")]
+    else:  # on a terminal without them, a rule of hyphens takes the place of the upper edge
+        rules = [i for i, line in enumerate(lines) if line.strip().startswith("-----")]
+        inside = lines[rules[0] + 1 :] if rules else []
     said = []
-    for line in inside:
-        if line.startswith("──"):
+    for line in (line.strip("│ ") for line in inside):
+        if line.startswith(("──", "-----")):
             break
         said.append(line)
     sentence = " ".join(" ".join(said).split()) or " ".join(text.split())

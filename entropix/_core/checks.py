@@ -132,3 +132,25 @@ def conditions(condition: Any, count: int) -> Any:
                 f"got shape {jnp.shape(leaf)}."
             )
     return jax.tree.map(jnp.asarray, condition)
+
+
+def prng_key(key: Any, name: str = "key") -> Any:
+    """One PRNG key: a typed key, or the legacy array of two uint32."""
+    dtype = getattr(key, "dtype", None)
+    shape = jnp.shape(key) if dtype is not None else None
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not ((typed and shape == ()) or (dtype == jnp.uint32 and shape == (2,))):
+        given = type(key).__name__ if dtype is None else f"{dtype} of shape {shape}"
+        raise ValueError(
+            f"`{name}` must be one PRNG key such as jax.random.key(0) (use jax.vmap for more), "
+            f"got {given}."
+        )
+    return key
+
+
+def example_shape(model: Any, x: Any, name: str) -> None:
+    """Refuse samples of another shape than the examples of a model that knows theirs."""
+    shape = getattr(model, "shape", None)
+    if shape is not None and jnp.shape(x)[1:] != tuple(shape):
+        sizes = ", ".join(["n", *map(str, shape)])
+        raise ValueError(f"`{name}` must have shape ({sizes}), got {jnp.shape(x)}.")

@@ -6,7 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropix._core.arrays import Key
-from entropix._core.checks import conditions, is_concrete, positive_integer, samples
+from entropix._core.checks import (
+    conditions,
+    example_shape,
+    is_concrete,
+    positive_integer,
+    prng_key,
+    samples,
+)
 from entropix._core.interfaces import AbstractModel
 from entropix.density.method import AbstractDensityMethod
 from entropix.density.path_bound import PathBound
@@ -41,8 +48,11 @@ def log_prob(
         ValueError: if an argument is malformed, a key is missing, or a value is not finite.
     """
     x = samples(x, "x", minimum=1)
+    example_shape(model, x, "x")
     condition = conditions(condition, x.shape[0])
     method = PathBound() if method is None else method
+    if key is not None:
+        prng_key(key)
     if not isinstance(method, AbstractDensityMethod):
         raise ValueError(
             f"`method` must be a density method such as PathBound(), got {type(method).__name__}."

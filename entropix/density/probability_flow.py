@@ -79,7 +79,14 @@ class ProbabilityFlow(AbstractDensityMethod):
         self.rtol = float(positive(rtol, "rtol"))
         self.atol = float(positive(atol, "atol"))
         self.solver = diffrax.Tsit5() if solver is None else solver
+        if not isinstance(self.solver, diffrax.AbstractAdaptiveSolver):
+            raise ValueError(
+                "`solver` must be a Diffrax solver with an error estimate, "
+                f"got {type(solver).__name__}."
+            )
         self.adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
+        if not isinstance(self.adjoint, diffrax.AbstractAdjoint):
+            raise ValueError(f"`adjoint` must be one of Diffrax's, got {type(adjoint).__name__}.")
         self.max_steps = positive_integer(max_steps, "max_steps")
 
     def evaluate(

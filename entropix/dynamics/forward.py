@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from entropix._core.arrays import Key, as_float
-from entropix._core.checks import is_concrete, positive, positive_integer, samples
+from entropix._core.checks import is_concrete, positive, positive_integer, prng_key, samples
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractProcess
 from entropix.dynamics.bridge import Bridge
 from entropix.dynamics.plan import Plan, check_times, make_plan, with_saved
@@ -82,7 +82,8 @@ def solve_forward(
         save: None for the final states, "steps" for the states at all `times`, the first included,
             or an array of times, which become steps.
         functional: None, or a function `increment(s0, s1, y0, y1)` of one sample, to a scalar or a
-            pytree of scalars, that is added up over the steps; see `path_entropy`.
+            pytree of scalars, that is added up over the steps; see `path_entropy`. A function made
+            anew for each call is compiled anew: pass a module, or define it once.
         solver: a Diffrax solver; None for exact transitions where there are any, else
             `diffrax.SRA1()`. The noise is additive, so Ito and Stratonovich solvers agree.
         stepsize_controller: a Diffrax controller for adaptive steps; None for the fixed ones.
@@ -102,12 +103,18 @@ def solve_forward(
     if not isinstance(process, AbstractProcess):
         raise ValueError(f"`process` must be a process, got {type(process).__name__}.")
     x = samples(x, "x", minimum=1)
+    prng_key(key)
     positive_integer(num_steps, "num_steps")
     gaussian = isinstance(process, AbstractGaussianProcess)
     if stepsize_controller is not None and solver is None:
         solver = diffrax.SRA1()
     if solver is None:
         solver = GaussianTransition(process) if gaussian else diffrax.SRA1()
+    if isinstance(adjoint, diffrax.BacksolveAdjoint):
+        raise ValueError(
+            "`adjoint` must be another than BacksolveAdjoint, which cannot follow a forward path "
+            "back."
+        )
     plan = make_plan(
         solver,
         stepsize_controller,

@@ -46,6 +46,12 @@ def make_plan(
     chunk = count if chunk_size is None else positive_integer(chunk_size, "chunk_size")
     if not isinstance(solver, diffrax.AbstractSolver):
         raise ValueError(f"`solver` must be a Diffrax solver, got {type(solver).__name__}.")
+    for name, given, kind in (
+        ("stepsize_controller", controller, diffrax.AbstractStepSizeController),
+        ("adjoint", adjoint, diffrax.AbstractAdjoint),
+    ):
+        if not (given is None or isinstance(given, kind)):
+            raise ValueError(f"`{name}` must be one of Diffrax's, got {type(given).__name__}.")
     if functional is not None and not callable(functional):
         raise ValueError(
             f"`functional` must be a function increment(s0, s1, y0, y1), "

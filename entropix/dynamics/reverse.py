@@ -17,7 +17,15 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from entropix._core.arrays import Key, as_float
-from entropix._core.checks import choice, conditions, is_concrete, positive_integer, samples
+from entropix._core.checks import (
+    choice,
+    conditions,
+    example_shape,
+    is_concrete,
+    positive_integer,
+    prng_key,
+    samples,
+)
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.dynamics.bridge import Bridge, reference_variance
 from entropix.dynamics.plan import Plan, check_times, make_plan, with_saved
@@ -132,6 +140,7 @@ def solve_reverse(
             an error is raised as the compiled program runs.
     """
     y, condition = _check(model, y, "y", condition, num_steps)
+    prng_key(key)
     if functional is not None and _from_noise(model.process, times):
         raise ValueError(
             "`functional` needs `times` that start before t1, where the states of this process are "
@@ -253,10 +262,7 @@ def _check(model: Any, states: Any, name: str, condition: Any, num_steps: int) -
     check_model(model)
     positive_integer(num_steps, "num_steps")
     states = samples(states, name, minimum=1)
-    if model.shape is not None and states.shape[1:] != model.shape:
-        raise ValueError(
-            f"`{name}` must have shape (n, {', '.join(map(str, model.shape))}), got {states.shape}."
-        )
+    example_shape(model, states, name)
     return states, conditions(condition, states.shape[0])
 
 

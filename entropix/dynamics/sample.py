@@ -20,13 +20,14 @@ import jax
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
-from entropix._core.checks import choice, conditions, positive_integer
+from entropix._core.checks import choice, conditions, positive_integer, prng_key
 from entropix._core.interfaces import AbstractModel
 from entropix.dynamics.bridge import Bridge, reference_variance
 from entropix.dynamics.plan import Plan, check_times, make_plan
 from entropix.dynamics.reverse import Backward, check_model, default_grid
 from entropix.dynamics.samplers import AbstractSampler, run_sampler
 from entropix.dynamics.solve import run
+from entropix.dynamics.solvers import InteriorMidpoint
 
 
 def sample(
@@ -52,7 +53,7 @@ def sample(
     differentiable in the model, the prior, the times and the variance. For data $N(m, cI)$ with $c$
     = `variance` sampling is exact in any number of steps; otherwise the error in distribution falls
     with the square of the step. The default solvers, `diffrax.SRA1` for the SDE (Roessler, 2010)
-    and `diffrax.Midpoint` for the flow, evaluate the model twice a step.
+    and the midpoint method of `solve_flow` for the flow, evaluate the model twice a step.
 
     Nothing is cut off: processes that end in pure noise ($\mu(t_1) = 0$) are followed from there,
     and every process to exactly `t0`.
@@ -90,6 +91,7 @@ def sample(
             an error is raised as the compiled program runs.
     """
     num_samples = positive_integer(num_samples, "num_samples")
+    prng_key(key)
     positive_integer(num_steps, "num_steps")
     flow = choice(method, "method", ("sde", "ode")) == "ode"
     check_model(model)
@@ -112,7 +114,7 @@ def sample(
             solver, model, bridge, key, prior, condition, times, num_samples, chunk, num_steps
         )
     if solver is None:
-        solver = diffrax.Midpoint() if flow else diffrax.SRA1()
+        solver = InteriorMidpoint() if flow else diffrax.SRA1()
     plan = make_plan(
         solver,
         stepsize_controller,

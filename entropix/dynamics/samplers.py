@@ -178,8 +178,8 @@ class EDMHeun(AbstractSampler):
       y_r = \hat y_r + \frac{\mu_r}{2}(\varsigma_r - \varsigma_s)
       \left(\epsilon(\hat y_r, r) - \epsilon(y_s, s)\right).$$
 
-    Of second order, two evaluations a step; the second is skipped in the step that ends at
-    $\varsigma = 0$ and in the one that begins in pure noise.
+    Of second order without churn, two evaluations a step; the second is skipped in the step that
+    ends at $\varsigma = 0$ and in the one that begins in pure noise.
 
     With churn, each step of $N$ first runs the process forward, from $\varsigma$ to
     $(1 + \gamma)\varsigma$ with $\gamma = \min(\mathrm{churn}/N, \sqrt2 - 1)$, but never beyond

@@ -7,6 +7,7 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import as_float
+from entropix._core.checks import is_concrete
 
 
 class Trajectory(eqx.Module):
@@ -37,13 +38,18 @@ class Trajectory(eqx.Module):
         less noise than the path has.
 
         Raises:
-            ValueError: if the solve was not `dense`.
+            ValueError: if the solve was not `dense`, or `s` is not a time within it.
         """
         if self.interpolation is None:
             raise ValueError("`dense` must be True in the solve for `evaluate` to interpolate.")
         coordinates, interpolation = self.interpolation
         s = as_float(s)
+        if s.ndim != 0:
+            raise ValueError(f"`s` must be one time (use jax.vmap for more), got shape {s.shape}.")
         t = coordinates.solver_time(s)
+        outside = (t < interpolation.t0) | (t > interpolation.t1)
+        if is_concrete(outside) and bool(outside):
+            raise ValueError(f"`s` must be a time within the solve, got {s}.")
         state = interpolation.evaluate(t)
         if isinstance(state, tuple):
             state = state[0]

@@ -15,6 +15,7 @@ from entropix._core.checks import (
     is_concrete,
     positive,
     positive_integer,
+    prng_key,
     samples,
 )
 from entropix._core.estimate import Estimate
@@ -51,7 +52,8 @@ class CurveOfIntegral(eqx.Module):
     total: Estimate
 
 
-def _check_cutoff(integrand: AbstractPathFunctional, cutoff: Any) -> Array | None:
+def check_cutoff(integrand: AbstractPathFunctional, cutoff: Any) -> Array | None:
+    """A noise standard deviation within the process, or None."""
     if cutoff is None:
         return None
     process = gaussian_process(integrand)
@@ -66,31 +68,44 @@ def _check_cutoff(integrand: AbstractPathFunctional, cutoff: Any) -> Array | Non
 
 def _check_rates(pilot: Pilot, cutoff: Array | None) -> Pilot:
     """Refuse an integral that does not converge at an end of the axis."""
-    tail, noise = pilot.tail_rate, pilot.noise_rate
-    peak = pilot.peak_rate
-    at_data = (tail[0] > _DATA_PLATEAU * jnp.minimum(peak, 1.0)) & (tail[0] > 3 * tail[1])
+    pilot = check_data_end(pilot, pilot.tail_rate, pilot.peak_rate, cutoff)
+    noise, peak = pilot.noise_rate, pilot.peak_rate
     at_noise = (noise[0] > _NOISE_PLATEAU * peak) & (noise[0] > 3 * noise[1])
-    data_message = (
-        "the rate does not decay at the data end, so the integral is infinite: pass `cutoff`, the "
-        "smallest noise standard deviation to include"
-    )
-    noise_message = (
+    message = (
         "the rate does not decay at the noise end, so the integral is infinite: the field must "
         "vanish there like mu(s); use `scaling=GaussianScaling.from_data(...)`"
     )
     if is_concrete(pilot):
-        if cutoff is None and bool(np.any(at_data)):
+        if bool(np.any(at_noise)):
+            raise ValueError(f"{message}.")
+        return pilot
+    return eqx.error_if(pilot, at_noise, message)
+
+
+def check_data_end(
+    checked: Any, tail: tuple[Array, Array], peak: Array, cutoff: Array | None
+) -> Any:
+    """Return `checked`; refuse a rate that does not decay at the data end without a cut-off.
+
+    `tail` is the mean rate per unit log-SNR close to the resolution limit and its standard error,
+    `peak` the largest rate anywhere.
+    """
+    if cutoff is not None:
+        return checked
+    at_data = (tail[0] > _DATA_PLATEAU * jnp.minimum(peak, 1.0)) & (tail[0] > 3 * tail[1])
+    message = (
+        "the rate does not decay at the data end, so the integral is infinite: pass `cutoff`, the "
+        "smallest noise standard deviation to include"
+    )
+    if is_concrete((checked, at_data)):
+        if bool(np.any(at_data)):
             slope = 2 * float(np.max(np.asarray(tail[0])))
             raise ValueError(
-                f"{data_message}. The slope is {slope:.3g} per -ln(noise std): the data or the "
+                f"{message}. The slope is {slope:.3g} per -ln(noise std): the data or the "
                 f"model look {slope:.3g} dimensions short of the space (codimension)."
             )
-        if bool(np.any(at_noise)):
-            raise ValueError(f"{noise_message}.")
-        return pilot
-    if cutoff is None:
-        pilot = eqx.error_if(pilot, at_data, data_message)
-    return eqx.error_if(pilot, at_noise, noise_message)
+        return checked
+    return eqx.error_if(checked, at_data, message)
 
 
 @eqx.filter_jit
@@ -156,6 +171,7 @@ def estimate_integral(
 ) -> CurveOfIntegral:
     """Estimate an integral over log-SNR as a curve; see `entropy_curve` for the arguments."""
     data = samples(data)
+    prng_key(key)
     condition = conditions(condition, data.shape[0])
     positive_integer(num_evaluations, "num_evaluations", 256)
     positive_integer(num_times, "num_times", 2)
@@ -165,7 +181,7 @@ def estimate_integral(
             f"`cutoff` must be given (the smallest noise standard deviation to include): the "
             f"entropy is infinite because {divergence}."
         )
-    cutoff = _check_cutoff(integrand, cutoff)
+    cutoff = check_cutoff(integrand, cutoff)
     process = gaussian_process(integrand)
     pilot_key, main_key, slope_key = jax.random.split(key, 3)
     pilot_count = max(round(PILOT_SHARE * num_evaluations), 64)

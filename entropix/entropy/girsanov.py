@@ -26,10 +26,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, inner
-from entropix._core.checks import conditions, positive_integer, samples
+from entropix._core.checks import (
+    conditions,
+    example_shape,
+    is_concrete,
+    positive_integer,
+    prng_key,
+    samples,
+)
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.dynamics import solve_forward
 from entropix.dynamics.forward import forward_times
+from entropix.dynamics.plan import check_times
 from entropix.entropy.reference import GaussianReference, reference_of
 
 
@@ -97,7 +105,8 @@ def path_log_ratio(
         key: PRNG key.
         num_paths: paths from each sample.
         num_steps: steps of a path; the error falls with their square.
-        times: increasing times to step through; None for `num_steps` that shrink towards the data.
+        times: increasing times to step through, at least three, from t0 to t1; None for
+            `num_steps` steps that shrink towards the data.
         prior: what generation starts from, with `log_prob(y)`; None for `model.prior`.
         condition: None, or conditions of the samples: a pytree of arrays with leading axis n.
         reference: a Gaussian reference; None for that of `x`.
@@ -113,6 +122,10 @@ def path_log_ratio(
     if not isinstance(model, AbstractModel):
         raise ValueError(f"`model` must be a model, got {type(model).__name__}.")
     x = samples(x, "x", minimum=1)
+    example_shape(model, x, "x")
+    prng_key(key)
+    if not (prior is None or hasattr(prior, "log_prob")):
+        raise ValueError(f"`prior` must have `log_prob(y)`, got {type(prior).__name__}.")
     condition = conditions(condition, x.shape[0])
     positive_integer(num_paths, "num_paths")
     positive_integer(num_steps, "num_steps", 2)
@@ -121,8 +134,23 @@ def path_log_ratio(
         reference = reference_of(x)
     if times is None:
         times = forward_times(model.process, num_steps, reference.mean_variance)
+    else:
+        times = _whole(times, model.process)
     prior = model.prior if prior is None else prior
     return _log_ratios(model, reference, prior, x, condition, times, key, num_paths, chunk_size)
+
+
+def _whole(times: Any, process: AbstractGaussianProcess) -> Array:
+    """Times that cover the whole process: the weights are those of whole paths."""
+    times = check_times(times, process, falling=False)
+    ends = (times[0], times[-1], process.t0, process.t1)
+    covers = not is_concrete(ends) or bool((times[0] == process.t0) & (times[-1] == process.t1))
+    if times.shape[0] < 3 or not covers:
+        raise ValueError(
+            f"`times` must hold at least three times, from t0 to t1, got {times.shape[0]} "
+            f"from {times[0]} to {times[-1]}."
+        )
+    return times
 
 
 @eqx.filter_jit

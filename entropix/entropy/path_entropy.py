@@ -21,10 +21,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, as_float, inner
-from entropix._core.checks import positive_integer, samples
+from entropix._core.checks import is_concrete, positive_integer, samples
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import (
     AbstractDistribution,
@@ -80,9 +81,10 @@ class PathEntropy(eqx.Module):
 
 
 def mean_of_paths(values: Float[Array, " n"]) -> Estimate:
-    """The mean of independent values."""
+    """The mean of independent values; of one alone the error is infinite."""
     count = values.shape[0]
-    error = jnp.std(values, ddof=1) / jnp.sqrt(count)
+    error = jnp.std(values, ddof=min(1, count - 1)) / jnp.sqrt(count)
+    error = jnp.full_like(error, jnp.inf) if count == 1 else error
     return Estimate(jnp.mean(values), error, error, count)
 
 
@@ -135,9 +137,11 @@ def path_entropy(
             None for that of an `ExactModel`.
         times: increasing times of the process to step through; None for all of it.
         num_steps: number of steps where `times` is None.
-        save: None for the end states, or "steps", or an array of times: what `trajectory` holds.
+        save: what `trajectory` holds: None for the end states, "steps" for all of them, or an array
+            of times, to which the last is added if it is not among them.
         chunk_size: paths solved at a time; None for all at once.
-        **solve: further arguments of `solve_forward`: solver, stepsize_controller, adjoint, path.
+        **solve: further arguments of `solve_forward`: solver, stepsize_controller, adjoint, path,
+            dense, max_steps.
 
     Returns:
         A `PathEntropy`; `.mean` is an estimate of the total entropy production.
@@ -152,6 +156,8 @@ def path_entropy(
         raise ValueError(f"`model` must be a model or a process, got {type(model).__name__}.")
     x = samples(x, "x", minimum=1)
     positive_integer(num_steps, "num_steps")
+    if "functional" in solve:
+        raise ValueError("`functional` must be left out: the heat of a path is accumulated here.")
     collapses = isinstance(process, AbstractGaussianProcess) and not process.is_finite
     if collapses and times is None:
         raise ValueError(
@@ -162,6 +168,9 @@ def path_entropy(
     last = process.t1 if times is None else as_float(times)[-1]
     before = log_density(log_p0, model, first, "log_p0")
     after = log_density(log_pT, model, last, "log_pT")
+    if save is not None and not isinstance(save, str) and is_concrete((save, last)):
+        host = np.asarray(save, np.asarray(last).dtype).reshape(-1)
+        save = host if host.size and host[-1] == last else np.append(host, last)
     trajectory = solve_forward(
         process,
         x,

@@ -10,20 +10,34 @@ rule in time for others.
 
 from typing import Any
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from entropix._core.arrays import Key
-from entropix._core.checks import choice, conditions, is_concrete, positive_integer, samples
+from entropix._core.checks import (
+    choice,
+    conditions,
+    is_concrete,
+    positive_integer,
+    prng_key,
+    samples,
+)
 from entropix._core.chunks import in_chunks, unchunk
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
-from entropix.dynamics import solve_flow, solve_forward
+from entropix.dynamics import Trajectory, solve_flow, solve_forward
 from entropix.entropy.axis import LogSNRAxis
-from entropix.entropy.functional import estimate_integral
-from entropix.entropy.integrands import AbstractPathFunctional
+from entropix.entropy.functional import check_cutoff, check_data_end, estimate_integral
+from entropix.entropy.integrands import (
+    AbstractPathFunctional,
+    EntropyProduction,
+    MediumEntropy,
+    SystemEntropy,
+)
+from entropix.entropy.path_kl import check_same_process
 from entropix.entropy.reference import GaussianReference
 
 
@@ -39,7 +53,8 @@ def path_functional(
     condition: Any = None,
     cutoff: Any = None,
     chunk_size: int = 4096,
-    **solve: Any,
+    solver: diffrax.AbstractSolver | None = None,
+    adjoint: diffrax.AbstractAdjoint | None = None,
 ) -> Estimate:
     r"""$\int\frac{\sigma^2}{2}\,E[f(s, Y_s)]\,ds$ along the process of `functional`.
 
@@ -61,15 +76,18 @@ def path_functional(
         condition: None, or conditions of the samples: a pytree of arrays with leading axis N.
         cutoff: smallest noise standard deviation included (Gaussian processes); None for all.
         chunk_size: evaluations held in memory at once.
-        **solve: arguments of `solve_forward` or `solve_flow`: solver, adjoint.
+        solver: a Diffrax solver for the paths; None for the default of `solve_forward` or
+            `solve_flow`.
+        adjoint: how to differentiate them; None for `diffrax.RecursiveCheckpointAdjoint()`.
 
     Returns:
         An `Estimate`, in the units of f (nats for entropies). Along paths its errors are those of
         the sampling of paths; what a solver's steps add is of their order.
 
     Raises:
-        ValueError: if an argument is not allowed; from the marginals also if the process is not
-            Gaussian or the integrand does not decay at an end of the axis.
+        ValueError: if an argument is not allowed; if the integrand does not decay at the data end
+            of a Gaussian process and no cut-off was given; from the marginals, if the process is
+            not Gaussian.
     """
     if not isinstance(functional, AbstractPathFunctional):
         raise ValueError(
@@ -77,11 +95,10 @@ def path_functional(
             "function f(s, y, condition) in PathFunctional(function, process)."
         )
     if choice(along, "along", ("marginals", "sde", "flow")) == "marginals":
-        if solve or model is not None:
-            raise ValueError(
-                "`along` must be 'sde' or 'flow' where "
-                f"{', '.join(f'`{n}`' for n in [*solve, *(['model'] if model else [])])} is given."
-            )
+        given = {"model": model, "solver": solver, "adjoint": adjoint}
+        given = [f"`{name}`" for name, value in given.items() if value is not None]
+        if given:
+            raise ValueError(f"`along` must be 'sde' or 'flow' where {', '.join(given)} is given.")
         return estimate_integral(
             functional,
             data,
@@ -93,9 +110,10 @@ def path_functional(
             num_times=2,
             control_variate=True,
             chunk_size=chunk_size,
-            divergence=None,
+            divergence=_divergence(functional),
         ).total
     data = samples(data)
+    prng_key(key)
     condition = conditions(condition, data.shape[0])
     positive_integer(num_steps, "num_steps", 2)
     positive_integer(num_evaluations, "num_evaluations", 4 * num_steps)
@@ -104,6 +122,12 @@ def path_functional(
     index_key, path_key = jax.random.split(key)
     index = jax.random.randint(index_key, (pairs,), 0, data.shape[0])
     index = jnp.repeat(index, 2)
+    if cutoff is None and (reason := _divergence(functional)) is not None:
+        raise ValueError(
+            "`cutoff` must be given (the smallest noise standard deviation to include): the "
+            f"integral is infinite because {reason}."
+        )
+    cutoff = _cutoff(functional, cutoff)
     times, weights = _quadrature(functional, data, cutoff, num_steps)
     start, chosen = data[index], jax.tree.map(lambda leaf: leaf[index], condition)
     chunk = min(max(chunk_size // num_steps, 1), 2 * pairs)
@@ -111,7 +135,8 @@ def path_functional(
         "times": times,
         "save": "steps",
         "chunk_size": None if chunk >= 2 * pairs else chunk,
-        **solve,
+        "solver": solver,
+        "adjoint": adjoint,
     }
     if along == "sde":
         trajectory = solve_forward(functional.process, start, key=path_key, **options)
@@ -119,25 +144,58 @@ def path_functional(
         flow: Any = getattr(functional, "model", None) if model is None else model
         if not isinstance(flow, AbstractModel):
             raise ValueError(f"`model` must be a model, got {type(flow).__name__}.")
+        check_same_process(functional.process, flow.process, "model", "functional")
         trajectory = solve_flow(flow, start, condition=chosen, **options)
     values = _integrals(functional, trajectory.times, weights, trajectory.states, chosen, chunk)
-    return _estimate(values.reshape(pairs, 2), data.shape[0], num_steps)
+    if isinstance(functional.process, AbstractGaussianProcess):
+        tail, peak = _tail(functional, data, trajectory, chosen)
+        values = check_data_end(values, tail, peak, cutoff)
+    return _estimate(values.reshape(pairs, 2), data.shape[0], num_steps, cutoff)
+
+
+def _divergence(functional: AbstractPathFunctional) -> str | None:
+    """Why a built-in entropy is known to be infinite at the data end."""
+    if isinstance(functional, EntropyProduction | SystemEntropy | MediumEntropy):
+        return functional.model.divergence
+    return None
+
+
+def _cutoff(functional: AbstractPathFunctional, cutoff: Any) -> Array | None:
+    if cutoff is None or isinstance(functional.process, AbstractGaussianProcess):
+        return check_cutoff(functional, cutoff)
+    raise ValueError("`cutoff` must be None where the process is not Gaussian.")
+
+
+@eqx.filter_jit
+def _tail(
+    functional: AbstractPathFunctional, data: Array, trajectory: Trajectory, condition: Any
+) -> tuple[tuple[Array, Array], Array]:
+    """Rates per unit log-SNR, near the resolution limit of the data end and at their largest."""
+    process: Any = functional.process
+    times, states = trajectory.times[1:], trajectory.states[1:]
+    each = jax.vmap(jax.vmap(functional, in_axes=(None, 0, 0)), in_axes=(0, 0, None))
+    rates = process.var(times)[:, None] / 2 * each(times, states, condition)
+    mean, spread = jnp.mean(rates, axis=1), jnp.std(rates, axis=1) / jnp.sqrt(rates.shape[1])
+    limit = -2 * jnp.log(8 * jnp.finfo(data.dtype).eps * jnp.sqrt(jnp.mean(data**2)))
+    log_snr = process.log_snr(times)
+    inside = ((log_snr > limit - 8) & (log_snr < limit)).astype(data.dtype)
+    number = jnp.maximum(jnp.sum(inside), 1.0)
+    tail = jnp.sum(inside * mean) / number, jnp.sqrt(jnp.sum(inside * spread**2)) / number
+    return jax.lax.stop_gradient((tail, jnp.max(mean)))
 
 
 def _quadrature(
-    functional: AbstractPathFunctional, data: Array, cutoff: Any, num_steps: int
+    functional: AbstractPathFunctional, data: Array, cutoff: Array | None, num_steps: int
 ) -> tuple[Array, Array]:
     r"""Times to step through, from the data, and the $\frac{\sigma^2}{2}ds$ of each."""
     process = functional.process
     if not isinstance(process, AbstractGaussianProcess):
-        if cutoff is not None:
-            raise ValueError("`cutoff` needs a Gaussian process.")
         fraction = jnp.linspace(0.0, 1.0, num_steps + 1, dtype=data.dtype)
         times = process.t0 + (process.t1 - process.t0) * fraction
         step = (process.t1 - process.t0) / num_steps
         weights = jnp.full(num_steps + 1, step, data.dtype).at[jnp.array([0, -1])].mul(0.5)
         return times, weights * process.sigma_squared(times) / 2
-    return _cauchy_rule(process, data, None if cutoff is None else jnp.asarray(cutoff), num_steps)
+    return _cauchy_rule(process, data, cutoff, num_steps)
 
 
 @eqx.filter_jit
@@ -179,7 +237,7 @@ def _integrals(
     return unchunk(in_chunks(path, args, count, chunk), count)
 
 
-def _estimate(values: Array, population: int, num_steps: int) -> Estimate:
+def _estimate(values: Array, population: int, num_steps: int, cutoff: Array | None) -> Estimate:
     """The mean over pairs of paths from common points, shape (pairs, 2), and its errors."""
     pairs = values.shape[0]
     means = jnp.mean(values, axis=1)
@@ -195,4 +253,5 @@ def _estimate(values: Array, population: int, num_steps: int) -> Estimate:
         jnp.sqrt(monte_carlo + between / population),
         jnp.sqrt(monte_carlo),
         2 * pairs * num_steps,
+        cutoff,
     )

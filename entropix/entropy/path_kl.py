@@ -15,7 +15,7 @@ import numpy as np
 from entropix._core.arrays import Key
 from entropix._core.checks import is_concrete
 from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix._core.interfaces import AbstractModel, AbstractProcess
 from entropix.entropy.functional import estimate_integral
 from entropix.entropy.integrands import PathDivergence
 
@@ -63,7 +63,9 @@ def path_kl(
     ).total
 
 
-def check_same_process(one: AbstractGaussianProcess, other: AbstractGaussianProcess) -> None:
+def check_same_process(
+    one: AbstractProcess, other: AbstractProcess, name: str = "reference_model", of: str = "model"
+) -> None:
     """Two models are compared along one forward process."""
     leaves, structure = jax.tree.flatten(one)
     other_leaves, other_structure = jax.tree.flatten(other)
@@ -75,6 +77,6 @@ def check_same_process(one: AbstractGaussianProcess, other: AbstractGaussianProc
         )
     if not same:
         raise ValueError(
-            "`reference_model` must run on the process of `model`, got two different processes; "
-            "use `reference_model.with_process(model.process)`."
+            f"`{name}` must run on the process of `{of}`, got two different processes; "
+            f"use `{name}.with_process({of}.process)`."
         )

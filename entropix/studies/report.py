@@ -134,7 +134,8 @@ def _reading(record: "xarray.Dataset") -> list[str]:
         + (
             ", zero here because this process spends an infinite budget."
             if not np.isfinite(record["transport_budget"].values).all()
-            else ", with the W2 of samples, which sampling biases upwards."
+            else ", with the W2 of samples, which sampling biases upwards: on few samples both it "
+            "and the lower bound of W2 can come out above their limits."
         ),
     ]
     if "path_kl" in record:

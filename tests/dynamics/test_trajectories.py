@@ -347,3 +347,32 @@ def test_states_that_are_not_finite_are_raised():
     process = ex.Langevin(lambda y: -jnp.sum(y**4), 1.0)  # nothing holds the state
     with pytest.raises(eqx.EquinoxRuntimeError, match="a sample is not finite"):
         solve_forward(process, 3 + states(), key=KEY, num_steps=32)
+
+
+def test_interpolation_stays_within_the_solve():
+    process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
+    run = solve_forward(
+        process, jnp.ones((2, 1)), key=jax.random.key(0), times=[0.0, 0.2, 0.5], dense=True
+    )
+    with pytest.raises(ValueError, match="`s` must be a time within the solve"):
+        run.evaluate(0.7)
+    with pytest.raises(ValueError, match="`s` must be one time"):
+        run.evaluate(jnp.array([0.1, 0.2]))
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ({"key": None}, "`key` must be one PRNG key"),
+        ({"stepsize_controller": 3}, "`stepsize_controller` must be one of Diffrax's"),
+        ({"adjoint": 3}, "`adjoint` must be one of Diffrax's"),
+        ({"adjoint": diffrax.BacksolveAdjoint()}, "`adjoint` must be another"),
+        ({"solver": 3}, "`solver` must be a Diffrax solver"),
+        ({"functional": lambda s0, s1, y0, y1: y1}, "`functional` must return scalars"),
+    ],
+)
+def test_what_a_solve_is_made_of(argument, says):
+    process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
+    options = {"key": jax.random.key(0), "num_steps": 2} | argument
+    with as_shipped(), pytest.raises(ValueError, match=says):
+        solve_forward(process, jnp.ones((2, 2)), **options)

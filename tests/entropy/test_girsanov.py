@@ -191,3 +191,32 @@ def test_bad_arguments(arguments, match):
     arguments = {"model": shrinking(), "x": jnp.ones((4, 2)), **arguments}
     with as_shipped(), pytest.raises(ValueError, match=match):
         ex.path_log_ratio(key=jax.random.key(0), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("times", "says"),
+    [
+        (np.linspace(1.0, 0.0, 9), "must be increasing"),
+        (np.linspace(0.0, 2.0, 9), "must be increasing and within"),
+        (np.linspace(0.5, 1.0, 9), "from t0 to t1"),
+        ([0.0, 1.0], "at least three times"),
+    ],
+)
+def test_times_cover_the_process(times, says):
+    process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
+    model = ex.ExactModel(ex.Gaussian([0.5], [[0.3]]), process)
+    with pytest.raises(ValueError, match=says):
+        ex.path_log_ratio(model, jnp.zeros((3, 1)), key=jax.random.key(0), times=times)
+
+
+def test_keys_priors_and_shapes_are_checked():
+    process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
+    model = ex.ExactModel(ex.Gaussian([0.5], [[0.3]]), process)
+    x, key = jnp.zeros((3, 1)), jax.random.key(0)
+    for bad in (0, None, jax.random.split(key, 3)):
+        with as_shipped(), pytest.raises(ValueError, match="`key` must be one PRNG key"):
+            ex.path_log_ratio(model, x, key=bad)
+    with as_shipped(), pytest.raises(ValueError, match="`prior` must have"):
+        ex.path_log_ratio(model, x, key=key, prior=3)
+    with pytest.raises(ValueError, match=r"`x` must have shape \(n, 1\)"):
+        ex.log_prob(model, jnp.zeros((3, 2)), key=key)

@@ -380,3 +380,22 @@ def test_relaxation_in_a_double_well(temperature):
         assert within(entropy, expected, allowance=2e-3)  # 160 steps
         assert float(entropy.stderr) < 0.02
     assert within(result.mean, total - divergence_on(grid, later[-1], equilibrium), 2e-3)
+
+
+# ---------------------------------------------------------------------------- what is saved
+
+
+def test_what_is_saved_does_not_change_what_is_measured(x64):
+    """The last time is saved besides those asked for: entropies are of whole paths."""
+    model = ex.ExactModel(ex.Gaussian([0.7], [[0.4]]), ex.StraightLine(1.0))
+    x = model.distribution.sample(20, key=jax.random.key(0))
+    options = {"key": jax.random.key(1), "times": jnp.linspace(0.0, 1.0, 9)}
+    whole = ex.path_entropy(model, x, **options)
+    part = ex.path_entropy(model, x, save=[0.25, 0.5], **options)
+    np.testing.assert_allclose(part.total, whole.total, rtol=1e-12)
+    np.testing.assert_allclose(part.end, whole.end, rtol=1e-12)
+    np.testing.assert_allclose(part.trajectory.times, [0.25, 0.5, 1.0])
+    with pytest.raises(ValueError, match="`functional` must be left out"):
+        ex.path_entropy(model, x, functional=abs, **options)
+    one = ex.path_entropy(model, x[:1], **options)
+    assert float(one.mean.stderr) == np.inf

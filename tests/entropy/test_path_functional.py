@@ -2,6 +2,7 @@
 
 import functools
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -279,7 +280,7 @@ def test_a_cutoff_chunks_and_conditions(x64):
         ({"chunk_size": 0, "along": "sde"}, "`chunk_size` must be"),
         ({"data": jnp.ones(3), "along": "sde"}, "`data` must have shape"),
         ({"condition": jnp.ones(3), "along": "sde"}, "`condition` must have a leading axis of 8"),
-        ({"adjoint": None}, "`along` must be 'sde' or 'flow' where `adjoint`"),
+        ({"adjoint": diffrax.DirectAdjoint()}, "`along` must be 'sde' or 'flow' where `adjoint`"),
         ({"model": ex.ExactModel(gaussian(), vp())}, "`along` must be 'sde' or 'flow' where"),
         (
             {"functional": ex.HousekeepingEntropy(vp()), "along": "flow"},
@@ -291,7 +292,7 @@ def test_a_cutoff_chunks_and_conditions(x64):
                 "along": "sde",
                 "cutoff": 0.1,
             },
-            "`cutoff` needs a Gaussian process",
+            "`cutoff` must be None where the process is not Gaussian",
         ),
         ({"functional": ex.HousekeepingEntropy(ex.Langevin(ex.Harmonic()))}, "must be Gaussian"),
         (
@@ -334,3 +335,36 @@ def test_bad_arguments(arguments, match):
 def test_bad_functionals(call, match):
     with as_shipped(), pytest.raises(ValueError, match=match):
         call()
+
+
+def test_infinite_integrals_are_refused_along_paths_too():
+    """By name where it is known, by the rate at the data end where it is not."""
+    gaussian = ex.Gaussian([0.5], [[0.3]])
+    x = gaussian.sample(64, key=jax.random.key(0))
+    options = {"key": jax.random.key(1), "num_evaluations": 4096, "num_steps": 32}
+    flow = ex.ExactModel(gaussian, ex.RectifiedFlow())
+    production = ex.EntropyProduction(flow)
+    for along in ("marginals", "sde"):
+        with pytest.raises(ValueError, match="`cutoff` must be given"):
+            ex.path_functional(production, x, along=along, **options)
+    cut = ex.path_functional(production, x, along="sde", cutoff=0.1, **options)
+    assert "noise std >= 0.1" in str(cut)
+    process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
+
+    def constant(s, y, condition):
+        return 1 / process.var(s)
+
+    endless = ex.PathFunctional(constant, process)
+    for along in ("marginals", "sde"):
+        with pytest.raises(ValueError, match="does not decay at the data end"):
+            ex.path_functional(endless, x, along=along, **options)
+    with pytest.raises(ValueError, match="`cutoff` must be positive"):
+        ex.path_functional(production, x, along="sde", cutoff=-0.1, **options)
+    with pytest.raises(ValueError, match="`model` must run on the process of `functional`"):
+        ex.path_functional(
+            ex.EntropyProduction(ex.ExactModel(gaussian, process)),
+            x,
+            along="flow",
+            model=flow,
+            **options,
+        )
