@@ -37,7 +37,7 @@ def test_exact_in_float32(name):
     assert not np.any(result.stderr)
 
 
-@pytest.mark.parametrize("name", quick(QUICK))
+@pytest.mark.parametrize("name", quick(["sl"]))
 def test_exact_in_float64(name, x64):
     distribution = mixture(3)
     x = distribution.sample(64, key=jax.random.key(0))
@@ -79,6 +79,7 @@ def test_hutchinson_is_unbiased_and_honest():
         assert np.all((ratio > 0.75) & (ratio < 1.3)), ratio
 
 
+@pytest.mark.slow
 def test_gradient_in_the_samples_is_the_score(x64):
     distribution = mixture(2)
     model = ex.ExactModel(distribution, vp())
@@ -88,6 +89,7 @@ def test_gradient_in_the_samples_is_the_score(x64):
     np.testing.assert_allclose(found, distribution.score(x), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradient_in_the_parameters(x64):
     """Of a model that is not exact, in the process and in the network, against differences."""
     model = ex.EntropyMatching(Shrink(jnp.asarray(-0.1)), vp(), shape=(2,))

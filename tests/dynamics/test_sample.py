@@ -311,7 +311,7 @@ def trained_like(dim=2):
 @pytest.mark.parametrize(
     ("name", "method", "chunk_size"),
     [
-        ("vpx", "sde", None),
+        pytest.param("vpx", "sde", None, marks=pytest.mark.slow),
         ("sl", "ode", 2),
         pytest.param("rf", "sde", 3, marks=pytest.mark.slow),
     ],

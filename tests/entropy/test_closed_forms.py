@@ -62,6 +62,7 @@ def test_gaussian_values(x64, make, mean, variance, options, expected):
     assert float(estimate.mc_stderr) < 1e-6 * expected
 
 
+@pytest.mark.slow
 def test_full_covariance_values(x64):
     mean, covariance = [0.5, -1.0], np.array([[0.6, 0.35], [0.35, 0.9]])
     root = np.linalg.cholesky(covariance) * np.sqrt(2)
@@ -135,7 +136,13 @@ def test_gradient_of_a_mixture_equals_the_closed_form(x64):
     assert float(estimated) == pytest.approx(float(jax.grad(expected)(0.7)), rel=0.01)
 
 
-@pytest.mark.parametrize(("dim", "name"), list(TOTAL_ENTROPY))
+@pytest.mark.parametrize(
+    ("dim", "name"),
+    [
+        case if case in ((2, "VP"), (3, "SL")) else pytest.param(*case, marks=pytest.mark.slow)
+        for case in TOTAL_ENTROPY
+    ],
+)
 def test_total_entropy_of_the_papers_mixtures(dim, name):
     """float32, 200,000 fresh samples, 100,000 evaluations: within 4 standard errors, and small."""
     model = ex.ExactModel(mixture(dim), process(name))
@@ -147,7 +154,7 @@ def test_total_entropy_of_the_papers_mixtures(dim, name):
     assert float(estimate.mc_stderr) <= float(estimate.stderr)
 
 
-@pytest.mark.parametrize("control_variate", [True, False])
+@pytest.mark.parametrize("control_variate", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("distribution", "expected"),
     [

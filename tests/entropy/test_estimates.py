@@ -252,6 +252,7 @@ def test_memory_argument_does_not_change_the_answer(x64):
         chex.assert_trees_all_close(values[0], other, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_batches_compile_once_and_agree_with_single_runs():
     """vmap over seeds of a model; new data, keys and kappas do not compile again."""
     data = mixture(3).sample(300, key=jax.random.key(0))

@@ -64,10 +64,16 @@ def quadratic(process, s):
     return s**2
 
 
-CASES = [("vp", "likelihood"), ("path-trig", quadratic)]
+CASES = [("vp", "likelihood")]
 CASES += [
     pytest.param(*case, marks=pytest.mark.slow)
-    for case in (("vp", "uniform"), ("vp", quadratic), ("vpx", "likelihood"), ("rf", "uniform"))
+    for case in (
+        ("vp", "uniform"),
+        ("vp", quadratic),
+        ("vpx", "likelihood"),
+        ("rf", "uniform"),
+        ("path-trig", quadratic),
+    )
 ]
 
 

@@ -56,6 +56,7 @@ def test_exact_models(tmp_path):
         assert_same(outputs(round_trip(model, tmp_path)), outputs(model))
 
 
+@pytest.mark.slow
 def test_trained_ensembles(tmp_path):
     data = gaussian_data()
     keys = jax.random.split(jax.random.key(0), 2)
