@@ -176,11 +176,12 @@ def _tail(
     each = jax.vmap(jax.vmap(functional, in_axes=(None, 0, 0)), in_axes=(0, 0, None))
     rates = process.var(times)[:, None] / 2 * each(times, states, condition)
     mean, spread = jnp.mean(rates, axis=1), jnp.std(rates, axis=1) / jnp.sqrt(rates.shape[1])
+    # The step nearest to the limit, if it is far out.
     limit = -2 * jnp.log(8 * jnp.finfo(data.dtype).eps * jnp.sqrt(jnp.mean(data**2)))
     log_snr = process.log_snr(times)
-    inside = ((log_snr > limit - 8) & (log_snr < limit)).astype(data.dtype)
-    number = jnp.maximum(jnp.sum(inside), 1.0)
-    tail = jnp.sum(inside * mean) / number, jnp.sqrt(jnp.sum(inside * spread**2)) / number
+    last = jnp.argmax(jnp.where(log_snr < limit, log_snr, -jnp.inf))
+    far = log_snr[last] + jnp.log(jnp.mean(jnp.var(data, axis=0))) > 12
+    tail = jnp.where(far, mean[last], 0.0), spread[last]
     return jax.lax.stop_gradient((tail, jnp.max(mean)))
 
 

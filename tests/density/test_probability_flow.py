@@ -28,7 +28,7 @@ def vp():
 
 
 @pytest.mark.parametrize("name", quick(QUICK))
-def test_exact_in_float32(name):
+def test_exact_in_float32(x32, name):
     distribution = mixture(3)
     x = distribution.sample(256, key=jax.random.key(0))
     model = ex.ExactModel(distribution, PROCESSES[name]())

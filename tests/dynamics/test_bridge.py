@@ -63,7 +63,7 @@ def test_bridge_is_the_reverse_equation(x64, name, getkey):
 
 
 @pytest.mark.parametrize("name", quick(["subvp-cosine"]))
-def test_knots_and_field_in_float32(name, getkey):
+def test_knots_and_field_in_float32(x32, name, getkey):
     """Knots rise strictly from noise to data, and no model has a NaN where a solver looks."""
     process = PROCESSES[name]()
     network = ex.FourierMLP(2, widths=(8,), key=getkey())

@@ -98,7 +98,7 @@ def test_flow_carries_the_moments(x64, name):
 
 
 @pytest.mark.parametrize("name", quick(["path-sqrt"]))
-def test_reverse_sde_reaches_the_data(name):
+def test_reverse_sde_reaches_the_data(x32, name):
     model = ex.ExactModel(small_gaussian(), PROCESSES[name]())
     y = draw(model, 40_000, key=jax.random.key(0), num_steps=32)
     assert y.shape == (40_000, 2)

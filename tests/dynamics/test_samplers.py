@@ -115,7 +115,7 @@ def grid():
 
 
 @pytest.mark.parametrize(("name", "sampler"), grid())
-def test_gaussian_data(name, sampler):
+def test_gaussian_data(x32, name, sampler):
     """Mean and covariance of small_gaussian in float32, from the exact prior."""
     model = ex.ExactModel(small_gaussian(), PROCESSES[name]())
     num_samples, num_steps = ENOUGH[sampler]
