@@ -190,7 +190,7 @@ def test_default_curve_reaches_both_ends():
     ],
     ids=["empirical", "rectified", "sub-VP", "manifold", "noise", "unscaled", "NaN"],
 )
-def test_infinite_entropies_are_refused(make, match):
+def test_infinite_entropies_are_refused(x32, make, match):
     model = make()
     data = model.distribution if isinstance(model, ex.ExactModel) else mixture(3)
     data = data.sample(256, key=jax.random.key(0))
@@ -198,7 +198,7 @@ def test_infinite_entropies_are_refused(make, match):
         ex.neural_entropy(model, data, key=jax.random.key(1), num_evaluations=4096)
 
 
-def test_a_manifold_is_refused_under_jit():
+def test_a_manifold_is_refused_under_jit(x32):
     plane = ex.Gaussian(jnp.zeros(2), jnp.diag(jnp.asarray([1.0, 1e-20])))
     model = ex.ExactModel(plane, process("VP"))
     data = plane.sample(100, key=jax.random.key(0))

@@ -333,7 +333,7 @@ def test_default_objective():
         ({"checkpoint": 7}, "`checkpoint` must be the path of a file, got int"),
         ({"key": 7}, "`key` must be made by jax.random.key, got int"),
         ({"key": jax.random.split(KEY)}, "`key` must be a single key"),
-        ({"key": jnp.zeros(2)}, "`key` must be made by jax.random.key, got an array of float32"),
+        ({"key": jnp.zeros(2)}, "`key` must be made by jax.random.key, got an array of float"),
     ],
 )
 def test_bad_arguments(kwargs, message):

@@ -98,7 +98,7 @@ def test_whatever_a_module_may_hold(tmp_path):
 def test_shared_arrays_are_stored_once(tmp_path):
     weight = jnp.ones(1000)
     save(tmp_path / "m", {"a": weight, "b": weight})
-    assert (tmp_path / "m").stat().st_size < 6000
+    assert (tmp_path / "m").stat().st_size < weight.nbytes + 2000
     loaded = load(tmp_path / "m")
     assert jnp.array_equal(loaded["a"], loaded["b"])
 
