@@ -12,6 +12,7 @@ from jaxtyping import Array
 from entropix._core.arrays import as_float
 from entropix._core.checks import is_concrete, positive_integer
 from entropix._core.interfaces import AbstractProcess
+from entropix.dynamics.solvers import InteriorMidpoint
 
 
 class Plan(eqx.Module):
@@ -89,6 +90,24 @@ def make_plan(
         bool(dense),
         max_steps,
     )
+
+
+def flow_solver(solver: Any, controller: Any) -> Any:
+    """The solver of a probability flow: the default one takes fixed steps only."""
+    if solver is None:
+        if controller is not None:
+            raise ValueError(
+                "`solver` must be given where `stepsize_controller` is, diffrax.Tsit5() for "
+                "example: the default solver has no error estimate."
+            )
+        return InteriorMidpoint()
+    adapts = isinstance(controller, diffrax.AbstractAdaptiveStepSizeController)
+    if adapts and not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+        raise ValueError(
+            "`solver` must have an error estimate where `stepsize_controller` adapts the steps, "
+            f"got {type(solver).__name__}."
+        )
+    return solver
 
 
 def check_times(times: Any, process: AbstractProcess, *, falling: bool) -> Array:

@@ -28,9 +28,8 @@ from entropix._core.checks import (
 )
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.dynamics.bridge import Bridge, reference_variance
-from entropix.dynamics.plan import Plan, check_times, make_plan, with_saved
+from entropix.dynamics.plan import Plan, check_times, flow_solver, make_plan, with_saved
 from entropix.dynamics.solve import run
-from entropix.dynamics.solvers import InteriorMidpoint
 from entropix.dynamics.trajectory import AbstractCoordinates, Trajectory
 
 
@@ -217,12 +216,8 @@ def solve_flow(
     """
     forward = choice(direction, "direction", ("forward", "reverse")) == "forward"
     x, condition = _check(model, x, "x", condition, num_steps)
-    if solver is None:
-        if stepsize_controller is not None:
-            raise ValueError("`solver` must be given where `stepsize_controller` is.")
-        solver = InteriorMidpoint()
     plan = make_plan(
-        solver,
+        flow_solver(solver, stepsize_controller),
         stepsize_controller,
         adjoint,
         x.shape[0],

@@ -23,11 +23,10 @@ from entropix._core.arrays import Key
 from entropix._core.checks import choice, conditions, positive_integer, prng_key
 from entropix._core.interfaces import AbstractModel
 from entropix.dynamics.bridge import Bridge, reference_variance
-from entropix.dynamics.plan import Plan, check_times, make_plan
+from entropix.dynamics.plan import Plan, check_times, flow_solver, make_plan
 from entropix.dynamics.reverse import Backward, check_model, default_grid
 from entropix.dynamics.samplers import AbstractSampler, run_sampler
 from entropix.dynamics.solve import run
-from entropix.dynamics.solvers import InteriorMidpoint
 
 
 def sample(
@@ -75,6 +74,7 @@ def sample(
             no `method`, `stepsize_controller` or `adjoint`.
         stepsize_controller: a Diffrax controller for adaptive steps, such as
             `diffrax.PIDController`, in the time $t = a - 1$ of `Bridge`; None for the fixed steps.
+            The flow then needs a `solver` with an error estimate.
         adjoint: how to differentiate; None for `diffrax.RecursiveCheckpointAdjoint()`.
         prior: what to start from, with `sample(n, key=key)`; None for `model.prior`.
         condition: arrays with a leading axis of `num_samples`, one condition for each sample.
@@ -113,8 +113,10 @@ def sample(
         return run_sampler(
             solver, model, bridge, key, prior, condition, times, num_samples, chunk, num_steps
         )
-    if solver is None:
-        solver = InteriorMidpoint() if flow else diffrax.SRA1()
+    if flow:
+        solver = flow_solver(solver, stepsize_controller)
+    elif solver is None:
+        solver = diffrax.SRA1()
     plan = make_plan(
         solver,
         stepsize_controller,

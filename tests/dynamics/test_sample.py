@@ -419,6 +419,16 @@ def test_too_many_steps_are_raised():
             key=jax.random.key(0),
             num_samples=4,
             method="ode",
+            solver=diffrax.Tsit5(),
             stepsize_controller=controller,
             max_steps=3,
         )
+
+
+@pytest.mark.parametrize("solver", [None, diffrax.Euler()])
+def test_adaptive_flow_needs_an_error_estimate(solver):
+    model = ex.ExactModel(small_mixture(), PROCESSES["vp"]())
+    controller = diffrax.PIDController(rtol=1e-3, atol=1e-3)
+    options = {"method": "ode", "solver": solver, "stepsize_controller": controller}
+    with pytest.raises(ValueError, match="`solver` must"):
+        sample(model, key=jax.random.key(0), num_samples=4, **options)
