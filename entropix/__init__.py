@@ -5,11 +5,13 @@
 
 from entropix import datasets as datasets
 from entropix._core import Estimate as Estimate
+from entropix.density import BitsPerDimension as BitsPerDimension
 from entropix.density import DenoisingError as DenoisingError
 from entropix.density import Jarzynski as Jarzynski
 from entropix.density import LogDensity as LogDensity
 from entropix.density import PathBound as PathBound
 from entropix.density import ProbabilityFlow as ProbabilityFlow
+from entropix.density import bits_per_dimension as bits_per_dimension
 from entropix.density import log_prob as log_prob
 from entropix.distributions import Empirical as Empirical
 from entropix.distributions import Gaussian as Gaussian
@@ -50,8 +52,10 @@ from entropix.information import total_correlation as total_correlation
 from entropix.models import EntropyMatching as EntropyMatching
 from entropix.models import ExactModel as ExactModel
 from entropix.models import GaussianScaling as GaussianScaling
+from entropix.models import Guided as Guided
 from entropix.models import NoisePrediction as NoisePrediction
 from entropix.models import ScoreMatching as ScoreMatching
+from entropix.models import Tempered as Tempered
 from entropix.models import VelocityPrediction as VelocityPrediction
 from entropix.networks import ConditionDropout as ConditionDropout
 from entropix.networks import FourierMLP as FourierMLP

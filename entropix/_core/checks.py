@@ -154,3 +154,22 @@ def example_shape(model: Any, x: Any, name: str) -> None:
     if shape is not None and jnp.shape(x)[1:] != tuple(shape):
         sizes = ", ".join(["n", *map(str, shape)])
         raise ValueError(f"`{name}` must have shape ({sizes}), got {jnp.shape(x)}.")
+
+
+def check_same_process(
+    one: Any, other: Any, name: str = "reference_model", of: str = "model"
+) -> None:
+    """Two models are compared along one forward process."""
+    leaves, structure = jax.tree.flatten(one)
+    other_leaves, other_structure = jax.tree.flatten(other)
+    same = structure == other_structure
+    if same and is_concrete((leaves, other_leaves)):
+        same = all(
+            not eqx.is_array(a) or np.array_equal(a, b)
+            for a, b in zip(leaves, other_leaves, strict=True)
+        )
+    if not same:
+        raise ValueError(
+            f"`{name}` must run on the process of `{of}`, got two different processes; "
+            f"use `{name}.with_process({of}.process)`."
+        )

@@ -1,7 +1,7 @@
 """Embedded and file-based data: loading, validation, standardisation, dequantisation."""
 
 from entropix.datasets.dataset import Dataset as Dataset
-from entropix.datasets.dequantisation import dequantise as dequantise
 from entropix.datasets.embedded import available as available
 from entropix.datasets.loading import load as load
 from entropix.datasets.standardisation import Standardisation as Standardisation
+from entropix.distributions import dequantise as dequantise

@@ -24,6 +24,9 @@ class DenoisingError(AbstractDensityMethod):
     antithetic noise. What differs is the end: no prior enters, and below the lowest
     signal-to-noise ratio of the process the denoiser is taken to be the reference's.
 
+    With a cut-off it is the error over signal-to-noise ratios up to that of the cut-off, which
+    gives the density of the data with that noise.
+
     Args: as `PathBound`.
     """
 
@@ -39,10 +42,17 @@ class DenoisingError(AbstractDensityMethod):
         *,
         prior: Any,
         condition: Any,
+        cutoff: Array | None,
         key: Key | None,
         chunk_size: int,
     ) -> LogDensity:
         del prior
         return self.bound.evaluate(
-            model, x, prior=None, condition=condition, key=key, chunk_size=chunk_size
+            model,
+            x,
+            prior=None,
+            condition=condition,
+            cutoff=cutoff,
+            key=key,
+            chunk_size=chunk_size,
         )

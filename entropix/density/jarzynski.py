@@ -41,11 +41,14 @@ class Jarzynski(AbstractDensityMethod):
         *,
         prior: Any,
         condition: Any,
+        cutoff: Array | None,
         key: Key | None,
         chunk_size: int,
     ) -> LogDensity:
         if key is None:
             raise ValueError("`key` must be given: Jarzynski draws random numbers.")
+        if cutoff is not None:
+            raise ValueError("`cutoff` must be None for Jarzynski, whose paths start at the data.")
         weights = path_log_ratio(
             model,
             x,

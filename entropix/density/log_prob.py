@@ -18,6 +18,7 @@ from entropix._core.interfaces import AbstractModel
 from entropix.density.method import AbstractDensityMethod
 from entropix.density.path_bound import PathBound
 from entropix.density.result import LogDensity
+from entropix.entropy.functional import check_cutoff
 
 
 def log_prob(
@@ -29,8 +30,18 @@ def log_prob(
     prior: Any = None,
     condition: Any = None,
     chunk_size: int = 4096,
+    cutoff: Any = None,
 ) -> LogDensity:
     r"""Log density of samples under a model, in nats, with standard errors.
+
+    Where the data lie on a set of fewer dimensions they have no density, and a model that has
+    learnt so has an infinite one: a rate that does not decay at the data end raises, with its
+    slope. With a cut-off $\Sigma_c$, reached at the time $s_c$ with scale $\mu_c$, the value is
+
+    $$\log p_{s_c}(\mu_c x) + D\log\mu_c,$$
+
+    the log density at x of what the reverse process has made by then, in units of the data: of the
+    data with noise $N(0, (\Sigma_c/\mu_c)^2 I)$ added, where the model is exact.
 
     Args:
         model: any model.
@@ -40,12 +51,14 @@ def log_prob(
         prior: what generation starts from, with `log_prob(y)`; default `model.prior`.
         condition: None, or conditions of the samples: a pytree of arrays with leading axis N.
         chunk_size: evaluations held in memory at once.
+        cutoff: smallest noise standard deviation included. None takes the whole axis.
 
     Returns:
-        `.value` and `.stderr`, shape (N,), and `.mean`, an `Estimate`.
+        `.value` and `.stderr`, shape (N,), `.cutoff`, and `.mean`, an `Estimate`.
 
     Raises:
-        ValueError: if an argument is malformed, a key is missing, or a value is not finite.
+        ValueError: if an argument is malformed, a key is missing, a value is not finite, or the
+            rate does not decay at the data end and no cut-off was given.
     """
     x = samples(x, "x", minimum=1)
     example_shape(model, x, "x")
@@ -62,6 +75,7 @@ def log_prob(
         x,
         prior=model.prior if prior is None else prior,
         condition=condition,
+        cutoff=check_cutoff(model.process, cutoff),
         key=key,
         chunk_size=positive_integer(chunk_size, "chunk_size"),
     )

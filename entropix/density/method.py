@@ -22,6 +22,7 @@ class AbstractDensityMethod(eqx.Module):
         *,
         prior: Any,
         condition: Any,
+        cutoff: Array | None,
         key: Key | None,
         chunk_size: int,
     ) -> LogDensity:

@@ -15,6 +15,10 @@ $$\log p_\theta(x) \ge \log r(x) + E\left[\log\frac{prior(Y_T)}{r_T(Y_T)}\right]
 
 where only what is not Gaussian is left to Monte Carlo. Antithetic pairs (z, -z) cancel the
 $1/\Sigma$ term; log-SNR is stratified under a proposal set by a pilot.
+
+Per unit log-SNR the integrand decays like $e^{-\lambda}$ at the data end where the model has a
+density. Where it has none, as on a manifold, it stays at minus half the codimension and the bound
+is infinite: the pilot looks, and asks for a cut-off.
 """
 
 from typing import Any
@@ -24,15 +28,29 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import Key, inner
+from entropix._core.arrays import Key
 from entropix._core.checks import positive_integer, samples
 from entropix._core.chunks import in_chunks, unchunk
 from entropix._core.interfaces import AbstractModel
+from entropix.density.integrand import BoundIntegrand
 from entropix.density.method import AbstractDensityMethod
 from entropix.density.result import LogDensity
+from entropix.distributions import Gaussian
 from entropix.entropy.axis import LogSNRAxis
-from entropix.entropy.integrate import BINS, PILOT_SHARE, Proposal, proposal_of
+from entropix.entropy.functional import check_data_end
+from entropix.entropy.integrate import (
+    BINS,
+    PILOT_SHARE,
+    Proposal,
+    mean_rate,
+    proposal_of,
+    tail_window,
+)
 from entropix.entropy.reference import GaussianReference, reference_of
+
+
+# Pairs that look at the data end, whatever the pilot: it has few there when samples are few.
+_TAIL_PAIRS = 32
 
 
 class PathBound(AbstractDensityMethod):
@@ -40,15 +58,18 @@ class PathBound(AbstractDensityMethod):
 
     Args:
         num_evaluations: evaluations of the model's field per sample, even, at least 16.
-        reference: samples, shape (M, *shape), whose moments make the Gaussian reference; None takes
-            the moments of the evaluated samples themselves. Any choice is unbiased.
+        reference: a `Gaussian`, or samples, shape (M, *shape), whose moments make one; None takes
+            the moments of the evaluated samples themselves. Any choice is unbiased; the closer to
+            the data, the smaller the variance. A `Gaussian` for examples of several axes is one
+            of the flattened examples.
 
     Raises:
-        ValueError: if `num_evaluations` is not an even integer of at least 16.
+        ValueError: if `num_evaluations` is not an even integer of at least 16, or `reference` is
+            neither.
     """
 
     num_evaluations: int = eqx.field(static=True)
-    reference: Float[Array, "m *shape"] | None
+    reference: GaussianReference | None
 
     def __init__(self, num_evaluations: int = 128, reference: Any = None):
         self.num_evaluations = positive_integer(num_evaluations, "num_evaluations", 16)
@@ -56,7 +77,12 @@ class PathBound(AbstractDensityMethod):
             raise ValueError(
                 f"`num_evaluations` must be even (antithetic pairs), got {num_evaluations}."
             )
-        self.reference = None if reference is None else samples(reference, "reference")
+        if reference is None or isinstance(reference, GaussianReference):
+            self.reference = reference
+        elif isinstance(reference, Gaussian):
+            self.reference = GaussianReference.from_gaussian(reference)
+        else:
+            self.reference = reference_of(samples(reference, "reference"))
 
     def evaluate(
         self,
@@ -65,95 +91,84 @@ class PathBound(AbstractDensityMethod):
         *,
         prior: Any,
         condition: Any,
+        cutoff: Array | None,
         key: Key | None,
         chunk_size: int,
     ) -> LogDensity:
         if key is None:
             raise ValueError("`key` must be given for PathBound, got None.")
-        reference = reference_of(x if self.reference is None else self.reference)
-        axis = LogSNRAxis.of(model.process, reference.mean_variance)
+        reference = reference_of(x) if self.reference is None else self.reference
+        if reference.mean.size != x[0].size:
+            raise ValueError(
+                f"`reference` must have the dimension {x[0].size} of the samples, "
+                f"got {reference.mean.size}."
+            )
+        axis = LogSNRAxis.of(model.process, reference.mean_variance, cutoff)
+        integrand = BoundIntegrand(model, reference, axis)
         pilot_key, main_key = jax.random.split(key)
         # The pilot is shared by all samples: its share of their evaluations, up to a few thousand.
         pilot_pairs = min(round(PILOT_SHARE * self.num_evaluations * x.shape[0] / 2), 2048)
         pilot_pairs = max(pilot_pairs, BINS)
-        strata = self.num_evaluations // 2
-        proposal = _pilot(
-            model, reference, axis, x, condition, key=pilot_key, pairs=pilot_pairs, chunk=chunk_size
+        proposal, tail, peak = _pilot(
+            integrand, x, condition, key=pilot_key, pairs=pilot_pairs, chunk=chunk_size
         )
+        proposal = check_data_end(proposal, tail, peak, cutoff)
         value, stderr = _bound(
-            model,
-            reference,
-            axis,
+            integrand,
             proposal,
             x,
             condition,
             prior,
             key=main_key,
-            strata=strata,
+            strata=self.num_evaluations // 2,
             chunk=max(chunk_size // 2, 1),
         )
-        return LogDensity(value, stderr, self.num_evaluations + -(-2 * pilot_pairs // x.shape[0]))
-
-
-def _pair(
-    model: AbstractModel,
-    reference: GaussianReference,
-    axis: LogSNRAxis,
-    fraction: Array,
-    x: Array,
-    condition: Any,
-    z: Array,
-) -> Array:
-    """The integrand per unit of the axis, averaged over (z, -z)."""
-    process = model.process
-    s = process.time_of_log_snr(axis.log_snr(fraction))
-    std, var = process.std(s), process.var(s)
-
-    def one(noise: Array) -> Array:
-        y = process.perturb(s, x, noise)
-        field = model.entropy_field(s, y, condition)
-        known = reference.entropy_field(process, s, y)
-        # Both scores are these fields plus the equilibrium score.
-        scores = field + known + 2 * process.equilibrium_score(s, y)
-        return inner(field - known, var / 2 * scores + std * noise)
-
-    return axis.jacobian(fraction) * jnp.mean(jax.vmap(one)(jnp.stack([z, -z])))
+        shared = 2 * (pilot_pairs + (_TAIL_PAIRS if cutoff is None else 0))
+        spent = self.num_evaluations + -(-shared // x.shape[0])
+        return LogDensity(value, stderr, spent, cutoff)
 
 
 @eqx.filter_jit
 def _pilot(
-    model: AbstractModel,
-    reference: GaussianReference,
-    axis: LogSNRAxis,
-    x: Array,
-    condition: Any,
-    *,
-    key: Key,
-    pairs: int,
-    chunk: int,
-) -> Proposal:
+    integrand: BoundIntegrand, x: Array, condition: Any, *, key: Key, pairs: int, chunk: int
+) -> tuple[Proposal, tuple[Array, Array], Array]:
+    """A proposal, the mean rate of the log density at the data end, and its largest anywhere."""
+    axis = integrand.axis
     jitter_key, index_key, noise_key = jax.random.split(key, 3)
     jitter = jax.random.uniform(jitter_key, (pairs,), x.dtype, minval=1e-6)
     fraction = (jnp.arange(pairs) + jitter) / pairs
-    index = jax.random.randint(index_key, (pairs,), 0, x.shape[0])
+    count = pairs
+    low, high = tail_window(x)
+    if not axis.has_cutoff:
+        count = pairs + _TAIL_PAIRS
+        far = low + (high - low) * (jnp.arange(_TAIL_PAIRS, dtype=x.dtype) + 0.5) / _TAIL_PAIRS
+        fraction = jnp.concatenate([fraction, axis.fraction(far)])
+    index = jax.random.randint(index_key, (count,), 0, x.shape[0])
 
     def values(args: Any, _: Array) -> Array:
         def one(f: Array, i: Array, n: Array) -> Array:
             z = jax.random.normal(jax.random.fold_in(noise_key, n), x.shape[1:], x.dtype)
-            chosen = jax.tree.map(lambda c: c[i], condition)
-            return _pair(model, reference, axis, f, x[i], chosen, z)
+            return integrand.pair(f, x[i], jax.tree.map(lambda c: c[i], condition), z)
 
         return jax.vmap(one)(*args)
 
-    out = in_chunks(values, (fraction, index, jnp.arange(pairs)), pairs, max(chunk // 2, 1))
-    return proposal_of(fraction, unchunk(out, pairs))
+    out = in_chunks(values, (fraction, index, jnp.arange(count)), count, max(chunk // 2, 1))
+    out = jax.lax.stop_gradient(unchunk(out, count))
+    rate = -out / axis.jacobian(fraction)
+    # A process that starts short of the window has no rate there.
+    tail = mean_rate(rate[pairs:], (axis.log_snr(fraction) < axis.log_snr(0.0))[pairs:])
+    size = jnp.abs(rate[:pairs])
+    bins = jnp.clip((fraction[:pairs] * BINS).astype(int), 0, BINS - 1)
+    filled = jnp.maximum(jax.ops.segment_sum(jnp.ones_like(size), bins, BINS), 1.0)
+    peak = jnp.max(jax.ops.segment_sum(size, bins, BINS) / filled)
+    # Where all is Gaussian there is no rate but rounding: a hundredth counts as a peak.
+    peak = jnp.maximum(peak, 0.01)
+    return proposal_of(fraction[:pairs], out[:pairs]), *jax.lax.stop_gradient((tail, peak))
 
 
 @eqx.filter_jit
 def _bound(
-    model: AbstractModel,
-    reference: GaussianReference,
-    axis: LogSNRAxis,
+    integrand: BoundIntegrand,
     proposal: Proposal,
     x: Array,
     condition: Any,
@@ -163,20 +178,15 @@ def _bound(
     strata: int,
     chunk: int,
 ) -> tuple[Array, Array]:
-    process = model.process
-    end = process.t1
-
     def one(sample: Array, chosen: Any, i: Array, j: Array) -> Array:
         jitter_key, noise_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, i), j))
         offset = jax.random.uniform(jitter_key, (), x.dtype, minval=1e-6)
         fraction, density, _ = proposal.place((j + offset) / strata)
         z = jax.random.normal(noise_key, sample.shape, x.dtype)
-        path = _pair(model, reference, axis, fraction, sample, chosen, z) / density
+        path = integrand.pair(fraction, sample, chosen, z) / density
         if prior is None:  # the diffused reference stands for it: `DenoisingError`
             return -path
-        ends = [process.perturb(end, sample, noise) for noise in (z, -z)]
-        ratio = sum(prior.log_prob(y) - reference.log_prob(process, end, y) for y in ends) / 2
-        return ratio - path
+        return integrand.noise_end(prior, sample, z) - path
 
     def sample_chunk(args: Any, _: Array) -> tuple[Array, Array]:
         sample, chosen, i = args
@@ -199,8 +209,4 @@ def _bound(
     count = x.shape[0]
     per_chunk = max(1, min(chunk // strata, count))
     value, stderr = in_chunks(sample_chunk, (x, condition, jnp.arange(count)), count, per_chunk)
-
-    def known(sample: Array) -> Array:
-        return reference.log_prob_undiffused(sample)
-
-    return jax.vmap(known)(x) + unchunk(value, count), unchunk(stderr, count)
+    return jax.vmap(integrand.data_end)(x) + unchunk(value, count), unchunk(stderr, count)

@@ -11,7 +11,8 @@ $$X = \frac{y}{\sqrt P}, \qquad \tan\theta = \frac{\Sigma}{\sqrt c\,\mu}, \qquad
 
 with $c$ a reference variance and $F$ the field of `entropix.dynamics.bridge.Bridge`: for a denoiser
 $D$ with its noise $\epsilon$ it is $-\sin\theta\,D/\sqrt c + \cos\theta\,\epsilon$, bounded at both
-ends for every process and every model, and zero for data $N(0, cI)$. Nothing is cut off.
+ends for every process and every model, and zero for data $N(0, cI)$. Nothing is cut off; a log
+density that grows without limit towards the data end is refused.
 """
 
 from typing import Any
@@ -28,6 +29,9 @@ from entropix._core.interfaces import AbstractModel
 from entropix.density.method import AbstractDensityMethod
 from entropix.density.result import LogDensity
 from entropix.dynamics.bridge import Bridge, reference_variance
+from entropix.entropy.axis import log_snr_of_std
+from entropix.entropy.functional import check_data_end
+from entropix.entropy.integrate import tail_window
 
 
 class ProbabilityFlow(AbstractDensityMethod):
@@ -96,6 +100,7 @@ class ProbabilityFlow(AbstractDensityMethod):
         *,
         prior: Any,
         condition: Any,
+        cutoff: Array | None,
         key: Key | None,
         chunk_size: int,
     ) -> LogDensity:
@@ -104,8 +109,13 @@ class ProbabilityFlow(AbstractDensityMethod):
         bridge = Bridge(model.process, reference_variance(model), True)
         size = x[0].size if self.divergence == "exact" else self.num_probes
         chunk = max(1, min(chunk_size // size, x.shape[0]))
-        value, stderr = _log_densities(self, model, bridge, prior, x, condition, key, chunk)
-        return LogDensity(value, stderr, 0)
+        value, stderr, slope = _log_densities(
+            self, model, bridge, prior, x, condition, cutoff, key, chunk
+        )
+        # The slope is one of log p in -ln(noise std), twice the rate per unit log-SNR.
+        tail = jnp.mean(slope) / 2, jnp.std(slope) / 2 / jnp.sqrt(x.shape[0])
+        value = check_data_end(value, tail, jnp.ones_like(tail[0]), cutoff)
+        return LogDensity(value, stderr, 0, cutoff)
 
 
 @eqx.filter_jit
@@ -116,21 +126,28 @@ def _log_densities(
     prior: Any,
     x: Array,
     condition: Any,
+    cutoff: Array | None,
     key: Key | None,
     chunk: int,
-) -> tuple[Array, Array]:
-    def one(args: Any) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
+    process = model.process
+    if cutoff is None:
+        start = process.t0
+    else:
+        start = process.time_of_log_snr(log_snr_of_std(process, cutoff))
+
+    def one(args: Any) -> tuple[Array, Array, Array]:
         sample, condition, index = args
-        probes = _probes(method, sample, key, index)
-        end, gains = _carry(method, model, bridge, sample, condition, probes)
-        # Volume of the standardised state: P grows from c to P(t1).
-        process = model.process
-        last = process.var(process.t1) + bridge.variance * process.scale(process.t1) ** 2
-        growth = sample.size / 2 * jnp.log(last / bridge.variance)
-        value = prior.log_prob(jnp.sqrt(last) * end) + growth + jnp.mean(gains)
+        flow = _Flow(method, model, bridge, condition, _probes(method, sample, key, index))
+        end, gains = flow.carry(process.scale(start) * sample, start)
+        # Volume of the standardised state in units of the sample: P grows from c to P(t1).
+        last = flow.spread(process.t1)
+        growth = sample.size * (jnp.log(last / flow.spread(start)) + process.log_scale(start))
+        value = prior.log_prob(last * end) + growth + jnp.mean(gains)
+        slope = jnp.zeros_like(value) if cutoff is not None else flow.slope(sample, tail_window(x))
         if method.divergence == "exact":
-            return value, jnp.zeros_like(value)
-        return value, jnp.std(gains, ddof=1) / jnp.sqrt(method.num_probes)
+            return value, jnp.zeros_like(value), slope
+        return value, jnp.std(gains, ddof=1) / jnp.sqrt(method.num_probes), slope
 
     args = (x, condition, jnp.arange(x.shape[0]))
     return jax.lax.map(one, args, batch_size=chunk)
@@ -149,50 +166,62 @@ def _probes(
     return jax.random.rademacher(key, shape, sample.dtype)
 
 
-def _carry(
-    method: ProbabilityFlow,
-    model: AbstractModel,
-    bridge: Bridge,
-    sample: Array,
-    condition: Any,
-    probes: Array,
-) -> tuple[Array, Array]:
-    """The standardised state at the noise end, and the integral of the divergence by each probe."""
-    exact = method.divergence == "exact"
-    # The field is looked at from this angle on; the integral starts at zero.
-    least = jnp.sqrt(jnp.finfo(sample.dtype).eps) * 1e-3
+class _Flow(eqx.Module):
+    """The flow of one sample, in the standardised state and the angle."""
 
-    def field(theta: Any, state: Any, args: Any) -> Any:
-        model, bridge, condition, probes = args
+    method: ProbabilityFlow
+    model: AbstractModel
+    bridge: Bridge
+    condition: Any
+    probes: Float[Array, "probes *shape"]
+
+    def spread(self, s: Array) -> Array:
+        r"""$\sqrt P$."""
+        process = self.model.process
+        return jnp.sqrt(process.var(s) + self.bridge.variance * process.scale(s) ** 2)
+
+    def _angle(self, s: Array) -> Array:
+        process = self.model.process
+        return jnp.arctan2(process.std(s), jnp.sqrt(self.bridge.variance) * process.scale(s))
+
+    def rate(self, theta: Array, state: Array) -> tuple[Array, Array]:
+        """The velocity, and its divergence by each probe (the sum of them where it is exact)."""
+        # The field is looked at from this angle on; the integral starts at zero.
+        least = jnp.sqrt(jnp.finfo(state.dtype).eps) * 1e-3
         theta = jnp.maximum(jnp.asarray(theta), least)
         t = -2 * jnp.sin(theta / 2) ** 2  # cos(theta) - 1
-        batched = jax.tree.map(lambda leaf: leaf[None], condition)
+        batched = jax.tree.map(lambda leaf: leaf[None], self.condition)
 
         def velocity(x: Array) -> Array:
-            return -jnp.sin(theta) * bridge.field(model, t, x[None], batched)[0]
+            return -jnp.sin(theta) * self.bridge.field(self.model, t, x[None], batched)[0]
 
-        moved, jvp = jax.linearize(velocity, state[0])
-        stretch = jax.vmap(lambda v: inner(jvp(v), v))(probes)
+        moved, jvp = jax.linearize(velocity, state)
+        stretch = jax.vmap(lambda v: inner(jvp(v), v))(self.probes)
+        exact = self.method.divergence == "exact"
         return moved, jnp.sum(stretch, keepdims=True) if exact else stretch
 
-    process = model.process
-    signal = jnp.sqrt(bridge.variance) * process.scale(process.t1)
-    stop = jnp.arctan2(process.std(process.t1), signal)
-    start = (
-        sample / jnp.sqrt(bridge.variance),
-        jnp.zeros(1 if exact else method.num_probes, sample.dtype),
-    )
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(field),
-        method.solver,
-        jnp.zeros_like(stop),
-        stop,
-        None,
-        start,
-        (model, bridge, condition, probes),
-        stepsize_controller=diffrax.PIDController(rtol=method.rtol, atol=method.atol),
-        adjoint=method.adjoint,
-        max_steps=method.max_steps,
-    )
-    states: Any = solution.ys
-    return states[0][-1], states[1][-1]
+    def slope(self, sample: Array, window: tuple[Array, Array]) -> Array:
+        r"""$d\log p/d(-\ln\Sigma)$ in the middle of a window of log-SNR at the data end."""
+        s = self.model.process.time_of_log_snr((window[0] + window[1]) / 2)
+        theta, state = jax.lax.stop_gradient((self._angle(s), sample / self.spread(s)))
+        return jax.lax.stop_gradient(theta * jnp.mean(self.rate(theta, state)[1]))
+
+    def carry(self, y: Array, start: Array) -> tuple[Array, Array]:
+        """The standardised state at the noise end, and the integral of the divergence."""
+        method = self.method
+        first, last = self._angle(start), self._angle(self.model.process.t1)
+        count = 1 if method.divergence == "exact" else method.num_probes
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda theta, state, flow: flow.rate(theta, state[0])),
+            method.solver,
+            first,
+            last,
+            None,
+            (y / self.spread(start), jnp.zeros(count, y.dtype)),
+            self,
+            stepsize_controller=diffrax.PIDController(rtol=method.rtol, atol=method.atol),
+            adjoint=method.adjoint,
+            max_steps=method.max_steps,
+        )
+        states: Any = solution.ys
+        return states[0][-1], states[1][-1]

@@ -1,5 +1,6 @@
 """Distributions with exact, differentiable densities before and after Gaussian diffusion."""
 
+from entropix.distributions.dequantisation import dequantise as dequantise
 from entropix.distributions.empirical import Empirical as Empirical
 from entropix.distributions.empirical import SmoothedEmpirical as SmoothedEmpirical
 from entropix.distributions.gaussian import Gaussian as Gaussian

@@ -32,8 +32,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealLike, as_float, safe_sqrt
-from entropix._core.checks import positive
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix.models.reference_variance import reference_variance as reference_variance
 
 
 # Where a process ends in more noise than this signal-to-noise ratio c mu^2 / Sigma^2, the model is
@@ -150,29 +150,3 @@ class Bridge(eqx.Module):
         root = scale * jnp.sqrt(self.variance)
         score = jax.vmap(model.score, in_axes=(None, 0, 0))(s, root / a * x, condition)
         return x / a + (root / (a**2 if self.flow else a)) * score
-
-
-def reference_variance(model: AbstractModel, variance: Any = None) -> Float[Array, ""]:
-    """The variance `c` to use: as given, else what the model knows of its data.
-
-    That is the mean variance of an exact model's distribution or of a model's output scaling; else
-    the variance of a static equilibrium; else one. It decides how fast a sampler converges, never
-    to what.
-    """
-    if variance is not None:
-        return positive(variance, "variance")
-    distribution = getattr(model, "distribution", None)
-    covariance = getattr(distribution, "covariance", None)
-    if covariance is not None:
-        return jnp.mean(jnp.diagonal(covariance))
-    points = getattr(distribution, "points", None)
-    if points is not None:
-        spread = jnp.mean(jnp.var(points, axis=0))
-        return jnp.where(spread > 0, spread, 1.0)
-    scaling = getattr(model, "scaling", None)
-    if scaling is not None:
-        return scaling.variance
-    process = model.process
-    if process.is_static:
-        return 1 / process.equilibrium_precision(process.t1)
-    return jnp.ones_like(process.t1)

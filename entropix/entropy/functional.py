@@ -52,14 +52,13 @@ class CurveOfIntegral(eqx.Module):
     total: Estimate
 
 
-def check_cutoff(integrand: AbstractPathFunctional, cutoff: Any) -> Array | None:
+def check_cutoff(process: AbstractGaussianProcess, cutoff: Any) -> Array | None:
     """A noise standard deviation within the process, or None."""
     if cutoff is None:
         return None
-    process = gaussian_process(integrand)
     end = process.std(process.t1)
     return checked(
-        positive(cutoff, "cutoff"),
+        positive(cutoff, "cutoff", shape=()),
         "cutoff",
         lambda v: v < end,
         "a noise standard deviation below that of the process at t1",
@@ -88,22 +87,27 @@ def check_data_end(
     """Return `checked`; refuse a rate that does not decay at the data end without a cut-off.
 
     `tail` is the mean rate per unit log-SNR close to the resolution limit and its standard error,
-    `peak` the largest rate anywhere.
+    `peak` the largest rate anywhere. A rate below zero is refused as one above.
     """
     if cutoff is not None:
         return checked
-    at_data = (tail[0] > _DATA_PLATEAU * jnp.minimum(peak, 1.0)) & (tail[0] > 3 * tail[1])
+    size = jnp.abs(tail[0])
+    at_data = (size > _DATA_PLATEAU * jnp.minimum(peak, 1.0)) & (size > 3 * tail[1])
     message = (
         "the rate does not decay at the data end, so the integral is infinite: pass `cutoff`, the "
         "smallest noise standard deviation to include"
     )
     if is_concrete((checked, at_data)):
         if bool(np.any(at_data)):
-            slope = 2 * float(np.max(np.asarray(tail[0])))
-            raise ValueError(
-                f"{message}. The slope is {slope:.3g} per -ln(noise std): the data or the "
-                f"model look {slope:.3g} dimensions short of the space (codimension)."
+            rates = np.asarray(tail[0])
+            slope = 2 * float(rates.flat[np.argmax(np.abs(rates))])
+            meaning = (
+                f"the data or the model look {slope:.3g} dimensions short of the space "
+                "(codimension)"
+                if slope > 0
+                else "the model's field does not fit the noise it is given"
             )
+            raise ValueError(f"{message}. The slope is {slope:.3g} per -ln(noise std): {meaning}.")
         return checked
     return eqx.error_if(checked, at_data, message)
 
@@ -181,8 +185,8 @@ def estimate_integral(
             f"`cutoff` must be given (the smallest noise standard deviation to include): the "
             f"entropy is infinite because {divergence}."
         )
-    cutoff = check_cutoff(integrand, cutoff)
     process = gaussian_process(integrand)
+    cutoff = check_cutoff(process, cutoff)
     pilot_key, main_key, slope_key = jax.random.split(key, 3)
     pilot_count = max(round(PILOT_SHARE * num_evaluations), 64)
     main_count = 2 * (-(-(num_evaluations - pilot_count) // 2))

@@ -192,27 +192,36 @@ def run_pilot(
     log_snr = axis.log_snr(fraction)
     rate = raw / axis.jacobian(fraction)
 
-    def mean_rate(low: Array, high: Array) -> tuple[Array, Array]:
-        inside = ((log_snr > low) & (log_snr < high)).astype(dtype)
-        number = jnp.maximum(jnp.sum(inside), 1.0)
-        mean = jnp.sum(inside * rate) / number
-        variance = jnp.sum(inside * (rate - mean) ** 2) / number
-        return mean, jnp.sqrt(variance / number)
+    def between(low: Array, high: Array) -> tuple[Array, Array]:
+        return jax.lax.stop_gradient(mean_rate(rate, (log_snr > low) & (log_snr < high)))
 
     bins = jnp.clip((fraction * BINS).astype(int), 0, BINS - 1)
     counts = jnp.maximum(jax.ops.segment_sum(jnp.ones_like(rate), bins, BINS), 1.0)
     peak = jnp.max(jax.ops.segment_sum(rate, bins, BINS) / counts)
 
-    # mu x + Sigma z resolves Sigma only down to a few units of rounding of x.
-    size = jnp.sqrt(jnp.mean(points.data**2))
-    limit = -2 * jnp.log(8 * jnp.finfo(dtype).eps * size)
-    span = jnp.asarray(8.0, dtype)
     return Pilot(
         proposal,
-        jax.lax.stop_gradient(mean_rate(limit - span, limit)),
-        jax.lax.stop_gradient(mean_rate(axis.centre - 28.0, axis.centre - 20.0)),
+        between(*tail_window(points.data)),
+        between(axis.centre - 28.0, axis.centre - 20.0),
         jax.lax.stop_gradient(peak),
     )
+
+
+def tail_window(data: Array) -> tuple[Array, Array]:
+    """The last eight units of log-SNR that can be told from the data end."""
+    # mu x + Sigma z resolves Sigma only down to a few units of rounding of x.
+    size = jnp.sqrt(jnp.mean(data**2))
+    limit = -2 * jnp.log(8 * jnp.finfo(data.dtype).eps * size)
+    return limit - 8, limit
+
+
+def mean_rate(rate: Array, inside: Array) -> tuple[Array, Array]:
+    """The mean of the rates chosen by `inside` and its standard error; zero where there is none."""
+    chosen = inside.astype(rate.dtype)
+    number = jnp.maximum(jnp.sum(chosen), 1.0)
+    mean = jnp.sum(chosen * rate) / number
+    variance = jnp.sum(chosen * (rate - mean) ** 2) / number
+    return mean, jnp.sqrt(variance / number)
 
 
 class Integral(eqx.Module):

@@ -18,6 +18,7 @@ from jaxtyping import Array
 
 from entropix._core.arrays import Key
 from entropix._core.checks import (
+    check_same_process,
     choice,
     conditions,
     is_concrete,
@@ -37,7 +38,6 @@ from entropix.entropy.integrands import (
     MediumEntropy,
     SystemEntropy,
 )
-from entropix.entropy.path_kl import check_same_process
 from entropix.entropy.reference import GaussianReference
 
 
@@ -161,8 +161,10 @@ def _divergence(functional: AbstractPathFunctional) -> str | None:
 
 
 def _cutoff(functional: AbstractPathFunctional, cutoff: Any) -> Array | None:
-    if cutoff is None or isinstance(functional.process, AbstractGaussianProcess):
-        return check_cutoff(functional, cutoff)
+    if cutoff is None:
+        return None
+    if isinstance(functional.process, AbstractGaussianProcess):
+        return check_cutoff(functional.process, cutoff)
     raise ValueError("`cutoff` must be None where the process is not Gaussian.")
 
 

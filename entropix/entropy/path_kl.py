@@ -8,14 +8,10 @@ with the exact field as $e_2$ (Neural Entropy, 2409.03817; Song et al., 2101.092
 
 from typing import Any
 
-import equinox as eqx
-import jax
-import numpy as np
-
 from entropix._core.arrays import Key
-from entropix._core.checks import is_concrete
+from entropix._core.checks import check_same_process
 from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractModel, AbstractProcess
+from entropix._core.interfaces import AbstractModel
 from entropix.entropy.functional import estimate_integral
 from entropix.entropy.integrands import PathDivergence
 
@@ -61,22 +57,3 @@ def path_kl(
         chunk_size=chunk_size,
         divergence=None,
     ).total
-
-
-def check_same_process(
-    one: AbstractProcess, other: AbstractProcess, name: str = "reference_model", of: str = "model"
-) -> None:
-    """Two models are compared along one forward process."""
-    leaves, structure = jax.tree.flatten(one)
-    other_leaves, other_structure = jax.tree.flatten(other)
-    same = structure == other_structure
-    if same and is_concrete((leaves, other_leaves)):
-        same = all(
-            not eqx.is_array(a) or np.array_equal(a, b)
-            for a, b in zip(leaves, other_leaves, strict=True)
-        )
-    if not same:
-        raise ValueError(
-            f"`{name}` must run on the process of `{of}`, got two different processes; "
-            f"use `{name}.with_process({of}.process)`."
-        )

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealScalarLike
 from entropix._core.interfaces import AbstractGaussianProcess
+from entropix.distributions import Gaussian
 from entropix.entropy.axis import LogSNRAxis
 
 
@@ -34,7 +35,7 @@ class GaussianReference(eqx.Module):
         variances: eigenvalues of the sample covariance, shape (D,).
         spread: eigenvalues of the reference covariance, at least 1e-6 of their mean.
         basis: eigenvectors in columns, shape (D, D).
-        num_samples: how many samples the moments were taken from.
+        num_samples: how many samples the moments were taken from; 0 for moments that were given.
     """
 
     mean: Float[Array, " dim"]
@@ -65,6 +66,13 @@ class GaussianReference(eqx.Module):
         spread = (1 - shrinkage) * variances + shrinkage * average
         spread = jnp.where(alike, average, jnp.maximum(spread, 1e-6 * average))
         return cls(mean @ basis, variances, spread, basis, flat.shape[0])
+
+    @classmethod
+    def from_gaussian(cls, gaussian: Gaussian) -> "GaussianReference":
+        """A Gaussian as it is, treated as a constant by differentiation."""
+        gaussian = jax.lax.stop_gradient(gaussian)
+        variances, basis = gaussian.eigenvalues, gaussian.eigenvectors
+        return cls(gaussian.mean @ basis, variances, variances, basis, 0)
 
     @property
     def mean_variance(self) -> Array:

@@ -1,9 +1,11 @@
 """Models: a network and a process under one protocol, and the exact model of a distribution."""
 
 from entropix.models.exact import ExactModel as ExactModel
+from entropix.models.guided import Guided as Guided
 from entropix.models.network_model import AbstractNetworkModel as AbstractNetworkModel
 from entropix.models.parametrisations import EntropyMatching as EntropyMatching
 from entropix.models.parametrisations import NoisePrediction as NoisePrediction
 from entropix.models.parametrisations import ScoreMatching as ScoreMatching
 from entropix.models.parametrisations import VelocityPrediction as VelocityPrediction
 from entropix.models.scaling import GaussianScaling as GaussianScaling
+from entropix.models.tempered import Tempered as Tempered
