@@ -44,6 +44,16 @@ def test_double_well(tmp_path, capsys):
     assert "temperature 0.25" in capsys.readouterr().out
 
 
+def test_log_densities(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "figure.png"
+    errors = load_example("log_densities").main(out, samples=40, evaluations=64, pixels=12)
+    assert errors["flow, exact"] < 1e-3
+    assert all(error < 0.3 for error in errors.values())
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "slope is 2 per" in capsys.readouterr().out
+
+
 def test_every_example_is_run():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     text = Path(__file__).read_text()

@@ -154,14 +154,14 @@ def measure_densities(subject: Subject, found: Found) -> Found:
 
     def bound(points: Array | np.ndarray, stream: int) -> LogDensity:
         key = jax.random.fold_in(subject.key, stream)
-        options: dict[str, Any] = {"key": key, "method": method}
+        arguments: dict[str, Any] = {"key": key, "method": method}
         try:  # the whole axis where it has a finite value, whatever the cut-off of the entropies
-            return log_prob(subject.model, points[: subject.num_rated], **options)
+            return log_prob(subject.model, points[: subject.num_rated], **arguments)
         except ValueError as error:
             if subject.cutoff is None or not asks_for_cutoff(error):
                 raise
-        options["cutoff"] = subject.cutoff
-        return log_prob(subject.model, points[: subject.num_rated], **options)
+        arguments["cutoff"] = subject.cutoff
+        return log_prob(subject.model, points[: subject.num_rated], **arguments)
 
     held_out, train = bound(data.held_out, 0), bound(data.train, 1)
     made = bound(data.standardisation.forward(found["samples"]), 2)

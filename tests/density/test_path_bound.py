@@ -56,14 +56,31 @@ def test_exact_models_meet_the_bound(name):
     assert float(jnp.mean(result.stderr)) < 0.1
 
 
+def large_mixture(dim):
+    """Five groups of unequal size and width in any dimension."""
+    rng = np.random.default_rng(0)
+    return ex.GaussianMixture(
+        rng.uniform(0.5, 1.5, 5),
+        rng.normal(size=(5, dim)),
+        rng.uniform(0.3, 0.9, (5, 1)) * np.ones(dim),
+    )
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "gain"), [("VP", 10), ("VPx", 100)])
-def test_variance_against_plain_monte_carlo(name, gain):
+@pytest.mark.parametrize(
+    ("dim", "name", "gain"),
+    [(2, "VP", 6), (2, "VPx", 100), (3, "VP", 10), (3, "VPx", 100), (20, "VP", 1), (20, "VPx", 1)],
+)
+@pytest.mark.parametrize("method", [ex.PathBound, ex.DenoisingError])
+def test_variance_against_plain_monte_carlo(dim, name, gain, method):
     """Per evaluation and per sample, against uniform times without a reference or pairs."""
-    distribution, path = mixture(3), processes()[name]
+    distribution, path = large_mixture(dim) if dim == 20 else mixture(dim), processes()[name]
     model = ex.ExactModel(distribution, path)
     x = distribution.sample(200, key=jax.random.key(0))
-    result = ex.log_prob(model, x, key=jax.random.key(1), method=ex.PathBound(128))
+    result = ex.log_prob(model, x, key=jax.random.key(1), method=method(128))
+    error = result.value - distribution.log_prob(x)
+    end = 5e-3 * np.sqrt(dim) * (method is ex.DenoisingError)
+    assert abs(float(jnp.mean(error))) < 4 * float(result.mean.mc_stderr) + end
 
     def plain(x, key):
         time_key, noise_key = jax.random.split(key)
@@ -78,6 +95,25 @@ def test_variance_against_plain_monte_carlo(name, gain):
     variance = jnp.mean(jnp.var(jax.vmap(jax.vmap(plain, (None, 0)))(x, keys), axis=1))
     ours = jnp.mean(result.stderr**2) * result.num_evaluations
     assert float(variance / ours) > gain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reference", ["gaussian", "poor", "samples"])
+def test_any_reference_is_unbiased(reference):
+    """A Gaussian of the right moments, one that is far off, and samples: all within errors."""
+    distribution = mixture(2)
+    given = {
+        "gaussian": ex.Gaussian(distribution.mean, distribution.covariance),
+        "poor": ex.Gaussian([1.0, 1.0], [[2.0, 0.5], [0.5, 1.0]]),
+        "samples": distribution.sample(500, key=jax.random.key(3)),
+    }[reference]
+    x = distribution.sample(500, key=jax.random.key(0))
+    model = ex.ExactModel(distribution, processes()["VP"])
+    method = ex.PathBound(128, reference=given)
+    result = ex.log_prob(model, x, key=jax.random.key(1), method=method)
+    error = result.value - distribution.log_prob(x)
+    assert 0.8 < float(jnp.std(error / result.stderr)) < 1.25
+    assert abs(float(jnp.mean(error))) < 4 * float(result.mean.mc_stderr)
 
 
 def test_wrong_field_at_a_point():
@@ -153,6 +189,27 @@ def test_gaussian_data_are_exact_with_their_gradient(x64):
     np.testing.assert_allclose(jax.grad(value)(x), distribution.score(x), rtol=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (1, 2, 3)])
+def test_images(shape):
+    """Images are their flattened selves, for a model, a condition and a reference Gaussian."""
+    x = jax.random.normal(jax.random.key(0), (5, 6)) * 0.8
+    condition = jnp.linspace(-0.2, 0.2, 5)
+    covariance = 0.7 * jnp.eye(6) + 0.1
+    method = ex.PathBound(32, reference=ex.Gaussian(0.1 * jnp.ones(6), covariance))
+    results = [
+        ex.log_prob(
+            ex.EntropyMatching(Shrink(), processes()["VP"], shape=size),
+            x.reshape(5, *size),
+            key=jax.random.key(1),
+            method=method,
+            condition=condition,
+        )
+        for size in ((6,), shape)
+    ]
+    np.testing.assert_allclose(results[0].value, results[1].value, rtol=1e-4)
+    np.testing.assert_allclose(results[0].stderr, results[1].stderr, rtol=1e-3)
+
+
 def test_shapes_chunks_and_priors():
     model = ex.EntropyMatching(Shrink(), processes()["VP"], shape=(2, 2))
     x = jax.random.normal(jax.random.key(0), (7, 2, 2))
@@ -179,6 +236,16 @@ def test_shapes_chunks_and_priors():
         (lambda m, x: ex.log_prob(m, x), "`key` must be given"),
         (lambda m, x: ex.PathBound(17), "`num_evaluations` must be even"),
         (lambda m, x: ex.PathBound(2), "`num_evaluations` must be an integer of at least 16"),
+        (lambda m, x: ex.PathBound(reference="mine"), "`reference` must be"),
+        (
+            lambda m, x: ex.log_prob(
+                m,
+                x,
+                key=jax.random.key(0),
+                method=ex.PathBound(reference=ex.Gaussian([0.0], [[1.0]])),
+            ),
+            "`reference` must have the dimension 3 of the samples, got 1",
+        ),
         (lambda m, x: ex.log_prob(m, x[0], key=jax.random.key(0)), "`x` must have shape"),
         (lambda m, x: ex.log_prob(m, x * jnp.nan, key=jax.random.key(0)), "`x` must be finite"),
     ],

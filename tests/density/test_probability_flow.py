@@ -174,6 +174,17 @@ def test_denoising_error_of_exact_models(name):
     assert abs(float(jnp.mean(error))) < 4 * float(result.mean.mc_stderr) + end
 
 
+@pytest.mark.slow
+def test_standard_errors_of_denoising_errors_are_honest():
+    """Over 200 keys, sample by sample."""
+    x = mixture(3).sample(20, key=jax.random.key(0))
+    model = ex.ExactModel(mixture(3), vp())
+    run = jax.jit(lambda k: ex.log_prob(model, x, key=k, method=ex.DenoisingError(64)))
+    results = jax.lax.map(run, jax.random.split(jax.random.key(1), 200))
+    ratio = jnp.std(results.value, axis=0) / jnp.mean(results.stderr, axis=0)
+    assert 0.8 < float(jnp.mean(ratio)) < 1.25
+
+
 def test_denoising_error_of_a_gaussian_is_that_of_its_reference():
     """The errors of the optimal denoiser of Gaussian data cancel those of the reference."""
     x = jax.random.normal(jax.random.key(0), (64, 2)) * 0.7
