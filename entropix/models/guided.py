@@ -58,7 +58,7 @@ class Guided(AbstractModel):
         self.marginal_model = marginal_model
 
     @property
-    def process(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def process(self) -> Any:
         return self.model.process
 
     @property

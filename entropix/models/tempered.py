@@ -61,7 +61,7 @@ class Tempered(AbstractModel):
         self.variance = positive(reference_variance(model, variance), "variance", shape=())
 
     @property
-    def process(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def process(self) -> Any:
         return self.model.process
 
     @property
