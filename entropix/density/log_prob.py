@@ -18,7 +18,7 @@ from entropix._core.interfaces import AbstractModel
 from entropix.density.method import AbstractDensityMethod
 from entropix.density.path_bound import PathBound
 from entropix.density.result import LogDensity
-from entropix.entropy.functional import check_cutoff
+from entropix.entropy.functional import cutoff_within
 
 
 def log_prob(
@@ -75,7 +75,7 @@ def log_prob(
         x,
         prior=model.prior if prior is None else prior,
         condition=condition,
-        cutoff=check_cutoff(model.process, cutoff),
+        cutoff=None if cutoff is None else cutoff_within(model.process, cutoff),
         key=key,
         chunk_size=positive_integer(chunk_size, "chunk_size"),
     )

@@ -52,10 +52,16 @@ class CurveOfIntegral(eqx.Module):
     total: Estimate
 
 
-def check_cutoff(process: AbstractGaussianProcess, cutoff: Any) -> Array | None:
+def check_cutoff(integrand: AbstractPathFunctional, cutoff: Any) -> Array | None:
     """A noise standard deviation within the process, or None."""
     if cutoff is None:
         return None
+    process = gaussian_process(integrand)
+    return cutoff_within(process, cutoff)
+
+
+def cutoff_within(process: AbstractGaussianProcess, cutoff: Any) -> Array:
+    """A noise standard deviation above zero and below that of the process at t1."""
     end = process.std(process.t1)
     return checked(
         positive(cutoff, "cutoff", shape=()),
@@ -185,8 +191,8 @@ def estimate_integral(
             f"`cutoff` must be given (the smallest noise standard deviation to include): the "
             f"entropy is infinite because {divergence}."
         )
+    cutoff = check_cutoff(integrand, cutoff)
     process = gaussian_process(integrand)
-    cutoff = check_cutoff(process, cutoff)
     pilot_key, main_key, slope_key = jax.random.split(key, 3)
     pilot_count = max(round(PILOT_SHARE * num_evaluations), 64)
     main_count = 2 * (-(-(num_evaluations - pilot_count) // 2))

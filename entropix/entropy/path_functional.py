@@ -161,10 +161,8 @@ def _divergence(functional: AbstractPathFunctional) -> str | None:
 
 
 def _cutoff(functional: AbstractPathFunctional, cutoff: Any) -> Array | None:
-    if cutoff is None:
-        return None
-    if isinstance(functional.process, AbstractGaussianProcess):
-        return check_cutoff(functional.process, cutoff)
+    if cutoff is None or isinstance(functional.process, AbstractGaussianProcess):
+        return check_cutoff(functional, cutoff)
     raise ValueError("`cutoff` must be None where the process is not Gaussian.")
 
 
