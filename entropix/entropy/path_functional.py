@@ -18,7 +18,6 @@ from jaxtyping import Array
 
 from entropix._core.arrays import Key
 from entropix._core.checks import (
-    check_same_process,
     choice,
     conditions,
     is_concrete,
@@ -38,6 +37,7 @@ from entropix.entropy.integrands import (
     MediumEntropy,
     SystemEntropy,
 )
+from entropix.entropy.path_kl import check_same_process
 from entropix.entropy.reference import GaussianReference
 
 

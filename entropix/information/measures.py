@@ -15,11 +15,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealScalarLike, squared_norm
-from entropix._core.checks import check_same_process, conditions, samples
+from entropix._core.checks import conditions, samples
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.density import AbstractDensityMethod, log_prob
 from entropix.entropy import AbstractPathFunctional, PathDivergence
+from entropix.entropy.path_kl import check_same_process
 from entropix.information.end_term import with_end_term
 
 
