@@ -134,12 +134,12 @@ def methods() -> None:
                     f"{cost:.0f}",
                     f"{float(jnp.sqrt(jnp.mean(error**2))):.2g}",
                     f"{float(jnp.mean(error)):.1g}",
-                    f"{float(jnp.mean(result.stderr)):.2g}",
+                    f"{float(jnp.sqrt(jnp.mean(result.stderr**2))):.2g}",
                 ]
             )
     table(
         "\nLog densities of 200 samples by every method, VP, exact model (nats)",
-        ["D", "method", "evaluations", "rms error", "mean error", "mean standard error"],
+        ["D", "method", "evaluations", "rms error", "mean error", "stated error"],
         rows,
     )
 

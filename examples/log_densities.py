@@ -38,7 +38,8 @@ def main(out: Path, samples: int = 300, evaluations: int = 256, pixels: int = 60
         result = ex.log_prob(model, x, key=key, method=method)
         errors[name] = float(jnp.sqrt(jnp.mean((result.value - exact) ** 2)))
         cost = result.num_evaluations or "adaptive"
-        print(f"{name:<17} error {errors[name]:.1e} nats, stated {jnp.mean(result.stderr):.1e}")
+        stated = float(jnp.sqrt(jnp.mean(result.stderr**2)))
+        print(f"{name:<17} error {errors[name]:.1e} nats, stated {stated:.1e}")
         print(f"{'':<17} evaluations per sample: {cost}")
         left.plot(exact, result.value - exact, ".", ms=4, label=name)
     left.set(xlabel="exact $\\log p(x)$ (nats)", ylabel="error (nats)")

@@ -40,14 +40,16 @@ def smoothed(distribution, process, cutoff, x):
 
 
 @pytest.mark.parametrize(
-    ("method", "data"),
+    "case",
     quick(
         [("bound", "points"), ("flow", "plane")],
         [(m, d) for m in METHODS for d in ("points", "plane")],
     ),
+    ids="-".join,
 )
-def test_no_density(method, data):
+def test_no_density(case):
     """Whatever the number of samples: few leave the pilot few looks at the data end."""
+    method, data = case
     distribution, slope = (points(), 2) if data == "points" else (flat(), 1)
     x = distribution.sample(3, key=jax.random.key(0))
     model = ex.ExactModel(distribution, vp())
@@ -59,7 +61,7 @@ def test_no_density(method, data):
 
 
 @pytest.mark.parametrize(
-    ("name", "method", "data"),
+    "case",
     quick(
         [("sl", "bound", "mixture"), ("sl", "flow", "points")],
         [
@@ -70,9 +72,11 @@ def test_no_density(method, data):
             if name in ("sl", "rf") or (method == "bound" and data == "mixture")
         ],
     ),
+    ids="-".join,
 )
-def test_a_cutoff_smooths(name, method, data):
+def test_a_cutoff_smooths(case):
     """The density of the mixture diffused to that level, and of points, in their own units."""
+    name, method, data = case
     process, cutoff = PROCESSES[name](), 0.05
     distribution = mixture(2) if data == "mixture" else points()
     x = distribution.sample(40, key=jax.random.key(0))
