@@ -8,6 +8,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import entropix as ex
+from entropix.networks import trainable
 from tests.helpers import finite_difference
 from tests.mixtures import mixture
 
@@ -67,28 +68,27 @@ def test_of_the_bound_in_a_parameter():
     found = jax.lax.map(lambda k: run(c, k), jax.random.split(jax.random.key(0), 50))
     spread = np.asarray(jnp.std(found, axis=0)) / np.sqrt(50)
     assert np.all(np.abs(np.mean(found, axis=0) - exact) < 4 * spread)
-    assert np.all(spread < 0.02 * np.abs(exact))
+    assert np.all(spread < 0.03 * np.abs(exact))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
-def test_of_the_flow_in_the_parameters_of_a_network(divergence, x64):
+def test_of_the_flow_in_the_parameters_of_a_network(x64):
     """Against finite differences in random directions, for a network of trained size."""
     process = vp()
-    x = mixture(2).sample(3, key=jax.random.key(0))
+    x = mixture(2).sample(2, key=jax.random.key(0))
     scaling = ex.GaussianScaling.from_data(mixture(2).sample(500, key=jax.random.key(1)), process)
     network = ex.FourierMLP(2, key=jax.random.key(2), widths=(16, 16))
-    arrays, static = eqx.partition(network, eqx.is_inexact_array)
+    arrays, static = eqx.partition(network, trainable(network))  # frequencies are fixed
     flat, back = ravel_pytree(arrays)
     # A fresh network may start at zero: move away from it.
     flat = flat + 0.3 * jax.random.normal(jax.random.key(3), flat.shape)
     directions = jax.random.normal(jax.random.key(4), (3, flat.size)) / np.sqrt(flat.size)
-    method = ex.ProbabilityFlow(divergence, rtol=1e-9, atol=1e-9, num_probes=2, max_steps=512)
+    method = ex.ProbabilityFlow(rtol=1e-9, atol=1e-9, max_steps=512)
 
     def value(steps):
         net = eqx.combine(back(flat + steps @ directions), static)
         model = ex.EntropyMatching(net, process, scaling)
-        return jnp.mean(ex.log_prob(model, x, method=method, key=jax.random.key(5)).value)
+        return jnp.mean(ex.log_prob(model, x, method=method).value)
 
     found = jax.jit(jax.grad(value))(jnp.zeros(3))
     expected = finite_difference(jax.jit(jax.vmap(value)), np.zeros(3))
