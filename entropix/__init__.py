@@ -58,7 +58,11 @@ from entropix.models import ScoreMatching as ScoreMatching
 from entropix.models import Tempered as Tempered
 from entropix.models import VelocityPrediction as VelocityPrediction
 from entropix.networks import ConditionDropout as ConditionDropout
+from entropix.networks import DiT as DiT
 from entropix.networks import FourierMLP as FourierMLP
+from entropix.networks import NetworkSize as NetworkSize
+from entropix.networks import UNet as UNet
+from entropix.networks import network_size as network_size
 from entropix.processes import CosinePath as CosinePath
 from entropix.processes import CosineSchedule as CosineSchedule
 from entropix.processes import DoubleWell as DoubleWell

@@ -1,6 +1,10 @@
 """Plain networks, `(log_snr, y, condition) -> array of y's shape`; none knows what entropy is."""
 
 from entropix.networks.condition_dropout import ConditionDropout as ConditionDropout
+from entropix.networks.dit import DiT as DiT
 from entropix.networks.fixed import Fixed as Fixed
 from entropix.networks.fixed import trainable as trainable
 from entropix.networks.mlp import FourierMLP as FourierMLP
+from entropix.networks.size import NetworkSize as NetworkSize
+from entropix.networks.size import network_size as network_size
+from entropix.networks.unet import UNet as UNet

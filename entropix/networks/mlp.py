@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealScalarLike
 from entropix._core.checks import exact_shape, positive, positive_integer
+from entropix.networks.embedding import check_condition, fourier_features
 from entropix.networks.fixed import Fixed
 
 
@@ -95,25 +96,12 @@ class FourierMLP(eqx.Module):
         y: Float[Array, " dim"],
         condition: Any = None,
     ) -> Float[Array, " dim"]:
-        if (condition is None) != (self.condition_dim is None):
-            raise ValueError(
-                f"`condition` must be {'absent' if self.condition_dim is None else 'given'} "
-                f"for a network with condition_dim={self.condition_dim}."
-            )
+        condition = check_condition(condition, self.condition_dim)
         exact_shape(y, (self.dim,), "y")
-        # Fixed, and at an infinite log-SNR the derivative in it would be zero times infinity.
-        log_snr_scale = jax.lax.stop_gradient(self.log_snr_scale.value)
-        level = 2 / jnp.pi * jnp.arctan(log_snr / log_snr_scale)
-        angles = jnp.pi * level * self.frequencies.value
-        features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)]).astype(y.dtype)
+        features = fourier_features(log_snr, self.log_snr_scale.value, self.frequencies.value)
+        features = features.astype(y.dtype)
         if condition is not None:
-            condition = jnp.asarray(condition, y.dtype)
-            if condition.size != self.condition_dim:
-                raise ValueError(
-                    f"`condition` must hold {self.condition_dim} numbers, "
-                    f"got shape {condition.shape}."
-                )
-            y = jnp.concatenate([y, condition.ravel()])
+            y = jnp.concatenate([y, condition.astype(y.dtype)])
         hidden = y
         for layer, embedding, norm in zip(self.layers, self.embeddings, self.norms, strict=True):
             hidden = self.activation(norm(layer(hidden) + embedding(features)))

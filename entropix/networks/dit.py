@@ -1,0 +1,146 @@
+"""A compact diffusion transformer for images (Peebles and Xie, 2212.09748)."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.checks import exact_shape, positive_integer
+from entropix.networks.embedding import NoiseEmbedding
+from entropix.networks.fixed import Fixed
+from entropix.networks.images import cast, image_shape, precision_name, zeroed
+
+
+class TransformerBlock(eqx.Module):
+    """Attention and a perceptron, scaled, shifted and gated by the embedding; the gates start shut.
+
+    This is the adaLN-Zero block of the paper: an untrained block is its shortcut.
+    """
+
+    norm: eqx.nn.LayerNorm
+    attention: eqx.nn.MultiheadAttention
+    widen: eqx.nn.Linear
+    narrow: eqx.nn.Linear
+    modulation: eqx.nn.Linear
+
+    def __init__(self, width: int, heads: int, *, key: Key):
+        keys = jax.random.split(key, 4)
+        self.norm = eqx.nn.LayerNorm(width, use_weight=False, use_bias=False)
+        self.attention = eqx.nn.MultiheadAttention(heads, width, key=keys[0])
+        self.widen = eqx.nn.Linear(width, 4 * width, key=keys[1])
+        self.narrow = eqx.nn.Linear(4 * width, width, key=keys[2])
+        self.modulation = zeroed(eqx.nn.Linear(width, 6 * width, key=keys[3]))
+
+    def __call__(
+        self, tokens: Float[Array, "n width"], embedding: Float[Array, " width"]
+    ) -> Float[Array, "n width"]:
+        shift, scale, gate, shift2, scale2, gate2 = jnp.split(self.modulation(embedding), 6)
+        x = jax.vmap(self.norm)(tokens) * (1 + scale) + shift
+        tokens = tokens + gate * self.attention(x, x, x)
+        x = jax.vmap(self.norm)(tokens) * (1 + scale2) + shift2
+        x = jax.vmap(self.narrow)(jax.nn.gelu(jax.vmap(self.widen)(x)))
+        return tokens + gate2 * x
+
+
+class DiT(eqx.Module):
+    """`network(log_snr, y, condition=None) -> array of y's shape`, a transformer over patches.
+
+    Positions are told by fixed sines and cosines. The output layer starts at zero: an untrained
+    network has stored nothing.
+
+    Args:
+        shape: (height, width) or (height, width, channels) of one image.
+        patch: side of a patch, which divides height and width.
+        width: size of a token, a multiple of 4 and of `heads`.
+        depth: number of blocks.
+        heads: heads of the attention.
+        condition_dim: size of a condition vector (labels as `jax.nn.one_hot`), or None.
+        precision: dtype of the computation, such as "bfloat16", with parameters as they are and
+            normalisation in float32; None for that of the input.
+        num_features: number of Fourier features of the noise level.
+        key: PRNG key of the initial weights.
+
+    Raises:
+        ValueError: if a size is not allowed, or a condition is missing or unexpected.
+    """
+
+    shape: tuple[int, ...] = eqx.field(static=True)
+    patch: int = eqx.field(static=True)
+    precision: str | None = eqx.field(static=True)
+    positions: Fixed
+    embedding: NoiseEmbedding
+    entry: eqx.nn.Linear
+    blocks: tuple[TransformerBlock, ...]
+    norm: eqx.nn.LayerNorm
+    modulation: eqx.nn.Linear
+    head: eqx.nn.Linear
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        key: Key,
+        patch: int = 2,
+        width: int = 256,
+        depth: int = 6,
+        heads: int = 4,
+        condition_dim: int | None = None,
+        precision: str | None = None,
+        num_features: int = 64,
+    ):
+        self.shape = image_shape(shape)
+        self.patch = positive_integer(patch, "patch")
+        if self.shape[0] % patch or self.shape[1] % patch:
+            raise ValueError(f"`patch` must divide height and width, got {patch} for {self.shape}.")
+        positive_integer(heads, "heads")
+        if positive_integer(width, "width") % math.lcm(4, heads):
+            raise ValueError(
+                f"`width` must be a multiple of 4 and of `heads` = {heads}, got {width}."
+            )
+        self.precision = precision_name(precision)
+        numbers = patch**2 * math.prod(self.shape[2:])
+        keys = jax.random.split(key, positive_integer(depth, "depth") + 4)
+        self.positions = Fixed(jnp.asarray(self._positions(width), float))
+        self.embedding = NoiseEmbedding(
+            width, condition_dim=condition_dim, num_features=num_features, key=keys[0]
+        )
+        self.entry = eqx.nn.Linear(numbers, width, key=keys[1])
+        self.blocks = tuple(TransformerBlock(width, heads, key=k) for k in keys[4:])
+        self.norm = eqx.nn.LayerNorm(width, use_weight=False, use_bias=False)
+        self.modulation = zeroed(eqx.nn.Linear(width, 2 * width, key=keys[2]))
+        self.head = zeroed(eqx.nn.Linear(width, numbers, key=keys[3]))
+
+    def _positions(self, width: int) -> np.ndarray:
+        """Sines and cosines of row and column at geometric frequencies, (tokens, width)."""
+        rows, columns = (np.arange(size // self.patch) for size in self.shape[:2])
+        frequencies = 1e-4 ** (np.arange(width // 4) / (width // 4))
+        grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2, 1)
+        angles = (grid * frequencies).reshape(len(grid), -1)
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+    def __call__(
+        self,
+        log_snr: RealScalarLike,
+        y: Float[Array, "*shape"],
+        condition: Any = None,
+    ) -> Float[Array, "*shape"]:
+        exact_shape(y, self.shape, "y")
+        dtype = y.dtype if self.precision is None else jnp.dtype(self.precision)
+        net = cast(self, dtype)
+        height, width = (size // self.patch for size in self.shape[:2])
+        blocks = y.astype(dtype).reshape(height, self.patch, width, self.patch, -1)
+        patches = jnp.moveaxis(blocks, 1, 2).reshape(height * width, -1)
+        embedding = net.embedding(log_snr, condition, dtype)
+        tokens = jax.vmap(net.entry)(patches) + self.positions.value.astype(dtype)
+        for block in net.blocks:
+            tokens = block(tokens, embedding)
+        shift, scale = jnp.split(net.modulation(embedding), 2)
+        patches = jax.vmap(net.head)(jax.vmap(net.norm)(tokens) * (1 + scale) + shift)
+        blocks = patches.reshape(height, width, self.patch, self.patch, -1)
+        return jnp.moveaxis(blocks, 2, 1).reshape(self.shape).astype(y.dtype)

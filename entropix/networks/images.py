@@ -1,0 +1,141 @@
+"""What networks for images share: shapes, precision, residual blocks, self-attention.
+
+Images enter and leave as the data sets have them, (height, width) or (height, width, channels).
+Inside, channels come first, as in `equinox.nn`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from entropix._core.arrays import Key
+from entropix._core.checks import choice, exact_shape, positive_integer
+from entropix.networks.fixed import Fixed
+
+
+PRECISIONS = ("float32", "bfloat16", "float16", "float64")
+
+
+def image_shape(shape: Any) -> tuple[int, ...]:
+    """(height, width) or (height, width, channels) as a tuple of integers."""
+    if not isinstance(shape, tuple | list) or len(shape) not in (2, 3):
+        raise ValueError(
+            f"`shape` must be (height, width) or (height, width, channels), got {shape!r}."
+        )
+    return tuple(positive_integer(size, "shape") for size in shape)
+
+
+def precision_name(precision: str | None) -> str | None:
+    """The name of a floating dtype, or None for that of the input."""
+    return None if precision is None else choice(precision, "precision", PRECISIONS)
+
+
+def channels_first(y: Array, shape: tuple[int, ...], dtype: Any) -> Float[Array, "c h w"]:
+    """One image as the layers want it."""
+    exact_shape(y, shape, "y")
+    return jnp.moveaxis(y.reshape(*shape[:2], -1), -1, 0).astype(dtype)
+
+
+def channels_last(image: Float[Array, "c h w"], shape: tuple[int, ...], dtype: Any) -> Array:
+    """The inverse of `channels_first`."""
+    return jnp.moveaxis(image, 0, -1).reshape(shape).astype(dtype)
+
+
+def cast(module: Any, dtype: Any) -> Any:
+    """`module` with its floating arrays in another precision; what is `Fixed` stays."""
+
+    def one(leaf: Any) -> Any:
+        return leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf
+
+    return jax.tree.map(one, module, is_leaf=lambda x: isinstance(x, Fixed))
+
+
+def zeroed(layer: Any) -> Any:
+    """A layer that outputs zero until it is trained."""
+    return eqx.tree_at(lambda m: (m.weight, m.bias), layer, replace_fn=jnp.zeros_like)
+
+
+def group_norm(channels: int) -> eqx.nn.GroupNorm:
+    """Groups of at least four channels, at most 32 of them; it computes in float32 at least."""
+    return eqx.nn.GroupNorm(math.gcd(channels, min(32, max(1, channels // 4))), channels)
+
+
+def halved(x: Float[Array, "c h w"]) -> Float[Array, "c half_h half_w"]:
+    """Means over blocks of 2 x 2; an odd edge is repeated first."""
+    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2)), mode="edge")
+    c, h, w = x.shape
+    return jnp.mean(x.reshape(c, h // 2, 2, w // 2, 2), axis=(2, 4))
+
+
+def doubled(x: Float[Array, "c h w"], size: tuple[int, int]) -> Float[Array, "c big_h big_w"]:
+    """Every pixel twice along both axes, cropped to `size`."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)[:, : size[0], : size[1]]
+
+
+class ResidualBlock(eqx.Module):
+    """Two convolutions beside a shortcut, the embedding added between them; perhaps resampled.
+
+    The second convolution starts at zero, so that an untrained block is its shortcut.
+    """
+
+    norms: tuple[eqx.nn.GroupNorm, eqx.nn.GroupNorm]
+    convolutions: tuple[eqx.nn.Conv2d, eqx.nn.Conv2d]
+    of_embedding: eqx.nn.Linear
+    shortcut: eqx.nn.Conv2d | None
+    dropout: eqx.nn.Dropout
+
+    def __init__(
+        self, size_in: int, size_out: int, embedding: int, *, dropout: float = 0.0, key: Key
+    ):
+        keys = jax.random.split(key, 4)
+        self.norms = (group_norm(size_in), group_norm(size_out))
+        self.convolutions = (
+            eqx.nn.Conv2d(size_in, size_out, 3, padding=1, key=keys[0]),
+            zeroed(eqx.nn.Conv2d(size_out, size_out, 3, padding=1, key=keys[1])),
+        )
+        self.of_embedding = eqx.nn.Linear(embedding, size_out, key=keys[2])
+        self.shortcut = None
+        if size_in != size_out:
+            self.shortcut = eqx.nn.Conv2d(size_in, size_out, 1, key=keys[3])
+        self.dropout = eqx.nn.Dropout(dropout)
+
+    def __call__(
+        self,
+        x: Float[Array, "c h w"],
+        embedding: Float[Array, " e"],
+        *,
+        key: Key | None,
+        resample: Callable[[Array], Array] = lambda x: x,
+    ) -> Float[Array, "out new_h new_w"]:
+        hidden = resample(jax.nn.silu(self.norms[0](x)))
+        hidden = self.convolutions[0](hidden) + self.of_embedding(embedding)[:, None, None]
+        hidden = self.dropout(
+            jax.nn.silu(self.norms[1](hidden)), key=key, inference=True if key is None else None
+        )
+        shortcut = resample(x)
+        if self.shortcut is not None:
+            shortcut = self.shortcut(shortcut)
+        return shortcut + self.convolutions[1](hidden)
+
+
+class SelfAttention(eqx.Module):
+    """Attention of all pixels to all, beside a shortcut; it starts as its shortcut."""
+
+    norm: eqx.nn.GroupNorm
+    attention: eqx.nn.MultiheadAttention
+
+    def __init__(self, channels: int, heads: int, *, key: Key):
+        self.norm = group_norm(channels)
+        attention = eqx.nn.MultiheadAttention(heads, channels, key=key)
+        self.attention = eqx.tree_at(
+            lambda m: m.output_proj.weight, attention, replace_fn=jnp.zeros_like
+        )
+
+    def __call__(self, x: Float[Array, "c h w"]) -> Float[Array, "c h w"]:
+        tokens = self.norm(x).reshape(x.shape[0], -1).T
+        return x + self.attention(tokens, tokens, tokens).T.reshape(x.shape)

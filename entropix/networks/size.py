@@ -1,0 +1,55 @@
+"""How large a network is, and what one evaluation of it costs."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from entropix.networks.fixed import trainable
+
+
+class NetworkSize(NamedTuple):
+    """Size of a network.
+
+    Attributes:
+        parameters: numbers that are trained.
+        flops: floating-point operations of one evaluation for one example, a multiplication and an
+            addition counted as two, before the compiler simplifies anything.
+    """
+
+    parameters: int
+    flops: int
+
+
+def network_size(
+    network: Callable, shape: tuple[int, ...] | None = None, condition: Any = None
+) -> NetworkSize:
+    """Count the parameters of a network and the operations of one evaluation.
+
+    Nothing is computed: XLA's own cost analysis is asked about the traced program.
+
+    Args:
+        network: `network(log_snr, y, condition=None)`.
+        shape: shape of one example; None for what the network says, `network.shape` or `.dim`.
+        condition: one condition, where the network takes one.
+
+    Raises:
+        ValueError: if the shape is not known.
+    """
+    if shape is None:
+        dim = getattr(network, "dim", None)
+        shape = getattr(network, "shape", None if dim is None else (dim,))
+    if shape is None:
+        raise ValueError("`shape` must be given for a network that does not know its own.")
+    marked = eqx.filter(network, trainable(network))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(marked))
+    arrays, static = eqx.partition(network, eqx.is_array)
+
+    def evaluate(arrays: Any, y: Any, condition: Any) -> Any:
+        return eqx.combine(arrays, static)(jnp.zeros((), y.dtype), y, condition)
+
+    y = jax.ShapeDtypeStruct(tuple(shape), jnp.result_type(float))
+    costs: Any = jax.jit(evaluate).lower(arrays, y, condition).cost_analysis()
+    return NetworkSize(int(parameters), int(costs["flops"]))

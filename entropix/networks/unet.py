@@ -1,0 +1,222 @@
+"""U-Nets for images.
+
+The network of Ronneberger et al. (1505.04597) as diffusion models use it (Ho et al., 2006.11239;
+Song et al., 2011.13456; Dhariwal and Nichol, 2105.05233): residual blocks at falling resolution,
+the same back up with what was seen on the way down, the noise level added in every block.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.checks import positive_integer
+from entropix.networks.embedding import NoiseEmbedding
+from entropix.networks.images import (
+    ResidualBlock,
+    SelfAttention,
+    cast,
+    channels_first,
+    channels_last,
+    doubled,
+    group_norm,
+    halved,
+    image_shape,
+    precision_name,
+    zeroed,
+)
+
+
+class Level(eqx.Module):
+    """The blocks at one resolution, each with or without attention after it."""
+
+    blocks: tuple[ResidualBlock, ...]
+    attentions: tuple[SelfAttention | None, ...]
+
+    def __init__(
+        self,
+        sizes: Sequence[tuple[int, int]],
+        embedding: int,
+        *,
+        heads: int | None,
+        dropout: float,
+        key: Key,
+    ):
+        keys = jax.random.split(key, (len(sizes), 2))
+        self.blocks = tuple(
+            ResidualBlock(n_in, n_out, embedding, dropout=dropout, key=k[0])
+            for (n_in, n_out), k in zip(sizes, keys, strict=True)
+        )
+        self.attentions = tuple(
+            None if heads is None else SelfAttention(n_out, heads, key=k[1])
+            for (_, n_out), k in zip(sizes, keys, strict=True)
+        )
+
+    def __call__(self, i: int, x: Array, embedding: Array, key: Key | None) -> Array:
+        """The `i`-th block and its attention."""
+        x = self.blocks[i](x, embedding, key=key)
+        attention = self.attentions[i]
+        return x if attention is None else attention(x)
+
+
+class UNet(eqx.Module):
+    """`network(log_snr, y, condition=None, *, key=None) -> array of y's shape`, for images.
+
+    | | `UNet(shape, key=key)` | `UNet.large(shape, key=key)` |
+    |---|---|---|
+    | widths | 32, 64, 128 | 128, 256, 256, 256 |
+    | blocks at each resolution | 1 | 2 |
+    | self-attention | none | at a half of the resolution |
+    | dropout | none | 0.1 |
+    | meant for | MNIST | CIFAR-10, about the size of Ho et al. |
+
+    Resolution is halved and doubled inside residual blocks, and may be odd. The output layer starts
+    at zero: an untrained network has stored nothing.
+
+    Args:
+        shape: (height, width) or (height, width, channels) of one image.
+        widths: channels at each resolution, from the full one down; each resolution is half of the
+            one before.
+        blocks: residual blocks at each resolution on the way down; one more on the way up.
+        attention: the resolutions that have self-attention, as indices into `widths`.
+        heads: heads of the attention; the widths with attention must be multiples.
+        dropout: share of activations left out in training, which hands the network a `key`.
+        condition_dim: size of a condition vector (labels as `jax.nn.one_hot`), or None.
+        precision: dtype of the computation, such as "bfloat16", with parameters as they are and
+            normalisation in float32; None for that of the input.
+        num_features: number of Fourier features of the noise level.
+        key: PRNG key of the initial weights.
+
+    Raises:
+        ValueError: if a size is not allowed, or a condition is missing or unexpected.
+    """
+
+    shape: tuple[int, ...] = eqx.field(static=True)
+    precision: str | None = eqx.field(static=True)
+    embedding: NoiseEmbedding
+    entry: eqx.nn.Conv2d
+    descent: tuple[Level, ...]
+    halvings: tuple[ResidualBlock, ...]
+    bottom: Level
+    doublings: tuple[ResidualBlock, ...]
+    ascent: tuple[Level, ...]
+    norm: eqx.nn.GroupNorm
+    head: eqx.nn.Conv2d
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        key: Key,
+        widths: Sequence[int] = (32, 64, 128),
+        blocks: int = 1,
+        attention: Sequence[int] = (),
+        heads: int = 4,
+        dropout: float = 0.0,
+        condition_dim: int | None = None,
+        precision: str | None = None,
+        num_features: int = 64,
+    ):
+        self.shape = image_shape(shape)
+        self.precision = precision_name(precision)
+        if not isinstance(widths, Sequence) or len(widths) == 0:
+            raise ValueError(f"`widths` must be a sequence of channels, got {widths!r}.")
+        widths = tuple(positive_integer(w, "widths") for w in widths)
+        positive_integer(blocks, "blocks")
+        positive_integer(heads, "heads")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"`dropout` must be at least 0 and below 1, got {dropout}.")
+        attended = set(attention)
+        for i in attended:
+            if i not in range(len(widths)) or widths[i] % heads:
+                raise ValueError(
+                    f"`attention` must hold indices into `widths` of multiples of `heads` = "
+                    f"{heads}, got {i} for widths {widths}."
+                )
+        channels = math.prod(self.shape[2:])
+        size = 4 * widths[0]
+        keys = iter(jax.random.split(key, 4 * len(widths) + 4))
+        self.embedding = NoiseEmbedding(
+            size, condition_dim=condition_dim, num_features=num_features, key=next(keys)
+        )
+        self.entry = eqx.nn.Conv2d(channels, widths[0], 3, padding=1, key=next(keys))
+
+        def level(sizes: Sequence[tuple[int, int]], with_attention: bool) -> Level:
+            return Level(
+                sizes,
+                size,
+                heads=heads if with_attention else None,
+                dropout=dropout,
+                key=next(keys),
+            )
+
+        def between(n_in: int, n_out: int) -> ResidualBlock:
+            return ResidualBlock(n_in, n_out, size, dropout=dropout, key=next(keys))
+
+        self.descent = tuple(level([(w, w)] * blocks, i in attended) for i, w in enumerate(widths))
+        pairs = list(itertools.pairwise(widths))
+        self.halvings = tuple(between(n_in, n_out) for n_in, n_out in pairs)
+        self.bottom = level([(widths[-1], widths[-1])] * 2, bool(attended))
+        self.doublings = tuple(between(n_out, n_in) for n_in, n_out in pairs)
+        # Every block on the way up is handed the output of its partner on the way down.
+        self.ascent = tuple(
+            level([(2 * w, w)] * (blocks + 1), i in attended) for i, w in enumerate(widths)
+        )
+        self.norm = group_norm(widths[0])
+        self.head = zeroed(eqx.nn.Conv2d(widths[0], channels, 3, padding=1, key=next(keys)))
+
+    @classmethod
+    def large(cls, shape: Sequence[int], *, key: Key, **options: Any) -> "UNet":
+        """The larger one of the table above; `options` are those of `UNet`, and win."""
+        defaults = {
+            "widths": (128, 256, 256, 256),
+            "blocks": 2,
+            "attention": (1,),
+            "dropout": 0.1,
+        }
+        return cls(shape, key=key, **{**defaults, **options})
+
+    def __call__(
+        self,
+        log_snr: RealScalarLike,
+        y: Float[Array, "*shape"],
+        condition: Any = None,
+        *,
+        key: Key | None = None,
+    ) -> Float[Array, "*shape"]:
+        dtype = y.dtype if self.precision is None else jnp.dtype(self.precision)
+        net = cast(self, dtype)
+        count = len(self.descent)
+        per_level = len(self.descent[0].blocks)
+        total = count * (2 * per_level + 3) + 2
+        keys = iter([None] * total if key is None else jax.random.split(key, total))
+        embedding = net.embedding(log_snr, condition, dtype)
+        x = net.entry(channels_first(y, self.shape, dtype))
+        seen = []
+        for i, down in enumerate(net.descent):
+            seen.append(x)
+            for j in range(per_level):
+                x = down(j, x, embedding, next(keys))
+                seen.append(x)
+            if i + 1 < count:
+                x = net.halvings[i](x, embedding, key=next(keys), resample=halved)
+        for j in range(2):
+            x = net.bottom(j, x, embedding, next(keys))
+        for i in reversed(range(count)):
+            for j in range(per_level + 1):
+                x = net.ascent[i](j, jnp.concatenate([x, seen.pop()]), embedding, next(keys))
+            if i > 0:
+                height, width = seen[-1].shape[1:]
+                x = net.doublings[i - 1](
+                    x,
+                    embedding,
+                    key=next(keys),
+                    resample=lambda h, size=(height, width): doubled(h, size),
+                )
+        return channels_last(net.head(jax.nn.silu(net.norm(x))), self.shape, y.dtype)

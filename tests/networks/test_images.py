@@ -1,0 +1,184 @@
+"""Networks for images: one grid of properties for all of them, and what is special to each."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import entropix as ex
+from entropix.networks import Fixed, network_size, trainable
+from entropix.networks.images import doubled, halved
+from tests.helpers import all_finite, as_shipped
+
+
+KEY = jax.random.key(0)
+NETWORKS = {
+    "unet": lambda **o: ex.UNet((7, 5), key=KEY, widths=(4, 8, 8), **o),
+    "unet-attention": lambda **o: ex.UNet(
+        (6, 6, 3), key=KEY, widths=(8, 8), blocks=2, attention=(1,), heads=2, dropout=0.5, **o
+    ),
+    "dit": lambda **o: ex.DiT((6, 4, 2), key=KEY, width=16, depth=2, heads=2, **o),
+}
+
+
+@eqx.filter_jit
+def call(network, *args, **kwargs):
+    """A network, compiled: its many small layers are slow one by one."""
+    return network(*args, **kwargs)
+
+
+def awake(network, key=KEY, size=0.2):
+    """The network with random numbers where its layers start at zero."""
+    params, static = eqx.partition(network, trainable(network))
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    leaves = [p + size * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
+    return eqx.combine(jax.tree.unflatten(treedef, leaves), static)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_images_in_images_out(name, getkey):
+    """Zero at first, finite at the exact ends, the same under jit and vmap, with a gradient."""
+    network = NETWORKS[name]()
+    ys = jax.random.normal(getkey(), (3, *network.shape))
+    np.testing.assert_array_equal(call(network, 0.5, ys[0]), jnp.zeros(network.shape))
+    network = awake(network)
+    levels = jnp.array([-jnp.inf, 0.3, jnp.inf])
+    together = jax.jit(jax.vmap(lambda level, y: network(level, y)))(levels, ys)
+    assert together.dtype == ys.dtype
+    assert all_finite(together)
+    apart = jnp.stack([call(network, level, y) for level, y in zip(levels, ys, strict=True)])
+    np.testing.assert_allclose(together, apart, rtol=2e-4, atol=2e-5)
+
+    gradient = eqx.filter_jit(eqx.filter_grad(lambda n: jnp.sum(n(0.3, ys[1]) ** 2)))(network)
+    params = eqx.filter(gradient, trainable(network))
+    assert all_finite(gradient)
+    for leaf in jax.tree.leaves(params):
+        assert jnp.any(leaf != 0)
+
+
+@pytest.mark.parametrize("name", ["unet-attention", "dit"])
+def test_condition_enters_and_is_checked(name, getkey):
+    network = awake(NETWORKS[name](condition_dim=3))
+    y = jax.random.normal(getkey(), network.shape)
+    told = [call(network, 0.0, y, jax.nn.one_hot(i, 3)) for i in range(2)]
+    assert jnp.max(jnp.abs(told[0] - told[1])) > 1e-3
+    with as_shipped():
+        with pytest.raises(ValueError, match="`condition` must be given"):
+            network(0.0, y)
+        with pytest.raises(ValueError, match="`condition` must hold 3"):
+            network(0.0, y, jnp.ones(2))
+        with pytest.raises(ValueError, match="`y` must have the shape"):
+            network(0.0, y.ravel(), jnp.ones(3))
+
+
+@pytest.mark.parametrize("name", ["unet-attention", "dit"])
+def test_half_precision_computes_what_single_does(name, getkey):
+    """bfloat16 within its three digits, with parameters and output in single precision."""
+    single = awake(NETWORKS[name](), size=0.05)
+    half = awake(NETWORKS[name](precision="bfloat16"), size=0.05)
+    y = jax.random.normal(getkey(), single.shape, jnp.float32)
+    a, b = call(single, 0.5, y), call(half, 0.5, y)
+    assert b.dtype == jnp.float32
+    assert jnp.sqrt(jnp.mean((a - b) ** 2) / jnp.mean(a**2)) < 0.05
+    text = jax.jit(lambda y: half(0.5, y)).lower(y).as_text()
+    products = [line for line in text.splitlines() if "stablehlo.convolution" in line] or [
+        line for line in text.splitlines() if "stablehlo.dot_general" in line
+    ]
+    assert products
+    assert all("bf16" in line for line in products)
+    gradient = eqx.filter_eval_shape(eqx.filter_grad(lambda n: jnp.sum(n(0.5, y) ** 2)), half)
+    assert all(g.dtype == p.dtype for g, p in zip(*map(_numbers, (gradient, half)), strict=True))
+
+
+def _numbers(tree):
+    leaves = [x for x in jax.tree.leaves(tree) if hasattr(x, "dtype")]
+    return [x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
+
+
+def test_dropout_needs_a_key():
+    """Only a key switches it on, and models hand theirs through."""
+    network = awake(NETWORKS["unet-attention"](), size=0.05)
+    y = jax.random.normal(KEY, network.shape)
+    model = ex.NoisePrediction(network, ex.CosinePath())
+    score = eqx.filter_jit(lambda key: model.score(0.5, y, key=key))
+    still = score(None)
+    np.testing.assert_array_equal(still, score(None))
+    first, second = (score(key) for key in jax.random.split(KEY, 2))
+    assert jnp.max(jnp.abs(first - second)) > 1e-3
+    assert jnp.any(first != still)
+
+
+def test_resampling_of_odd_images(getkey):
+    x = jax.random.normal(getkey(), (2, 5, 3))
+    small = halved(x)
+    assert small.shape == (2, 3, 2)
+    np.testing.assert_allclose(small[:, 0, 0], jnp.mean(x[:, :2, :2], axis=(1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(small[:, 2, 1], x[:, 4, 2], rtol=1e-5)  # the repeated corner
+    assert doubled(small, (5, 3)).shape == x.shape
+    np.testing.assert_array_equal(halved(doubled(small, (6, 4))), small)
+
+
+def test_patches_stay_in_place(getkey):
+    """A transformer whose gates are shut moves nothing from one patch to another."""
+    network = NETWORKS["dit"]()
+    weight = jax.random.normal(getkey(), network.head.weight.shape)
+    network = eqx.tree_at(lambda n: n.head.weight, network, weight)
+    y = jax.random.normal(getkey(), network.shape)
+    jacobian = jax.jit(jax.jacobian(lambda y: network(0.0, y)))(y)  # (h, w, c, h, w, c)
+    moved = np.asarray(jnp.any(jacobian != 0, axis=(2, 5)))
+    h, w, h2, w2 = np.nonzero(moved)
+    np.testing.assert_array_equal(h // 2, h2 // 2)
+    np.testing.assert_array_equal(w // 2, w2 // 2)
+    same = moved.reshape(3, 2, 2, 2, 3, 2, 2, 2)
+    assert all(same[i, :, j, :, i, :, j, :].all() for i in range(3) for j in range(2))
+
+
+def test_saved_and_loaded(tmp_path, getkey):
+    network = awake(NETWORKS["unet-attention"](condition_dim=2, precision="bfloat16"))
+    y = jax.random.normal(getkey(), network.shape)
+    ex.save(tmp_path / "network", network)
+    again = ex.load(tmp_path / "network")
+    a, b = (call(n, 0.1, y, jnp.ones(2)) for n in (again, network))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_sizes_are_counted():
+    """A linear map of n to m: n m + m parameters, 2 n m operations and m additions."""
+
+    class Affine(eqx.Module):
+        layer: eqx.nn.Linear
+        scale: Fixed
+        dim: int = eqx.field(static=True)
+
+        def __call__(self, log_snr, y, condition=None):
+            return self.layer(y)
+
+    size = network_size(Affine(eqx.nn.Linear(30, 30, key=KEY), Fixed(jnp.ones(7)), 30))
+    assert size.parameters == 930
+    assert 1800 <= size.flops <= 1900
+    small = network_size(ex.UNet((8, 8), key=KEY, widths=(4, 4)))
+    large = network_size(ex.UNet((16, 16), key=KEY, widths=(4, 4)))
+    assert small.parameters == large.parameters
+    assert 3.5 < large.flops / small.flops < 4.5
+    with pytest.raises(ValueError, match="`shape` must be given"):
+        network_size(lambda log_snr, y, condition=None: y)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ex.UNet((8,), key=KEY), "`shape` must be"),
+        (lambda: ex.UNet((8, 8), key=KEY, widths=()), "`widths` must be"),
+        (lambda: ex.UNet((8, 8), key=KEY, dropout=1.0), "`dropout` must be"),
+        (lambda: ex.UNet((8, 8), key=KEY, attention=(3,)), "`attention` must hold indices"),
+        (lambda: ex.UNet((8, 8), key=KEY, attention=(0,), heads=5), "`attention` must hold"),
+        (lambda: ex.UNet((8, 8), key=KEY, precision="int8"), "`precision` must be one of"),
+        (lambda: ex.DiT((8, 6), key=KEY, patch=4), "`patch` must divide"),
+        (lambda: ex.DiT((8, 8), key=KEY, width=10), "`width` must be a multiple"),
+    ],
+)
+def test_one_clear_error(make, message):
+    with as_shipped(), pytest.raises(ValueError, match=message):
+        make()
