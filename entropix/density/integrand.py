@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import inner
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.entropy.axis import LogSNRAxis
+from entropix.entropy.denoising import error_difference
 from entropix.entropy.reference import GaussianReference
 
 
@@ -49,15 +49,12 @@ class BoundIntegrand(eqx.Module):
         """The integrand per unit of the axis, averaged over (z, -z)."""
         process, kept = self.process, self._kept(fraction)
         s = process.time_of_log_snr(self.axis.log_snr(fraction))
-        std, var = process.std(s), process.var(s)
 
         def one(noise: Array) -> Array:
             y = process.perturb(s, x, kept * noise)
             field = self.model.entropy_field(s, y, condition)
             known = self.reference.entropy_field(process, s, y)
-            # Both scores are these fields plus the equilibrium score.
-            scores = field + known + 2 * process.equilibrium_score(s, y)
-            return inner(field - known, var / 2 * scores + std / kept * noise)
+            return error_difference(process, s, y, noise / kept, field, known)
 
         return self.axis.jacobian(fraction) * jnp.mean(jax.vmap(one)(jnp.stack([z, -z])))
 

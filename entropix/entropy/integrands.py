@@ -15,6 +15,9 @@ $a = 2b/\sigma^2$ and a model's score (Neural Entropy, 2409.03817; Seifert, 2012
 | medium | $a\cdot(a - \nabla\log p)$ | $\frac{2}{\sigma^2}E[b\cdot v]$ |
 | housekeeping | $\|a - \nabla\log p_{eq}\|^2$ | $\frac{2}{\sigma^2}E\|v_{eq}\|^2$ |
 | path divergence | $\|e_1 - e_2\|^2$ | |
+
+Integrands that are functions of the noise as well, such as denoising errors, are in
+`entropix.entropy.denoising`.
 """
 
 import abc
@@ -40,7 +43,8 @@ def thermodynamic_force(
     return 2 * process.drift(s, y) / process.sigma_squared(s)
 
 
-def _checked_model(model: Any, name: str) -> AbstractModel:
+def checked_model(model: Any, name: str) -> AbstractModel:
+    """A model, or a ValueError."""
     if not isinstance(model, AbstractModel):
         raise ValueError(f"`{name}` must be a model, got {type(model).__name__}.")
     return model
@@ -107,7 +111,7 @@ class EntropyProduction(AbstractControlled):
     model: AbstractModel
 
     def __init__(self, model: AbstractModel):
-        self.model = _checked_model(model, "model")
+        self.model = checked_model(model, "model")
 
     @property
     def process(self) -> AbstractProcess:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -133,7 +137,7 @@ class SystemEntropy(AbstractPathFunctional):
     model: AbstractModel
 
     def __init__(self, model: AbstractModel):
-        self.model = _checked_model(model, "model")
+        self.model = checked_model(model, "model")
 
     @property
     def process(self) -> AbstractProcess:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -152,7 +156,7 @@ class MediumEntropy(AbstractPathFunctional):
     model: AbstractModel
 
     def __init__(self, model: AbstractModel):
-        self.model = _checked_model(model, "model")
+        self.model = checked_model(model, "model")
 
     @property
     def process(self) -> AbstractProcess:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -196,8 +200,8 @@ class PathDivergence(AbstractPathFunctional):
     reference_model: AbstractModel
 
     def __init__(self, model: AbstractModel, reference_model: AbstractModel):
-        self.model = _checked_model(model, "model")
-        self.reference_model = _checked_model(reference_model, "reference_model")
+        self.model = checked_model(model, "model")
+        self.reference_model = checked_model(reference_model, "reference_model")
 
     @property
     def process(self) -> AbstractProcess:  # pyright: ignore[reportIncompatibleVariableOverride]

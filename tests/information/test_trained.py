@@ -1,0 +1,50 @@
+"""Trained networks on pairs whose information is known, by the recipe of docs/information.md."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import entropix as ex
+from benchmarks.information import network_model
+from benchmarks.information_tasks import TASKS, Task
+
+
+pytest.importorskip("scipy")
+
+CASES = [
+    (Task("Gaussian, 10-D", 10, 0.8), 0.05),
+    *((task, 0.1 if task.dim == 50 else 0.05) for task in TASKS),
+]
+
+
+def test_the_student_has_information_without_correlation():
+    """In one dimension and with one degree of freedom, the Cauchy pair: log(8 pi) - 3."""
+    assert Task("", 1, 0.0, 1.0).information == pytest.approx(0.224171427, abs=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "tolerance"), CASES, ids=[task.name for task, _ in CASES])
+def test_information_from_a_trained_network(task, tolerance):
+    sample_key, fresh_key, model_key, fit_key, key = jax.random.split(jax.random.key(0), 5)
+    x, y = task.sample(10_000, key=sample_key)
+    fresh_x, fresh_y = task.sample(10_000, key=fresh_key)
+    size = jnp.std(x, axis=0), jnp.std(y, axis=0)
+    x, y, fresh_x, fresh_y = x / size[0], y / size[1], fresh_x / size[0], fresh_y / size[1]
+    model = network_model(x, y, key=model_key)
+    model = ex.fit(
+        model,
+        x,
+        condition=y,
+        key=fit_key,
+        steps=2000,
+        batch_size=128,
+        num_draws=4,
+        learning_rate=4e-3,
+    ).model
+    for form in ("score", "denoising"):
+        estimate = ex.mutual_information(
+            model, fresh_x, fresh_y, key=key, form=form, num_evaluations=131_072
+        )
+        assert float(estimate.value) == pytest.approx(
+            task.information, abs=max(tolerance * task.information, 0.05)
+        )
