@@ -11,6 +11,7 @@ import xarray
 
 import entropix
 from entropix.cli import main
+from entropix.cli.parsing import parse
 from tests.studies.common import NUM_SAMPLES
 
 
@@ -77,6 +78,33 @@ def test_words_that_make_no_sense(capsys, words, says):
     assert err.startswith("entropix: error: ")
     assert says in err
     assert "--help" in err
+
+
+def _first(steps: int = 1):
+    """Do one thing."""
+    return lambda: steps
+
+
+def _second(rate: float = 1.0):
+    """Do another."""
+    return lambda: rate
+
+
+@pytest.mark.parametrize("commands", [{"first": _first}, {"first": _first, "second": _second}])
+def test_one_command_or_several(capsys, commands):
+    """The hint names the command that was meant, and the whole program where none was."""
+    assert parse(["first", "--steps", "3"], commands)() == 3
+    assert parse(["first", "--help"], commands) == 0
+    assert "--steps INT" in capsys.readouterr().out
+    for words, says in (
+        (["first", "--stepz", "3"], "--stepz.*; see `entropix first --help`.$"),
+        (["first", "--steps", "x"], "--steps.*; see `entropix first --help`.$"),
+        (["third"], "third.*; see `entropix --help`.$"),
+        ([], "first.*; see `entropix --help`.$"),
+    ):
+        with pytest.raises(ValueError, match=says) as error:
+            parse(words, commands)
+        assert "\n" not in str(error.value)
 
 
 # ------------------------------------------------------------------ bad input
@@ -189,7 +217,7 @@ def test_a_mistake_of_the_program_is_not_taken_for_one_of_the_user(monkeypatch):
     def broken(plan):
         raise ValueError("a bug")
 
-    monkeypatch.setattr("entropix.cli.run_measure", broken)
+    monkeypatch.setattr("entropix.cli.subcommands.run_measure", broken)
     with pytest.raises(ValueError, match="a bug"):
         main(["measure", "mixture2", "--num-samples", "50", "--out", "out"])
 
@@ -198,7 +226,7 @@ def test_a_training_that_diverges_says_so_in_one_line(capsys, monkeypatch):
     def diverging(plan):
         raise FloatingPointError("the loss must stay finite, got nan at step 3")
 
-    monkeypatch.setattr("entropix.cli.run_measure", diverging)
+    monkeypatch.setattr("entropix.cli.subcommands.run_measure", diverging)
     code, _, err = run(capsys, "measure", "mixture2", "--num-samples", "50", "--out", "out")
     assert code == 1
     assert err == "entropix: error: the loss must stay finite, got nan at step 3\n"

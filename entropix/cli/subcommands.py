@@ -1,0 +1,86 @@
+"""The subcommands: each turns its options into a job of `entropix.studies`."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from entropix.datasets import available
+from entropix.studies import (
+    DataOptions,
+    EstimationOptions,
+    MeasureOptions,
+    OutputOptions,
+    ProcessOptions,
+    TrainingOptions,
+    prepare_measure,
+    run_measure,
+)
+
+
+_SOURCE_HELP = (
+    "A file (.npy, .npz, .csv, .parquet, IDX), a folder of PNG images, or the name of an embedded "
+    f"set: {', '.join(available())}."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A study that has been checked, and is ready to run.
+
+    Attributes:
+        run: all that is left to do.
+        command: the words that would repeat it.
+        resumable: whether the same words with `--resume` take it up when it was interrupted.
+    """
+
+    run: Callable[[], Any]
+    command: tuple[str, ...]
+    resumable: bool = True
+
+
+def _job(
+    prepare: Callable[..., Any], run: Callable[[Any], Any], words: list[str], *arguments: Any
+) -> Job:
+    """Check a request; what `prepare` returns knows its command, and `run` takes it."""
+    plan = prepare(*arguments, command=["entropix", *words])
+    return Job(functools.partial(run, plan), plan.command)
+
+
+def commands(words: list[str]) -> dict[str, Callable[..., Any]]:
+    """The subcommands, each a function that returns the function that makes its job.
+
+    So no error of a study can be taken for one of parsing.
+
+    Args:
+        words: what was typed after `entropix`, for the job to know.
+    """
+    from tyro.conf import arg
+
+    def measure(
+        source: Annotated[str, arg(metavar="[DATA]", help=_SOURCE_HELP)] = "digits",
+        /,
+        data: DataOptions = DataOptions(),
+        process: ProcessOptions = ProcessOptions(),
+        training: TrainingOptions = TrainingOptions(),
+        estimation: EstimationOptions = EstimationOptions(),
+        output: OutputOptions = OutputOptions(),
+    ) -> Any:
+        """Train entropy-matching models on DATA and measure what they store.
+
+        Reports the neural entropy S_NN with its standard error, the entropy curve, a bound on the
+        negative log-likelihood, KL where the truth is known, W2 between data and samples, and the
+        speed limit: a table here, report.md, plots, and results.nc in the output folder.
+
+        Args:
+            source: What to measure.
+            data: How the data are read, split and put into the model's coordinates.
+            process: The forward process, in the model's coordinates.
+            training: The network and its training. All seeds are trained as one program.
+            estimation: What is spent on measuring. Every number has its standard error.
+            output: Where results go.
+        """
+        options = MeasureOptions(data, process, training, estimation, output)
+        return functools.partial(_job, prepare_measure, run_measure, words, source, options)
+
+    return {"measure": measure}
