@@ -17,6 +17,7 @@ from entropix._core.interfaces import AbstractDistribution
 from entropix.datasets import Dataset, Standardisation, dequantise, load
 from entropix.distributions import Gaussian, GaussianMixture
 from entropix.studies.options import DataOptions
+from entropix.studies.projection import Projection
 
 
 # A network that sees one noise draw of a small set learns that draw by heart; more of them cost
@@ -29,7 +30,7 @@ class PreparedData:
     """Data in the coordinates of the model, and the way back.
 
     Attributes:
-        dataset: as it was read, in the units of its source.
+        dataset: as it was read, in the units of its source; or its principal components.
         train: shape (N, D), standardised.
         augmented: what networks are trained on: `train`, or where noise was added to it, several
             noise draws of every sample, shape (copies * N, D), `train` first.
@@ -38,6 +39,8 @@ class PreparedData:
         dequantised: whether uniform noise of one level was added.
         distribution: the exact distribution in the coordinates of the model, or None if unknown.
         fingerprint: a hash of `train` and `held_out`, by which a resumed run knows its data.
+        original: as it was read.
+        projection: from the original to its principal components, or None.
     """
 
     dataset: Dataset
@@ -48,6 +51,8 @@ class PreparedData:
     dequantised: bool
     distribution: AbstractDistribution | None
     fingerprint: str
+    original: Dataset
+    projection: Projection | None = None
 
     @property
     def dim(self) -> int:
@@ -100,6 +105,12 @@ def prepare_data(source: str | os.PathLike[str] | Dataset, options: DataOptions)
                 for i in range(max(1, min(_MOST_DRAWS, _MOST_NUMBERS // train.size)))
             ]
         )
+    original, projection = dataset, None
+    if options.components is not None:
+        projection = Projection.fit(augmented[: len(train)], options.components)
+        whole = np.concatenate([augmented[: len(train)], held_out])
+        dataset = projection.dataset(original, whole)
+        augmented, held_out = projection.forward(augmented), projection.forward(held_out)
     standardisation = _standardisation(dataset, augmented[: len(train)], options.standardise)
     augmented, held_out = (np.asarray(standardisation.forward(p)) for p in (augmented, held_out))
     digest = hashlib.sha256()
@@ -114,6 +125,8 @@ def prepare_data(source: str | os.PathLike[str] | Dataset, options: DataOptions)
         dequantised=dequantised,
         distribution=_transformed(dataset.distribution, standardisation),
         fingerprint=digest.hexdigest()[:16],
+        original=original,
+        projection=projection,
     )
 
 

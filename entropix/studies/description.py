@@ -24,16 +24,18 @@ def describe(plan: MeasurePlan, cutoff: Cutoff) -> dict[str, Any]:
         "title": f"entropix measure: {data.dataset.name}",
         "name": data.dataset.name,
         "command": shlex.join(plan.command),
-        "data_text": _of_data(data),
+        "data_text": of_data(data),
         "source": data.dataset.source,
         "shape": list(data.dataset.shape or ()),
         "units": "nats",
         "num_train": len(data.train),
         "num_held_out": len(data.held_out),
         "standardisation": data.standardisation.name,
-        "coordinates_text": _of_standardisation(data),
+        "coordinates_text": of_standardisation(data),
         "standardisation_log_det": data.log_det,
         "dequantised": data.dequantised,
+        "components": 0 if data.projection is None else data.dim,
+        "explained_variance": 1.0 if data.projection is None else data.projection.explained,
         "cutoff": 0.0 if cutoff.value is None else cutoff.value,
         "cutoff_text": _of_cutoff(cutoff),
         "process": plan.options.process.process,
@@ -47,8 +49,9 @@ def describe(plan: MeasurePlan, cutoff: Cutoff) -> dict[str, Any]:
     }
 
 
-def _of_data(data: PreparedData) -> str:
-    dataset = data.dataset
+def of_data(data: PreparedData) -> str:
+    """The data in words."""
+    dataset = data.original
     shape = " x ".join(str(size) for size in dataset.shape or ())
     what = {"image": "images of", "table": "rows of", "points": "points of dimension"}[dataset.kind]
     text = f"{dataset.name}, {dataset.num_samples} {what} {shape}"
@@ -59,10 +62,14 @@ def _of_data(data: PreparedData) -> str:
         text += ", uniform noise of one level added" if data.dequantised else ", as they are"
     if data.distribution is not None:
         text += ", drawn from a known density"
+    if data.projection is not None:
+        share = 100 * data.projection.explained
+        text += f"; their first {data.dim} principal components, {share:.3g}% of the variance"
     return text
 
 
-def _of_standardisation(data: PreparedData) -> str:
+def of_standardisation(data: PreparedData) -> str:
+    """The change of units in words."""
     texts = {
         "identity": "those of the data, unchanged",
         "per-feature": "every feature to mean 0 and standard deviation 1",

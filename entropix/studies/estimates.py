@@ -168,7 +168,7 @@ def measure_densities(subject: Subject, found: Found) -> Found:
         "negative_log_likelihood_train": -(train.mean.value + data.log_det),
         "negative_log_likelihood_train_stderr": train.mean.stderr,
     }
-    if data.dequantised:
+    if data.dequantised and data.projection is None:
         # log p is per grey level, and the noise is one level wide: Theis et al., 1511.01844.
         per_dim = 1 / (data.dim * np.log(2))
         out["bits_per_dim"] = out["negative_log_likelihood"] * per_dim

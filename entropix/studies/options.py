@@ -25,6 +25,8 @@ class DataOptions:
     standardise: Literal["auto", "none", "feature", "global"] = "auto"
     """Change of units: every feature to unit variance, or all coordinates by one number (global).
     auto: feature for tables, global for images and points, none where the truth is known."""
+    components: int | None = None
+    """Work in so many principal components of the training data; auto: in all coordinates."""
     data_seed: int = 0
     """Seed of everything random about the data: drawing, noise of dequantisation, split."""
 
