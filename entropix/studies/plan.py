@@ -24,7 +24,7 @@ from entropix._core.checks import positive, positive_integer
 from entropix._core.interfaces import AbstractGaussianProcess
 from entropix.datasets import Dataset
 from entropix.models import EntropyMatching, GaussianScaling
-from entropix.networks import FourierMLP
+from entropix.networks import ConditionDropout, FourierMLP
 from entropix.studies.axis import Cutoff, choose_cutoff, report_times
 from entropix.studies.data import PreparedData, check_seed, prepare_data
 from entropix.studies.files import CHECKPOINT, OF_A_RUN, PARTS_OF_A_RUN
@@ -78,10 +78,20 @@ class MeasurePlan:
         widths = self.options.training.widths
 
         def make(key: Key) -> EntropyMatching:
-            network = FourierMLP(self.data.dim, widths=widths, key=key)
+            network = self._network(widths, key)
             return EntropyMatching(network, self.process, scaling)
 
         return make
+
+    def _network(self, widths: tuple[int, ...], key: Key) -> Any:
+        """For the data alone, or for data with a condition and without."""
+        condition = self.data.condition
+        if condition is None:
+            return FourierMLP(self.data.dim, widths=widths, key=key)
+        size = condition.dim + 1  # and a one, where there is a condition
+        network = FourierMLP(self.data.dim, widths=widths, condition_dim=size, key=key)
+        rate = self.options.condition.condition_dropout
+        return ConditionDropout(network, condition.dim, rate)
 
 
 def prepare_measure(
@@ -103,7 +113,7 @@ def prepare_measure(
     _check_packages(plots=options.output.plots)
     _check_estimation(options.estimation)
     process = make_process(options.process)
-    data = prepare_data(source, options.data)
+    data = prepare_data(source, options.data, options.condition)
     training = _checked_training(options.training, len(data.train))
     options = dataclasses.replace(options, training=training)
     cutoff = choose_cutoff(options.estimation.cutoff, process, data)
@@ -113,6 +123,7 @@ def prepare_measure(
     folder.check(resume=output.resume, overwrite=output.overwrite)
     configuration = {
         **dataclasses.asdict(options.data),
+        **({} if data.condition is None else dataclasses.asdict(options.condition)),
         "process": options.process.process,
         **process_parameters(options.process),
         **dataclasses.asdict(training),
