@@ -24,13 +24,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import Key, inner
+from entropix._core.arrays import Key
 from entropix._core.checks import positive_integer, samples
 from entropix._core.chunks import in_chunks, unchunk
 from entropix._core.interfaces import AbstractModel
 from entropix.density.method import AbstractDensityMethod
 from entropix.density.result import LogDensity
 from entropix.entropy.axis import LogSNRAxis
+from entropix.entropy.integrands import error_difference
 from entropix.entropy.integrate import BINS, PILOT_SHARE, Proposal, proposal_of
 from entropix.entropy.reference import GaussianReference, reference_of
 
@@ -107,15 +108,12 @@ def _pair(
     """The integrand per unit of the axis, averaged over (z, -z)."""
     process = model.process
     s = process.time_of_log_snr(axis.log_snr(fraction))
-    std, var = process.std(s), process.var(s)
 
     def one(noise: Array) -> Array:
         y = process.perturb(s, x, noise)
         field = model.entropy_field(s, y, condition)
         known = reference.entropy_field(process, s, y)
-        # Both scores are these fields plus the equilibrium score.
-        scores = field + known + 2 * process.equilibrium_score(s, y)
-        return inner(field - known, var / 2 * scores + std * noise)
+        return error_difference(process, s, y, noise, field, known)
 
     return axis.jacobian(fraction) * jnp.mean(jax.vmap(one)(jnp.stack([z, -z])))
 

@@ -21,12 +21,14 @@ from entropix._core.checks import (
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractGaussianProcess
 from entropix.entropy.axis import LogSNRAxis
-from entropix.entropy.integrands import AbstractPathFunctional
+from entropix.entropy.integrands import AbstractDenoisingFunctional
 from entropix.entropy.integrate import (
     PILOT_SHARE,
+    Integrand,
     Pilot,
     Points,
     gaussian_process,
+    rate_at,
     run_main,
     run_pilot,
 )
@@ -52,7 +54,7 @@ class CurveOfIntegral(eqx.Module):
     total: Estimate
 
 
-def check_cutoff(integrand: AbstractPathFunctional, cutoff: Any) -> Array | None:
+def check_cutoff(integrand: Integrand, cutoff: Any) -> Array | None:
     """A noise standard deviation within the process, or None."""
     if cutoff is None:
         return None
@@ -66,10 +68,15 @@ def check_cutoff(integrand: AbstractPathFunctional, cutoff: Any) -> Array | None
     )
 
 
-def _check_rates(pilot: Pilot, cutoff: Array | None) -> Pilot:
-    """Refuse an integral that does not converge at an end of the axis."""
-    pilot = check_data_end(pilot, pilot.tail_rate, pilot.peak_rate, cutoff)
-    noise, peak = pilot.noise_rate, pilot.peak_rate
+def _check_rates(pilot: Pilot, cutoff: Array | None, signed: bool) -> Pilot:
+    """Refuse an integral that does not converge at an end of the axis.
+
+    `signed`: whether it may as well go to minus infinity.
+    """
+    tail, noise, peak = pilot.tail_rate, pilot.noise_rate, pilot.peak_rate
+    if signed:
+        tail, noise = (jnp.abs(tail[0]), tail[1]), (jnp.abs(noise[0]), noise[1])
+    pilot = check_data_end(pilot, tail, peak, cutoff)
     at_noise = (noise[0] > _NOISE_PLATEAU * peak) & (noise[0] > 3 * noise[1])
     message = (
         "the rate does not decay at the noise end, so the integral is infinite: the field must "
@@ -109,9 +116,7 @@ def check_data_end(
 
 
 @eqx.filter_jit
-def _slope_at(
-    integrand: AbstractPathFunctional, points: Points, s: Array, key: Key, count: int
-) -> Array:
+def _slope_at(integrand: Integrand, points: Points, s: Array, key: Key, count: int) -> Array:
     r"""$dI/d(-\ln\Sigma)$ at time `s`."""
     process = gaussian_process(integrand)
     index = jax.random.randint(key, (count,), 0, points.data.shape[0])
@@ -120,11 +125,10 @@ def _slope_at(
     def one(i: Array, k: Key) -> Array:
         x = points.data[i]
         condition = jax.tree.map(lambda c: c[i], points.condition)
-        y = process.perturb(s, x, jax.random.normal(k, x.shape, x.dtype))
-        return integrand(s, y, condition)
+        return rate_at(integrand, s, x, jax.random.normal(k, x.shape, x.dtype), condition)
 
-    # (sigma^2 / 2) ds / d ln Sigma = sigma^2 Sigma^2 / (Sigma^2)'.
-    factor = process.sigma_squared(s) * process.var(s) / process.var_rate(s)
+    # -d lambda = (sigma^2 / Sigma^2) ds and d ln Sigma = (Sigma^2)' ds / (2 Sigma^2).
+    factor = 2 * process.sigma_squared(s) / process.var_rate(s)
     return factor * jnp.mean(jax.vmap(one)(index, keys))
 
 
@@ -156,7 +160,7 @@ def _default_edges(
 
 
 def estimate_integral(
-    integrand: AbstractPathFunctional,
+    integrand: Integrand,
     data: Any,
     *,
     key: Key,
@@ -184,8 +188,12 @@ def estimate_integral(
     cutoff = check_cutoff(integrand, cutoff)
     process = gaussian_process(integrand)
     pilot_key, main_key, slope_key = jax.random.split(key, 3)
-    pilot_count = max(round(PILOT_SHARE * num_evaluations), 64)
-    main_count = 2 * (-(-(num_evaluations - pilot_count) // 2))
+    # The integrand of a denoising functional is evaluated at both noises of a pair.
+    signed = isinstance(integrand, AbstractDenoisingFunctional)
+    cost = 2 if signed else 1
+    positions, chunk_size = num_evaluations // cost, max(chunk_size // cost, 1)
+    pilot_count = max(round(PILOT_SHARE * positions), 64)
+    main_count = 2 * (-(-(positions - pilot_count) // 2))
     points, axis = _prepare(process, data, condition, cutoff)
     pilot = run_pilot(
         integrand,
@@ -196,7 +204,7 @@ def estimate_integral(
         chunk=chunk_size,
         control_variate=control_variate,
     )
-    pilot = _check_rates(pilot, cutoff)
+    pilot = _check_rates(pilot, cutoff, signed)
     times, edges = _edges(process, axis, times, num_times, data.dtype)
     integral = run_main(
         integrand,
@@ -212,7 +220,7 @@ def estimate_integral(
         value=_no_nan(integral.cumulative[-1]),
         stderr=jnp.sqrt(integral.mc_variance[-1] + integral.data_variance[-1]),
         mc_stderr=jnp.sqrt(integral.mc_variance[-1]),
-        num_evaluations=pilot_count + main_count,
+        num_evaluations=cost * (pilot_count + main_count),
         cutoff=cutoff,
         slope=None
         if cutoff is None

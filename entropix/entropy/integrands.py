@@ -15,6 +15,9 @@ $a = 2b/\sigma^2$ and a model's score (Neural Entropy, 2409.03817; Seifert, 2012
 | medium | $a\cdot(a - \nabla\log p)$ | $\frac{2}{\sigma^2}E[b\cdot v]$ |
 | housekeeping | $\|a - \nabla\log p_{eq}\|^2$ | $\frac{2}{\sigma^2}E\|v_{eq}\|^2$ |
 | path divergence | $\|e_1 - e_2\|^2$ | |
+
+A `AbstractDenoisingFunctional` is handed the noise as well as the state: denoising errors
+$\|\Sigma\nabla\log p + z\|^2$ are functions of both.
 """
 
 import abc
@@ -69,6 +72,52 @@ class AbstractControlled(AbstractPathFunctional):
         self, s: RealScalarLike, y: Float[Array, "*shape"], reference: GaussianReference
     ) -> Float[Array, ""]:
         r"""$\|e_r(y, s)\|^2$, whose integral `GaussianReference.integrals` knows."""
+
+
+class AbstractDenoisingFunctional(eqx.Module):
+    """An integrand that depends on the noise as well as on the state; one example at a time."""
+
+    process: AbstractVar[AbstractProcess]
+
+    @abc.abstractmethod
+    def error(
+        self,
+        s: RealScalarLike,
+        y: Float[Array, "*shape"],
+        z: Float[Array, "*shape"],
+        condition: Any,
+    ) -> Float[Array, ""]:
+        r"""The integrand per unit of $-d\lambda$ at $y = \mu x + \Sigma z$.
+
+        It is averaged over the pair (z, -z).
+        """
+
+
+def error_difference(
+    process: AbstractGaussianProcess,
+    s: RealScalarLike,
+    y: Float[Array, "*shape"],
+    z: Float[Array, "*shape"],
+    field: Float[Array, "*shape"],
+    reference: Float[Array, "*shape"],
+) -> Float[Array, ""]:
+    r"""$\frac12\left(\|\Sigma s_1 + z\|^2 - \|\Sigma s_2 + z\|^2\right)$, multiplied out.
+
+    It is $\frac{\Sigma^2}{2}(s_1 - s_2)\cdot(s_1 + s_2 + 2z/\Sigma)$, written so that nothing is
+    divided by $\Sigma$ and no large squares are subtracted; over a pair (z, -z) the term in
+    $z/\Sigma$ cancels to its first order in $\Sigma$.
+
+    Args:
+        process: the process.
+        s: time.
+        y: $\mu x + \Sigma z$.
+        z: the noise in it.
+        field: $e_1$.
+        reference: $e_2$.
+    """
+    # Both scores are these fields plus the equilibrium score.
+    scores = field + reference + 2 * process.equilibrium_score(s, y)
+    return inner(field - reference, process.var(s) / 2 * scores + process.std(s) * z)
 
 
 class PathFunctional(AbstractPathFunctional):

@@ -20,7 +20,7 @@ Memory is bounded by `chunk_size` evaluations (and a few numbers per evaluation)
 differentiation, where chunks are recomputed.
 """
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -31,9 +31,15 @@ from entropix._core.arrays import Key
 from entropix._core.chunks import in_chunks, unchunk
 from entropix._core.interfaces import AbstractGaussianProcess
 from entropix.entropy.axis import LogSNRAxis
-from entropix.entropy.integrands import AbstractControlled, AbstractPathFunctional
+from entropix.entropy.integrands import (
+    AbstractControlled,
+    AbstractDenoisingFunctional,
+    AbstractPathFunctional,
+)
 from entropix.entropy.reference import GaussianReference
 
+
+Integrand: TypeAlias = AbstractPathFunctional | AbstractDenoisingFunctional
 
 BINS = 64
 PILOT_SHARE = 0.15
@@ -122,7 +128,7 @@ class Pilot(eqx.Module):
     peak_rate: Array
 
 
-def gaussian_process(integrand: AbstractPathFunctional) -> AbstractGaussianProcess:
+def gaussian_process(integrand: Integrand) -> AbstractGaussianProcess:
     """The process, whose marginals must be known in closed form."""
     process = integrand.process
     if not isinstance(process, AbstractGaussianProcess):
@@ -133,8 +139,19 @@ def gaussian_process(integrand: AbstractPathFunctional) -> AbstractGaussianProce
     return process
 
 
+def rate_at(
+    integrand: Integrand, s: Array, x: Float[Array, "*shape"], z: Float[Array, "*shape"], c: Any
+) -> Float[Array, ""]:
+    r"""The integrand per unit of $-d\lambda$ at $\mu x + \Sigma z$, with the condition `c`."""
+    process = gaussian_process(integrand)
+    if isinstance(integrand, AbstractDenoisingFunctional):
+        errors = [integrand.error(s, process.perturb(s, x, n), n, c) for n in (z, -z)]
+        return (errors[0] + errors[1]) / 2
+    return process.var(s) / 2 * integrand(s, process.perturb(s, x, z), c)
+
+
 def _evaluate(
-    integrand: AbstractPathFunctional,
+    integrand: Integrand,
     points: Points,
     axis: LogSNRAxis,
     fraction: Array,
@@ -146,12 +163,11 @@ def _evaluate(
     s = process.time_of_log_snr(axis.log_snr(fraction))
     x = points.data[index]
     condition = jax.tree.map(lambda c: c[index], points.condition)
-    y = process.perturb(s, x, z)
-    factor = process.var(s) / 2 * axis.jacobian(fraction)
-    value = integrand(s, y, condition)
+    value = axis.jacobian(fraction) * rate_at(integrand, s, x, z, condition)
     if not isinstance(integrand, AbstractControlled):
-        return factor * value, jnp.zeros_like(value)
-    return factor * value, factor * integrand.control(s, y, points.reference)
+        return value, jnp.zeros_like(value)
+    factor = process.var(s) / 2 * axis.jacobian(fraction)
+    return value, factor * integrand.control(s, process.perturb(s, x, z), points.reference)
 
 
 def _open_unit(bits: Array, dtype: Any) -> Array:
@@ -161,7 +177,7 @@ def _open_unit(bits: Array, dtype: Any) -> Array:
 
 @eqx.filter_jit
 def run_pilot(
-    integrand: AbstractPathFunctional,
+    integrand: Integrand,
     points: Points,
     axis: LogSNRAxis,
     *,
@@ -225,7 +241,7 @@ class Integral(eqx.Module):
 
 @eqx.filter_jit
 def run_main(
-    integrand: AbstractPathFunctional,
+    integrand: Integrand,
     points: Points,
     axis: LogSNRAxis,
     proposal: Proposal,

@@ -15,16 +15,15 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
 from entropix._core.estimate import Estimate
-from entropix.entropy import AbstractPathFunctional
 from entropix.entropy.functional import estimate_integral
-from entropix.entropy.integrate import gaussian_process
+from entropix.entropy.integrate import Integrand, gaussian_process, rate_at
 
 
 _DRAWS = 2048
 
 
 def with_end_term(
-    functional: AbstractPathFunctional, data: Any, *, key: Key, condition: Any, **options: Any
+    functional: Integrand, data: Any, *, key: Key, condition: Any, **options: Any
 ) -> Estimate:
     """The integral of `functional` over the whole process, the end term as its bias."""
     integral_key, end_key = jax.random.split(key)
@@ -44,16 +43,14 @@ def with_end_term(
 
 
 @eqx.filter_jit
-def _rate_at_end(
-    functional: AbstractPathFunctional, data: Array, condition: Any, key: Key
-) -> Float[Array, ""]:
+def _rate_at_end(functional: Integrand, data: Array, condition: Any, key: Key) -> Float[Array, ""]:
     process = gaussian_process(functional)
     index_key, noise_key = jax.random.split(key)
     index = jax.random.randint(index_key, (_DRAWS,), 0, data.shape[0])
     z = jax.random.normal(noise_key, (_DRAWS, *data.shape[1:]), data.dtype)
 
     def one(x: Array, z: Array, condition: Any) -> Array:
-        return functional(process.t1, process.perturb(process.t1, x, z), condition)
+        return rate_at(functional, process.t1, x, z, condition)
 
     chosen = jax.tree.map(lambda leaf: leaf[index], condition)
-    return process.var(process.t1) / 2 * jnp.mean(jax.vmap(one)(data[index], z, chosen))
+    return jnp.mean(jax.vmap(one)(data[index], z, chosen))

@@ -4,24 +4,23 @@ $$KL(p\|q) = KL(p_T\|q_T) + \int\frac{\sigma^2}{2}E_p\|\nabla\log p - \nabla\log
 
 and its instances: mutual information, $p(x|c)$ against $p(x)$ averaged over $c$, and total
 correlation, $p$ against the product of its marginals (Franzese et al., 2310.09031; Premkumar,
-2509.23937). The end term is not part of the value and reported as its bias.
+2509.23937). The end term is not part of the value and reported as its bias. Each integral has two
+forms, which treat the errors of trained models differently: see `entropix.information.forms`.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
-from jaxtyping import Array, Float
 
-from entropix._core.arrays import Key, RealScalarLike, squared_norm
+from entropix._core.arrays import Key
 from entropix._core.checks import conditions, samples
 from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix._core.interfaces import AbstractModel
 from entropix.density import AbstractDensityMethod, log_prob
-from entropix.entropy import AbstractPathFunctional, PathDivergence
 from entropix.entropy.path_kl import check_same_process
 from entropix.information.end_term import with_end_term
+from entropix.information.forms import ModelPair, ProductPair, in_form
 
 
 def kl_divergence(
@@ -30,6 +29,7 @@ def kl_divergence(
     data: Any,
     *,
     key: Key,
+    form: str = "score",
     num_evaluations: int = 16_384,
     cutoff: Any = None,
     chunk_size: int = 4096,
@@ -41,6 +41,8 @@ def kl_divergence(
         reference_model: the model of q.
         data: samples of p, shape (N, *shape).
         key: PRNG key.
+        form: "score", $\frac{\sigma^2}{2}E\|s_p - s_q\|^2$, for exact models; "denoising", the
+            difference of the two models' denoising errors, for trained ones on held-out data.
         num_evaluations: evaluations of each field.
         cutoff: smallest noise standard deviation included. None takes the whole axis.
         chunk_size: evaluations held in memory at once.
@@ -54,33 +56,14 @@ def kl_divergence(
     """
     check_same_process(model.process, reference_model.process)
     return with_end_term(
-        PathDivergence(model, reference_model),
+        in_form(ModelPair(model, reference_model), form),
         samples(data),
         key=key,
-        condition=None,
+        condition=(None, None),
         num_evaluations=num_evaluations,
         cutoff=cutoff,
         chunk_size=chunk_size,
     )
-
-
-class _ConditionalDivergence(AbstractPathFunctional):
-    model: AbstractModel
-    marginal_model: AbstractModel
-
-    def __init__(self, model: AbstractModel, marginal_model: AbstractModel):
-        self.model = model
-        self.marginal_model = marginal_model
-
-    @property
-    def process(self) -> AbstractGaussianProcess:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.model.process
-
-    def __call__(
-        self, s: RealScalarLike, y: Float[Array, "*shape"], condition: Any
-    ) -> Float[Array, ""]:
-        field = self.model.entropy_field(s, y, condition)
-        return squared_norm(field - self.marginal_model.entropy_field(s, y))
 
 
 def mutual_information(
@@ -90,14 +73,23 @@ def mutual_information(
     *,
     key: Key,
     marginal_model: AbstractModel | None = None,
+    form: str = "score",
     num_evaluations: int = 16_384,
     cutoff: Any = None,
     chunk_size: int = 4096,
 ) -> Estimate:
     r"""$I(X; C)$ from a conditional model and a marginal one, in nats.
 
-    $I(X; C) = I(X_T; C) + \int\frac{\sigma^2}{2}E\|e(y|c) - e(y)\|^2\,ds$. The condition may be
-    discrete or continuous; nothing is clipped.
+    $I(X; C) = I(X_T; C) + \int\frac{\sigma^2}{2}E\|e(y|c) - e(y)\|^2\,ds$ is the form "score"; the
+    form "denoising" is
+
+    $$I(X; C) = I(X_T; C) + \int\frac{\sigma^2}{2}E\left[\left\|s(y) + \tfrac{z}{\Sigma}\right\|^2 -
+    \left\|s(y|c) + \tfrac{z}{\Sigma}\right\|^2\right]ds.$$
+
+    Of exact models both are the same number. Of trained ones the first is never negative and holds
+    the errors of both fields; the second, on samples that were not trained on, is a difference of
+    cross entropies: zero within its error, or below, where the condition tells nothing. The
+    condition may be discrete or continuous; nothing is clipped.
 
     Args:
         model: the conditional model.
@@ -106,6 +98,8 @@ def mutual_information(
         key: PRNG key.
         marginal_model: the model of X alone, on the same process; None for `model` without a
             condition, where its network serves both (see `ConditionDropout`).
+        form: "score", $\frac{\sigma^2}{2}E\|s_p - s_q\|^2$, for exact models; "denoising", the
+            difference of the two models' denoising errors, for trained ones on held-out data.
         num_evaluations: evaluations of each field.
         cutoff: smallest noise standard deviation included. None takes the whole axis.
         chunk_size: evaluations held in memory at once.
@@ -124,40 +118,14 @@ def mutual_information(
     marginal_model = model if marginal_model is None else marginal_model
     check_same_process(model.process, marginal_model.process)
     return with_end_term(
-        _ConditionalDivergence(model, marginal_model),
+        in_form(ModelPair(model, marginal_model), form),
         data,
         key=key,
-        condition=condition,
+        condition=(condition, None),
         num_evaluations=num_evaluations,
         cutoff=cutoff,
         chunk_size=chunk_size,
     )
-
-
-class _ProductDivergence(AbstractPathFunctional):
-    model: AbstractModel
-    marginal_models: tuple[AbstractModel, ...]
-    sizes: tuple[int, ...] = eqx.field(static=True)
-
-    def __init__(
-        self,
-        model: AbstractModel,
-        marginal_models: tuple[AbstractModel, ...],
-        sizes: tuple[int, ...],
-    ):
-        self.model = model
-        self.marginal_models = marginal_models
-        self.sizes = sizes
-
-    @property
-    def process(self) -> AbstractGaussianProcess:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.model.process
-
-    def __call__(self, s: RealScalarLike, y: Float[Array, " dim"], condition: Any) -> Array:
-        cuts = [sum(self.sizes[: i + 1]) for i in range(len(self.sizes) - 1)]
-        parts = zip(self.marginal_models, jnp.split(y, cuts), strict=True)
-        product = jnp.concatenate([m.entropy_field(s, part) for m, part in parts])
-        return squared_norm(self.model.entropy_field(s, y) - product)
 
 
 def total_correlation(
@@ -166,6 +134,7 @@ def total_correlation(
     data: Any,
     *,
     key: Key,
+    form: str = "score",
     num_evaluations: int = 16_384,
     cutoff: Any = None,
     chunk_size: int = 4096,
@@ -178,6 +147,8 @@ def total_correlation(
             them, on the same process; the block of each is as long as its `shape` says.
         data: samples, shape (N, D).
         key: PRNG key.
+        form: "score", $\frac{\sigma^2}{2}E\|s_p - s_q\|^2$, for exact models; "denoising", the
+            difference of the two models' denoising errors, for trained ones on held-out data.
         num_evaluations: evaluations of each field.
         cutoff: smallest noise standard deviation included. None takes the whole axis.
         chunk_size: evaluations held in memory at once.
@@ -205,7 +176,7 @@ def total_correlation(
     for marginal in marginal_models:
         check_same_process(model.process, marginal.process)
     return with_end_term(
-        _ProductDivergence(model, tuple(marginal_models), sizes),
+        in_form(ProductPair(model, tuple(marginal_models), sizes), form),
         data,
         key=key,
         condition=None,

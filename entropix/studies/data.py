@@ -16,7 +16,8 @@ from entropix._core.checks import choice
 from entropix._core.interfaces import AbstractDistribution
 from entropix.datasets import Dataset, Standardisation, dequantise, load
 from entropix.distributions import Gaussian, GaussianMixture
-from entropix.studies.options import DataOptions
+from entropix.studies.labels import Condition, make_condition
+from entropix.studies.options import ConditionOptions, DataOptions
 from entropix.studies.projection import Projection
 
 
@@ -38,8 +39,11 @@ class PreparedData:
         standardisation: the affine map between the two.
         dequantised: whether uniform noise of one level was added.
         distribution: the exact distribution in the coordinates of the model, or None if unknown.
-        fingerprint: a hash of `train` and `held_out`, by which a resumed run knows its data.
-        original: as it was read.
+        fingerprint: a hash of `train` and `held_out` and of their conditions, by which a resumed
+            run knows its data.
+        condition: of the whole data set, or None.
+        order: which samples of the data set are held out, shape (M,), and which are not.
+        original: the data set as it was read.
         projection: from the original to its principal components, or None.
     """
 
@@ -51,8 +55,10 @@ class PreparedData:
     dequantised: bool
     distribution: AbstractDistribution | None
     fingerprint: str
+    condition: Condition | None
+    order: tuple[np.ndarray, np.ndarray]
     original: Dataset
-    projection: Projection | None = None
+    projection: Projection | None
 
     @property
     def dim(self) -> int:
@@ -65,17 +71,34 @@ class PreparedData:
         return float(self.standardisation.log_det)
 
     @property
+    def condition_held_out(self) -> np.ndarray | None:
+        """The conditions of `held_out`, shape (M, C)."""
+        return None if self.condition is None else self.condition.values[self.order[0]]
+
+    @property
+    def condition_augmented(self) -> np.ndarray | None:
+        """The conditions of `augmented`, shape (copies * N, C)."""
+        if self.condition is None:
+            return None
+        return np.tile(self.condition.values[self.order[1]], (self.noise_draws, 1))
+
+    @property
     def noise_draws(self) -> int:
         """How many noise draws of every sample the networks see."""
         return len(self.augmented) // len(self.train)
 
 
-def prepare_data(source: str | os.PathLike[str] | Dataset, options: DataOptions) -> PreparedData:
+def prepare_data(
+    source: str | os.PathLike[str] | Dataset,
+    options: DataOptions,
+    condition: ConditionOptions = ConditionOptions(),
+) -> PreparedData:
     """Read, dequantise, split and standardise.
 
     Args:
         source: what `entropix.datasets.load` takes, or a data set.
         options: see `DataOptions`.
+        condition: see `ConditionOptions`; of a data set, the labels are its own.
 
     Raises:
         ValueError: in one line, for anything wrong with the source, its data or an option.
@@ -92,9 +115,12 @@ def prepare_data(source: str | os.PathLike[str] | Dataset, options: DataOptions)
             key=draw_key,
             array=options.array,
             kind=None if options.kind == "auto" else options.kind,
+            labels=condition.condition,
         )
+    given = make_condition(dataset.labels, condition, options.data_seed)
     dequantised = options.dequantise and dataset.levels is not None
-    train, held_out = _split(dataset.points, options.held_out, split_key)
+    order = _split(len(dataset.points), options.held_out, split_key)
+    held_out, train = (dataset.points[index] for index in order)
     augmented = train
     if dequantised:
         held_key, train_key = jax.random.split(noise_key)
@@ -114,7 +140,8 @@ def prepare_data(source: str | os.PathLike[str] | Dataset, options: DataOptions)
     standardisation = _standardisation(dataset, augmented[: len(train)], options.standardise)
     augmented, held_out = (np.asarray(standardisation.forward(p)) for p in (augmented, held_out))
     digest = hashlib.sha256()
-    for part in (augmented, held_out):
+    conditions = () if given is None else tuple(given.values[index] for index in order)
+    for part in (augmented, held_out, *conditions):
         digest.update(repr((part.shape, str(part.dtype))).encode() + part.tobytes())
     return PreparedData(
         dataset=dataset,
@@ -125,6 +152,8 @@ def prepare_data(source: str | os.PathLike[str] | Dataset, options: DataOptions)
         dequantised=dequantised,
         distribution=_transformed(dataset.distribution, standardisation),
         fingerprint=digest.hexdigest()[:16],
+        condition=given,
+        order=order,
         original=original,
         projection=projection,
     )
@@ -137,17 +166,17 @@ def check_seed(seed: int, name: str) -> int:
     return seed
 
 
-def _split(points: np.ndarray, fraction: float, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+def _split(count: int, fraction: float, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Which samples are held out, and which are not."""
     if not 0 < fraction < 1:
         raise ValueError(f"`held_out` must be a fraction between 0 and 1, got {fraction}.")
-    count = len(points)
     kept = max(round(fraction * count), 2)
     if count - kept < 2:
         raise ValueError(
             f"`held_out` must leave at least two samples on either side, got {fraction} of {count}."
         )
     order = np.asarray(jax.random.permutation(key, count))
-    return points[order[kept:]], points[order[:kept]]
+    return order[:kept], order[kept:]
 
 
 def _standardisation(dataset: Dataset, train: np.ndarray, mode: str) -> Standardisation:

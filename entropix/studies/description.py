@@ -38,6 +38,7 @@ def describe(plan: MeasurePlan, cutoff: Cutoff) -> dict[str, Any]:
         "explained_variance": 1.0 if data.projection is None else data.projection.explained,
         "cutoff": 0.0 if cutoff.value is None else cutoff.value,
         "cutoff_text": _of_cutoff(cutoff),
+        **({} if data.condition is None else {"condition_text": data.condition.text}),
         "process": plan.options.process.process,
         "process_text": _of_process(plan),
         "training_text": _of_training(plan),

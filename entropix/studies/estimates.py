@@ -14,11 +14,14 @@ import numpy as np
 from jaxtyping import Array
 
 from entropix._core.arrays import Key
+from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractModel
 from entropix.density import LogDensity, PathBound, log_prob
 from entropix.dynamics import sample
 from entropix.entropy import EntropyCurve, entropy_curve, path_kl
+from entropix.information import mutual_information
 from entropix.models import ExactModel
+from entropix.studies.axis import default_cutoff
 from entropix.studies.data import PreparedData
 from entropix.studies.options import EstimationOptions
 from entropix.transport import speed_limit, wasserstein
@@ -191,12 +194,49 @@ def measure_transport(subject: Subject, found: Found) -> Found:
     return _arrays(out)
 
 
+def measure_information(subject: Subject, _: Found) -> Found:
+    """What the labels tell of held-out data, in both forms; empty without labels."""
+    labels = subject.data.condition_held_out
+    if labels is None:
+        return {}
+
+    def information(form: str, cutoff: float | None) -> Estimate:
+        return mutual_information(
+            subject.model,
+            subject.data.held_out,
+            labels,
+            key=subject.key,
+            form=form,
+            num_evaluations=subject.options.evaluations,
+            cutoff=cutoff,
+        )
+
+    try:
+        # The whole axis, whatever the cut-off of the entropies: information is mostly finite.
+        cutoff = None
+        estimates = [information(form, cutoff) for form in ("denoising", "score")]
+    except ValueError as error:
+        if not asks_for_cutoff(error):
+            raise
+        cutoff = subject.cutoff or default_cutoff(subject.data, "").value
+        estimates = [information(form, cutoff) for form in ("denoising", "score")]
+    found = {"mutual_information_cutoff": 0.0 if cutoff is None else cutoff}
+    for name, estimate in zip(("", "_score"), estimates, strict=True):
+        found |= {
+            f"mutual_information{name}": estimate.value,
+            f"mutual_information{name}_stderr": estimate.stderr,
+            f"mutual_information{name}_bias": estimate.bias,
+        }
+    return _arrays(found)
+
+
 STAGES: tuple[tuple[str, Callable[[Subject, Found], Found]], ...] = (
     ("entropy", measure_entropy),
     ("path KL", measure_path_kl),
     ("samples", measure_samples),
     ("densities", measure_densities),
     ("transport", measure_transport),
+    ("information", measure_information),
 )
 
 
@@ -204,7 +244,10 @@ def measure_data(subject: Subject) -> Found:
     """What the data alone say: the W2 that two sets of the same size have by chance."""
     count, data = subject.num_pairs, subject.data
     null = wasserstein(data.held_out[:count], data.train[:count]).value
-    return _arrays({"wasserstein2_null": null, "wasserstein2_count": count})
+    found = {"wasserstein2_null": null, "wasserstein2_count": count}
+    if data.condition is not None and data.condition.entropy is not None:
+        found["label_entropy"], found["label_entropy_stderr"] = data.condition.entropy
+    return _arrays(found)
 
 
 def measure_truth(subject: Subject) -> Found:

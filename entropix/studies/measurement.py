@@ -56,8 +56,9 @@ def run_measure(plan: MeasurePlan) -> "xarray.Dataset":
     """Run a prepared measurement; what `measure` does after its checks."""
     say = _silent if plan.options.output.quiet else print
     attributes = describe(plan, plan.cutoff)
-    for name in ("data", "coordinates", "process", "cutoff", "training"):
-        say(f"  {name:<12} {attributes[f'{name}_text']}")
+    for name in ("data", "condition", "coordinates", "process", "cutoff", "training"):
+        if f"{name}_text" in attributes:
+            say(f"  {name:<12} {attributes[f'{name}_text']}")
     fits = train(plan)
     values, cutoff, times = _estimate(plan, fits)
     if cutoff is not plan.cutoff:
@@ -94,7 +95,9 @@ def train(plan: MeasurePlan) -> EnsembleFit:
         num_draws=options.num_draws,
         learning_rate=options.learning_rate,
         weighting=plan.weighting,
+        condition=plan.data.condition_augmented,
         holdout=plan.data.held_out,
+        holdout_condition=plan.data.condition_held_out,
         checkpoint=plan.folder.path / CHECKPOINT,
         checkpoint_every=options.checkpoint_every,
         resume=True,

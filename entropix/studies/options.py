@@ -32,6 +32,22 @@ class DataOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class ConditionOptions:
+    """Labels whose information about the data is measured along with everything else."""
+
+    condition: str | None = None
+    """What holds one label for each sample: `labels` for those the data carry (digits, mixtures), a
+    column of the table or an array of the .npz file (no part of the data then), or a file; auto:
+    none. One network then serves with labels and without."""
+    condition_kind: Literal["auto", "discrete", "continuous"] = "auto"
+    """Names of classes, or a number; auto: classes if they are text or take few values."""
+    condition_dropout: float = 0.5
+    """Share of the labels left out in training: what the network learns of the data alone."""
+    shuffle_labels: bool = False
+    """Deal the labels out at random (by the data seed): a control, which has no information."""
+
+
+@dataclasses.dataclass(frozen=True)
 class ProcessOptions:
     """The forward process, in the model's coordinates."""
 
@@ -116,3 +132,4 @@ class MeasureOptions:
     training: TrainingOptions = TrainingOptions()
     estimation: EstimationOptions = EstimationOptions()
     output: OutputOptions = OutputOptions()
+    condition: ConditionOptions = ConditionOptions()

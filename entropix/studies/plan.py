@@ -24,12 +24,17 @@ from entropix._core.checks import positive, positive_integer
 from entropix._core.interfaces import AbstractGaussianProcess
 from entropix.datasets import Dataset
 from entropix.models import EntropyMatching, GaussianScaling
-from entropix.networks import FourierMLP
+from entropix.networks import ConditionDropout, FourierMLP
 from entropix.studies.axis import Cutoff, choose_cutoff, report_times
 from entropix.studies.data import PreparedData, check_seed, prepare_data
 from entropix.studies.files import CHECKPOINT, OF_A_RUN, PARTS_OF_A_RUN
 from entropix.studies.folder import OutputFolder
-from entropix.studies.options import EstimationOptions, MeasureOptions, TrainingOptions
+from entropix.studies.options import (
+    EstimationOptions,
+    MeasureOptions,
+    OutputOptions,
+    TrainingOptions,
+)
 from entropix.studies.processes import make_process, process_parameters
 from entropix.training.archive import package_version, read_archive
 
@@ -78,10 +83,20 @@ class MeasurePlan:
         widths = self.options.training.widths
 
         def make(key: Key) -> EntropyMatching:
-            network = FourierMLP(self.data.dim, widths=widths, key=key)
+            network = self._network(widths, key)
             return EntropyMatching(network, self.process, scaling)
 
         return make
+
+    def _network(self, widths: tuple[int, ...], key: Key) -> Any:
+        """For the data alone, or for data with a condition and without."""
+        condition = self.data.condition
+        if condition is None:
+            return FourierMLP(self.data.dim, widths=widths, key=key)
+        size = condition.dim + 1  # and a one, where there is a condition
+        network = FourierMLP(self.data.dim, widths=widths, condition_dim=size, key=key)
+        rate = self.options.condition.condition_dropout
+        return ConditionDropout(network, condition.dim, rate)
 
 
 def prepare_measure(
@@ -100,40 +115,61 @@ def prepare_measure(
     Raises:
         ValueError: in one line, whatever is wrong; nothing is left behind.
     """
-    _check_packages(plots=options.output.plots)
+    check_packages(plots=options.output.plots)
     _check_estimation(options.estimation)
     process = make_process(options.process)
-    data = prepare_data(source, options.data)
-    training = _checked_training(options.training, len(data.train))
+    data = prepare_data(source, options.data, options.condition)
+    training = checked_training(options.training, len(data.train))
     options = dataclasses.replace(options, training=training)
     cutoff = choose_cutoff(options.estimation.cutoff, process, data)
-    name = re.sub(r"[^\w.-]+", "-", data.dataset.name).strip("-.") or "data"
-    output = options.output
-    folder = OutputFolder(f"entropix-{name}" if output.out is None else output.out)
-    folder.check(resume=output.resume, overwrite=output.overwrite)
     configuration = {
         **dataclasses.asdict(options.data),
+        **({} if data.condition is None else dataclasses.asdict(options.condition)),
         "process": options.process.process,
         **process_parameters(options.process),
         **dataclasses.asdict(training),
         "data_fingerprint": data.fingerprint,
         "versions": versions(),
     }
-    checkpoint = folder.path / CHECKPOINT
-    if output.resume and checkpoint.exists():
-        read_archive(checkpoint, "entropix checkpoint")
-    found = folder.claim(configuration, resume=output.resume)
-    _clear(folder.path, PARTS_OF_A_RUN if found else OF_A_RUN)
     return MeasurePlan(
         options=options,
         data=data,
         process=process,
         cutoff=cutoff,
         times=report_times(process, data, cutoff),
-        folder=folder,
-        command=tuple(word for word in command if word not in ("--resume", "--overwrite")),
+        folder=claim_folder(options.output, f"entropix-{data.dataset.name}", configuration),
+        command=without_folder(command),
         configuration=configuration,
     )
+
+
+def claim_folder(
+    output: OutputOptions, default: str, configuration: dict[str, Any]
+) -> OutputFolder:
+    """The output folder, checked, claimed, and rid of what another run left.
+
+    Args:
+        output: see `OutputOptions`.
+        default: its name, where none is given; what paths do not like becomes a hyphen.
+        configuration: what a resumed run must share.
+
+    Raises:
+        ValueError: as `OutputFolder`, or if the checkpoint of a run to take up is damaged.
+    """
+    name = re.sub(r"[^\w.-]+", "-", default).strip("-.")
+    folder = OutputFolder(name if output.out is None else output.out)
+    folder.check(resume=output.resume, overwrite=output.overwrite)
+    checkpoint = folder.path / CHECKPOINT
+    if output.resume and checkpoint.exists():
+        read_archive(checkpoint, "entropix checkpoint")
+    found = folder.claim(configuration, resume=output.resume)
+    _clear(folder.path, PARTS_OF_A_RUN if found else OF_A_RUN)
+    return folder
+
+
+def without_folder(command: Sequence[str]) -> tuple[str, ...]:
+    """The words of a command, but those about an earlier run."""
+    return tuple(word for word in command if word not in ("--resume", "--overwrite"))
 
 
 def versions() -> dict[str, str]:
@@ -142,7 +178,8 @@ def versions() -> dict[str, str]:
     return {"entropix": package_version(), **others}
 
 
-def _check_packages(*, plots: bool) -> None:
+def check_packages(*, plots: bool) -> None:
+    """Refuse to begin without what the end needs."""
     wanted = ["tqdm", "xarray", "h5netcdf"] + (["matplotlib"] if plots else [])
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
@@ -158,7 +195,7 @@ def _check_estimation(options: EstimationOptions) -> None:
     positive_integer(options.sampling_steps, "sampling_steps")
 
 
-def _checked_training(options: TrainingOptions, num_samples: int) -> TrainingOptions:
+def checked_training(options: TrainingOptions, num_samples: int) -> TrainingOptions:
     """The options, the batch size filled in."""
     for name in ("seeds", "steps", "num_draws", "checkpoint_every"):
         positive_integer(getattr(options, name), name)

@@ -32,6 +32,9 @@ _ROWS = (
     ("transport_w2_lower", "W2 from data to noise, at least (Gelbrich)"),
     ("transport_length", "W2 from data to noise, at most (length of the path)"),
     ("transport_efficiency", "efficiency of the process, at most 1"),
+    ("mutual_information", "I(X; label), held-out data, from denoising errors"),
+    ("mutual_information_score", "I(X; label), held-out data, from scores"),
+    ("label_entropy", "H(label)"),
 )
 _FIGURES = (
     (ENTROPY, "Entropy rate against log-SNR, and its integral from the data end"),

@@ -1,1 +1,1 @@
-"""`entropix schedule`: a noise schedule optimised for data, and compared with those made by hand."""
+"""`entropix schedule`: a noise schedule optimised for data, beside those made by hand."""
