@@ -26,6 +26,7 @@ from entropix.processes import (
     StraightLine,
     VariancePreserving,
 )
+from entropix.studies.schedule.sampling import uniform_levels
 
 
 RHO, NOISE_MIN, NOISE_MAX = 7.0, 0.002, 80.0
@@ -51,15 +52,12 @@ class Candidate:
 
     def levels(self, num_steps: int) -> Float[Array, " knots"]:
         """Increasing log-SNRs of `num_steps` steps; the last is infinite."""
-        dtype = self.process.t1.dtype
         if self.karras:
+            dtype = self.process.t1.dtype
             fraction = jnp.linspace(0.0, 1.0, num_steps, dtype=dtype)
             root = NOISE_MAX ** (1 / RHO) * (1 - fraction) + NOISE_MIN ** (1 / RHO) * fraction
-            inner = -2 * RHO * jnp.log(root)
-        else:
-            times = jnp.linspace(self.process.t1, self.process.t0, num_steps + 1, dtype=dtype)
-            inner = self.process.log_snr(times[:-1])
-        return jnp.append(inner, jnp.inf)
+            return jnp.append(-2 * RHO * jnp.log(root), jnp.inf)
+        return uniform_levels(self.process, num_steps)
 
 
 def made_by_hand(linear: LinearSchedule, kappa: float) -> tuple[Candidate, ...]:
