@@ -16,6 +16,13 @@ from entropix.studies import (
     prepare_measure,
     run_measure,
 )
+from entropix.studies.schedule import (
+    ComparisonOptions,
+    ScheduleOptions,
+    SearchOptions,
+    prepare_schedule,
+    run_schedule,
+)
 
 
 _SOURCE_HELP = (
@@ -83,4 +90,33 @@ def commands(words: list[str]) -> dict[str, Callable[..., Any]]:
         options = MeasureOptions(data, process, training, estimation, output)
         return functools.partial(_job, prepare_measure, run_measure, words, source, options)
 
-    return {"measure": measure}
+    def schedule(
+        source: Annotated[str, arg(metavar="[DATA]", help=_SOURCE_HELP)] = "mixture2",
+        /,
+        data: DataOptions = DataOptions(),
+        process: ProcessOptions = ProcessOptions(),
+        search: SearchOptions = SearchOptions(),
+        comparison: ComparisonOptions = ComparisonOptions(),
+        training: TrainingOptions = TrainingOptions(),
+        output: OutputOptions = OutputOptions(),
+    ) -> Any:
+        """Optimise noise schedules for DATA, and compare them with those made by hand.
+
+        Reports the kinetic action, the efficiency of the speed limit, the Monte Carlo error of
+        S_NN, and W2 between data and samples of few steps, beside the linear, cosine, straight-line
+        and rectified-flow schedules and the steps of EDM: tables here, report.md, plots, and
+        results.nc in the output folder.
+
+        Args:
+            source: What to optimise for.
+            data: How the data are read, split and put into the model's coordinates.
+            process: The forward process to start from, in the model's coordinates.
+            search: What the schedule is optimised for.
+            comparison: How the schedules are compared.
+            training: Networks and their training, where no exact model is used; and the seeds.
+            output: Where results go.
+        """
+        options = ScheduleOptions(data, process, search, comparison, training, output)
+        return functools.partial(_job, prepare_schedule, run_schedule, words, source, options)
+
+    return {"measure": measure, "schedule": schedule}

@@ -24,14 +24,14 @@ def describe(plan: MeasurePlan, cutoff: Cutoff) -> dict[str, Any]:
         "title": f"entropix measure: {data.dataset.name}",
         "name": data.dataset.name,
         "command": shlex.join(plan.command),
-        "data_text": of_data(data),
+        "data_text": data_text(data),
         "source": data.dataset.source,
         "shape": list(data.dataset.shape or ()),
         "units": "nats",
         "num_train": len(data.train),
         "num_held_out": len(data.held_out),
         "standardisation": data.standardisation.name,
-        "coordinates_text": of_standardisation(data),
+        "coordinates_text": coordinates_text(data),
         "standardisation_log_det": data.log_det,
         "dequantised": data.dequantised,
         "components": 0 if data.projection is None else data.dim,
@@ -50,8 +50,8 @@ def describe(plan: MeasurePlan, cutoff: Cutoff) -> dict[str, Any]:
     }
 
 
-def of_data(data: PreparedData) -> str:
-    """The data in words."""
+def data_text(data: PreparedData) -> str:
+    """What the data are."""
     dataset = data.original
     shape = " x ".join(str(size) for size in dataset.shape or ())
     what = {"image": "images of", "table": "rows of", "points": "points of dimension"}[dataset.kind]
@@ -69,8 +69,8 @@ def of_data(data: PreparedData) -> str:
     return text
 
 
-def of_standardisation(data: PreparedData) -> str:
-    """The change of units in words."""
+def coordinates_text(data: PreparedData) -> str:
+    """How the model's coordinates follow from those of the data."""
     texts = {
         "identity": "those of the data, unchanged",
         "per-feature": "every feature to mean 0 and standard deviation 1",

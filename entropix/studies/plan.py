@@ -29,12 +29,7 @@ from entropix.studies.axis import Cutoff, choose_cutoff, report_times
 from entropix.studies.data import PreparedData, check_seed, prepare_data
 from entropix.studies.files import CHECKPOINT, OF_A_RUN, PARTS_OF_A_RUN
 from entropix.studies.folder import OutputFolder
-from entropix.studies.options import (
-    EstimationOptions,
-    MeasureOptions,
-    OutputOptions,
-    TrainingOptions,
-)
+from entropix.studies.options import EstimationOptions, MeasureOptions, TrainingOptions
 from entropix.studies.processes import make_process, process_parameters
 from entropix.training.archive import package_version, read_archive
 
@@ -115,13 +110,17 @@ def prepare_measure(
     Raises:
         ValueError: in one line, whatever is wrong; nothing is left behind.
     """
-    check_packages(plots=options.output.plots)
+    _check_packages(plots=options.output.plots)
     _check_estimation(options.estimation)
     process = make_process(options.process)
     data = prepare_data(source, options.data, options.condition)
-    training = checked_training(options.training, len(data.train))
+    training = _checked_training(options.training, len(data.train))
     options = dataclasses.replace(options, training=training)
     cutoff = choose_cutoff(options.estimation.cutoff, process, data)
+    name = re.sub(r"[^\w.-]+", "-", data.dataset.name).strip("-.") or "data"
+    output = options.output
+    folder = OutputFolder(f"entropix-{name}" if output.out is None else output.out)
+    folder.check(resume=output.resume, overwrite=output.overwrite)
     configuration = {
         **dataclasses.asdict(options.data),
         **({} if data.condition is None else dataclasses.asdict(options.condition)),
@@ -131,45 +130,21 @@ def prepare_measure(
         "data_fingerprint": data.fingerprint,
         "versions": versions(),
     }
+    checkpoint = folder.path / CHECKPOINT
+    if output.resume and checkpoint.exists():
+        read_archive(checkpoint, "entropix checkpoint")
+    found = folder.claim(configuration, resume=output.resume)
+    _clear(folder.path, PARTS_OF_A_RUN if found else OF_A_RUN)
     return MeasurePlan(
         options=options,
         data=data,
         process=process,
         cutoff=cutoff,
         times=report_times(process, data, cutoff),
-        folder=claim_folder(options.output, f"entropix-{data.dataset.name}", configuration),
-        command=without_folder(command),
+        folder=folder,
+        command=tuple(word for word in command if word not in ("--resume", "--overwrite")),
         configuration=configuration,
     )
-
-
-def claim_folder(
-    output: OutputOptions, default: str, configuration: dict[str, Any]
-) -> OutputFolder:
-    """The output folder, checked, claimed, and rid of what another run left.
-
-    Args:
-        output: see `OutputOptions`.
-        default: its name, where none is given; what paths do not like becomes a hyphen.
-        configuration: what a resumed run must share.
-
-    Raises:
-        ValueError: as `OutputFolder`, or if the checkpoint of a run to take up is damaged.
-    """
-    name = re.sub(r"[^\w.-]+", "-", default).strip("-.")
-    folder = OutputFolder(name if output.out is None else output.out)
-    folder.check(resume=output.resume, overwrite=output.overwrite)
-    checkpoint = folder.path / CHECKPOINT
-    if output.resume and checkpoint.exists():
-        read_archive(checkpoint, "entropix checkpoint")
-    found = folder.claim(configuration, resume=output.resume)
-    _clear(folder.path, PARTS_OF_A_RUN if found else OF_A_RUN)
-    return folder
-
-
-def without_folder(command: Sequence[str]) -> tuple[str, ...]:
-    """The words of a command, but those about an earlier run."""
-    return tuple(word for word in command if word not in ("--resume", "--overwrite"))
 
 
 def versions() -> dict[str, str]:
@@ -178,8 +153,7 @@ def versions() -> dict[str, str]:
     return {"entropix": package_version(), **others}
 
 
-def check_packages(*, plots: bool) -> None:
-    """Refuse to begin without what the end needs."""
+def _check_packages(*, plots: bool) -> None:
     wanted = ["tqdm", "xarray", "h5netcdf"] + (["matplotlib"] if plots else [])
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
@@ -195,7 +169,7 @@ def _check_estimation(options: EstimationOptions) -> None:
     positive_integer(options.sampling_steps, "sampling_steps")
 
 
-def checked_training(options: TrainingOptions, num_samples: int) -> TrainingOptions:
+def _checked_training(options: TrainingOptions, num_samples: int) -> TrainingOptions:
     """The options, the batch size filled in."""
     for name in ("seeds", "steps", "num_draws", "checkpoint_every"):
         positive_integer(getattr(options, name), name)

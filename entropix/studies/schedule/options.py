@@ -7,6 +7,7 @@ from entropix.studies.options import DataOptions, OutputOptions, ProcessOptions,
 
 
 Objective = Literal["action", "length", "entropic-time", "variance", "sampler"]
+OBJECTIVES: tuple[str, ...] = ("action", "length", "entropic-time", "variance", "sampler")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +50,9 @@ class ComparisonOptions:
 class ScheduleOptions:
     """Everything about a study of schedules but the data."""
 
-    data: DataOptions = DataOptions()
-    process: ProcessOptions = ProcessOptions()
-    search: SearchOptions = SearchOptions()
-    comparison: ComparisonOptions = ComparisonOptions()
-    training: TrainingOptions = TrainingOptions()
-    output: OutputOptions = OutputOptions()
+    data: DataOptions = dataclasses.field(default_factory=DataOptions)
+    process: ProcessOptions = dataclasses.field(default_factory=ProcessOptions)
+    search: SearchOptions = dataclasses.field(default_factory=SearchOptions)
+    comparison: ComparisonOptions = dataclasses.field(default_factory=ComparisonOptions)
+    training: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
+    output: OutputOptions = dataclasses.field(default_factory=OutputOptions)

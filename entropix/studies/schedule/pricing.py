@@ -38,13 +38,13 @@ _NODES = 48
 
 @dataclasses.dataclass(frozen=True)
 class Price:
-    """Of one schedule, with standard errors for the population where there are any.
+    r"""Of one schedule.
 
     Attributes:
-        action: with its standard error.
+        action: with its standard error for the population.
         length: of the path.
         entropy: S; infinite where that is known.
-        efficiency: $W_2^2/(S \\int\\sigma^2/2\\,ds)$ with the W2 of samples; 0 where the bound is.
+        efficiency: $W_2^2/(S\int\sigma^2/2\,ds)$ with the W2 of samples; 0 where the bound is.
         entropy_error: the Monte Carlo error of S; infinite where S is.
         path_kl_error: that of the path KL to the moment-matched Gaussian.
     """
@@ -94,8 +94,8 @@ def price(
     cost = total * float(process.noise_budget())
     distance = float(wasserstein(x[:count], end)) if np.isfinite(cost) else 0.0
     return Price(
-        action=(of_points.mean(), of_points.std(ddof=1) / np.sqrt(len(x))),
-        length=weights @ np.sqrt(squared.mean(axis=1)),
+        action=(float(of_points.mean()), float(of_points.std(ddof=1) / np.sqrt(len(x)))),
+        length=float(weights @ np.sqrt(squared.mean(axis=1))),
         entropy=total,
         efficiency=distance**2 / cost,
         entropy_error=error,

@@ -19,7 +19,7 @@ from entropix._core.arrays import Key
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.dynamics import DDIM, AbstractSampler, DPMSolver, sample
 from entropix.processes import StraightLine
-from entropix.studies.schedule.translation import translate
+from entropix.studies.schedule.translation import equilibrium_std, translate
 
 
 # Steps of the sampler of second order that stand for infinitely many of either.
@@ -39,8 +39,7 @@ class FewStepSampler(eqx.Module):
 
     def __init__(self, model: AbstractModel, name: str = "ddim"):
         process = model.process
-        static = process.is_static
-        width = jnp.sqrt(1 / process.equilibrium_precision(process.t1)) if static else 1.0
+        width = equilibrium_std(process) if process.is_static else 1.0
         self.model = translate(model, StraightLine(width))
         self.solver = DDIM() if name == "ddim" else DPMSolver()
 
@@ -49,7 +48,6 @@ class FewStepSampler(eqx.Module):
     ) -> Float[Array, "num_samples dim"]:
         """Samples made by steps through increasing log-SNRs, the last infinite."""
         times = self.model.process.time_of_log_snr(levels)
-        # Levels that one process cannot tell from its ends would not be a decreasing grid.
         return sample(self.model, key=key, num_samples=num_samples, times=times, solver=self.solver)
 
     def limit(self, key: Key, num_samples: int) -> Float[Array, "num_samples dim"]:
@@ -69,8 +67,8 @@ def uniform_levels(process: AbstractGaussianProcess, num_steps: int) -> Float[Ar
     return jnp.append(process.log_snr(times[:-1]), jnp.inf)
 
 
-class SamplerError(eqx.Module):
-    r"""$\frac12\log E_z\|X_N(z) - X_\infty(z)\|^2$ as a function of the process that sets the steps.
+class FewStepError(eqx.Module):
+    r"""$\frac12\log E_z\|X_N(z) - X_\infty(z)\|^2$, a function of the process that sets the steps.
 
     Args:
         sampler: the few-step sampler.

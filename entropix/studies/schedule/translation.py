@@ -31,10 +31,15 @@ def translate(model: AbstractModel, process: AbstractGaussianProcess) -> Abstrac
         return model.with_process(process)
     own = model.process
     if own.is_static and process.is_static:
-        here, there = (float(p.equilibrium_precision(p.t1)) for p in (own, process))
-        if here == there:
+        here, there = equilibrium_std(own), equilibrium_std(process)
+        if abs(here - there) <= 1e-6 * here:
             return model.with_process(process)
     return Translated(model, process)
+
+
+def equilibrium_std(process: AbstractGaussianProcess) -> float:
+    r"""$\kappa$ of a process with a static equilibrium."""
+    return float(process.equilibrium_precision(process.t1)) ** -0.5
 
 
 class Translated(AbstractModel):
