@@ -89,9 +89,7 @@ def _measure(plan: SchedulePlan, model: AbstractModel, key: Key) -> dict[str, An
         "neural_entropy_stderr": total.stderr,
         "negative_log_likelihood": -(density.value + data.log_det),
         "negative_log_likelihood_stderr": density.stderr,
-        "wasserstein2": wasserstein(
-            data.held_out[:count], sampler(levels, sample_key, count)
-        ).value,
+        "wasserstein2": wasserstein(data.held_out[:count], made).value,
     }
     if data.distribution is not None:
         truth = ExactModel(data.distribution, model.process)
