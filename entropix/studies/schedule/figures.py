@@ -79,11 +79,16 @@ def plot_prices(record: "xarray.Dataset", path: Path) -> None:
                 height=0.7,
                 error_kw={"lw": 1, "ecolor": "#444444"},
             )
-            least = means[finite].min()
-            axes.set_xscale("log")
-            axes.set_xlim(least / 1.6, means[finite].max() * 1.6)
-            for place in places[~finite]:
-                axes.text(least / 1.5, place, "infinite", va="center", fontsize=8)
+            # One that costs many times more than all others would hide what tells those apart.
+            end = 1.25 * _without_outliers(means[finite]).max()
+            axes.set_xlim(0, end)
+            for place, mean in zip(places, means, strict=True):
+                if mean > end:
+                    text = f"{mean:.2g} →" if np.isfinite(mean) else "infinite →"
+                    colour = "white" if np.isfinite(mean) else "black"
+                    axes.text(
+                        0.97 * end, place, text, ha="right", va="center", fontsize=8, color=colour
+                    )
             axes.set_xlabel(label)
             axes.set_yticks(places, [title for _, title, _ in styles])
         axes.invert_yaxis()
@@ -91,6 +96,8 @@ def plot_prices(record: "xarray.Dataset", path: Path) -> None:
 
 def plot_steps(record: "xarray.Dataset", path: Path) -> None:
     """W2 to data and distance to many steps, against the number of steps."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     steps = record["steps"].values
     panels = (
         ("wasserstein2", "W2 between data and samples [model units]"),
@@ -104,9 +111,8 @@ def plot_steps(record: "xarray.Dataset", path: Path) -> None:
                 means, errors = np.array([over_seeds(row) for row in values]).T
                 axes.errorbar(steps, means, yerr=errors, capsize=2, label=title, **look)
             axes.set_xscale("log")
-            axes.set_yscale("log")
             axes.set_xticks(steps, [str(n) for n in steps])
-            axes.minorticks_off()
+            axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xlabel("steps of the sampler")
             axes.set_ylabel(label)
         for name, label, ls in (
@@ -115,4 +121,14 @@ def plot_steps(record: "xarray.Dataset", path: Path) -> None:
         ):
             level = float(record[name].mean())
             both[0].axhline(level, color="#888888", lw=1, ls=ls, label=label)
+        both[0].set_ylim(bottom=0)
+        both[1].set_yscale("log")
+        both[1].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        both[1].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        both[1].yaxis.set_minor_locator(NullLocator())
         legend_above(made, both[0], columns=5)
+
+
+def _without_outliers(values: np.ndarray) -> np.ndarray:
+    """Those of at most four times the median."""
+    return values[values <= 4 * np.median(values)]
