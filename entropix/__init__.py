@@ -55,6 +55,7 @@ from entropix.models import ScoreMatching as ScoreMatching
 from entropix.models import VelocityPrediction as VelocityPrediction
 from entropix.networks import ConditionDropout as ConditionDropout
 from entropix.networks import FourierMLP as FourierMLP
+from entropix.networks import LatentCondition as LatentCondition
 from entropix.optimise import EntropicTime as EntropicTime
 from entropix.optimise import KineticAction as KineticAction
 from entropix.optimise import OptimisedSchedule as OptimisedSchedule

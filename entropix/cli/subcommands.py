@@ -7,13 +7,18 @@ from typing import Annotated, Any
 
 from entropix.datasets import available
 from entropix.studies import (
+    ConditionOptions,
     DataOptions,
+    DivergenceOptions,
     EstimationOptions,
+    InformationOptions,
     MeasureOptions,
     OutputOptions,
     ProcessOptions,
     TrainingOptions,
+    prepare_information,
     prepare_measure,
+    run_information,
     run_measure,
 )
 from entropix.studies.schedule import (
@@ -71,13 +76,15 @@ def commands(words: list[str]) -> dict[str, Callable[..., Any]]:
         process: ProcessOptions = ProcessOptions(),
         training: TrainingOptions = TrainingOptions(),
         estimation: EstimationOptions = EstimationOptions(),
+        condition: ConditionOptions = ConditionOptions(),
         output: OutputOptions = OutputOptions(),
     ) -> Any:
         """Train entropy-matching models on DATA and measure what they store.
 
         Reports the neural entropy S_NN with its standard error, the entropy curve, a bound on the
-        negative log-likelihood, KL where the truth is known, W2 between data and samples, and the
-        speed limit: a table here, report.md, plots, and results.nc in the output folder.
+        negative log-likelihood, KL where the truth is known, W2 between data and samples, the speed
+        limit, and what labels tell of the data: a table here, report.md, plots, and results.nc in
+        the output folder.
 
         Args:
             source: What to measure.
@@ -85,9 +92,10 @@ def commands(words: list[str]) -> dict[str, Callable[..., Any]]:
             process: The forward process, in the model's coordinates.
             training: The network and its training. All seeds are trained as one program.
             estimation: What is spent on measuring. Every number has its standard error.
+            condition: Labels whose information about the data is measured with all else.
             output: Where results go.
         """
-        options = MeasureOptions(data, process, training, estimation, output)
+        options = MeasureOptions(data, process, training, estimation, output, condition)
         return functools.partial(_job, prepare_measure, run_measure, words, source, options)
 
     def schedule(
@@ -119,4 +127,33 @@ def commands(words: list[str]) -> dict[str, Callable[..., Any]]:
         options = ScheduleOptions(data, process, search, comparison, training, output)
         return functools.partial(_job, prepare_schedule, run_schedule, words, source, options)
 
-    return {"measure": measure, "schedule": schedule}
+    def information(
+        first: Annotated[str, arg(metavar="A", help="The first set. " + _SOURCE_HELP)],
+        second: Annotated[str, arg(metavar="B", help="The second set, of the same coordinates.")],
+        /,
+        data: DataOptions = DataOptions(),
+        process: ProcessOptions = ProcessOptions(),
+        training: TrainingOptions = TrainingOptions(),
+        estimation: DivergenceOptions = DivergenceOptions(),
+        output: OutputOptions = OutputOptions(),
+    ) -> Any:
+        """Train one model of two data sets A and B and measure what separates them.
+
+        Reports KL(A || B) and KL(B || A) with their standard errors, the truth where it is known,
+        and W2 beside that of equal sets: a table here, report.md, plots, and results.nc in the
+        output folder.
+
+        Args:
+            first: The first set.
+            second: The second set.
+            data: How the data are read, split and put into the model's coordinates.
+            process: The forward process, in the model's coordinates.
+            training: The network and its training. All seeds are trained as one program.
+            estimation: What is spent on comparing. Every number has its standard error.
+            output: Where results go.
+        """
+        options = InformationOptions(data, process, training, estimation, output)
+        prepare = functools.partial(prepare_information, first)
+        return functools.partial(_job, prepare, run_information, words, second, options)
+
+    return {"measure": measure, "information": information, "schedule": schedule}

@@ -16,8 +16,8 @@ from entropix._core.arrays import Key
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractModel
 from entropix.entropy.functional import estimate_integral
-from entropix.entropy.integrands import AbstractPathFunctional, EntropyProduction
-from entropix.entropy.integrate import gaussian_process
+from entropix.entropy.integrands import EntropyProduction
+from entropix.entropy.integrate import Integrand, gaussian_process
 
 
 class EntropyCurve(eqx.Module):
@@ -104,7 +104,7 @@ def entropy_curve(
     )
 
 
-def curve_of(functional: AbstractPathFunctional, data: Any, **options: Any) -> EntropyCurve:
+def curve_of(functional: Integrand, data: Any, **options: Any) -> EntropyCurve:
     """The curve of any functional; the arguments are those of `estimate_integral`."""
     result = estimate_integral(functional, data, **options)
     return EntropyCurve(

@@ -3,4 +3,5 @@
 from entropix.networks.condition_dropout import ConditionDropout as ConditionDropout
 from entropix.networks.fixed import Fixed as Fixed
 from entropix.networks.fixed import trainable as trainable
+from entropix.networks.latent_condition import LatentCondition as LatentCondition
 from entropix.networks.mlp import FourierMLP as FourierMLP

@@ -14,16 +14,12 @@ import numpy as np
 
 from entropix._core.checks import choice
 from entropix._core.interfaces import AbstractDistribution
-from entropix.datasets import Dataset, Standardisation, dequantise, load
+from entropix.datasets import Dataset, Standardisation
 from entropix.distributions import Gaussian, GaussianMixture
-from entropix.studies.labels import Condition, make_condition
+from entropix.studies.labels import Condition
 from entropix.studies.options import ConditionOptions, DataOptions
+from entropix.studies.parts import Parts, read_parts
 from entropix.studies.projection import Projection
-
-
-# A network that sees one noise draw of a small set learns that draw by heart; more of them cost
-# nothing but memory, which is bounded.
-_MOST_DRAWS, _MOST_NUMBERS = 32, 2**22
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,59 +99,87 @@ def prepare_data(
     Raises:
         ValueError: in one line, for anything wrong with the source, its data or an option.
     """
-    draw_key, noise_key, split_key = jax.random.split(
-        jax.random.key(check_seed(options.data_seed, "data_seed")), 3
+    parts = read_parts(source, options, condition, _key(options))
+    (parts,) = _projected([parts], options.components)
+    standardisation = _standardisation([parts], parts.train, options.standardise)
+    return _in_coordinates(parts, standardisation)
+
+
+def prepare_pair(
+    first: str | os.PathLike[str] | Dataset,
+    second: str | os.PathLike[str] | Dataset,
+    options: DataOptions,
+) -> tuple[PreparedData, PreparedData]:
+    """Two data sets in the same coordinates.
+
+    Their standardisation is that of both together, each with half of the weight.
+
+    Args:
+        first: what `entropix.datasets.load` takes, or a data set.
+        second: the same; what is random about it is independent of the first.
+        options: see `DataOptions`; they hold for both.
+
+    Raises:
+        ValueError: as `prepare_data`, or if the two do not have the same coordinates.
+    """
+    key = _key(options)
+    pair = [
+        read_parts(source, options, ConditionOptions(), jax.random.fold_in(key, i) if i else key)
+        for i, source in enumerate((first, second))
+    ]
+    one, other = (parts.dataset for parts in pair)
+    for name in ("shape", "columns", "levels"):
+        here, there = getattr(one, name), getattr(other, name)
+        if here != there:
+            raise ValueError(
+                f"the two data sets must have the same {name}, got {here} for {one.name!r} and "
+                f"{there} for {other.name!r}."
+            )
+    pair = _projected(pair, options.components)
+    standardisation = _standardisation(pair, _pooled(pair), options.standardise)
+    return _in_coordinates(pair[0], standardisation), _in_coordinates(pair[1], standardisation)
+
+
+def _pooled(sets: list[Parts]) -> np.ndarray:
+    """What there is to train on, as many of each."""
+    count = min(parts.count for parts in sets)
+    return np.concatenate([parts.train[:count] for parts in sets])
+
+
+def _projected(sets: list[Parts], components: int | None) -> list[Parts]:
+    """The principal components of all sets together, if they are asked for."""
+    if components is None:
+        return sets
+    projection = Projection.fit(_pooled(sets), components)
+    return [parts.projected(projection) for parts in sets]
+
+
+def _key(options: DataOptions) -> jax.Array:
+    return jax.random.key(check_seed(options.data_seed, "data_seed"))
+
+
+def _in_coordinates(parts: Parts, standardisation: Standardisation) -> PreparedData:
+    augmented, held_out = (
+        np.asarray(standardisation.forward(p)) for p in (parts.augmented, parts.held_out)
     )
-    if isinstance(source, Dataset):
-        dataset = source
-    else:
-        dataset = load(
-            source,
-            num_samples=options.num_samples,
-            key=draw_key,
-            array=options.array,
-            kind=None if options.kind == "auto" else options.kind,
-            labels=condition.condition,
-        )
-    given = make_condition(dataset.labels, condition, options.data_seed)
-    dequantised = options.dequantise and dataset.levels is not None
-    order = _split(len(dataset.points), options.held_out, split_key)
-    held_out, train = (dataset.points[index] for index in order)
-    augmented = train
-    if dequantised:
-        held_key, train_key = jax.random.split(noise_key)
-        held_out = np.asarray(dequantise(held_out, key=held_key))
-        augmented = np.concatenate(
-            [
-                np.asarray(dequantise(train, key=jax.random.fold_in(train_key, i)))
-                for i in range(max(1, min(_MOST_DRAWS, _MOST_NUMBERS // train.size)))
-            ]
-        )
-    original, projection = dataset, None
-    if options.components is not None:
-        projection = Projection.fit(augmented[: len(train)], options.components)
-        whole = np.concatenate([augmented[: len(train)], held_out])
-        dataset = projection.dataset(original, whole)
-        augmented, held_out = projection.forward(augmented), projection.forward(held_out)
-    standardisation = _standardisation(dataset, augmented[: len(train)], options.standardise)
-    augmented, held_out = (np.asarray(standardisation.forward(p)) for p in (augmented, held_out))
+    condition = parts.condition
     digest = hashlib.sha256()
-    conditions = () if given is None else tuple(given.values[index] for index in order)
+    conditions = () if condition is None else tuple(condition.values[i] for i in parts.order)
     for part in (augmented, held_out, *conditions):
         digest.update(repr((part.shape, str(part.dtype))).encode() + part.tobytes())
     return PreparedData(
-        dataset=dataset,
-        train=augmented[: len(train)],
+        dataset=parts.dataset,
+        train=augmented[: parts.count],
         augmented=augmented,
         held_out=held_out,
         standardisation=standardisation,
-        dequantised=dequantised,
-        distribution=_transformed(dataset.distribution, standardisation),
+        dequantised=parts.dequantised,
+        distribution=_transformed(parts.dataset.distribution, standardisation),
         fingerprint=digest.hexdigest()[:16],
-        condition=given,
-        order=order,
-        original=original,
-        projection=projection,
+        condition=condition,
+        order=parts.order,
+        original=parts.original or parts.dataset,
+        projection=parts.projection,
     )
 
 
@@ -166,27 +190,16 @@ def check_seed(seed: int, name: str) -> int:
     return seed
 
 
-def _split(count: int, fraction: float, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Which samples are held out, and which are not."""
-    if not 0 < fraction < 1:
-        raise ValueError(f"`held_out` must be a fraction between 0 and 1, got {fraction}.")
-    kept = max(round(fraction * count), 2)
-    if count - kept < 2:
-        raise ValueError(
-            f"`held_out` must leave at least two samples on either side, got {fraction} of {count}."
-        )
-    order = np.asarray(jax.random.permutation(key, count))
-    return order[:kept], order[kept:]
-
-
-def _standardisation(dataset: Dataset, train: np.ndarray, mode: str) -> Standardisation:
+def _standardisation(pair: list[Parts], train: np.ndarray, mode: str) -> Standardisation:
+    """The change of units asked for, by the moments of `train`."""
+    datasets = [parts.dataset for parts in pair]
     choice(mode, "standardise", ("auto", "none", "feature", "global"))
     if mode == "auto":
         # Where the truth is known, its units are meant, and published values speak of them.
-        mode = "feature" if dataset.kind == "table" else "global"
-        mode = "none" if dataset.distribution is not None else mode
+        mode = "feature" if all(d.kind == "table" for d in datasets) else "global"
+        mode = "none" if all(d.distribution is not None for d in datasets) else mode
     if mode == "none":
-        return Standardisation.identity(dataset.dim)
+        return Standardisation.identity(train.shape[1])
     if mode == "feature":
         return Standardisation.per_feature(train)
     return Standardisation.global_scale(train)

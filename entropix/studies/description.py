@@ -1,15 +1,10 @@
 """The attributes of a record: what was measured on what, in words and in numbers."""
 
-import shlex
-import sys
 from typing import Any
-
-import jax
 
 from entropix.studies.axis import Cutoff
 from entropix.studies.data import PreparedData
 from entropix.studies.plan import MeasurePlan
-from entropix.studies.processes import process_parameters
 
 
 def describe(plan: MeasurePlan, cutoff: Cutoff) -> dict[str, Any]:
@@ -23,11 +18,9 @@ def describe(plan: MeasurePlan, cutoff: Cutoff) -> dict[str, Any]:
     return {
         "title": f"entropix measure: {data.dataset.name}",
         "name": data.dataset.name,
-        "command": shlex.join(plan.command),
         "data_text": data_text(data),
         "source": data.dataset.source,
         "shape": list(data.dataset.shape or ()),
-        "units": "nats",
         "num_train": len(data.train),
         "num_held_out": len(data.held_out),
         "standardisation": data.standardisation.name,
@@ -37,15 +30,9 @@ def describe(plan: MeasurePlan, cutoff: Cutoff) -> dict[str, Any]:
         "components": 0 if data.projection is None else data.dim,
         "explained_variance": 1.0 if data.projection is None else data.projection.explained,
         "cutoff": 0.0 if cutoff.value is None else cutoff.value,
-        "cutoff_text": _of_cutoff(cutoff),
+        "cutoff_text": cutoff_text(cutoff),
         **({} if data.condition is None else {"condition_text": data.condition.text}),
-        "process": plan.options.process.process,
-        "process_text": _of_process(plan),
-        "training_text": _of_training(plan),
-        "configuration": plan.configuration,
-        "versions": plan.configuration["versions"],
-        "python": sys.version.split()[0],
-        "device": jax.devices()[0].device_kind,
+        **plan.run.attributes(),
         "precision": str(data.train.dtype),
     }
 
@@ -80,24 +67,8 @@ def coordinates_text(data: PreparedData) -> str:
     return texts[data.standardisation.name]
 
 
-def _of_cutoff(cutoff: Cutoff) -> str:
+def cutoff_text(cutoff: Cutoff) -> str:
+    """Which noise is included, and why."""
     if cutoff.value is None:
         return cutoff.reason
     return f"noise of standard deviation {cutoff.value:.4g} and above ({cutoff.reason})"
-
-
-def _of_process(plan: MeasurePlan) -> str:
-    numbers = process_parameters(plan.options.process)
-    text = ", ".join(f"{name} {value:g}" for name, value in numbers.items())
-    return f"{type(plan.process).__name__} ({text})" if text else type(plan.process).__name__
-
-
-def _of_training(plan: MeasurePlan) -> str:
-    t = plan.options.training
-    which = f"seed {t.seed}" if t.seeds == 1 else f"seeds {t.seed} to {t.seed + t.seeds - 1}"
-    widths = ", ".join(str(width) for width in t.widths)
-    return (
-        f"entropy matching, {which}, hidden layers {widths}, {t.steps} steps of {t.batch_size} "
-        f"samples with {t.num_draws} noise draws, learning rate {t.learning_rate:g}, "
-        f"{plan.weighting} weighting"
-    )

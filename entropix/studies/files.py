@@ -3,6 +3,7 @@
 CONFIGURATION = "configuration.json"
 CHECKPOINT = "training.ckpt"
 RECORD, REPORT = "results.nc", "report.md"
+DIVERGENCE = "divergence.png"
 ENTROPY, SAMPLES, LOG_DENSITY, LOSS = "entropy.png", "samples.png", "log_density.png", "loss.png"
 SCHEDULES, PRICES, STEPS = "schedules.png", "prices.png", "steps.png"
 RETRAINING = "retraining.ckpt"
@@ -24,6 +25,7 @@ OF_A_RUN = (
     f"{CHECKPOINT}*",
     RECORD,
     REPORT,
+    DIVERGENCE,
     ENTROPY,
     SAMPLES,
     LOG_DENSITY,

@@ -1,4 +1,4 @@
-"""What can be asked of `measure`: plain frozen dataclasses, which are also its command line.
+"""What can be asked of a study: plain frozen dataclasses, which are also its command line.
 
 The text under a field is its help on the command line. Values are checked where they are used,
 before any training starts.
@@ -107,6 +107,19 @@ class EstimationOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class DivergenceOptions:
+    """What is spent on comparing, once trained. Standard errors are reported with every number."""
+
+    evaluations: int = 65_536
+    """Network evaluations per divergence, form and seed."""
+    samples: int = 1000
+    """At most so many samples on either side of W2; never more than half of a set."""
+    cutoff: float | None = None
+    """Smallest noise standard deviation included, in the model's coordinates. auto: none, or where
+    the divergence would be infinite one that is chosen and printed."""
+
+
+@dataclasses.dataclass(frozen=True)
 class OutputOptions:
     """Where results go."""
 
@@ -133,3 +146,14 @@ class MeasureOptions:
     estimation: EstimationOptions = EstimationOptions()
     output: OutputOptions = OutputOptions()
     condition: ConditionOptions = ConditionOptions()
+
+
+@dataclasses.dataclass(frozen=True)
+class InformationOptions:
+    """Everything about a comparison but the two data sets."""
+
+    data: DataOptions = DataOptions()
+    process: ProcessOptions = ProcessOptions()
+    training: TrainingOptions = TrainingOptions()
+    estimation: DivergenceOptions = DivergenceOptions()
+    output: OutputOptions = OutputOptions()

@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 _SEED, _TIME, _STEP = ("seed",), ("seed", "time"), ("seed", "step")
 
 # name: (dimensions, unit, meaning)
-SCHEMA: dict[str, tuple[tuple[str, ...], str, str]] = {
+Schema = dict[str, tuple[tuple[str, ...], str, str]]
+TRAINING: Schema = {
     "log_snr": (("time",), "1", "log-SNR at each time"),
     "loss": (_STEP, "nats", "training loss of each step; a perfect network has -S_tot"),
     "loss_held_out": (("seed", "check"), "nats", "the same loss on held-out data"),
+}
+SCHEMA: Schema = TRAINING | {
     "neural_entropy": (_SEED, "nats", "neural entropy S_NN on held-out data"),
     "neural_entropy_stderr": (_SEED, "nats", "its standard error, for the population"),
     "neural_entropy_mc_stderr": (_SEED, "nats", "its standard error, for these held-out samples"),
@@ -92,16 +95,18 @@ def make_record(
     steps: Any,
     checks: Any,
     attributes: dict[str, Any],
+    schema: Schema = SCHEMA,
 ) -> "xarray.Dataset":
     """A labelled data set of everything measured.
 
     Args:
-        variables: arrays under names of `SCHEMA`, shaped as it says.
+        variables: arrays under names of the schema, shaped as it says.
         seeds: labels of the seed axis.
         times: labels of the time axis.
         steps: labels of the step axis.
         checks: the steps after which the held-out loss was taken.
         attributes: of the whole; what NetCDF cannot hold is written as JSON.
+        schema: that of `measure`, or of another study.
 
     Raises:
         ValueError: on a name that the schema does not know.
@@ -112,11 +117,11 @@ def make_record(
         "step": (steps, "training step"),
         "check": (checks, "training step"),
     }
-    return assemble(SCHEMA, variables, coordinates, attributes)
+    return assemble(schema, variables, coordinates, attributes)
 
 
 def assemble(
-    schema: dict[str, tuple[tuple[str, ...], str, str]],
+    schema: Schema,
     variables: dict[str, Any],
     coordinates: dict[str, tuple[Any, str]],
     attributes: dict[str, Any],
