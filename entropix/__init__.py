@@ -57,8 +57,11 @@ from entropix.networks import ConditionDropout as ConditionDropout
 from entropix.networks import FourierMLP as FourierMLP
 from entropix.networks import LatentCondition as LatentCondition
 from entropix.optimise import EntropicTime as EntropicTime
+from entropix.optimise import EstimatorVariance as EstimatorVariance
+from entropix.optimise import EulerKL as EulerKL
 from entropix.optimise import KineticAction as KineticAction
 from entropix.optimise import OptimisedSchedule as OptimisedSchedule
+from entropix.optimise import SamplerError as SamplerError
 from entropix.optimise import ScoreOptimalLength as ScoreOptimalLength
 from entropix.optimise import constant_speed as constant_speed
 from entropix.optimise import optimise_schedule as optimise_schedule

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
 from entropix._core.checks import conditions, positive_integer, prng_key, samples
+from entropix._core.chunks import in_chunks
 from entropix._core.interfaces import AbstractDistribution, AbstractGaussianProcess, AbstractModel
 from entropix.distributions import Gaussian
 from entropix.models import ExactModel
@@ -81,3 +82,25 @@ def with_process(source: Any, process: AbstractGaussianProcess) -> AbstractModel
     if isinstance(source, AbstractDistribution):
         return ExactModel(source, process)
     return source.with_process(process)
+
+
+def average(
+    function: Any,
+    process: AbstractGaussianProcess,
+    times: Float[Array, " k"],
+    points: Points,
+    chunk: int,
+) -> Float[Array, " k"]:
+    r"""The mean of `function(s, Y_s, condition)`, a scalar, at each of many times."""
+    count = points.x.shape[0]
+
+    def at(s: Array) -> Array:
+        def of_chunk(part: Any, weight: Array) -> Array:
+            x, z, condition = part
+            y = process.scale(s) * x + process.std(s) * z
+            return weight @ jax.vmap(function, in_axes=(None, 0, 0))(s, y, condition)
+
+        parts = (points.x, points.z, points.condition)
+        return jnp.sum(in_chunks(of_chunk, parts, count, chunk)) / count
+
+    return jax.lax.map(at, times)

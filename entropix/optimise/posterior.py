@@ -20,7 +20,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from equinox import AbstractVar
 from jaxtyping import Array, Float
 
@@ -227,9 +226,3 @@ def _measure(
     one = jnp.ones_like(tau)
     scales = jnp.stack([one, jnp.exp(levels / 2) * tau, tau, tau, tau**2], axis=-1)
     return MeasuredPosterior(low, spacing, values / scales, variance)
-
-
-def noise_levels(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss-Legendre nodes and weights on [0, 1]."""
-    nodes, weights = np.polynomial.legendre.leggauss(count)
-    return (nodes + 1) / 2, weights / 2

@@ -1,7 +1,7 @@
 r"""Objectives that are speeds: how fast something changes along the process.
 
-With a rate $r(s) \ge 0$ per unit time, the length $\int r\,ds$ does not depend on the clock, and the
-action
+With a rate $r(s) \ge 0$ per unit time, the length $\int r\,ds$ does not depend on the clock, and
+the action
 
 $$(t_1 - t_0)\int r^2\,ds \ \ge\ \left(\int r\,ds\right)^2$$
 
@@ -20,12 +20,11 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, safe_sqrt, squared_norm
 from entropix._core.checks import positive, positive_integer
-from entropix._core.chunks import in_chunks
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.distributions import Empirical
-from entropix.optimise.points import Points, with_process
+from entropix.optimise.points import Points, average, with_process
 from entropix.optimise.posterior import AbstractPosterior, posterior_curve
-from entropix.transport.speed import time_nodes
+from entropix.optimise.quadrature import time_rule
 
 
 def gaussian(process: Any) -> AbstractGaussianProcess:
@@ -59,12 +58,12 @@ class AbstractSpeed(eqx.Module):
 
     def length(self, process: AbstractGaussianProcess) -> Float[Array, ""]:
         r"""$\int r\,ds$, whatever the clock."""
-        times, weights = time_nodes(gaussian(process), self.variance, self.num_times)
+        times, weights = time_rule(gaussian(process), self.variance, self.num_times)
         return jnp.sum(weights * self.rate(process, times))
 
     def __call__(self, process: AbstractGaussianProcess) -> Float[Array, ""]:
         r"""$(t_1 - t_0)\int r^2\,ds$."""
-        times, weights = time_nodes(gaussian(process), self.variance, self.num_times)
+        times, weights = time_rule(gaussian(process), self.variance, self.num_times)
         return (process.t1 - process.t0) * jnp.sum(weights * self.squared_rate(process, times))
 
 
@@ -85,7 +84,7 @@ class KineticAction(AbstractSpeed):
         data: samples, shape (N, *shape): required for a model, drawn from a distribution.
         key: PRNG key; not needed for a `Gaussian`, which is exact, or a curve.
         num_samples: data points, each with two opposite draws of the noise.
-        num_times: Gauss-Legendre nodes in time; None takes 256, or 64 for a model.
+        num_times: nodes of the quadrature in time; None takes 256, or 96 for a model.
         condition: None, or conditions of the samples, for a model.
         chunk_size: evaluations held in memory at once.
 
@@ -118,7 +117,7 @@ class KineticAction(AbstractSpeed):
                 source, data, key=key, num_samples=num_samples, chunk_size=chunk_size
             )
             self.points = None
-        default = 256 if self.points is None else 64
+        default = 256 if self.points is None else 96
         self.num_times = positive_integer(num_times or default, "num_times", 2)
 
     @property
@@ -135,7 +134,11 @@ class KineticAction(AbstractSpeed):
             return self.source.squared_speed(gaussian(process), times)
         assert self.points is not None
         model = self.source.with_process(process)
-        return average(lambda s, y, c: model.velocity(s, y, c), process, self, times, self.points)
+
+        def squared(s: Array, y: Array, condition: Any) -> Array:
+            return squared_norm(model.velocity(s, y, condition))
+
+        return average(squared, process, times, self.points, self.chunk_size)
 
 
 class ScoreOptimalLength(AbstractSpeed):
@@ -151,7 +154,7 @@ class ScoreOptimalLength(AbstractSpeed):
         data: samples, shape (N, *shape): required for a model, drawn from a distribution.
         key: PRNG key; not needed for a `Gaussian`, which is exact.
         num_samples: data points, each with two opposite draws of the noise.
-        num_times: Gauss-Legendre nodes in time.
+        num_times: nodes of the quadrature in time.
         condition: None, or conditions of the samples, for a model.
         chunk_size: evaluations held in memory at once.
 
@@ -171,7 +174,7 @@ class ScoreOptimalLength(AbstractSpeed):
         *,
         key: Key | None = None,
         num_samples: int = 512,
-        num_times: int = 64,
+        num_times: int = 128,
         condition: Any = None,
         chunk_size: int = 4096,
     ):
@@ -193,9 +196,9 @@ class ScoreOptimalLength(AbstractSpeed):
             def score(r: Array) -> Array:
                 return model.score(r, y, condition)
 
-            return process.std(s) * jax.jvp(score, (s,), (jnp.ones_like(s),))[1]
+            return process.var(s) * squared_norm(jax.jvp(score, (s,), (jnp.ones_like(s),))[1])
 
-        return average(change, process, self, times, self.points)
+        return average(change, process, times, self.points, self.chunk_size)
 
 
 class EntropicTime(AbstractSpeed):
@@ -217,7 +220,7 @@ class EntropicTime(AbstractSpeed):
         cutoff: positive; None only for finite data.
         key: PRNG key; not needed for a `Gaussian`, which is exact, or a curve.
         num_samples: data points, each with two opposite draws of the noise.
-        num_times: Gauss-Legendre nodes in time.
+        num_times: nodes of the quadrature in time.
         condition: None, or conditions of the samples, for a model.
         chunk_size: evaluations held in memory at once.
 
@@ -270,26 +273,3 @@ class EntropicTime(AbstractSpeed):
         floor = jnp.finfo(var.dtype).tiny if self.cutoff is None else self.cutoff**2
         width = var + floor if self.cutoff is not None else jnp.maximum(var, floor)
         return (gain / (2 * self.source.total_noise(process, times) * width)) ** 2
-
-
-def average(
-    field: Any,
-    process: AbstractGaussianProcess,
-    speed: Any,
-    times: Float[Array, " k"],
-    points: Points,
-) -> Float[Array, " k"]:
-    r"""$E\|\mathrm{field}(s, Y_s)\|^2$ at times, over fixed points."""
-    count = points.x.shape[0]
-
-    def at(s: Array) -> Array:
-        def of_chunk(part: Any, weight: Array) -> Array:
-            x, z, condition = part
-            y = process.scale(s) * x + process.std(s) * z
-            values = jax.vmap(field, in_axes=(None, 0, 0))(s, y, condition)
-            return weight @ jax.vmap(squared_norm)(values)
-
-        parts = (points.x, points.z, points.condition)
-        return jnp.sum(in_chunks(of_chunk, parts, count, speed.chunk_size)) / count
-
-    return jax.lax.map(at, times)

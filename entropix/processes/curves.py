@@ -9,7 +9,8 @@ $$\int_0^t e^{\ell + x t'} h\,dt' = h e^\ell\,t\,\phi(xt), \qquad t = q\,\psi(xq
 
 where $q$ is the value over $h e^\ell$. Normalised to end at one, such a curve has unconstrained
 parameters (a constant added to all of them changes nothing), is strictly increasing whatever they
-are, and may vary its slope by many orders of magnitude. Knots lie closer at both ends, where noise schedules vary most.
+are, and may vary its slope by many orders of magnitude. Knots lie closer at both ends, where
+noise schedules vary most.
 """
 
 import abc
@@ -55,6 +56,11 @@ def _psi(z: Array) -> Array:
     away = jnp.where(small, 1.0, jnp.maximum(z, -1 + jnp.finfo(z.dtype).eps))
     series = [(-1.0) ** n / (n + 1) for n in range(18)]
     return jnp.where(small, _polynomial(jnp.where(small, z, 0.0), series), jnp.log1p(away) / away)
+
+
+def _segment(bounds: Array, value: Array) -> Array:
+    """How many of the inner bounds lie at or below a value: no loop to compile, and few knots."""
+    return jnp.sum(jax.lax.stop_gradient(value)[..., None] >= jax.lax.stop_gradient(bounds), -1)
 
 
 def knot_places(count: int) -> tuple[float, ...]:
@@ -111,7 +117,7 @@ class UnitCurve(eqx.Module):
 
     def _within(self, u: Array) -> tuple[Array, Array]:
         """The segment of a place, and where in it."""
-        index = jnp.searchsorted(self.places[1:-1], u, side="right")
+        index = _segment(jnp.asarray(self.places[1:-1]), u)
         places = jnp.asarray(self.places)
         return index, (u - places[index]) / (places[index + 1] - places[index])
 
@@ -150,7 +156,7 @@ class UnitCurve(eqx.Module):
         total = jnp.cumsum(integrals)
         before = jnp.concatenate([jnp.zeros_like(total[:1]), total[:-1]])
         wanted = value * jnp.sum(integrals)
-        index = jnp.searchsorted(jax.lax.stop_gradient(total[:-1]), wanted, side="right")
+        index = _segment(total[:-1], wanted)
         q = (wanted - before[index]) / size[index]
         places = jnp.asarray(self.places)
         width = places[index + 1] - places[index]
