@@ -200,7 +200,7 @@ def _descend(
         step, params, memory, best, lowest, mark, values, norms, status = state
         fresh = jax.random.fold_in(key, step)
         value, gradient = jax.value_and_grad(value_of)(params, fresh)
-        norm = optax.global_norm(gradient).astype(kind.dtype)
+        norm = optax.tree.norm(gradient).astype(kind.dtype)
         fine = jnp.isfinite(value) & jnp.isfinite(norm)
         better = fine & (value < lowest)
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), params, best)

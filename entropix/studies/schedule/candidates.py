@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.interfaces import AbstractGaussianProcess
+from entropix.optimise.sampling import step_times
 from entropix.processes import (
     CosineSchedule,
     GaussianPath,
@@ -42,6 +43,7 @@ class Candidate:
         process: a Gaussian process.
         made_by_hand: whether it was there before the data.
         karras: whether its steps are those of Karras et al., not uniform in time.
+        cutoff: None, or the noise at which steps uniform in time end, before a last one.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Candidate:
     process: AbstractGaussianProcess
     made_by_hand: bool = True
     karras: bool = False
+    cutoff: float | None = None
 
     def levels(self, num_steps: int) -> Float[Array, " knots"]:
         """Increasing log-SNRs of `num_steps` steps; the last is infinite."""
@@ -57,6 +60,9 @@ class Candidate:
             fraction = jnp.linspace(0.0, 1.0, num_steps, dtype=dtype)
             root = NOISE_MAX ** (1 / RHO) * (1 - fraction) + NOISE_MIN ** (1 / RHO) * fraction
             return jnp.append(-2 * RHO * jnp.log(root), jnp.inf)
+        if self.cutoff is not None:
+            times = step_times(self.process, num_steps - 1, jnp.asarray(self.cutoff))
+            return jnp.append(self.process.log_snr(times), jnp.inf)
         return uniform_levels(self.process, num_steps)
 
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import xarray
 
 # Colour-blind safe (Okabe and Ito): what was found stands out, what was there is muted.
-_FOUND = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00")
+_FOUND = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#8C564B")
 _BY_HAND = ("#000000", "#666666", "#999999", "#56B4E9", "#B8860B")
-_MARKERS = "osD^v"
+_MARKERS = "osD^vP"
 _LEVELS = (-12.0, 14.0)
 
 

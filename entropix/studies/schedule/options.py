@@ -1,13 +1,13 @@
 """What can be asked of `schedule`, as in `entropix.studies.options`."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 from entropix.studies.options import DataOptions, OutputOptions, ProcessOptions, TrainingOptions
 
 
-Objective = Literal["action", "length", "entropic-time", "variance", "sampler"]
-OBJECTIVES: tuple[str, ...] = ("action", "length", "entropic-time", "variance", "sampler")
+Objective = Literal["action", "length", "entropic-time", "variance", "girsanov", "sampler"]
+OBJECTIVES: tuple[str, ...] = get_args(Objective)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,13 +17,14 @@ class SearchOptions:
     objective: tuple[Objective, ...] = ("sampler",)
     """One or several, each giving a schedule. action: kinetic action of the density's path; length:
     change of the score; entropic-time: equal steps in what is known of the data; variance: of a
-    Monte Carlo estimate of path KL; sampler: error of the few-step sampler."""
+    Monte Carlo estimate of the likelihood bound; girsanov: bound on the error of a stochastic
+    sampler; sampler: error of the few-step sampler itself."""
     iterations: int = 300
     """Steps of the optimiser."""
     knots: int = 24
     """Parameters of a schedule."""
     target_steps: int = 10
-    """sampler: how many steps of the sampler the schedule is made for."""
+    """sampler, girsanov: how many steps of the sampler the schedule is made for."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """From the name of an objective to the schedule that is best for it."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -10,7 +11,9 @@ from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.models import ExactModel
 from entropix.optimise import (
     EntropicTime,
+    EstimatorVariance,
     KineticAction,
+    SamplerError,
     ScoreOptimalLength,
     constant_speed,
     optimise_schedule,
@@ -23,8 +26,8 @@ from entropix.studies.schedule.sampling import FewStepError, FewStepSampler
 
 # Draws of the noise, or data points, over which an objective is averaged.
 _DRAWS = 512
-# Noise at which the information of a density is no longer resolved, in units of the data's spread.
-_RESOLUTION = 0.05
+# Noise at which a density is no longer resolved, in units of the data's spread.
+_RESOLUTION = 0.1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,11 +39,14 @@ class Found:
         history: the objective at each step of the descent, shape (iterations,); all the same where
             the optimum is in closed form.
         text: how it went, in words.
+        cutoff: the noise down to which steps are uniform, before a last one to the data; None for
+            steps that are uniform all the way.
     """
 
     process: AbstractGaussianProcess
     history: np.ndarray
     text: str
+    cutoff: float | None = None
 
 
 def search(
@@ -66,18 +72,25 @@ def search(
     """
     source = model.distribution if isinstance(model, ExactModel) else model
     goal_key, key = jax.random.split(key)
+    cutoff = _RESOLUTION * float(np.sqrt(np.mean(np.var(data, axis=0))))
     if objective == "sampler":
         few = FewStepSampler(model, sampler)
-        goal = FewStepError(few, options.target_steps, _DRAWS, key=goal_key)
-        return _descend(learnable(process, options.knots, reach=True), goal, options, key)
+        error = FewStepError(few, options.target_steps, _DRAWS, key=goal_key)
+        return _descend(learnable(process, options.knots, reach=True), error, options, key)
+    if objective == "girsanov":
+        bound = SamplerError(source, options.target_steps - 1, cutoff, data, key=goal_key)
+        found = _descend(learnable(process, options.knots, reach=False), bound, options, key)
+        return dataclasses.replace(found, cutoff=cutoff)
+    if objective == "variance":
+        variance = EstimatorVariance(source, data, cutoff=cutoff, key=goal_key)
+        return _descend(learnable(process, options.knots, reach=False), variance, options, key)
     speed: AbstractSpeed
     if objective == "action":
         speed = KineticAction(source, data, key=goal_key)
     elif objective == "length":
         speed = ScoreOptimalLength(source, data, key=goal_key)
     else:
-        spread = float(np.sqrt(np.mean(np.var(data, axis=0))))
-        speed = EntropicTime(source, data, key=goal_key, cutoff=_RESOLUTION * spread)
+        speed = EntropicTime(source, data, key=goal_key, cutoff=cutoff)
     best = constant_speed(process, speed, num_knots=2 * options.knots)
     value = float(speed(best))
     return Found(best, np.full(options.iterations, value), "in closed form, at constant speed")
@@ -102,7 +115,7 @@ def learnable(
 
 
 def _descend(
-    start: AbstractGaussianProcess, goal: FewStepError, options: SearchOptions, key: Key
+    start: AbstractGaussianProcess, goal: Callable, options: SearchOptions, key: Key
 ) -> Found:
     best = optimise_schedule(start, goal, key=key, steps=options.iterations)
     assert isinstance(best.process, AbstractGaussianProcess)

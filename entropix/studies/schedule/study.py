@@ -40,6 +40,7 @@ TITLES = {
     "length": "found: length",
     "entropic-time": "found: entropic time",
     "variance": "found: variance",
+    "girsanov": "found: Girsanov",
     "sampler": "found: sampler",
 }
 
@@ -126,7 +127,9 @@ def _of_seed(
         )
         found["objective"].append(best.history)
         title = TITLES[objective]
-        candidates.append(Candidate(objective, title, best.process, made_by_hand=False))
+        candidates.append(
+            Candidate(objective, title, best.process, made_by_hand=False, cutoff=best.cutoff)
+        )
         bar.update()
     candidates.extend(plan.made_by_hand())
 
