@@ -11,7 +11,7 @@ $$e(y, s\,|\,c) = \mathrm{network}(\lambda, y, p_s(z|y, c)), \qquad
 
 by Bayes' rule for a condition that depends on $y$ through z alone: $\log p_s(z|y)$ is a guess from
 y, $\log p(c|z)$ is linear in the condition, and without one it is left out. Both are learnt from
-the loss of the field; z needs no labels.
+the loss of the field: evidence that helps to remove noise grows, and evidence that does not fades.
 """
 
 from collections.abc import Callable
@@ -19,26 +19,29 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import Key, RealScalarLike
-from entropix._core.checks import exact_shape, positive_integer
+from entropix._core.arrays import RealScalarLike
+from entropix._core.checks import exact_shape, finite, positive_integer
 
 
 class LatentCondition(eqx.Module):
     """`network(log_snr, y, condition)`, for `ConditionDropout`, with a latent class in between.
 
     The condition should name classes, as one-hot vectors do: through `num_classes` latent classes
-    it can tell at most the logarithm of their number.
+    it can tell at most the logarithm of their number. In the beginning each class of the condition
+    is evidence for one latent class, of odds $e^{strength}$.
 
     Args:
         network: `network(log_snr, y, probabilities)`, such as
             `FourierMLP(dim, condition_dim=num_classes, key=key)`.
         guess: `guess(log_snr, y)`, unnormalised log-probabilities of the latent classes, such as
             `FourierMLP(dim, out_dim=num_classes, key=key)`.
-        condition_dim: size of the vector of the condition; zeros tell nothing.
-        num_classes: number of latent classes, better more than there are classes of conditions.
-        key: PRNG key of the initial weights.
+        condition_dim: size of a condition. The mark that `ConditionDropout` adds is not needed:
+            zeros tell nothing.
+        num_classes: number of latent classes, at least `condition_dim`; better some more.
+        strength: of the evidence in the beginning.
 
     Raises:
         ValueError: if an argument is not allowed, or a vector has another size.
@@ -46,7 +49,7 @@ class LatentCondition(eqx.Module):
 
     network: Callable
     guess: Callable
-    evidence: eqx.nn.Linear
+    evidence: Float[Array, "latent condition"]
 
     def __init__(
         self,
@@ -55,19 +58,16 @@ class LatentCondition(eqx.Module):
         *,
         condition_dim: int,
         num_classes: int,
-        key: Key,
+        strength: Any = 2.0,
     ):
         for name, part in (("network", network), ("guess", guess)):
             if not callable(part):
                 raise ValueError(f"`{name}` must be callable, got {type(part).__name__}.")
         self.network = network
         self.guess = guess
-        self.evidence = eqx.nn.Linear(
-            positive_integer(condition_dim, "condition_dim"),
-            positive_integer(num_classes, "num_classes", 2),
-            use_bias=False,
-            key=key,
-        )
+        positive_integer(condition_dim, "condition_dim")
+        positive_integer(num_classes, "num_classes", max(condition_dim, 2))
+        self.evidence = finite(strength, "strength", shape=()) * jnp.eye(num_classes, condition_dim)
 
     @property
     def dim(self) -> Any:
@@ -77,7 +77,8 @@ class LatentCondition(eqx.Module):
     def __call__(
         self, log_snr: RealScalarLike, y: Float[Array, "*shape"], condition: Float[Array, " c"]
     ) -> Float[Array, "*shape"]:
-        told = self.evidence(condition).astype(y.dtype)
+        latent, size = self.evidence.shape
+        told = (self.evidence @ condition[:size]).astype(y.dtype)
         guess = self.guess(log_snr, y)
-        exact_shape(guess, told.shape, "guess")
+        exact_shape(guess, (latent,), "guess")
         return self.network(log_snr, y, jax.nn.softmax(guess + told))

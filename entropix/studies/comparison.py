@@ -1,5 +1,6 @@
 """Comparing two data sets: one network for both, KL in both directions, and W2."""
 
+import json
 import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -129,9 +130,12 @@ def _describe(plan: InformationPlan, cutoff: Cutoff) -> dict[str, Any]:
 def pair_report(record: "xarray.Dataset", figures: list[str]) -> str:
     """The report: what was compared, the numbers, how to read them, and the figures."""
     a = record.attrs
+    trained, held_out = _numbers(a["num_train"]), _numbers(a["num_held_out"])
     facts = [
         f"First: {a['first_text']}.",
         f"Second: {a['second_text']}.",
+        f"Split: {trained[0]} and {trained[1]} samples to train on, {held_out[0]} and "
+        f"{held_out[1]} held out.",
         f"Coordinates of the model: {a['coordinates_text']}. W2 is measured in them; KL is the "
         "same in all coordinates.",
     ]
@@ -159,7 +163,7 @@ def pair_report(record: "xarray.Dataset", figures: list[str]) -> str:
 def _warnings(record: "xarray.Dataset") -> list[str]:
     """What must not be overlooked."""
     names = (record.attrs["first"], record.attrs["second"])
-    counts = np.ravel(_numbers(record.attrs["num_train"]))
+    counts = _numbers(record.attrs["num_train"])
     notes = []
     for name, other, count in zip(DIRECTIONS, names[::-1], counts[::-1], strict=True):
         value = float(record[f"{name}_score"].mean())
@@ -173,7 +177,6 @@ def _warnings(record: "xarray.Dataset") -> list[str]:
     return notes
 
 
-def _numbers(text: Any) -> list[int]:
-    import json
-
-    return json.loads(text) if isinstance(text, str) else list(text)
+def _numbers(text: str) -> list[int]:
+    """What a record, which holds no lists, was given as a list."""
+    return json.loads(text)

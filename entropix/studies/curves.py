@@ -52,7 +52,7 @@ def plot_divergence(record: "xarray.Dataset", path: Path) -> None:
         for axes, name, (own, other) in zip(
             panels, ("kl", "kl_reverse"), (names, names[::-1]), strict=True
         ):
-            _band(axes, x, record, f"{name}_rate_log_snr", inside)
+            _band(axes, x, record, f"{name}_rate_log_snr", inside, "from denoising errors")
             score = record[f"{name}_score_rate_log_snr"].mean("seed").values[inside]
             axes.plot(x, score, color=TRAINING, lw=1.2, ls="--", label="from scores")
             exact = f"{name}_exact_rate_log_snr"
@@ -68,7 +68,12 @@ def plot_divergence(record: "xarray.Dataset", path: Path) -> None:
 
 
 def _band(
-    axes: Any, x: np.ndarray, record: "xarray.Dataset", name: str, inside: np.ndarray
+    axes: Any,
+    x: np.ndarray,
+    record: "xarray.Dataset",
+    name: str,
+    inside: np.ndarray,
+    label: str = "held-out data",
 ) -> None:
     """The mean over seeds, a band of two standard errors, and the range over seeds."""
     values = record[name].values[:, inside]
@@ -89,7 +94,7 @@ def _band(
     axes.fill_between(
         x, mean - 2 * error, mean + 2 * error, color=MODEL, alpha=0.4, lw=0, label="± 2 std. errors"
     )
-    label = "held-out data" if seeds == 1 else f"held-out data, mean of {seeds} seeds"
+    label = label if seeds == 1 else f"{label}, mean of {seeds} seeds"
     axes.plot(x, mean, color=MODEL, lw=1.2, label=label)
 
 

@@ -65,18 +65,18 @@ class MeasurePlan:
         condition = self.data.condition
         if condition is None:
             return FourierMLP(self.data.dim, widths=widths, key=key)
-        rate, size = self.options.condition.condition_dropout, condition.dim + 1
+        rate = self.options.condition.condition_dropout
         if condition.entropy is None:
+            size = condition.dim + 1  # ConditionDropout adds a one
             network = FourierMLP(self.data.dim, widths=widths, condition_dim=size, key=key)
             return ConditionDropout(network, condition.dim, rate)
-        key, guess_key, evidence_key = jax.random.split(key, 3)
+        key, guess_key = jax.random.split(key)
         latent, half = max(_LEAST_LATENT, 3 * condition.dim // 2), (-(-widths[0] // 2),)
         network = LatentCondition(
             FourierMLP(self.data.dim, widths=widths, condition_dim=latent, key=key),
             FourierMLP(self.data.dim, widths=half, out_dim=latent, key=guess_key),
-            condition_dim=size,
+            condition_dim=condition.dim,
             num_classes=latent,
-            key=evidence_key,
         )
         return ConditionDropout(network, condition.dim, rate)
 

@@ -61,7 +61,7 @@ def test_an_array_of_an_npz_file():
     data = load("data.npz", labels="y")
     np.testing.assert_array_equal(data.labels, WORDS)
     assert data.dim == 3
-    with pytest.raises(ValueError, match="`labels` must name one array .* got 'z'"):
+    with pytest.raises(ValueError, match=r"`labels` must name one array .* got 'z'"):
         load("data.npz", labels="z")
     np.savez("more.npz", x=POINTS, y=WORDS, z=POINTS)
     with pytest.raises(ValueError, match="`array` must name one array"):
@@ -82,7 +82,7 @@ def test_a_file_of_labels(labels):
 
 def test_labels_that_data_carry_or_not():
     np.save("data.npy", POINTS)
-    with pytest.raises(ValueError, match="`labels` must be a file that exists .* got 'labels'"):
+    with pytest.raises(ValueError, match=r"`labels` must be a file that exists .* got 'labels'"):
         load("data.npy", labels="labels")
     with pytest.raises(ValueError, match="`labels` must be 'labels' or a file that exists"):
         load("digits", labels="kind")
