@@ -85,6 +85,15 @@ def exponential_scale(s):
     return jnp.exp(-s)
 
 
+LOG_RATES = (0.3, -0.8, 0.5, 1.1, 0.2, -0.4)
+
+
+def learned_path(final_scale, final_std):
+    path = ex.LearnablePath(final_scale, final_std, num_knots=6)
+    logs = tuple(jnp.asarray(LOG_RATES[::step], float) for step in (1, -1))
+    return eqx.tree_at(lambda p: p.learnable(), path, logs)
+
+
 # Every Gaussian process and schedule goes through the same tests: add a new one here.
 PROCESSES: dict[str, Callable[[], Any]] = {
     "vp": lambda: ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0), kappa=1.0),
@@ -102,14 +111,30 @@ PROCESSES: dict[str, Callable[[], Any]] = {
     "path-module": lambda: ex.GaussianPath(
         Bell(jnp.asarray(3.0, float)), Ramp(jnp.asarray(0.6, float))
     ),
+    "path-learned": lambda: learned_path(0.05, 0.8),
+    "path-learned-noise": lambda: learned_path(0.0, 1.2),
+    "vp-learned": lambda: ex.VariancePreserving(ex.MonotoneSchedule(LOG_RATES, 8.05), kappa=0.3),
+    "sl-warped": lambda: ex.TimeChanged(ex.StraightLine(0.1), ex.MonotoneWarp(LOG_RATES)),
+    "subvp-warped": lambda: ex.TimeChanged(
+        ex.SubVariancePreserving(ex.LinearSchedule(0.1, 16.0)), ex.MonotoneWarp(LOG_RATES)
+    ),
 }
 # One of each kind, for tests too slow to go through all of them.
 KINDS = ("vpx", "sl", "cosine", "ve", "subvp", "rf", "path-module")
-STATIC = ("vp", "vpx", "vp-constant", "vp-cosine", "sl", "cosine")
+STATIC = ("vp", "vpx", "vp-constant", "vp-cosine", "sl", "cosine", "vp-learned", "sl-warped")
 # The scale is exactly zero at t1, where the diffusion coefficient is infinite.
-ENDS_IN_NOISE = ("vp-cosine", "sl", "cosine", "subvp-cosine", "rf", "path-trig")
+ENDS_IN_NOISE = (
+    "vp-cosine",
+    "sl",
+    "cosine",
+    "subvp-cosine",
+    "rf",
+    "path-trig",
+    "path-learned-noise",
+    "sl-warped",
+)
 # The equilibrium collapses at t0, where the entropy field is infinite.
-COLLAPSING = ("subvp", "subvp-cosine", "rf")
+COLLAPSING = ("subvp", "subvp-cosine", "rf", "subvp-warped")
 
 
 def quick(names, everything=PROCESSES) -> list:
@@ -150,9 +175,11 @@ DISTRIBUTIONS: dict[str, Callable[[], Any]] = {
 
 def numbers(tree):
     """The numbers of a module as one vector, and the way back; end times stay as they are."""
-    chosen = jax.tree.map(eqx.is_inexact_array, tree)
-    if hasattr(tree, "t1"):
-        chosen = eqx.tree_at(lambda t: (t.t0, t.t1), chosen, (False, False))
+
+    def moves(path, leaf):
+        return eqx.is_inexact_array(leaf) and getattr(path[-1], "name", "") not in ("t0", "t1")
+
+    chosen = jax.tree_util.tree_map_with_path(moves, tree)
     dynamic, static = eqx.partition(tree, chosen)
     flat, unravel = ravel_pytree(dynamic)
     flat = flat.astype(float)  # ravel_pytree has no dtype for an empty tree

@@ -11,6 +11,7 @@ import xarray
 
 import entropix
 from entropix.cli import main
+from entropix.cli.parsing import parse
 from tests.studies.common import NUM_SAMPLES
 
 
@@ -26,10 +27,10 @@ def run(capsys, *words):
     return code, out, err
 
 
-def assert_refused(capsys, *words, says):
+def assert_refused(capsys, *words, says, command="measure"):
     """One clear line, exit code 2, and nothing written."""
     before = sorted(pathlib.Path().rglob("*"))
-    code, out, err = run(capsys, "measure", *words)
+    code, out, err = run(capsys, command, *words)
     assert code == 2
     assert out == ""
     assert err.startswith("entropix: error: ")
@@ -49,6 +50,7 @@ def test_help_lists_the_commands(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0
     assert "measure" in out
+    assert "information" in out
     assert "--version" in out
 
 
@@ -68,6 +70,7 @@ def test_help_explains_every_option(capsys):
         (["measure", "--stepz", "3"], "--stepz"),
         (["measure", "--process", "brownian"], "brownian"),
         (["mesure"], "mesure"),
+        (["information", "digits"], "B"),
         ([], "measure"),
     ],
 )
@@ -77,6 +80,33 @@ def test_words_that_make_no_sense(capsys, words, says):
     assert err.startswith("entropix: error: ")
     assert says in err
     assert "--help" in err
+
+
+def _first(steps: int = 1):
+    """Do one thing."""
+    return lambda: steps
+
+
+def _second(rate: float = 1.0):
+    """Do another."""
+    return lambda: rate
+
+
+@pytest.mark.parametrize("commands", [{"first": _first}, {"first": _first, "second": _second}])
+def test_one_command_or_several(capsys, commands):
+    """The hint names the command that was meant, and the whole program where none was."""
+    assert parse(["first", "--steps", "3"], commands)() == 3
+    assert parse(["first", "--help"], commands) == 0
+    assert "--steps INT" in capsys.readouterr().out
+    for words, says in (
+        (["first", "--stepz", "3"], "--stepz.*; see `entropix first --help`.$"),
+        (["first", "--steps", "x"], "--steps.*; see `entropix first --help`.$"),
+        (["third"], "third.*; see `entropix --help`.$"),
+        ([], "first.*; see `entropix --help`.$"),
+    ):
+        with pytest.raises(ValueError, match=says) as error:
+            parse(words, commands)
+        assert "\n" not in str(error.value)
 
 
 # ------------------------------------------------------------------ bad input
@@ -185,11 +215,58 @@ def test_a_folder_with_contents(capsys):
         assert_refused(capsys, "mixture2", "--out", "mine", *words, says="new or empty folder")
 
 
+BAD_LABELS = {
+    "missing file": (["--condition", "labels.npy"], "got 'labels.npy'"),
+    "none carried": (["--condition", "labels"], "a file that exists"),
+    "wrong number": (["--condition", "short.npy"], "`labels` must have shape (20,)"),
+    "NaN": (["--condition", "nan.npy"], "1 NaN or infinite of 20"),
+    "constant": (["--condition", "ones.npy"], "labels that differ, got 20 times 1.0"),
+    "one to each": (["--condition", "text.npy"], "two samples to a class"),
+    "without labels": (["--shuffle-labels"], "`shuffle_labels` must be left out"),
+    "rate": (["--condition", "good.npy", "--condition-dropout", "1"], "`condition_dropout` must"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LABELS)
+def test_bad_labels(capsys, case):
+    rng = np.random.default_rng(0)
+    np.save("data.npy", rng.normal(size=(20, 3)))
+    np.save("good.npy", np.arange(20) % 2)
+    np.save("short.npy", np.arange(19) % 2)
+    np.save("nan.npy", np.where(np.arange(20) == 3, np.nan, 1.0))
+    np.save("ones.npy", np.ones(20))
+    np.save("text.npy", np.arange(20).astype(str))
+    words, says = BAD_LABELS[case]
+    assert_refused(capsys, "data.npy", *words, says=says)
+
+
+def test_an_unknown_column(capsys):
+    pathlib.Path("data.csv").write_text("a,b,kind\n1,2,x\n3,4,y\n2,1,x\n")
+    words = ["data.csv", "--condition", "colour"]
+    assert_refused(capsys, *words, says="'a', 'b', 'kind'; or a file that exists; got 'colour'")
+
+
+BAD_PAIRS = {
+    "another dimension": (_npy(np.random.default_rng(0).normal(size=(20, 3))), "the same shape"),
+    "NaN": (_npy(_with(np.nan)), "NaN"),
+    "missing file": (lambda: "missing.npy", "missing.npy"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PAIRS)
+def test_bad_pairs(capsys, case):
+    make, says = BAD_PAIRS[case]
+    np.save("first.npy", np.random.default_rng(1).normal(size=(20, 2)))
+    assert_refused(capsys, "first.npy", make(), says=says, command="information")
+    words = ["first.npy", "first.npy", "--samples", "1"]
+    assert_refused(capsys, *words, says="`samples` must be", command="information")
+
+
 def test_a_mistake_of_the_program_is_not_taken_for_one_of_the_user(monkeypatch):
     def broken(plan):
         raise ValueError("a bug")
 
-    monkeypatch.setattr("entropix.cli.run_measure", broken)
+    monkeypatch.setattr("entropix.cli.subcommands.run_measure", broken)
     with pytest.raises(ValueError, match="a bug"):
         main(["measure", "mixture2", "--num-samples", "50", "--out", "out"])
 
@@ -198,7 +275,7 @@ def test_a_training_that_diverges_says_so_in_one_line(capsys, monkeypatch):
     def diverging(plan):
         raise FloatingPointError("the loss must stay finite, got nan at step 3")
 
-    monkeypatch.setattr("entropix.cli.run_measure", diverging)
+    monkeypatch.setattr("entropix.cli.subcommands.run_measure", diverging)
     code, _, err = run(capsys, "measure", "mixture2", "--num-samples", "50", "--out", "out")
     assert code == 1
     assert err == "entropix: error: the loss must stay finite, got nan at step 3\n"
@@ -219,3 +296,33 @@ def test_digits_with_the_defaults(capsys):
         assert 80 < float(record["neural_entropy"][0]) < 120
         assert float(record["bits_per_dim"][0]) < 2.6
         assert float(record["wasserstein2"][0]) < 1.1 * float(record["wasserstein2_null"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_labels_of_digits(capsys, shuffled):
+    """Between 1.8 nats and H(label) = ln 10; nothing if the labels are dealt out at random."""
+    words = [
+        "--steps",
+        "3000",
+        "--evaluations",
+        "32768",
+        "--samples",
+        "64",
+        "--no-plots",
+        "--quiet",
+    ]
+    control = ["--shuffle-labels"] if shuffled else []
+    code, _, _ = run(capsys, "measure", "digits", "--condition", "labels", *words, *control)
+    assert code == 0
+    with xarray.open_dataset("entropix-digits/results.nc", engine="h5netcdf") as record:
+        value, error = (
+            float(record[name][0]) for name in ("mutual_information", "mutual_information_stderr")
+        )
+        assert error < 0.15
+        assert float(record["label_entropy"]) == pytest.approx(np.log(10), abs=2e-3)
+        if shuffled:
+            assert abs(value) < max(4 * error, 0.1)
+        else:
+            assert 1.8 < value < np.log(10)
+        assert 70 < float(record["neural_entropy"][0]) < 120

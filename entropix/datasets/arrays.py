@@ -24,16 +24,17 @@ def read_npy(path: Path) -> Raw:
         return Raw(np.array(np.load(path, mmap_mode="r", allow_pickle=False)))
 
 
-def read_npz(path: Path, array: str | None) -> Raw:
-    """Read one array of a `.npz` file.
+def read_npz(path: Path, array: str | None, labels: str | None = None) -> Raw:
+    """Read one array of a `.npz` file, perhaps with the labels that another holds.
 
     Args:
         path: the file.
-        array: which of its arrays; may be None if there is only one.
+        array: which of its arrays; may be None if there is only one besides that of the labels.
+        labels: the array of the labels, or None.
 
     Raises:
         ValueError: if the file is damaged or holds Python objects, or if `array` does not say
-            which of several arrays is meant.
+            which of several arrays is meant, or there is none of the name `labels`.
     """
     _check_magic(path, ZIP_MAGIC, "a NumPy .npz file")
     expected = "a NumPy .npz file of numbers"
@@ -42,14 +43,21 @@ def read_npz(path: Path, array: str | None) -> Raw:
     if not names:
         raise ValueError(f"{quoted(path)} must hold at least one array, got none.")
     listed = ", ".join(repr(name) for name in names)
+    if labels is not None and labels not in names:
+        raise ValueError(
+            f"`labels` must name one array of {quoted(path)}: {listed}; or a file that exists; "
+            f"got {labels!r}."
+        )
     if array is None:
-        if len(names) > 1:
+        others = [name for name in names if name != labels]
+        if len(others) != 1:
             raise ValueError(f"`array` must name one array of {quoted(path)}: {listed}; got None.")
-        array = names[0]
+        array = others[0]
     if array not in names:
         raise ValueError(f"`array` must name one array of {quoted(path)}: {listed}; got {array!r}.")
     with reading(path, expected), np.load(path, allow_pickle=False) as archive:
-        return Raw(np.asarray(archive[array]))
+        given = None if labels is None else np.asarray(archive[labels])
+        return Raw(np.asarray(archive[array]), labels=given)
 
 
 def _check_magic(path: Path, magic: bytes, expected: str) -> None:

@@ -12,6 +12,7 @@ from entropix.datasets import toys
 from entropix.datasets.dataset import Dataset
 from entropix.datasets.files import needed
 from entropix.datasets.mixtures import paper_mixture
+from entropix.distributions import GaussianMixture
 
 
 _DISTRIBUTIONS: dict[str, Callable[[], AbstractDistribution]] = {
@@ -23,6 +24,8 @@ _DISTRIBUTIONS: dict[str, Callable[[], AbstractDistribution]] = {
     "circles": toys.circles,
     "spiral": toys.spiral,
 }
+# Mixtures whose components mean something: their samples are labelled by them.
+_OF_COMPONENTS = ("mixture2", "mixture3", "eight-gaussians")
 _SAMPLERS = {"checkerboard": toys.checkerboard, "pinwheel": toys.pinwheel}
 DEFAULT_NUM_SAMPLES = 8192
 
@@ -40,16 +43,19 @@ def embedded(name: str, num_samples: int | None, key: Key | None) -> Dataset:
         raise ValueError(f"`key` must be a random key to draw {name!r}, got None.")
     n = DEFAULT_NUM_SAMPLES if num_samples is None else num_samples
     positive_integer(n, "num_samples", minimum=2)
-    distribution = None
+    distribution, labels = None, None
     if name in _DISTRIBUTIONS:
         distribution = _DISTRIBUTIONS[name]()
         points = distribution.sample(n, key=key)
+        if name in _OF_COMPONENTS and isinstance(distribution, GaussianMixture):
+            labels = np.asarray(distribution.sample_labelled(n, key=key)[1])
     else:
         points = _SAMPLERS[name](n, key=key)
     return Dataset(
         points=np.asarray(points),
         name=name,
         kind="points",
+        labels=labels,
         distribution=distribution,
         source=f"{name} (synthetic)",
     )

@@ -6,6 +6,9 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from entropix._core.arrays import Key
 from entropix._core.checks import choice
@@ -18,8 +21,7 @@ from entropix.datasets.images import read_folder
 from entropix.datasets.tables import read_csv, read_parquet
 
 
-_READERS: dict[str, Callable[[Path], Raw]] = {
-    ".npy": read_npy,
+_TABLES: dict[str, Callable[[Path, str | None], Raw]] = {
     ".csv": read_csv,
     ".parquet": read_parquet,
 }
@@ -35,6 +37,7 @@ def load(
     key: Key | None = None,
     array: str | None = None,
     kind: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
 ) -> Dataset:
     """Load an embedded data set or a file.
 
@@ -55,14 +58,22 @@ def load(
         key: synthetic sets: the random key, required. Ignored by the others.
         array: the array of an `.npz` file; may be left out if there is only one.
         kind: `"table"`, `"image"` or `"points"`, overriding the inferred kind (see `Dataset`).
+        labels: what holds one label for each sample: a file of any of the formats above; a column
+            of a table or an array of an `.npz` file, which is then no part of the samples; or
+            `"labels"` for those the data carry, as digits and mixtures do. None: these too, if
+            there are any.
 
     Returns:
         The validated data set, in the units of its source: neither standardised nor dequantised.
 
     Raises:
         ValueError: in one line, for an unknown name (with the nearest known one), a file that is
-            missing, damaged or of an unknown format, and for data that `Dataset` refuses.
+            missing, damaged or of an unknown format, for labels that are not there, and for data
+            that `Dataset` refuses.
     """
+    if labels is not None and os.path.isfile(labels):
+        data = load(source, num_samples=num_samples, key=key, array=array, kind=kind)
+        return dataclasses.replace(data, labels=_labels_of(Path(labels)))
     if kind is not None:
         choice(kind, "kind", KINDS)
     name = source if isinstance(source, str) and source in available() else None
@@ -79,10 +90,11 @@ def load(
         )
     if path is None:
         data = embedded(str(source), num_samples, key)
+        _check_labels(labels, data.labels, data.source)
         if kind in (None, data.kind):
             return data
         return dataclasses.replace(data, kind=kind, levels=None)
-    raw = _read(path, array)
+    raw = _read(path, array, labels)
     return Dataset.from_array(
         raw.array,
         name=_name(path),
@@ -112,14 +124,40 @@ def _existing(source: str | os.PathLike[str]) -> Path:
     )
 
 
-def _read(path: Path, array: str | None) -> Raw:
+def _read(path: Path, array: str | None, labels: str | os.PathLike[str] | None = None) -> Raw:
+    suffix = path.suffix.lower()
+    if not path.is_dir():
+        named = None if labels is None else os.fspath(labels)
+        if suffix == ".npz":
+            return read_npz(path, array, named)
+        if suffix in _TABLES:
+            return _TABLES[suffix](path, named)
+    raw = _read_whole(path)
+    _check_labels(labels, raw.labels, str(path))
+    return raw
+
+
+def _check_labels(wanted: str | os.PathLike[str] | None, given: Any, source: str) -> None:
+    """Data without named parts have their own labels, or none."""
+    if wanted is None or (wanted == "labels" and given is not None):
+        return
+    allowed = "a file that exists" if given is None else "'labels' or a file that exists"
+    raise ValueError(f"`labels` must be {allowed} for {source!r}, got {os.fspath(wanted)!r}.")
+
+
+def _labels_of(path: Path) -> np.ndarray:
+    """The labels that a file holds: one axis, or a second of size one."""
+    array = _read(path, None).array
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def _read_whole(path: Path) -> Raw:
+    """What has no named parts."""
     if path.is_dir():
         return read_folder(path)
     suffix = path.suffix.lower()
-    if suffix == ".npz":
-        return read_npz(path, array)
-    if suffix in _READERS:
-        return _READERS[suffix](path)
+    if suffix == ".npy":
+        return read_npy(path)
     if _IDX_NAME.fullmatch(path.name):
         return read_idx(path)
     raise ValueError(f"{quoted(path)} must be one of {_ALLOWED}, got the extension {suffix!r}.")

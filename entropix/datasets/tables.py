@@ -17,11 +17,17 @@ import numpy as np
 from entropix.datasets.files import Raw, needed, quoted, reading
 
 
-def read_csv(path: Path) -> Raw:
+def read_csv(path: Path, labels: str | None = None) -> Raw:
     """Read a `.csv` file, with a header or without.
 
+    Args:
+        path: the file.
+        labels: the column that holds labels, numbers or text, and is no part of the array; without
+            a header, its number, counted from 0.
+
     Raises:
-        ValueError: if the file is empty or ragged, or a column is not numeric (named).
+        ValueError: if the file is empty or ragged, a column is not numeric (named), or there is
+            none of the name `labels`.
     """
     pandas = needed("pandas", "reading .csv", "pandas", "data")
     expected = "a .csv table"
@@ -46,20 +52,25 @@ def read_csv(path: Path) -> Raw:
         index = frame.iloc[:, 0]
         if index.dtype.kind == "i" and bool((index == np.arange(len(index))).all()):
             frame = frame.iloc[:, 1:]
-    return _numeric(frame, path, named=header)
+    return _numeric(frame, path, labels, named=header)
 
 
-def read_parquet(path: Path) -> Raw:
+def read_parquet(path: Path, labels: str | None = None) -> Raw:
     """Read a `.parquet` file.
 
+    Args:
+        path: the file.
+        labels: as for `read_csv`.
+
     Raises:
-        ValueError: if the file is damaged or empty, or a column is not numeric (named).
+        ValueError: if the file is damaged or empty, a column is not numeric (named), or there is
+            none of the name `labels`.
     """
     pandas = needed("pandas", "reading .parquet", "pandas", "data")
     needed("pyarrow", "reading .parquet", "pyarrow", "data")
     with reading(path, "a .parquet table"):
         frame = pandas.read_parquet(path)
-    return _numeric(frame, path, named=True)
+    return _numeric(frame, path, labels, named=True)
 
 
 def _first_lines(path: Path) -> tuple[list[str], list[str], str]:
@@ -90,12 +101,24 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _numeric(frame: Any, path: Path, *, named: bool) -> Raw:
-    """The columns of a data frame as one array.
+def _numeric(frame: Any, path: Path, labels: str | None, *, named: bool) -> Raw:
+    """The columns of a data frame as one array, that of the labels apart.
 
     Raises:
-        ValueError: if the frame is empty, or one of its columns is not numeric.
+        ValueError: if the frame is empty, one of its columns is not numeric, or there is none of
+            the name `labels`.
     """
+    given = None
+    if labels is not None:
+        known = [str(name) for name in frame.columns]
+        if known.count(labels) != 1:
+            raise ValueError(
+                f"`labels` must name one column of {quoted(path)}: "
+                f"{', '.join(repr(name) for name in known)}; or a file that exists; got {labels!r}."
+            )
+        index = known.index(labels)
+        given = _label_column(frame.iloc[:, index], path)
+        frame = frame.drop(columns=frame.columns[index])
     if 0 in frame.shape:
         raise ValueError(
             f"{quoted(path)} must hold rows and columns of numbers, "
@@ -111,7 +134,23 @@ def _numeric(frame: Any, path: Path, *, named: bool) -> Raw:
                 f"{quoted(path)} must have numeric columns, got column {label}: {column}."
             )
         columns.append(column)
-    return Raw(np.stack(columns, axis=-1), columns=names if named else None)
+    return Raw(np.stack(columns, axis=-1), given, names if named else None)
+
+
+def _label_column(column: Any, path: Path) -> np.ndarray:
+    """Numbers if all of them are, otherwise text.
+
+    Raises:
+        ValueError: if an entry is missing.
+    """
+    missing = int(column.isna().sum())
+    if missing:
+        raise ValueError(
+            f"{quoted(path)} must have a label for every sample, got {missing} missing in column "
+            f"{str(column.name)!r}."
+        )
+    numbers = _numeric_column(column)
+    return np.asarray(column.astype(str), dtype=str) if isinstance(numbers, str) else numbers
 
 
 def _numeric_column(column: Any) -> np.ndarray | str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from entropix._core.arrays import Key, RealScalarLike
 from entropix._core.checks import (
@@ -84,11 +84,17 @@ class GaussianMixture(AbstractDistribution):
         return within + (self.weights[:, None] * centred).T @ centred
 
     def sample(self, n: int, *, key: Key) -> Float[Array, "n dim"]:
+        return self.sample_labelled(n, key=key)[0]
+
+    def sample_labelled(
+        self, n: int, *, key: Key
+    ) -> tuple[Float[Array, "n dim"], Int[Array, " n"]]:
+        """The samples of `sample`, and the component that each was drawn from."""
         positive_integer(n, "n")
         component_key, noise_key = jax.random.split(key)
         component = jax.random.categorical(component_key, self.log_weights, shape=(n,))
         z = jax.random.normal(noise_key, (n, self.dim), self.means.dtype)
-        return self.means[component] + self.stds[component] * z
+        return self.means[component] + self.stds[component] * z, component
 
     def _joint(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch k"]:
         """`log w_k + log N(x; m_k, s_k^2)`."""

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
 from entropix._core.estimate import Estimate
-from entropix.entropy.functional import estimate_integral
+from entropix.entropy.curve import EntropyCurve, curve_of
 from entropix.entropy.integrate import Integrand, gaussian_process, rate_at
 
 
@@ -26,20 +26,35 @@ def with_end_term(
     functional: Integrand, data: Any, *, key: Key, condition: Any, **options: Any
 ) -> Estimate:
     """The integral of `functional` over the whole process, the end term as its bias."""
+    return curve_with_end_term(functional, data, key=key, condition=condition, **options).total
+
+
+def curve_with_end_term(
+    functional: Integrand,
+    data: Any,
+    *,
+    key: Key,
+    condition: Any,
+    times: Any = None,
+    num_times: int = 2,
+    **options: Any,
+) -> EntropyCurve:
+    """The same as it accumulates along the process; `times` as for `entropy_curve`."""
     integral_key, end_key = jax.random.split(key)
-    estimate = estimate_integral(
+    curve = curve_of(
         functional,
         data,
         key=integral_key,
         condition=condition,
-        times=None,
-        num_times=2,
+        times=times,
+        num_times=num_times,
         control_variate=False,
         divergence=None,
         **options,
-    ).total
-    left_out = _rate_at_end(functional, jnp.asarray(data, estimate.value.dtype), condition, end_key)
-    return eqx.tree_at(lambda e: e.bias, estimate, -left_out, is_leaf=lambda x: x is None)
+    )
+    data = jnp.asarray(data, curve.total.value.dtype)
+    left_out = _rate_at_end(functional, data, condition, end_key)
+    return eqx.tree_at(lambda c: c.total.bias, curve, -left_out, is_leaf=lambda x: x is None)
 
 
 @eqx.filter_jit

@@ -24,13 +24,14 @@ class FourierMLP(eqx.Module):
     """`network(log_snr, y, condition=None) -> array of y's shape`, for vectors `y` of size `dim`.
 
     Args:
-        dim: size of `y` and of the output.
+        dim: size of `y`, and of the output.
         widths: sizes of the hidden layers; the default is the paper's.
         num_features: number of Fourier features of the noise level (sines and cosines together).
         feature_scale: standard deviation of the random frequencies.
         log_snr_scale: log-SNR at which the bounded embedding has gone half its way.
         condition_dim: size of a condition vector, or None.
         activation: elementwise non-linearity.
+        out_dim: size of the output where it is not `dim`, as for a `LatentCondition`.
         key: PRNG key of the initial weights and frequencies.
 
     The output layer starts at zero: an untrained network has stored nothing. The frequencies are
@@ -42,6 +43,7 @@ class FourierMLP(eqx.Module):
 
     dim: int = eqx.field(static=True)
     condition_dim: int | None = eqx.field(static=True)
+    out_dim: int | None = eqx.field(static=True)
     activation: Callable[[Array], Array] = eqx.field(static=True)
     log_snr_scale: Fixed
     frequencies: Fixed
@@ -61,6 +63,7 @@ class FourierMLP(eqx.Module):
         log_snr_scale: float = 4.0,
         condition_dim: int | None = None,
         activation: Callable[[Array], Array] = jax.nn.silu,
+        out_dim: int | None = None,
     ):
         self.dim = positive_integer(dim, "dim")
         if not isinstance(widths, Sequence) or len(widths) == 0:
@@ -72,6 +75,7 @@ class FourierMLP(eqx.Module):
         if condition_dim is not None:
             positive_integer(condition_dim, "condition_dim")
         self.condition_dim = condition_dim
+        self.out_dim = None if out_dim is None else positive_integer(out_dim, "out_dim")
         self.activation = activation
         self.log_snr_scale = Fixed(positive(log_snr_scale, "log_snr_scale", shape=()))
         keys = jax.random.split(key, 2 * len(widths) + 2)
@@ -87,7 +91,7 @@ class FourierMLP(eqx.Module):
             for n_out, k in zip(widths, keys[2::2], strict=False)
         )
         self.norms = tuple(eqx.nn.LayerNorm(n) for n in widths)
-        head = eqx.nn.Linear(widths[-1], dim, key=keys[-1])
+        head = eqx.nn.Linear(widths[-1], self.out_dim or dim, key=keys[-1])
         self.head = eqx.tree_at(lambda m: (m.weight, m.bias), head, replace_fn=jnp.zeros_like)
 
     def __call__(
@@ -95,7 +99,7 @@ class FourierMLP(eqx.Module):
         log_snr: RealScalarLike,
         y: Float[Array, " dim"],
         condition: Any = None,
-    ) -> Float[Array, " dim"]:
+    ) -> Float[Array, " out"]:
         condition = check_condition(condition, self.condition_dim)
         exact_shape(y, (self.dim,), "y")
         features = fourier_features(log_snr, self.log_snr_scale.value, self.frequencies.value)

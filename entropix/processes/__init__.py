@@ -2,6 +2,8 @@
 
 from entropix.processes.forces import RotatingForce as RotatingForce
 from entropix.processes.langevin import Langevin as Langevin
+from entropix.processes.learnable_path import LearnablePath as LearnablePath
+from entropix.processes.monotone import MonotoneSchedule as MonotoneSchedule
 from entropix.processes.moving import RectifiedFlow as RectifiedFlow
 from entropix.processes.moving import SubVariancePreserving as SubVariancePreserving
 from entropix.processes.moving import VarianceExploding as VarianceExploding
@@ -15,3 +17,5 @@ from entropix.processes.schedules import LinearSchedule as LinearSchedule
 from entropix.processes.static import CosinePath as CosinePath
 from entropix.processes.static import StraightLine as StraightLine
 from entropix.processes.static import VariancePreserving as VariancePreserving
+from entropix.processes.time_change import MonotoneWarp as MonotoneWarp
+from entropix.processes.time_change import TimeChanged as TimeChanged

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropix._core.interfaces import AbstractGaussianProcess
+from entropix.entropy import EntropyCurve
 from entropix.entropy.axis import log_snr_of_std
 from entropix.studies.data import PreparedData
 
@@ -30,9 +31,20 @@ class Cutoff:
 
 
 def choose_cutoff(
-    asked: float | None, process: AbstractGaussianProcess, data: PreparedData
+    asked: float | None,
+    process: AbstractGaussianProcess,
+    data: PreparedData,
+    *,
+    of_entropy: bool = True,
 ) -> Cutoff:
-    """The cut-off asked for, or else one where the entropy is known to be infinite without.
+    """The cut-off asked for, or else one where the integral is known to be infinite without.
+
+    Args:
+        asked: the smallest noise standard deviation to include, or None.
+        process: the forward process.
+        data: in the coordinates of the model.
+        of_entropy: whether the integral diverges with the equilibrium, as entropies do and
+            divergences do not.
 
     Raises:
         ValueError: if the one asked for is not positive, or above the noise at the noise end.
@@ -45,7 +57,7 @@ def choose_cutoff(
                 f"end, {end:.6g}, got {asked}."
             )
         return Cutoff(asked, "as asked for")
-    if not process.is_finite:
+    if of_entropy and not process.is_finite:
         return default_cutoff(
             data,
             f"chosen, because the equilibrium of {type(process).__name__} collapses at the "
@@ -83,3 +95,16 @@ def report_times(
     times = np.asarray(process.time_of_log_snr(levels))
     inside = times[(times > float(start)) & (times < float(process.t1))]
     return np.unique(np.concatenate([[start], inside, [process.t1]]).astype(times.dtype))
+
+
+def time_per_log_snr(curve: EntropyCurve) -> np.ndarray:
+    """Time passed per unit of log-SNR around each time; 0 where an end is infinitely far."""
+
+    def around(x: np.ndarray) -> np.ndarray:
+        padded = np.concatenate([x[:1], x, x[-1:]])
+        return padded[2:] - padded[:-2]
+
+    log_snr = np.asarray(curve.log_snr, np.float64)
+    with np.errstate(invalid="ignore"):  # inf - inf at an exact end
+        ratio = around(np.asarray(curve.times, np.float64)) / -around(log_snr)
+    return np.where(np.isfinite(ratio), ratio, 0.0)

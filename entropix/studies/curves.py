@@ -42,8 +42,38 @@ def plot_entropy(record: "xarray.Dataset", path: Path) -> None:
         legend_above(made, right)
 
 
+def plot_divergence(record: "xarray.Dataset", path: Path) -> None:
+    """The rate of KL against log-SNR in both directions, with error bands."""
+    log_snr = record["log_snr"].values
+    inside = np.isfinite(log_snr)
+    x, names = log_snr[inside], (record.attrs["first"], record.attrs["second"])
+    with figure(path, (9.0, 3.8)) as made:
+        panels = made.subplots(1, 2)
+        for axes, name, (own, other) in zip(
+            panels, ("kl", "kl_reverse"), (names, names[::-1]), strict=True
+        ):
+            _band(axes, x, record, f"{name}_rate_log_snr", inside, "from denoising errors")
+            score = record[f"{name}_score_rate_log_snr"].mean("seed").values[inside]
+            axes.plot(x, score, color=TRAINING, lw=1.2, ls="--", label="from scores")
+            exact = f"{name}_exact_rate_log_snr"
+            if exact in record:
+                axes.plot(x, record[exact].values[inside], color=EXACT, lw=1, ls=":", label="exact")
+            seen = x[score > 1e-3 * score.max()]
+            axes.set_xlim(seen.max() + 1, seen.min() - 1)
+            axes.axhline(0, color="0.8", lw=0.8, zorder=0)
+            axes.set_title(f"KL({own} || {other})")
+            axes.set_xlabel("log-SNR  (data → noise)")
+        panels[0].set_ylabel("rate [nats per unit log-SNR]")
+        legend_above(made, panels[1])
+
+
 def _band(
-    axes: Any, x: np.ndarray, record: "xarray.Dataset", name: str, inside: np.ndarray
+    axes: Any,
+    x: np.ndarray,
+    record: "xarray.Dataset",
+    name: str,
+    inside: np.ndarray,
+    label: str = "held-out data",
 ) -> None:
     """The mean over seeds, a band of two standard errors, and the range over seeds."""
     values = record[name].values[:, inside]
@@ -64,7 +94,7 @@ def _band(
     axes.fill_between(
         x, mean - 2 * error, mean + 2 * error, color=MODEL, alpha=0.4, lw=0, label="± 2 std. errors"
     )
-    label = "held-out data" if seeds == 1 else f"held-out data, mean of {seeds} seeds"
+    label = label if seeds == 1 else f"{label}, mean of {seeds} seeds"
     axes.plot(x, mean, color=MODEL, lw=1.2, label=label)
 
 

@@ -1,7 +1,6 @@
 """What is measured once models are trained: every number of the record but the loss.
 
-Each stage takes what is measured and what was found before it, and returns arrays under the names
-of `entropix.studies.record.SCHEMA`.
+The stages of `measure` (see `entropix.studies.stages`).
 """
 
 import dataclasses
@@ -14,17 +13,18 @@ import numpy as np
 from jaxtyping import Array
 
 from entropix._core.arrays import Key
+from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractModel
 from entropix.density import LogDensity, PathBound, log_prob
 from entropix.dynamics import sample
 from entropix.entropy import EntropyCurve, entropy_curve, path_kl
+from entropix.information import mutual_information
 from entropix.models import ExactModel
+from entropix.studies.axis import default_cutoff, time_per_log_snr
 from entropix.studies.data import PreparedData
 from entropix.studies.options import EstimationOptions
+from entropix.studies.stages import Found, arrays, asks_for_cutoff
 from entropix.transport import speed_limit, wasserstein
-
-
-Found = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,22 +80,13 @@ class Subject:
         return min(self.num_rated, 1000)
 
 
-def asks_for_cutoff(error: ValueError) -> bool:
-    """Whether an estimator found its integral to be infinite without a cut-off."""
-    return "`cutoff`" in str(error)
-
-
-def _arrays(found: Found) -> Found:
-    return {name: np.asarray(value) for name, value in found.items()}
-
-
 def measure_entropy(subject: Subject, _: Found) -> Found:
     """S_NN and its curve, on held-out data and on training data."""
     held_out = subject.curve(subject.model, subject.data.held_out, 0)
     # As many points as are held out: one compiled program, and errors of one size.
     some = subject.data.train[: len(subject.data.held_out)]
     train = subject.curve(subject.model, some, 1)
-    stretch = _time_per_log_snr(held_out)
+    stretch = time_per_log_snr(held_out)
     found = {
         "neural_entropy": held_out.total.value,
         "neural_entropy_stderr": held_out.total.stderr,
@@ -112,7 +103,7 @@ def measure_entropy(subject: Subject, _: Found) -> Found:
     }
     if held_out.total.slope is not None:
         found["entropy_slope"] = held_out.total.slope
-    return _arrays(found)
+    return arrays(found)
 
 
 def measure_path_kl(subject: Subject, _: Found) -> Found:
@@ -131,8 +122,8 @@ def measure_path_kl(subject: Subject, _: Found) -> Found:
     except ValueError as error:
         if not asks_for_cutoff(error):
             raise
-        return _arrays({"path_kl": np.inf, "path_kl_stderr": 0.0})
-    return _arrays({"path_kl": kl.value, "path_kl_stderr": kl.stderr})
+        return arrays({"path_kl": np.inf, "path_kl_stderr": 0.0})
+    return arrays({"path_kl": kl.value, "path_kl_stderr": kl.stderr})
 
 
 def measure_samples(subject: Subject, _: Found) -> Found:
@@ -144,7 +135,7 @@ def measure_samples(subject: Subject, _: Found) -> Found:
         num_steps=subject.options.sampling_steps,
         chunk_size=max(1, min(4096, 2**22 // subject.data.dim)),  # bounded memory
     )
-    return _arrays({"samples": subject.data.standardisation.inverse(made)})
+    return arrays({"samples": subject.data.standardisation.inverse(made)})
 
 
 def measure_densities(subject: Subject, found: Found) -> Found:
@@ -175,12 +166,12 @@ def measure_densities(subject: Subject, found: Found) -> Found:
         "negative_log_likelihood_train": -(train.mean.value + data.log_det),
         "negative_log_likelihood_train_stderr": train.mean.stderr,
     }
-    if data.dequantised:
+    if data.dequantised and data.projection is None:
         # log p is per grey level, and the noise is one level wide: Theis et al., 1511.01844.
         per_dim = 1 / (data.dim * np.log(2))
         out["bits_per_dim"] = out["negative_log_likelihood"] * per_dim
         out["bits_per_dim_stderr"] = out["negative_log_likelihood_stderr"] * per_dim
-    return _arrays(out)
+    return arrays(out)
 
 
 def measure_transport(subject: Subject, found: Found) -> Found:
@@ -195,7 +186,43 @@ def measure_transport(subject: Subject, found: Found) -> Found:
     for name in ("w2", "w2_lower", "length", "action", "efficiency"):
         estimate = getattr(limit, name)
         out |= {f"transport_{name}": estimate.value, f"transport_{name}_stderr": estimate.stderr}
-    return _arrays(out)
+    return arrays(out)
+
+
+def measure_information(subject: Subject, _: Found) -> Found:
+    """What the labels tell of held-out data, in both forms; empty without labels."""
+    labels = subject.data.condition_held_out
+    if labels is None:
+        return {}
+
+    def information(form: str, cutoff: float | None) -> Estimate:
+        return mutual_information(
+            subject.model,
+            subject.data.held_out,
+            labels,
+            key=subject.key,
+            form=form,
+            num_evaluations=subject.options.evaluations,
+            cutoff=cutoff,
+        )
+
+    try:
+        # The whole axis, whatever the cut-off of the entropies: information is mostly finite.
+        cutoff = None
+        estimates = [information(form, cutoff) for form in ("denoising", "score")]
+    except ValueError as error:
+        if not asks_for_cutoff(error):
+            raise
+        cutoff = subject.cutoff or default_cutoff(subject.data, "").value
+        estimates = [information(form, cutoff) for form in ("denoising", "score")]
+    found = {"mutual_information_cutoff": 0.0 if cutoff is None else cutoff}
+    for name, estimate in zip(("", "_score"), estimates, strict=True):
+        found |= {
+            f"mutual_information{name}": estimate.value,
+            f"mutual_information{name}_stderr": estimate.stderr,
+            f"mutual_information{name}_bias": estimate.bias,
+        }
+    return arrays(found)
 
 
 STAGES: tuple[tuple[str, Callable[[Subject, Found], Found]], ...] = (
@@ -204,6 +231,7 @@ STAGES: tuple[tuple[str, Callable[[Subject, Found], Found]], ...] = (
     ("samples", measure_samples),
     ("densities", measure_densities),
     ("transport", measure_transport),
+    ("information", measure_information),
 )
 
 
@@ -211,7 +239,10 @@ def measure_data(subject: Subject) -> Found:
     """What the data alone say: the W2 that two sets of the same size have by chance."""
     count, data = subject.num_pairs, subject.data
     null = wasserstein(data.held_out[:count], data.train[:count]).value
-    return _arrays({"wasserstein2_null": null, "wasserstein2_count": count})
+    found = {"wasserstein2_null": null, "wasserstein2_count": count}
+    if data.condition is not None and data.condition.entropy is not None:
+        found["label_entropy"], found["label_entropy_stderr"] = data.condition.entropy
+    return arrays(found)
 
 
 def measure_truth(subject: Subject) -> Found:
@@ -223,12 +254,12 @@ def measure_truth(subject: Subject) -> Found:
     points = jnp.asarray(data.held_out[: subject.num_rated])  # those of the path bound
     truth = np.asarray(exact.distribution.log_prob(points)) + data.log_det
     kl, kl_stderr = _prior_kl(exact, subject.model.prior, jax.random.fold_in(subject.key, 1))
-    return _arrays(
+    return arrays(
         {
             "total_entropy": curve.total.value,
             "total_entropy_stderr": curve.total.stderr,
             "cumulative_total_entropy": curve.cumulative,
-            "total_entropy_rate_log_snr": curve.rate * _time_per_log_snr(curve),
+            "total_entropy_rate_log_snr": curve.rate * time_per_log_snr(curve),
             "log_prob_exact": truth,
             "negative_log_likelihood_exact": -truth.mean(),
             "negative_log_likelihood_exact_stderr": truth.std(ddof=1) / np.sqrt(len(truth)),
@@ -236,19 +267,6 @@ def measure_truth(subject: Subject) -> Found:
             "prior_kl_stderr": kl_stderr,
         }
     )
-
-
-def _time_per_log_snr(curve: EntropyCurve) -> np.ndarray:
-    """Time passed per unit of log-SNR around each time; 0 where an end is infinitely far."""
-
-    def around(x: np.ndarray) -> np.ndarray:
-        padded = np.concatenate([x[:1], x, x[-1:]])
-        return padded[2:] - padded[:-2]
-
-    log_snr = np.asarray(curve.log_snr, np.float64)
-    with np.errstate(invalid="ignore"):  # inf - inf at an exact end
-        ratio = around(np.asarray(curve.times, np.float64)) / -around(log_snr)
-    return np.where(np.isfinite(ratio), ratio, 0.0)
 
 
 def _prior_kl(exact: ExactModel, prior: Any, key: Key, count: int = 65_536) -> tuple[Array, Array]:

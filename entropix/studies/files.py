@@ -3,7 +3,10 @@
 CONFIGURATION = "configuration.json"
 CHECKPOINT = "training.ckpt"
 RECORD, REPORT = "results.nc", "report.md"
+DIVERGENCE = "divergence.png"
 ENTROPY, SAMPLES, LOG_DENSITY, LOSS = "entropy.png", "samples.png", "log_density.png", "loss.png"
+SCHEDULES, PRICES, STEPS = "schedules.png", "prices.png", "steps.png"
+RETRAINING = "retraining.ckpt"
 
 
 def model_file(seed: int) -> str:
@@ -11,15 +14,26 @@ def model_file(seed: int) -> str:
     return f"model-{seed}.eqx"
 
 
+def schedule_file(name: str, seed: int) -> str:
+    """The process with the schedule that was found for an objective."""
+    return f"schedule-{name}-{seed}.eqx"
+
+
 # What a killed run may leave half written, and what a new run may find of an earlier one.
-PARTS_OF_A_RUN = (f"{CHECKPOINT}.*.tmp",)
+PARTS_OF_A_RUN = (f"{CHECKPOINT}.*.tmp", f"{RETRAINING}.*.tmp")
 OF_A_RUN = (
     f"{CHECKPOINT}*",
     RECORD,
     REPORT,
+    DIVERGENCE,
     ENTROPY,
     SAMPLES,
     LOG_DENSITY,
     LOSS,
+    SCHEDULES,
+    PRICES,
+    STEPS,
+    f"{RETRAINING}*",
     model_file(0).replace("0", "[0-9]*"),
+    "schedule-*.eqx",
 )

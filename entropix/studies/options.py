@@ -1,4 +1,4 @@
-"""What can be asked of `measure`: plain frozen dataclasses, which are also its command line.
+"""What can be asked of a study: plain frozen dataclasses, which are also its command line.
 
 The text under a field is its help on the command line. Values are checked where they are used,
 before any training starts.
@@ -25,8 +25,26 @@ class DataOptions:
     standardise: Literal["auto", "none", "feature", "global"] = "auto"
     """Change of units: every feature to unit variance, or all coordinates by one number (global).
     auto: feature for tables, global for images and points, none where the truth is known."""
+    components: int | None = None
+    """Work in so many principal components of the training data; auto: in all coordinates."""
     data_seed: int = 0
     """Seed of everything random about the data: drawing, noise of dequantisation, split."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ConditionOptions:
+    """Labels whose information about the data is measured along with everything else."""
+
+    condition: str | None = None
+    """What holds one label for each sample: `labels` for those the data carry (digits, mixtures), a
+    column of the table or an array of the .npz file (no part of the data then), or a file; auto:
+    none. One network then serves with labels and without."""
+    condition_kind: Literal["auto", "discrete", "continuous"] = "auto"
+    """Names of classes, or a number; auto: classes if they are text or take few values."""
+    condition_dropout: float = 0.5
+    """Share of the labels left out in training: what the network learns of the data alone."""
+    shuffle_labels: bool = False
+    """Deal the labels out at random (by the data seed): a control, which has no information."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +107,19 @@ class EstimationOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class DivergenceOptions:
+    """What is spent on comparing, once trained. Standard errors are reported with every number."""
+
+    evaluations: int = 65_536
+    """Network evaluations per divergence, form and seed."""
+    samples: int = 1000
+    """At most so many samples on either side of W2; never more than half of a set."""
+    cutoff: float | None = None
+    """Smallest noise standard deviation included, in the model's coordinates. auto: none, or where
+    the divergence would be infinite one that is chosen and printed."""
+
+
+@dataclasses.dataclass(frozen=True)
 class OutputOptions:
     """Where results go."""
 
@@ -113,4 +144,16 @@ class MeasureOptions:
     process: ProcessOptions = ProcessOptions()
     training: TrainingOptions = TrainingOptions()
     estimation: EstimationOptions = EstimationOptions()
+    output: OutputOptions = OutputOptions()
+    condition: ConditionOptions = ConditionOptions()
+
+
+@dataclasses.dataclass(frozen=True)
+class InformationOptions:
+    """Everything about a comparison but the two data sets."""
+
+    data: DataOptions = DataOptions()
+    process: ProcessOptions = ProcessOptions()
+    training: TrainingOptions = TrainingOptions()
+    estimation: DivergenceOptions = DivergenceOptions()
     output: OutputOptions = OutputOptions()

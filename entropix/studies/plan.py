@@ -6,35 +6,26 @@ the program, a machine that gives out, or numbers that diverge.
 """
 
 import dataclasses
-import importlib.util
 import os
-import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import diffrax
-import equinox
 import jax
-import numpy as np
-import optax
 
 from entropix._core.arrays import Key
-from entropix._core.checks import positive, positive_integer
-from entropix._core.interfaces import AbstractGaussianProcess
+from entropix._core.checks import positive_integer
 from entropix.datasets import Dataset
 from entropix.models import EntropyMatching, GaussianScaling
-from entropix.networks import FourierMLP
-from entropix.studies.axis import Cutoff, choose_cutoff, report_times
-from entropix.studies.data import PreparedData, check_seed, prepare_data
-from entropix.studies.files import CHECKPOINT, OF_A_RUN, PARTS_OF_A_RUN
-from entropix.studies.folder import OutputFolder
-from entropix.studies.options import EstimationOptions, MeasureOptions, TrainingOptions
-from entropix.studies.processes import make_process, process_parameters
-from entropix.training.archive import package_version, read_archive
+from entropix.networks import ConditionDropout, FourierMLP, LatentCondition
+from entropix.studies.axis import Cutoff, choose_cutoff
+from entropix.studies.data import PreparedData, prepare_data
+from entropix.studies.options import EstimationOptions, MeasureOptions
+from entropix.studies.processes import make_process
+from entropix.studies.run import Run, check_packages, prepare_run
 
 
-_DEFAULT_BATCH = 128
+# More latent classes than classes of labels: the rest may serve to tell styles apart.
+_LEAST_LATENT = 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,46 +33,52 @@ class MeasurePlan:
     """A measurement that is ready to run.
 
     Attributes:
-        options: as asked for, what was left out filled in.
+        options: as asked for.
         data: in the coordinates of the model.
-        process: the forward process.
         cutoff: of the entropies.
-        times: where curves are reported.
-        folder: claimed, and empty but for an earlier run of the same configuration.
-        command: the words that would repeat it, if it came from a command line.
-        configuration: what a resumed run must share.
+        run: the training, and where it is written.
     """
 
     options: MeasureOptions
     data: PreparedData
-    process: AbstractGaussianProcess
     cutoff: Cutoff
-    times: np.ndarray
-    folder: OutputFolder
-    command: tuple[str, ...]
-    configuration: dict[str, Any]
+    run: Run
 
     @property
-    def seeds(self) -> list[int]:
-        """The labels of the networks."""
-        first = self.options.training.seed
-        return list(range(first, first + self.options.training.seeds))
-
-    @property
-    def weighting(self) -> str:
-        """Of the loss: maximum likelihood, unless its entropy is infinite."""
-        return "likelihood" if self.process.is_finite else "uniform"
+    def command(self) -> tuple[str, ...]:
+        """The words that would repeat it, if it came from a command line."""
+        return self.run.command
 
     def make_model(self) -> Callable[[Key], EntropyMatching]:
         """The function from a key to an untrained model."""
-        scaling = GaussianScaling.from_data(self.data.train, self.process)
-        widths = self.options.training.widths
+        process, widths = self.run.process, self.run.training.widths
+        scaling = GaussianScaling.from_data(self.data.train, process)
 
         def make(key: Key) -> EntropyMatching:
-            network = FourierMLP(self.data.dim, widths=widths, key=key)
-            return EntropyMatching(network, self.process, scaling)
+            network = self._network(widths, key)
+            return EntropyMatching(network, process, scaling)
 
         return make
+
+    def _network(self, widths: tuple[int, ...], key: Key) -> Any:
+        """For the data alone, or for data with a condition and without."""
+        condition = self.data.condition
+        if condition is None:
+            return FourierMLP(self.data.dim, widths=widths, key=key)
+        rate = self.options.condition.condition_dropout
+        if condition.entropy is None:
+            size = condition.dim + 1  # ConditionDropout adds a one
+            network = FourierMLP(self.data.dim, widths=widths, condition_dim=size, key=key)
+            return ConditionDropout(network, condition.dim, rate)
+        key, guess_key = jax.random.split(key)
+        latent, half = max(_LEAST_LATENT, 3 * condition.dim // 2), (-(-widths[0] // 2),)
+        network = LatentCondition(
+            FourierMLP(self.data.dim, widths=widths, condition_dim=latent, key=key),
+            FourierMLP(self.data.dim, widths=half, out_dim=latent, key=guess_key),
+            condition_dim=condition.dim,
+            num_classes=latent,
+        )
+        return ConditionDropout(network, condition.dim, rate)
 
 
 def prepare_measure(
@@ -100,53 +97,25 @@ def prepare_measure(
     Raises:
         ValueError: in one line, whatever is wrong; nothing is left behind.
     """
-    _check_packages(plots=options.output.plots)
+    check_packages(plots=options.output.plots)
     _check_estimation(options.estimation)
     process = make_process(options.process)
-    data = prepare_data(source, options.data)
-    training = _checked_training(options.training, len(data.train))
-    options = dataclasses.replace(options, training=training)
+    data = prepare_data(source, options.data, options.condition)
     cutoff = choose_cutoff(options.estimation.cutoff, process, data)
-    name = re.sub(r"[^\w.-]+", "-", data.dataset.name).strip("-.") or "data"
-    output = options.output
-    folder = OutputFolder(f"entropix-{name}" if output.out is None else output.out)
-    folder.check(resume=output.resume, overwrite=output.overwrite)
-    configuration = {
-        **dataclasses.asdict(options.data),
-        "process": options.process.process,
-        **process_parameters(options.process),
-        **dataclasses.asdict(training),
-        "data_fingerprint": data.fingerprint,
-        "versions": versions(),
-    }
-    checkpoint = folder.path / CHECKPOINT
-    if output.resume and checkpoint.exists():
-        read_archive(checkpoint, "entropix checkpoint")
-    found = folder.claim(configuration, resume=output.resume)
-    _clear(folder.path, PARTS_OF_A_RUN if found else OF_A_RUN)
-    return MeasurePlan(
-        options=options,
-        data=data,
-        process=process,
-        cutoff=cutoff,
-        times=report_times(process, data, cutoff),
-        folder=folder,
-        command=tuple(word for word in command if word not in ("--resume", "--overwrite")),
-        configuration=configuration,
+    run = prepare_run(
+        options.process,
+        options.training,
+        options.output,
+        name=data.dataset.name,
+        num_samples=len(data.train),
+        configuration={
+            **dataclasses.asdict(options.data),
+            **({} if data.condition is None else dataclasses.asdict(options.condition)),
+            "data_fingerprint": data.fingerprint,
+        },
+        command=command,
     )
-
-
-def versions() -> dict[str, str]:
-    """Versions on which the digits of a result depend."""
-    others = {module.__name__: module.__version__ for module in (jax, equinox, diffrax, optax)}
-    return {"entropix": package_version(), **others}
-
-
-def _check_packages(*, plots: bool) -> None:
-    wanted = ["tqdm", "xarray", "h5netcdf"] + (["matplotlib"] if plots else [])
-    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(f"this study needs {', '.join(missing)}: pip install 'entropix[studies]'.")
+    return MeasurePlan(options=options, data=data, cutoff=cutoff, run=run)
 
 
 def _check_estimation(options: EstimationOptions) -> None:
@@ -156,32 +125,3 @@ def _check_estimation(options: EstimationOptions) -> None:
         raise ValueError(f"`density_evaluations` must be even, got {options.density_evaluations}.")
     positive_integer(options.samples, "samples", 2)
     positive_integer(options.sampling_steps, "sampling_steps")
-
-
-def _checked_training(options: TrainingOptions, num_samples: int) -> TrainingOptions:
-    """The options, the batch size filled in."""
-    for name in ("seeds", "steps", "num_draws", "checkpoint_every"):
-        positive_integer(getattr(options, name), name)
-    positive(options.learning_rate, "learning_rate")
-    for seed in (options.seed, options.seed + options.seeds - 1):
-        check_seed(seed, "seed")
-    if not options.widths:
-        raise ValueError("`widths` must hold at least one hidden size, got none.")
-    for width in options.widths:
-        positive_integer(width, "widths")
-    if options.batch_size is None:
-        return dataclasses.replace(options, batch_size=min(_DEFAULT_BATCH, num_samples))
-    positive_integer(options.batch_size, "batch_size")
-    if options.batch_size > num_samples:
-        raise ValueError(
-            f"`batch_size` must be at most the number of training samples, {num_samples}, "
-            f"got {options.batch_size}."
-        )
-    return options
-
-
-def _clear(folder: Path, patterns: tuple[str, ...]) -> None:
-    """Remove what an earlier run left, so that nothing of it is taken for part of the new one."""
-    for pattern in patterns:
-        for file in folder.glob(pattern):
-            file.unlink()

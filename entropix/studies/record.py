@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 _SEED, _TIME, _STEP = ("seed",), ("seed", "time"), ("seed", "step")
 
 # name: (dimensions, unit, meaning)
-SCHEMA: dict[str, tuple[tuple[str, ...], str, str]] = {
+Schema = dict[str, tuple[tuple[str, ...], str, str]]
+TRAINING: Schema = {
     "log_snr": (("time",), "1", "log-SNR at each time"),
     "loss": (_STEP, "nats", "training loss of each step; a perfect network has -S_tot"),
     "loss_held_out": (("seed", "check"), "nats", "the same loss on held-out data"),
+}
+SCHEMA: Schema = TRAINING | {
     "neural_entropy": (_SEED, "nats", "neural entropy S_NN on held-out data"),
     "neural_entropy_stderr": (_SEED, "nats", "its standard error, for the population"),
     "neural_entropy_mc_stderr": (_SEED, "nats", "its standard error, for these held-out samples"),
@@ -60,6 +63,15 @@ SCHEMA: dict[str, tuple[tuple[str, ...], str, str]] = {
     "transport_efficiency": (_SEED, "1", "W2^2 / (S_NN x budget), at most 1"),
     "transport_efficiency_stderr": (_SEED, "1", "its standard error"),
     "samples": (("seed", "generated_sample", "coordinate"), "data units", "generated samples"),
+    "mutual_information": (_SEED, "nats", "I(X; label), held-out data, difference of errors"),
+    "mutual_information_stderr": (_SEED, "nats", "its standard error, for the population"),
+    "mutual_information_bias": (_SEED, "nats", "minus what is left of it at the noise end"),
+    "mutual_information_score": (_SEED, "nats", "I(X; label), held-out data, difference of scores"),
+    "mutual_information_score_stderr": (_SEED, "nats", "its standard error, for the population"),
+    "mutual_information_score_bias": (_SEED, "nats", "minus what is left of it at the noise end"),
+    "mutual_information_cutoff": (_SEED, "model units", "smallest noise included, 0 for all"),
+    "label_entropy": ((), "nats", "entropy of discrete labels: no information exceeds it"),
+    "label_entropy_stderr": ((), "nats", "its standard error"),
     "total_entropy": ((), "nats", "exact total entropy production S_tot on held-out data"),
     "total_entropy_stderr": ((), "nats", "its standard error, for the population"),
     "cumulative_total_entropy": (("time",), "nats", "exact entropy up to each time"),
@@ -83,15 +95,43 @@ def make_record(
     steps: Any,
     checks: Any,
     attributes: dict[str, Any],
+    schema: Schema = SCHEMA,
 ) -> "xarray.Dataset":
     """A labelled data set of everything measured.
 
     Args:
-        variables: arrays under names of `SCHEMA`, shaped as it says.
+        variables: arrays under names of the schema, shaped as it says.
         seeds: labels of the seed axis.
         times: labels of the time axis.
         steps: labels of the step axis.
         checks: the steps after which the held-out loss was taken.
+        attributes: of the whole; what NetCDF cannot hold is written as JSON.
+        schema: that of `measure`, or of another study.
+
+    Raises:
+        ValueError: on a name that the schema does not know.
+    """
+    coordinates = {
+        "seed": (seeds, "seed of training"),
+        "time": (times, "time s, from data to noise"),
+        "step": (steps, "training step"),
+        "check": (checks, "training step"),
+    }
+    return assemble(schema, variables, coordinates, attributes)
+
+
+def assemble(
+    schema: Schema,
+    variables: dict[str, Any],
+    coordinates: dict[str, tuple[Any, str]],
+    attributes: dict[str, Any],
+) -> "xarray.Dataset":
+    """A labelled data set.
+
+    Args:
+        schema: dimensions, unit and meaning of each variable there may be.
+        variables: arrays under some of its names.
+        coordinates: labels and meaning of each dimension.
         attributes: of the whole; what NetCDF cannot hold is written as JSON.
 
     Raises:
@@ -99,21 +139,19 @@ def make_record(
     """
     import xarray
 
-    unknown = sorted(variables.keys() - SCHEMA.keys())
+    unknown = sorted(variables.keys() - schema.keys())
     if unknown:
         raise ValueError(f"`variables` must be named in SCHEMA, got {', '.join(unknown)}.")
-    entries = {}
-    for name, (dims, unit, meaning) in SCHEMA.items():
-        if name in variables:
-            value = np.asarray(variables[name])
-            entries[name] = (dims, value, {"units": unit, "long_name": meaning})
+    entries = {
+        name: (dims, np.asarray(variables[name]), {"units": unit, "long_name": meaning})
+        for name, (dims, unit, meaning) in schema.items()
+        if name in variables
+    }
     return xarray.Dataset(
         entries,
         coords={
-            "seed": ("seed", np.asarray(seeds), {"long_name": "seed of training"}),
-            "time": ("time", np.asarray(times), {"long_name": "time s, from data to noise"}),
-            "step": ("step", np.asarray(steps), {"long_name": "training step"}),
-            "check": ("check", np.asarray(checks), {"long_name": "training step"}),
+            name: (name, np.asarray(labels), {"long_name": meaning})
+            for name, (labels, meaning) in coordinates.items()
         },
         attrs={name: _storable(value) for name, value in attributes.items()},
     )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 Row = tuple[str, str, str]
+Rows = tuple[tuple[str, str], ...]
 
 # What the table shows, in this order; what was not measured is left out.
 _ROWS = (
@@ -32,6 +33,9 @@ _ROWS = (
     ("transport_w2_lower", "W2 from data to noise, at least (Gelbrich)"),
     ("transport_length", "W2 from data to noise, at most (length of the path)"),
     ("transport_efficiency", "efficiency of the process, at most 1"),
+    ("mutual_information", "I(X; label), held-out data, from denoising errors"),
+    ("mutual_information_score", "I(X; label), held-out data, from scores"),
+    ("label_entropy", "H(label)"),
 )
 _FIGURES = (
     (ENTROPY, "Entropy rate against log-SNR, and its integral from the data end"),
@@ -41,14 +45,14 @@ _FIGURES = (
 )
 
 
-def table_rows(record: "xarray.Dataset") -> list[Row]:
+def table_rows(record: "xarray.Dataset", wanted: Rows = _ROWS) -> list[Row]:
     """Quantity, value and unit of everything measured, over all seeds.
 
     One seed is shown with its standard error; of several, the mean with the standard error of one
     of them, and the range.
     """
     rows = []
-    for name, label in _ROWS:
+    for name, label in wanted:
         if name in record:
             values = np.atleast_1d(record[name].values)
             unit = record[name].attrs["units"]
@@ -68,9 +72,9 @@ def _quantity(record: "xarray.Dataset", name: str, values: np.ndarray) -> str:
     return text
 
 
-def text_table(record: "xarray.Dataset") -> str:
+def text_table(record: "xarray.Dataset", wanted: Rows = _ROWS) -> str:
     """The table as aligned text, for a terminal."""
-    rows = table_rows(record)
+    rows = table_rows(record, wanted)
     width = max(len(label) for label, _, _ in rows)
     return "\n".join(f"  {label:<{width}}  {value} {unit}".rstrip() for label, value, unit in rows)
 
@@ -78,37 +82,86 @@ def text_table(record: "xarray.Dataset") -> str:
 def markdown_report(record: "xarray.Dataset", figures: list[str]) -> str:
     """The report: what was measured on what, the numbers, how to read them, and the figures."""
     a = record.attrs
-    seeds = record["seed"].values.tolist()
+    facts = [
+        f"Data: {a['data_text']}.",
+        *([f"Labels: {a['condition_text']}."] if "condition_text" in a else []),
+        f"Split: {a['num_train']} samples to train on, {a['num_held_out']} held out.",
+        f"Coordinates of the model: {a['coordinates_text']}. Entropies, path KL and "
+        "transport are measured in them; log densities and samples are in the units of the data.",
+    ]
+    per_seed = {
+        "neural_entropy": "S_NN, held-out",
+        "negative_log_likelihood": "bound on -log p, held-out",
+    }
+    if "mutual_information" in record:
+        per_seed["mutual_information"] = "I(X; label), held-out"
+    return compose(
+        record, f"measure: {a['name']}", facts, _ROWS, _reading(record), per_seed, _FIGURES, figures
+    )
+
+
+def compose(
+    record: "xarray.Dataset",
+    title: str,
+    facts: list[str],
+    rows: Rows,
+    reading: list[str],
+    per_seed: dict[str, str],
+    captions: Rows,
+    figures: list[str],
+) -> str:
+    """A report of any study.
+
+    Args:
+        record: what was measured.
+        title: after the name of the program.
+        facts: on what, one sentence each.
+        rows: names of quantities, and what the table calls them.
+        reading: notes on how the numbers are meant.
+        per_seed: names of quantities shown for every seed, and what the table calls them.
+        captions: files of figures, and what they show.
+        figures: the files that there are.
+    """
+    a = record.attrs
     lines = [
-        f"# entropix measure: {a['name']}",
+        f"# entropix {title}",
         "",
         *([f"`{a['command']}`", ""] if a["command"] else []),
-        f"- Data: {a['data_text']}.",
-        f"- Split: {a['num_train']} samples to train on, {a['num_held_out']} held out.",
-        f"- Coordinates of the model: {a['coordinates_text']}. Entropies, path KL and "
-        "transport are measured in them; log densities and samples are in the units of the data.",
+        *(f"- {fact}" for fact in facts),
         f"- Process: {a['process_text']}.",
         f"- Cut-off: {a['cutoff_text']}.",
         f"- Training: {a['training_text']}.",
         "",
         "| quantity | value | unit |",
         "|---|---|---|",
-        *("| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in table_rows(record)),
+        *(
+            "| " + " | ".join(_escaped(cell) for cell in row) + " |"
+            for row in table_rows(record, rows)
+        ),
         "",
-        *_reading(record),
+        *(f"- {note}" for note in reading),
     ]
+    seeds = record["seed"].values.tolist()
     if len(seeds) > 1:
-        lines += ["", "| seed | S_NN, held-out | bound on -log p, held-out |", "|---|---|---|"]
+        heads = [_escaped(head) for head in per_seed.values()]
+        lines += ["", f"| seed | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
         for i, seed in enumerate(seeds):
             cells = (
                 format_with_error(float(record[n][i]), float(record[f"{n}_stderr"][i]))
-                for n in ("neural_entropy", "negative_log_likelihood")
+                for n in per_seed
             )
             lines.append(f"| {seed} | {' | '.join(cells)} |")
-    for file, caption in _FIGURES:
+    for file, caption in captions:
         if file in figures:
             lines += ["", f"![{caption}]({file})", "", f"*{caption}.*"]
     return "\n".join(lines) + "\n"
+
+
+def spread_text(record: "xarray.Dataset") -> str:
+    """What stands behind the sign of a table."""
+    if record.sizes["seed"] > 1:
+        return "one standard error of one seed for the population, and the range over seeds"
+    return "one standard error for the population the data come from"
 
 
 def _escaped(cell: str) -> str:
@@ -117,19 +170,14 @@ def _escaped(cell: str) -> str:
 
 def _reading(record: "xarray.Dataset") -> list[str]:
     """How the numbers are meant."""
-    spread = (
-        "one standard error of one seed for the population, and the range over seeds"
-        if record.sizes["seed"] > 1
-        else "one standard error for the population the data come from"
-    )
     notes = [
-        f"- The headline number is S_NN on held-out data. ± is {spread}.",
-        "- The bounds are path bounds: log p of the model is at least that large on average. A gap "
+        f"The headline number is S_NN on held-out data. ± is {spread_text(record)}.",
+        "The bounds are path bounds: log p of the model is at least that large on average. A gap "
         "between training and held-out data is what the network knows of its own samples only.",
-        f"- W2 compares {int(record['wasserstein2_count'])} samples on each side. Its bias from "
+        f"W2 compares {int(record['wasserstein2_count'])} samples on each side. Its bias from "
         "sampling dwarfs most differences: W2 of as many held-out and training data is what "
         "perfect samples would have.",
-        "- Speed limit: the density travels a path of that length from data to noise, at least as "
+        "Speed limit: the density travels a path of that length from data to noise, at least as "
         "far as W2. Efficiency is W2^2 / (S_NN x noise budget)"
         + (
             ", zero here because this process spends an infinite budget."
@@ -140,12 +188,33 @@ def _reading(record: "xarray.Dataset") -> list[str]:
     ]
     if "path_kl" in record:
         notes.append(
-            "- The data have a known density: path KL + KL(p_T || prior) bounds KL(data || model) "
+            "The data have a known density: path KL + KL(p_T || prior) bounds KL(data || model) "
             "from above, and |sqrt(S_NN) - sqrt(S_tot)| is at most sqrt(path KL)."
         )
     if "bits_per_dim" in record:
         notes.append(
-            "- Bits per dimension bound those of the integer levels: uniform noise of one level "
+            "Bits per dimension bound those of the integer levels: uniform noise of one level "
             "was added."
+        )
+    if "mutual_information" in record:
+        notes += [
+            "I(X; label) from denoising errors is the headline: the error of the network without "
+            "labels minus that with labels, on held-out data, not clipped. It is too large by what "
+            "the network misses without labels, and too small by what it misses with them; of "
+            "labels without information it is zero within its error, or below.",
+            "I(X; label) from scores is the squared difference of the two fields: never negative, "
+            "and what it exceeds the other by, beyond the errors, is no information.",
+            "Not included is what is left at the noise end, about "
+            f"{-float(record['mutual_information_bias'].mean()):.1g} nats"
+            + (
+                "."
+                if not record["mutual_information_cutoff"].values.any()
+                else ", nor what noise below "
+                f"{float(record['mutual_information_cutoff'].max()):.3g} would hide."
+            ),
+        ]
+    if "label_entropy" in record:
+        notes.append(
+            "H(label) is the entropy of the labels' frequencies: no information exceeds it."
         )
     return notes

@@ -61,13 +61,13 @@ class SpeedProfile(eqx.Module):
         return jnp.mean(of_points), of_points
 
 
-def time_nodes(
-    process: AbstractGaussianProcess, variance: Array, num_times: int
-) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-    """Times of the Gauss-Legendre nodes, increasing, and their weights in ds.
+def clock(log_snr: Array, variance: Array) -> Array:
+    """The clock w of a log-SNR."""
+    return jnp.sqrt(jax.nn.softplus(-log_snr - jnp.log(variance)))
 
-    Where the log-SNR is infinite at `t1` the axis ends where the signal is lost to rounding.
-    """
+
+def clock_end(process: AbstractGaussianProcess, variance: Array) -> Array:
+    """The clock at `t1`; where w is infinite there, where the signal is lost to rounding."""
     dtype = variance.dtype
     log_variance = jnp.log(variance)
     rounding = 2 * jnp.log(32 * jnp.asarray(jnp.finfo(dtype).eps, dtype))
@@ -77,15 +77,31 @@ def time_nodes(
     middle = (process.t0 + process.t1) / 2
     end = process.log_snr(jnp.where(inside, process.t1, middle))
     end = jnp.where(inside, end, least)
-    stop = jnp.sqrt(jax.nn.softplus(-end - log_variance))
+    return clock(end, variance)
+
+
+def time_nodes(
+    process: AbstractGaussianProcess,
+    variance: Array,
+    num_times: int,
+    start: Array | None = None,
+) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+    """Times of the Gauss-Legendre nodes, increasing, and their weights in ds.
+
+    The axis begins at `t0`, or at the log-SNR `start`.
+    """
+    dtype = variance.dtype
+    log_variance = jnp.log(variance)
+    begin = jnp.zeros((), dtype) if start is None else clock(start, variance)
+    span = clock_end(process, variance) - begin
 
     nodes, weights = np.polynomial.legendre.leggauss(num_times)
-    w = stop * jnp.asarray((nodes + 1) / 2, dtype)
+    w = begin + span * jnp.asarray((nodes + 1) / 2, dtype)
     growth = jnp.expm1(w**2)
     times = process.time_of_log_snr(-log_variance - jnp.log(growth))
     _, slope = jax.jvp(process.log_snr, (times,), (jnp.ones_like(times),))
     pace = -2 * w * (1 + 1 / growth) / slope  # ds / dw
-    return times, stop * jnp.asarray(weights / 2, dtype) * pace
+    return times, span * jnp.asarray(weights / 2, dtype) * pace
 
 
 def speed_profile(

@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 
 import entropix as ex
-from tests.helpers import double, quick_jit
+from tests.helpers import LOG_RATES, double, quick_jit
 
 
 SCHEDULES = {
     "linear": lambda: ex.LinearSchedule(0.1, 16.0),
     "constant": lambda: ex.LinearSchedule(3.0, 3.0),
     "cosine": lambda: ex.CosineSchedule(),
+    "learned": lambda: ex.MonotoneSchedule(LOG_RATES, 8.05),
+    "learned-from-linear": lambda: ex.MonotoneSchedule.from_schedule(
+        ex.LinearSchedule(0.1, 16.0), 32
+    ),
 }
 
 

@@ -1,0 +1,159 @@
+"""The subcommands: each turns its options into a job of `entropix.studies`."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from entropix.datasets import available
+from entropix.studies import (
+    ConditionOptions,
+    DataOptions,
+    DivergenceOptions,
+    EstimationOptions,
+    InformationOptions,
+    MeasureOptions,
+    OutputOptions,
+    ProcessOptions,
+    TrainingOptions,
+    prepare_information,
+    prepare_measure,
+    run_information,
+    run_measure,
+)
+from entropix.studies.schedule import (
+    ComparisonOptions,
+    ScheduleOptions,
+    SearchOptions,
+    prepare_schedule,
+    run_schedule,
+)
+
+
+_SOURCE_HELP = (
+    "A file (.npy, .npz, .csv, .parquet, IDX), a folder of PNG images, or the name of an embedded "
+    f"set: {', '.join(available())}."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A study that has been checked, and is ready to run.
+
+    Attributes:
+        run: all that is left to do.
+        command: the words that would repeat it.
+        resumable: whether the same words with `--resume` take it up when it was interrupted.
+    """
+
+    run: Callable[[], Any]
+    command: tuple[str, ...]
+    resumable: bool = True
+
+
+def _job(
+    prepare: Callable[..., Any], run: Callable[[Any], Any], words: list[str], *arguments: Any
+) -> Job:
+    """Check a request; what `prepare` returns knows its command, and `run` takes it."""
+    plan = prepare(*arguments, command=["entropix", *words])
+    return Job(functools.partial(run, plan), plan.command)
+
+
+def commands(words: list[str]) -> dict[str, Callable[..., Any]]:
+    """The subcommands, each a function that returns the function that makes its job.
+
+    So no error of a study can be taken for one of parsing.
+
+    Args:
+        words: what was typed after `entropix`, for the job to know.
+    """
+    from tyro.conf import arg
+
+    def measure(
+        source: Annotated[str, arg(metavar="[DATA]", help=_SOURCE_HELP)] = "digits",
+        /,
+        data: DataOptions = DataOptions(),
+        process: ProcessOptions = ProcessOptions(),
+        training: TrainingOptions = TrainingOptions(),
+        estimation: EstimationOptions = EstimationOptions(),
+        condition: ConditionOptions = ConditionOptions(),
+        output: OutputOptions = OutputOptions(),
+    ) -> Any:
+        """Train entropy-matching models on DATA and measure what they store.
+
+        Reports the neural entropy S_NN with its standard error, the entropy curve, a bound on the
+        negative log-likelihood, KL where the truth is known, W2 between data and samples, the speed
+        limit, and what labels tell of the data: a table here, report.md, plots, and results.nc in
+        the output folder.
+
+        Args:
+            source: What to measure.
+            data: How the data are read, split and put into the model's coordinates.
+            process: The forward process, in the model's coordinates.
+            training: The network and its training. All seeds are trained as one program.
+            estimation: What is spent on measuring. Every number has its standard error.
+            condition: Labels whose information about the data is measured with all else.
+            output: Where results go.
+        """
+        options = MeasureOptions(data, process, training, estimation, output, condition)
+        return functools.partial(_job, prepare_measure, run_measure, words, source, options)
+
+    def schedule(
+        source: Annotated[str, arg(metavar="[DATA]", help=_SOURCE_HELP)] = "mixture2",
+        /,
+        data: DataOptions = DataOptions(),
+        process: ProcessOptions = ProcessOptions(),
+        search: SearchOptions = SearchOptions(),
+        comparison: ComparisonOptions = ComparisonOptions(),
+        training: TrainingOptions = TrainingOptions(),
+        output: OutputOptions = OutputOptions(),
+    ) -> Any:
+        """Optimise noise schedules for DATA, and compare them with those made by hand.
+
+        Reports the kinetic action, the efficiency of the speed limit, the Monte Carlo error of
+        S_NN, and W2 between data and samples of few steps, beside the linear, cosine, straight-line
+        and rectified-flow schedules and the steps of EDM: tables here, report.md, plots, and
+        results.nc in the output folder.
+
+        Args:
+            source: What to optimise for.
+            data: How the data are read, split and put into the model's coordinates.
+            process: The forward process to start from, in the model's coordinates.
+            search: What the schedule is optimised for.
+            comparison: How the schedules are compared.
+            training: Networks and their training, where no exact model is used; and the seeds.
+            output: Where results go.
+        """
+        options = ScheduleOptions(data, process, search, comparison, training, output)
+        return functools.partial(_job, prepare_schedule, run_schedule, words, source, options)
+
+    def information(
+        first: Annotated[str, arg(metavar="A", help="The first set. " + _SOURCE_HELP)],
+        second: Annotated[str, arg(metavar="B", help="The second set, of the same coordinates.")],
+        /,
+        data: DataOptions = DataOptions(),
+        process: ProcessOptions = ProcessOptions(),
+        training: TrainingOptions = TrainingOptions(),
+        estimation: DivergenceOptions = DivergenceOptions(),
+        output: OutputOptions = OutputOptions(),
+    ) -> Any:
+        """Train one model of two data sets A and B and measure what separates them.
+
+        Reports KL(A || B) and KL(B || A) with their standard errors, the truth where it is known,
+        and W2 beside that of equal sets: a table here, report.md, plots, and results.nc in the
+        output folder.
+
+        Args:
+            first: The first set.
+            second: The second set.
+            data: How the data are read, split and put into the model's coordinates.
+            process: The forward process, in the model's coordinates.
+            training: The network and its training. All seeds are trained as one program.
+            estimation: What is spent on comparing. Every number has its standard error.
+            output: Where results go.
+        """
+        options = InformationOptions(data, process, training, estimation, output)
+        prepare = functools.partial(prepare_information, first)
+        return functools.partial(_job, prepare, run_information, words, second, options)
+
+    return {"measure": measure, "information": information, "schedule": schedule}

@@ -1,0 +1,228 @@
+r"""What the schedules of a data set are judged by, measured once as functions of the log-SNR.
+
+With $\hat x = E[x|y]$ and $\hat z = E[z|y]$ for $y = \mu x + \Sigma z$, the second moments
+
+$$A = E\|\hat x\|^2, \quad C = E[\hat x\cdot\hat z], \quad N = E\|\hat z\|^2, \quad
+  M = E\|x - \hat x\|^2, \quad Q = E\|x - \hat x\|^4$$
+
+depend on the log-SNR $\lambda$ alone: not on the schedule, nor on which Gaussian process brought
+the data there. The velocity of any of them is $v = \mu'\hat x + \Sigma'\hat z$, its action a
+quadratic form in A, C and N; the rate of entropic time and the error of a sampler are functions of
+the MMSE M (Guo, Shamai and Verdu, 2005; Kong et al., 2302.03792).
+
+They are kept divided by powers of $\tau = 1/(1 + c\,e^\lambda)$, c the mean data variance, so that
+each has a limit at either end, and nothing is lost to cancellation there.
+"""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from equinox import AbstractVar
+from jaxtyping import Array, Float
+
+from entropix._core.arrays import Key, squared_norm
+from entropix._core.checks import positive_integer
+from entropix._core.chunks import in_chunks
+from entropix._core.interfaces import AbstractDistribution, AbstractGaussianProcess, AbstractModel
+from entropix.distributions import Gaussian
+from entropix.optimise.points import Points
+from entropix.processes import VarianceExploding
+
+
+class Moments(eqx.Module):
+    r"""The five moments at log-SNRs, each with a limit at both ends.
+
+    Attributes:
+        signal: A.
+        cross: $C\,e^{-\lambda/2}/\tau$.
+        noise: $N/\tau$.
+        error: $M/\tau$.
+        quartic: $Q/\tau^2$.
+    """
+
+    signal: Array
+    cross: Array
+    noise: Array
+    error: Array
+    quartic: Array
+
+
+class AbstractPosterior(eqx.Module):
+    """Moments of the posterior means of a data set as functions of the log-SNR."""
+
+    variance: AbstractVar[Array]  # c
+
+    @abc.abstractmethod
+    def moments(self, log_snr: Array) -> Moments:
+        """The moments, in the shape of `log_snr`."""
+
+    def total_noise(self, process: AbstractGaussianProcess, s: Array) -> Array:
+        r"""$\Sigma^2 + c\mu^2 = \Sigma^2/\tau$."""
+        return process.var(s) + self.variance * process.scale(s) ** 2
+
+    def squared_speed(self, process: AbstractGaussianProcess, s: Array) -> Array:
+        r"""$E\|v\|^2$ at times, finite at both ends."""
+        m = self.moments(process.log_snr(s))
+        scale, scale_rate = process.scale(s), process.scale_rate(s)
+        half = process.var_rate(s) / 2  # Sigma Sigma', finite where Sigma' is not
+        by_noise = half * (2 * scale_rate * scale * m.cross + half * m.noise)
+        return scale_rate**2 * m.signal + by_noise / self.total_noise(process, s)
+
+
+class GaussianPosterior(AbstractPosterior):
+    r"""The moments of a Gaussian, in closed form.
+
+    Attributes:
+        mean_square: $\|m\|^2$.
+        variances: eigenvalues of the covariance.
+    """
+
+    mean_square: Float[Array, ""]
+    variances: Float[Array, " dim"]
+
+    @property
+    def variance(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return jnp.mean(self.variances)
+
+    def moments(self, log_snr: Array) -> Moments:
+        level = jnp.clip(log_snr + jnp.log(self.variance), -80.0, 80.0)[..., None]
+        relative = jnp.log(self.variances) - jnp.log(self.variance)
+        share = jax.nn.sigmoid(-level - relative)  # tau of each dimension
+        ratio = share / jax.nn.sigmoid(-level)
+        posterior = self.variances * ratio
+        error = jnp.sum(posterior, -1)
+        known = self.variances * jax.nn.sigmoid(level + relative)
+        return Moments(
+            self.mean_square + jnp.sum(known, -1),
+            error,  # C = exp(lambda / 2) M
+            jnp.sum(ratio, -1),
+            error,
+            error**2 + 2 * jnp.sum(posterior**2, -1),
+        )
+
+
+class MeasuredPosterior(AbstractPosterior):
+    r"""Measured moments, interpolated by cubics; constant (as scaled) beyond the measured range.
+
+    Attributes:
+        start: the lowest log-SNR.
+        spacing: distance of the log-SNRs.
+        values: the moments there, shape (K, 5).
+        variance: c.
+    """
+
+    start: Float[Array, ""]
+    spacing: Float[Array, ""]
+    values: Float[Array, "k 5"]
+    variance: Float[Array, ""]
+
+    @property
+    def log_snr(self) -> Float[Array, " k"]:
+        """Where the moments were measured."""
+        return self.start + self.spacing * jnp.arange(self.values.shape[0])
+
+    def moments(self, log_snr: Array) -> Moments:
+        last = self.values.shape[0] - 1
+        place = jnp.clip((log_snr - self.start) / self.spacing, 0.0, last)
+        index = jnp.clip(jnp.floor(jax.lax.stop_gradient(place)).astype(int), 0, last - 1)
+        t = (place - index)[..., None]
+        a, b = self.values[index], self.values[index + 1]
+        slope_a = (b - self.values[jnp.maximum(index - 1, 0)]) / 2
+        slope_b = (self.values[jnp.minimum(index + 2, last)] - a) / 2
+        bend = (1 - t) * (slope_a - (b - a)) + t * ((b - a) - slope_b)
+        value = a + t * (b - a) + t * (1 - t) * bend
+        return Moments(*jnp.moveaxis(value, -1, 0))
+
+
+def posterior_curve(
+    source: AbstractDistribution | AbstractModel | AbstractPosterior,
+    data: Any = None,
+    *,
+    key: Key | None = None,
+    num_samples: int = 2048,
+    num_log_snr: int = 257,
+    condition: Any = None,
+    chunk_size: int = 4096,
+) -> AbstractPosterior:
+    r"""Measure a data set's posterior moments once, for the objectives of a schedule.
+
+    The same data and noise serve all log-SNRs, so that the curve is smooth. That of a distribution
+    holds for every Gaussian process. That of a model holds for processes that are one with its own
+    as functions of the log-SNR (another schedule, another clock): a network is asked about states,
+    whose size depends on the process. It says of the network what is true of a perfect denoiser.
+
+    Args:
+        source: a distribution or a model; a curve is returned as it is.
+        data: samples, shape (N, *shape); None draws them from a distribution.
+        key: PRNG key; a `Gaussian` needs none, its moments are in closed form.
+        num_samples: data points, each with two opposite draws of the noise.
+        num_log_snr: log-SNRs at which to measure.
+        condition: None, or conditions of the samples, for a model.
+        chunk_size: evaluations held in memory at once.
+
+    Returns:
+        The curve.
+
+    Raises:
+        ValueError: if an argument is missing or malformed.
+    """
+    if isinstance(source, AbstractPosterior):
+        return source
+    if isinstance(source, Gaussian) and data is None:
+        return GaussianPosterior(squared_norm(source.mean), source.eigenvalues)
+    positive_integer(num_log_snr, "num_log_snr", 8)
+    positive_integer(chunk_size, "chunk_size")
+    points = Points.of(source, data, condition, key=key, num_samples=num_samples)
+    return _measure(source, points, num_log_snr, chunk_size)
+
+
+@eqx.filter_jit
+def _measure(
+    source: AbstractDistribution | AbstractModel, points: Points, count: int, chunk: int
+) -> MeasuredPosterior:
+    dtype = points.x.dtype
+    variance = points.variance
+    centre = -jnp.log(variance)
+    low, high = centre - 20.0, centre + 20.0
+    if isinstance(source, AbstractModel):
+        process = source.process
+        low = jnp.maximum(low, process.log_snr(process.t1))
+        high = jnp.minimum(high, process.log_snr(process.t0))
+    else:
+        process = VarianceExploding(jnp.exp(-high / 2 - 1), jnp.exp(-low / 2 + 1))
+    spacing = (high - low) / (count - 1)
+    levels = low + spacing * jnp.arange(count, dtype=dtype)
+    tau = jax.nn.sigmoid(-(levels - centre))
+
+    def posterior_means(s: Array, y: Array, condition: Any) -> tuple[Array, Array]:
+        if isinstance(source, AbstractDistribution):
+            score = source.diffused(process, s).score(y)
+            return source.denoise(process, s, y), -process.std(s) * score
+        # By the entropy field: nothing cancels at either end.
+        field = source.entropy_field(s, y, condition)
+        signal = process.equilibrium_gain(s) * y + process.var(s) / process.scale(s) * field
+        return signal, -process.std(s) * (field + process.equilibrium_score(s, y))
+
+    def at(level: Array) -> Array:
+        s = process.time_of_log_snr(level)
+
+        def one(x: Array, z: Array, condition: Any) -> Array:
+            signal, noise = posterior_means(s, process.perturb(s, x, z), condition)
+            error = squared_norm(x - signal)
+            cross = jnp.sum(signal * noise)
+            return jnp.stack([squared_norm(signal), cross, squared_norm(noise), error, error**2])
+
+        def of_chunk(part: Any, weight: Array) -> Array:
+            return weight @ jax.vmap(one)(*part)
+
+        parts = (points.x, points.z, points.condition)
+        total = in_chunks(of_chunk, parts, points.x.shape[0], chunk)
+        return jnp.sum(total, axis=0) / points.x.shape[0]
+
+    values = jax.lax.map(at, levels)
+    one = jnp.ones_like(tau)
+    scales = jnp.stack([one, jnp.exp(levels / 2) * tau, tau, tau, tau**2], axis=-1)
+    return MeasuredPosterior(low, spacing, values / scales, variance)

@@ -1,0 +1,100 @@
+r"""The clock by which a positive rate becomes constant: no gradient is needed.
+
+$u = \int_{t_0}^s r\,dr' / \int_{t_0}^{t_1} r\,dr'$ is a fraction of the length; the warp is its
+inverse. Equal times then cover equal lengths, entropies or scores, whatever the rate is of.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from entropix._core.arrays import as_float
+from entropix._core.checks import checked, positive_integer
+from entropix._core.interfaces import AbstractGaussianProcess, AbstractProcess
+from entropix.optimise.speeds import AbstractSpeed
+from entropix.processes import MonotoneWarp, TimeChanged
+from entropix.processes.curves import knot_places, log_rates_of
+from entropix.transport.speed import time_nodes
+
+
+def constant_speed(
+    process: AbstractProcess,
+    rate: AbstractSpeed | Callable | tuple[Any, Any],
+    *,
+    num_knots: int = 64,
+    num_times: int = 512,
+) -> Any:
+    r"""The process by the clock in which a rate is constant.
+
+    With `rate=KineticAction(...)` the result minimises the action over all clocks: a geodesic's
+    parametrisation. With `ScoreOptimalLength` equal times cover equal lengths of the score
+    (2412.07877), with `EntropicTime` equal entropies (2504.13612).
+
+    Args:
+        process: any process; one with closed-form marginals unless `rate` is a table.
+        rate: an objective that is a speed; or a function of an array of times to the rates there;
+            or a pair (times, rates) of arrays, such as `.times` and `.speed` of a `SpeedLimit`, or
+            `.times` and `.rate` of an entropy curve. Not negative.
+        num_knots: knots of the warp.
+        num_times: times at which the rate is taken, about twice as many in all.
+
+    Returns:
+        `TimeChanged(process, warp)`.
+
+    Raises:
+        ValueError: if `rate` is none of these, or is somewhere negative or not finite.
+    """
+    positive_integer(num_knots, "num_knots", 3)
+    positive_integer(num_times, "num_times", 8)
+    if not isinstance(process, AbstractProcess):
+        raise ValueError(f"`process` must be a process, got {type(process).__name__}.")
+    if isinstance(rate, tuple):
+        times, rates = (as_float(part) for part in rate)
+        if times.ndim != 1 or times.shape != rates.shape:
+            raise ValueError(
+                "`rate` must be a pair of arrays of one shape (k,), "
+                f"got {times.shape} and {rates.shape}."
+            )
+        # The ends of the axis, with the rates nearest to them.
+        times = jnp.concatenate([process.t0[None], times, process.t1[None]])
+        rates = jnp.concatenate([rates[:1], rates, rates[-1:]])
+    elif callable(rate):
+        times = _times(process, rate, num_times)
+        inner = times[1:-1]
+        rates = rate.rate(process, inner) if isinstance(rate, AbstractSpeed) else rate(inner)
+        rates = jnp.concatenate([rates[:1], as_float(rates), rates[-1:]])
+    else:
+        raise ValueError(
+            "`rate` must be an objective that is a speed, a function of times, or a pair of "
+            f"arrays, got {type(rate).__name__}."
+        )
+    rates = checked(rates, "rate", lambda r: (r >= 0) & (r < np.inf), "finite and not negative")
+    return TimeChanged(process, _warp(process, times, rates, num_knots))
+
+
+def _times(process: AbstractProcess, rate: Any, count: int) -> Array:
+    """Increasing times that resolve both ends of the axis and of the log-SNR."""
+    places = as_float(np.asarray(knot_places(count)))
+    times = process.t0 + (process.t1 - process.t0) * places
+    if isinstance(process, AbstractGaussianProcess):
+        known = isinstance(rate, AbstractSpeed)
+        variance = rate.variance if known else jnp.ones_like(process.t1)
+        times = jnp.sort(jnp.concatenate([times, time_nodes(process, variance, count)[0]]))
+    return times
+
+
+def _warp(process: AbstractProcess, times: Array, rates: Array, num_knots: int) -> MonotoneWarp:
+    steps = jnp.diff(times)
+    covered = jnp.cumsum(steps * (rates[1:] + rates[:-1]) / 2)
+    covered = jnp.concatenate([jnp.zeros_like(covered[:1]), covered])
+    total = covered[-1]
+    length = process.t1 - process.t0
+    places = as_float(np.asarray(knot_places(num_knots)))
+    reached = (jnp.interp(places * total, covered, times) - process.t0) / length
+    reached = reached.at[0].set(0.0).at[-1].set(1.0)
+    pace = total / length / jnp.interp(process.t0 + length * reached, times, rates)
+    return MonotoneWarp(jax.lax.stop_gradient(log_rates_of(places, reached, pace)))

@@ -1,0 +1,137 @@
+r"""From labels to the condition that a network is given, and what they are worth at most.
+
+Discrete labels become one-hot vectors, continuous ones a number of mean 0 and variance 1. For
+discrete labels $I(X; label) \le H(label) = -E\log p(label)$.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from entropix._core.checks import choice
+from entropix.studies.options import ConditionOptions
+
+
+# Numbers are taken for names of classes if they take few values, each of them often.
+_MOST_CLASSES, _LEAST_OFTEN = 32, 4
+_SHUFFLE = 0x5A0F
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Condition:
+    """What belongs to each sample, as a network is given it.
+
+    Attributes:
+        values: shape (N, C), in the order of the data set.
+        entropy: H(label) of discrete labels in nats, and its standard error; None for continuous
+            ones, whose information has no such bound.
+        text: a clause for the report.
+    """
+
+    values: np.ndarray
+    entropy: tuple[float, float] | None
+    text: str
+
+    @property
+    def dim(self) -> int:
+        """C."""
+        return self.values.shape[1]
+
+
+def make_condition(
+    labels: np.ndarray | None, options: ConditionOptions, data_seed: int
+) -> Condition | None:
+    """The condition that the options ask for; None if they ask for none.
+
+    Args:
+        labels: shape (N,), numbers or text, or None.
+        options: see `ConditionOptions`.
+        data_seed: seed of the control that shuffles labels.
+
+    Raises:
+        ValueError: if labels are missing, all the same or not finite, or an option does not fit.
+    """
+    choice(options.condition_kind, "condition_kind", ("auto", "discrete", "continuous"))
+    if not 0 < options.condition_dropout < 1:
+        raise ValueError(
+            f"`condition_dropout` must be between 0 and 1, got {options.condition_dropout}."
+        )
+    if options.condition is None:
+        for name in ("shuffle_labels", "condition_kind"):
+            if getattr(options, name) != getattr(ConditionOptions(), name):
+                raise ValueError(
+                    f"`{name}` must be left out without `condition`, got {getattr(options, name)}."
+                )
+        return None
+    if labels is None:
+        raise ValueError(
+            "`condition` must be a file of labels for data that carry none, "
+            f"got {options.condition!r}."
+        )
+    classes, counts = _checked(labels)
+    if options.shuffle_labels:
+        key = jax.random.fold_in(jax.random.key(data_seed), _SHUFFLE)
+        labels = labels[np.asarray(jax.random.permutation(key, len(labels)))]
+    shuffled = ", shuffled: a control without information" if options.shuffle_labels else ""
+    kind, why = _kind(labels, len(classes), options.condition_kind)
+    if kind == "continuous":
+        values = labels.astype(np.float64)
+        values = (values - values.mean()) / values.std()
+        text = f"{options.condition}, a continuous number ({why}){shuffled}"
+        return Condition(values[:, None].astype(np.float32), None, text)
+    one_hot = (labels[:, None] == classes[None, :]).astype(np.float32)
+    text = f"{options.condition}, {len(classes)} classes ({why}){shuffled}"
+    return Condition(one_hot, _entropy(counts), text)
+
+
+def _checked(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct labels, and how often there is each.
+
+    Raises:
+        ValueError: if labels are neither numbers nor text, not finite, or all the same.
+    """
+    if labels.dtype.kind not in "biufUS":
+        raise ValueError(f"`condition` must hold numbers or text, got dtype {labels.dtype}.")
+    if labels.dtype.kind == "f":
+        bad = np.flatnonzero(~np.isfinite(labels))
+        if len(bad):
+            raise ValueError(
+                f"`condition` must hold finite labels, got {len(bad)} NaN or infinite of "
+                f"{len(labels)}, the first in sample {bad[0]} (counted from 0)."
+            )
+    classes, counts = np.unique(labels, return_counts=True)
+    if len(classes) < 2:
+        raise ValueError(
+            f"`condition` must hold labels that differ, got {len(labels)} times {classes[0]}."
+        )
+    return classes, counts
+
+
+def _kind(labels: np.ndarray, num_classes: int, asked: str) -> tuple[str, str]:
+    """Discrete or continuous, and the reason."""
+    count, text = len(labels), labels.dtype.kind in "US"
+    if asked == "continuous" and text:
+        raise ValueError(
+            "`condition_kind` must be 'discrete' for labels of text, got 'continuous'."
+        )
+    few = num_classes <= _MOST_CLASSES and num_classes * _LEAST_OFTEN <= count
+    kind = asked if asked != "auto" else "discrete" if text or few else "continuous"
+    if kind == "discrete" and 2 * num_classes > count:
+        raise ValueError(
+            f"`condition` must have at least two samples to a class on average, got "
+            f"{num_classes} classes of {count} samples."
+        )
+    if asked != "auto":
+        return kind, "as asked for"
+    if text:
+        return kind, "chosen, because they are text"
+    return kind, f"chosen, because they take {num_classes} values in {count} samples"
+
+
+def _entropy(counts: np.ndarray) -> tuple[float, float]:
+    """The entropy of the observed frequencies, and its standard error."""
+    share = counts / counts.sum()
+    surprise = -np.log(share)
+    mean = float(share @ surprise)
+    return mean, float(np.sqrt(share @ (surprise - mean) ** 2 / counts.sum()))

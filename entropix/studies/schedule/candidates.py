@@ -1,0 +1,87 @@
+r"""Schedules that are compared: a process, and where a sampler of N steps puts them.
+
+A sampler of `entropix.dynamics.samplers` sees of a schedule the log-SNRs $\lambda_0 < \lambda_1 <
+\dots < \lambda_N = \infty$ of its steps, and nothing else: its steps are those of the variable
+$\Sigma/\mu$. A schedule puts them at equal distances in its own time, $s_i = t_1 - i(t_1 - t_0)/N$;
+the steps of Karras et al. (2206.00364, equation 5) are
+
+$$\varsigma_i = \Big(\varsigma_{max}^{1/\rho} + \frac{i}{N-1}\big(\varsigma_{min}^{1/\rho} -
+  \varsigma_{max}^{1/\rho}\big)\Big)^\rho, \quad i < N, \qquad \varsigma_N = 0,
+  \qquad \lambda = -2\log\varsigma.$$
+
+As a process, they are variance exploding with $\Sigma(s) = \varsigma_{max}\,s^\rho$.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from entropix._core.interfaces import AbstractGaussianProcess
+from entropix.optimise.sampling import step_times
+from entropix.processes import (
+    CosineSchedule,
+    GaussianPath,
+    LinearSchedule,
+    RectifiedFlow,
+    StraightLine,
+    VariancePreserving,
+)
+from entropix.studies.schedule.sampling import uniform_levels
+
+
+RHO, NOISE_MIN, NOISE_MAX = 7.0, 0.002, 80.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Candidate:
+    """A schedule by name.
+
+    Attributes:
+        name: its label in records.
+        title: its name in tables and figures.
+        process: a Gaussian process.
+        made_by_hand: whether it was there before the data.
+        karras: whether its steps are those of Karras et al., not uniform in time.
+        cutoff: None, or the noise at which steps uniform in time end, before a last one.
+    """
+
+    name: str
+    title: str
+    process: AbstractGaussianProcess
+    made_by_hand: bool = True
+    karras: bool = False
+    cutoff: float | None = None
+
+    def levels(self, num_steps: int) -> Float[Array, " knots"]:
+        """Increasing log-SNRs of `num_steps` steps; the last is infinite."""
+        if self.karras:
+            dtype = self.process.t1.dtype
+            fraction = jnp.linspace(0.0, 1.0, num_steps, dtype=dtype)
+            root = NOISE_MAX ** (1 / RHO) * (1 - fraction) + NOISE_MIN ** (1 / RHO) * fraction
+            return jnp.append(-2 * RHO * jnp.log(root), jnp.inf)
+        if self.cutoff is not None:
+            times = step_times(self.process, num_steps - 1, jnp.asarray(self.cutoff))
+            return jnp.append(self.process.log_snr(times), jnp.inf)
+        return uniform_levels(self.process, num_steps)
+
+
+def made_by_hand(linear: LinearSchedule, kappa: float) -> tuple[Candidate, ...]:
+    """The schedules everyone uses.
+
+    Args:
+        linear: the linear schedule to compare with.
+        kappa: standard deviation of the equilibrium of those that have one.
+    """
+    return (
+        Candidate("linear", "linear", VariancePreserving(linear, kappa)),
+        Candidate("cosine", "cosine", VariancePreserving(CosineSchedule(), kappa)),
+        Candidate("straight-line", "straight line", StraightLine(kappa)),
+        Candidate("rectified-flow", "rectified flow", RectifiedFlow()),
+        Candidate("edm", "EDM", GaussianPath(jnp.ones_like, _power), karras=True),
+    )
+
+
+def _power(s: Array) -> Array:
+    r"""$\varsigma_{max}\,s^\rho$."""
+    return NOISE_MAX * s**RHO

@@ -1,0 +1,168 @@
+r"""What a schedule costs: the action of its path, and the Monte Carlo error of its entropy.
+
+A model enters through its denoiser D at a log-SNR, and the noise $\epsilon = (y - \mu D)/\Sigma$
+that belongs to it; the schedule through $\mu(s)$ and $\Sigma(s)$. With
+
+$$v = \mu' D + \Sigma'\epsilon, \qquad
+  \mathrm{action} = (t_1 - t_0)\int E\|v\|^2\,ds, \qquad
+  \mathrm{length} = \int\sqrt{E\|v\|^2}\,ds, \qquad
+  S = \int\frac{2}{\sigma^2}\,E\|v\|^2\,ds$$
+
+(Benamou and Brenier, 2000; Ikeda et al., 2407.04495). Estimates of S from N draws of one time,
+uniform in s, one datum and one noise have the error $\sqrt{\mathrm{Var} f/N}$ with
+
+$$f = (t_1 - t_0)\,\frac{2}{\sigma^2}\,\|v\|^2 .$$
+
+Where S is infinite, the path KL to the moment-matched Gaussian r, which is finite for every process
+and the same for all of them, takes its place: $f = (t_1 - t_0)\frac{\sigma^2}{2}\|s - s_r\|^2$ with
+$s - s_r = \frac{\mu}{\Sigma^2}(D - D_r)$.
+"""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix.distributions import Gaussian
+from entropix.models import ExactModel
+from entropix.transport import wasserstein
+from entropix.transport.speed import time_nodes
+
+
+_NODES = 48
+
+
+@dataclasses.dataclass(frozen=True)
+class Price:
+    r"""Of one schedule.
+
+    Attributes:
+        action: with its standard error for the population.
+        length: of the path.
+        entropy: S; infinite where that is known.
+        efficiency: $W_2^2/(S\int\sigma^2/2\,ds)$ with the W2 of samples; 0 where the bound is.
+        entropy_error: the Monte Carlo error of S; infinite where S is.
+        path_kl_error: that of the path KL to the moment-matched Gaussian.
+    """
+
+    action: tuple[float, float]
+    length: float
+    entropy: float
+    efficiency: float
+    entropy_error: float
+    path_kl_error: float
+
+
+def price(
+    model: AbstractModel,
+    process: AbstractGaussianProcess,
+    x: Float[Array, "n dim"],
+    z: Float[Array, "n dim"],
+    *,
+    evaluations: int,
+    max_pairs: int = 1000,
+) -> Price:
+    """The price of a schedule.
+
+    Args:
+        model: the fields, under a process with all the log-SNRs of `process`.
+        process: the schedule.
+        x: samples of the data.
+        z: standard normal noise, one for each of them.
+        evaluations: N, of the Monte Carlo errors.
+        max_pairs: points between which W2 is computed, at most.
+    """
+    variance = jnp.mean(jnp.var(x, axis=0))
+    times, weights = time_nodes(process, variance, _NODES)
+    denoised, noise, gap = _fields(model, process.log_snr(times), x, z)
+    rates = _rates(process, times)
+    squared, entropy, kl = (
+        np.asarray(a, np.float64) for a in _integrands(rates, denoised, noise, gap)
+    )
+    weights, duration = np.asarray(weights, np.float64), float(process.t1 - process.t0)
+
+    of_points = duration * weights @ squared
+    total, error = _monte_carlo(entropy, weights, duration, evaluations)
+    if not process.is_finite:
+        total = error = np.inf
+    count = min(len(x), max_pairs)
+    end = process.scale(process.t1) * x[:count] + process.std(process.t1) * z[:count]
+    cost = total * float(process.noise_budget())
+    distance = float(wasserstein(x[:count], end)) if np.isfinite(cost) else 0.0
+    return Price(
+        action=(float(of_points.mean()), float(of_points.std(ddof=1) / np.sqrt(len(x)))),
+        length=float(weights @ np.sqrt(squared.mean(axis=1))),
+        entropy=total,
+        efficiency=distance**2 / cost,
+        entropy_error=error,
+        path_kl_error=_monte_carlo(kl, weights, duration, evaluations)[1],
+    )
+
+
+def _monte_carlo(
+    density: np.ndarray, weights: np.ndarray, duration: float, evaluations: int
+) -> tuple[float, float]:
+    """An integral over time, and the error of its estimate from uniform times.
+
+    Args:
+        density: of each point at each time, shape (times, points).
+        weights: of the times in the integral.
+        duration: of the whole axis.
+        evaluations: how many draws an estimate has.
+    """
+    total = weights @ density.mean(axis=1)
+    second = duration * weights @ (density**2).mean(axis=1)
+    return float(total), float(np.sqrt(max(second - total**2, 0.0) / evaluations))
+
+
+@eqx.filter_jit
+def _fields(
+    model: AbstractModel, levels: Float[Array, " k"], x: Array, z: Array
+) -> tuple[Array, Array, Array]:
+    """D, epsilon and |D - D_r|^2 of every point at every log-SNR."""
+    process = model.process
+    mean = jnp.mean(x, axis=0)
+    covariance = jnp.atleast_2d(jnp.cov(x, rowvar=False))
+    reference = ExactModel(Gaussian(mean, covariance), process)
+
+    def at(level: Array) -> tuple[Array, Array, Array]:
+        s = process.time_of_log_snr(level)
+        scale, var = process.scale(s), process.var(s)
+        y = scale * x + jnp.sqrt(var) * z
+
+        def denoise(fields: AbstractModel) -> Array:
+            # In this form no digits are lost where the signal is.
+            field = jax.vmap(fields.entropy_field, in_axes=(None, 0))(s, y)
+            return process.equilibrium_gain(s) * y + var / scale * field
+
+        denoised = denoise(model)
+        noise = (y - scale * denoised) / jnp.sqrt(var)
+        return denoised, noise, jnp.sum((denoised - denoise(reference)) ** 2, axis=-1)
+
+    return jax.lax.map(at, levels)
+
+
+def _rates(process: AbstractGaussianProcess, times: Array) -> tuple[Array, ...]:
+    r"""$\mu'$, $\Sigma'$, $2/\sigma^2$ and $\frac{\sigma^2}{2}\mu^2/\Sigma^4$."""
+    var = process.var(times)
+    half = process.sigma_squared(times) / 2
+    return (
+        process.scale_rate(times),
+        process.var_rate(times) / (2 * jnp.sqrt(var)),
+        1 / half,
+        half * process.scale(times) ** 2 / var**2,
+    )
+
+
+@eqx.filter_jit
+def _integrands(
+    rates: tuple[Array, ...], denoised: Array, noise: Array, gap: Array
+) -> tuple[Array, Array, Array]:
+    scale_rate, std_rate, inverse, weight = (r[:, None] for r in rates)
+    velocity = scale_rate[..., None] * denoised + std_rate[..., None] * noise
+    squared = jnp.sum(velocity**2, axis=-1)
+    return squared, inverse * squared, weight * gap

@@ -1,0 +1,123 @@
+"""Few steps through one process are those of each; a model under a process that is not its own."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import entropix as ex
+from entropix.studies.schedule.options import SearchOptions
+from entropix.studies.schedule.sampling import FewStepError, FewStepSampler, uniform_levels
+from entropix.studies.schedule.search import learnable, search
+from entropix.studies.schedule.translation import Translated, translate
+from tests.helpers import paper_mixture
+from tests.studies.common import quick_compilation
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_compilation():
+    with quick_compilation():
+        yield
+
+
+@pytest.fixture
+def exact():
+    return ex.ExactModel(paper_mixture(2), ex.VariancePreserving(ex.LinearSchedule()))
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm"])
+def test_all_schedules_are_sampled_through_one_process(x64, exact, name):
+    """A sampler sees levels only: the same samples as under the process of the schedule."""
+    process = ex.CosinePath()
+    sampler = FewStepSampler(exact, name)
+    key = jax.random.key(0)
+    made = sampler(uniform_levels(process, 4), key, 16)
+    own = ex.sample(
+        exact.with_process(process),
+        key=key,
+        num_samples=16,
+        times=jnp.linspace(1.0, 0.0, 5),
+        solver=ex.DDIM() if name == "ddim" else ex.DPMSolver(),
+        prior=sampler.model.prior,
+    )
+    np.testing.assert_allclose(made, own, rtol=1e-6, atol=1e-6)
+
+
+PROCESSES = {
+    "rectified flow": ex.RectifiedFlow,
+    "exploding": lambda: ex.VarianceExploding(0.01, 20.0),
+    "narrow": lambda: ex.StraightLine(0.3),
+}
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_translated_model_is_the_model_of_the_other_process(x64, exact, name):
+    process = PROCESSES[name]()
+    seen, truth = Translated(exact, process), exact.with_process(process)
+    y = jnp.array([0.4, -1.1])
+    for level in (3.0, 0.0, -4.0):
+        s = process.time_of_log_snr(jnp.asarray(level))
+        for field in ("score", "entropy_field", "velocity"):
+            here, there = getattr(seen, field)(s, y), getattr(truth, field)(s, y)
+            np.testing.assert_allclose(here, there, rtol=1e-6, atol=1e-7)
+    assert (seen.divergence is None) == (truth.divergence is None)
+
+
+def test_a_network_keeps_its_fields_where_the_equilibrium_stays(exact):
+    network = ex.FourierMLP(2, widths=(8,), key=jax.random.key(0))
+    model = ex.EntropyMatching(network, exact.process)
+    assert isinstance(translate(model, ex.CosinePath()), ex.EntropyMatching)
+    assert isinstance(translate(model, ex.RectifiedFlow()), Translated)
+    assert isinstance(translate(exact, ex.RectifiedFlow()), ex.ExactModel)
+
+
+def test_gaussian_data_of_unit_variance_are_sampled_without_error(x64):
+    """Where the velocity is zero, the rms distance to many steps is rounding only."""
+    model = ex.ExactModel(ex.Gaussian(jnp.zeros(2), jnp.eye(2)), ex.CosinePath())
+    # DDIM in the angle: exact for data of the noise's width in the limit of small steps.
+    few = FewStepError(FewStepSampler(model, "ddim"), 4, 8, key=jax.random.key(0))
+    many = FewStepError(FewStepSampler(model, "ddim"), 8, 8, key=jax.random.key(0))
+    few_error, many_error = (float(e(ex.CosinePath())) for e in (few, many))
+    # First order: half the step, half the error.
+    np.testing.assert_allclose(few_error - many_error, np.log(2), atol=0.15)
+
+
+def test_the_error_of_few_steps_has_the_gradient_of_its_differences(x64, exact):
+    start = learnable(exact.process, 4, reach=True)
+    goal = FewStepError(FewStepSampler(exact, "ddim"), 3, 16, key=jax.random.key(0))
+    value, gradient = eqx.filter_jit(eqx.filter_value_and_grad(lambda p: goal(p)))(start)
+
+    def moved(h):
+        where = lambda p: p.schedule.curve.log_rates  # noqa: E731
+        rates = where(start)
+        return float(goal(eqx.tree_at(where, start, rates.at[1].add(h))))
+
+    slope = (moved(1e-5) - moved(-1e-5)) / 2e-5
+    np.testing.assert_allclose(gradient.schedule.curve.log_rates[1], slope, rtol=1e-5)
+    assert np.isfinite(value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["ddim", "dpm"])
+def test_a_schedule_made_for_the_sampler_is_nearer_to_many_steps(exact, sampler):
+    """The mixture in two dimensions, ten steps, noise that the search has not seen."""
+    found = search(
+        "sampler",
+        exact,
+        exact.process,
+        np.asarray(exact.distribution.sample(1024, key=jax.random.key(1))),
+        SearchOptions(iterations=200),
+        sampler=sampler,
+        key=jax.random.key(2),
+    )
+    error = FewStepError(FewStepSampler(exact, sampler), 10, 1024, key=jax.random.key(3))
+    by_hand = (
+        exact.process,
+        ex.CosinePath(),
+        ex.StraightLine(1.0),
+        ex.RectifiedFlow(),
+    )
+    best = min(float(error(process)) for process in by_hand)
+    gain = best - float(error(found.process))
+    assert gain > (0.01 if sampler == "ddim" else 0.3)

@@ -1,0 +1,179 @@
+"""Two data sets compared, small: what is recorded, and that it is right."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray
+
+import entropix as ex
+from entropix.datasets import Dataset
+from entropix.studies import (
+    PAIR_SCHEMA,
+    DivergenceOptions,
+    InformationOptions,
+    OutputOptions,
+    TrainingOptions,
+    information,
+)
+from entropix.studies.comparison import pair_report
+from entropix.studies.data import prepare_pair
+from entropix.studies.options import DataOptions
+from tests.studies.common import quick_compilation
+
+
+N = 2000
+FIRST = ex.Gaussian([0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]])
+SECOND = ex.Gaussian([0.6, 0.0], [[1.44, 0.3], [0.3, 0.64]])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_compilation():
+    with quick_compilation():
+        yield
+
+
+def dataset(distribution, name, seed, **options):
+    points = np.asarray(distribution.sample(N, key=jax.random.key(seed)))
+    return Dataset(points, name, kind="points", distribution=distribution, **options)
+
+
+def options(out, **training):
+    chosen = TrainingOptions(steps=1500, batch_size=128, widths=(64,), learning_rate=1e-2)
+    return InformationOptions(
+        training=dataclasses.replace(chosen, **training),
+        estimation=DivergenceOptions(evaluations=8192, samples=100),
+        output=OutputOptions(out=str(out), quiet=True, resume=True),
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("comparison") / "out"
+
+
+@pytest.fixture(scope="module")
+def record(folder):
+    """Two seeds, on sets whose truth is known, as read back from the file."""
+    information(dataset(FIRST, "a", 0), dataset(SECOND, "b", 1), options(folder, seeds=2))
+    with xarray.open_dataset(folder / "results.nc", engine="h5netcdf") as record:
+        yield record.load()
+
+
+def gaussian_kl(p, q):
+    inverse = np.linalg.inv(q.covariance)
+    shift = np.asarray(q.mean - p.mean)
+    ratio = np.linalg.slogdet(q.covariance)[1] - np.linalg.slogdet(p.covariance)[1]
+    return (np.trace(inverse @ p.covariance) + shift @ inverse @ shift - len(shift) + ratio) / 2
+
+
+def test_the_record_is_its_schema(record):
+    assert set(record.data_vars) == set(PAIR_SCHEMA)
+    for name, variable in record.data_vars.items():
+        dims, unit, meaning = PAIR_SCHEMA[name]
+        assert variable.dims == dims
+        assert variable.attrs == {"units": unit, "long_name": meaning}
+        assert np.isfinite(variable).all() or name == "log_snr"
+
+
+def test_everything_is_written(record, folder):
+    assert {p.name for p in folder.iterdir()} == {
+        *("results.nc", "report.md", "configuration.json", "training.ckpt"),
+        *("divergence.png", "loss.png", "model-0.eqx", "model-1.eqx"),
+    }
+    report = (folder / "report.md").read_text()
+    for text in (
+        "KL(a \\|\\| b), from denoising errors",
+        "exact KL(b",
+        "(divergence.png)",
+        "| 1 |",
+    ):
+        assert text in report
+    model = ex.load(folder / "model-1.eqx")
+    field = model.entropy_field(0.5, jnp.zeros(2), jnp.ones(1))
+    assert field.shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("name", "exact"),
+    [("kl", gaussian_kl(FIRST, SECOND)), ("kl_reverse", gaussian_kl(SECOND, FIRST))],
+)
+def test_kl_of_gaussians(record, name, exact):
+    error = np.abs(record[f"{name}_exact"] - exact)
+    assert error < 4 * record[f"{name}_exact_stderr"]
+    for form in ("", "_score"):
+        value, stderr = record[f"{name}{form}"], record[f"{name}{form}_stderr"]
+        assert (np.abs(value - exact) < 4 * stderr + 0.15 * exact).all()
+        assert (stderr < 0.25 * exact).all()
+        assert (np.abs(record[f"{name}{form}_bias"]) < 0.01 * exact).all()
+
+
+@pytest.mark.parametrize("name", ["kl", "kl_reverse"])
+def test_rates_add_up(record, name):
+    log_snr = record["log_snr"].values
+    inside = np.isfinite(log_snr)
+    for variable, total in (
+        (f"{name}_rate_log_snr", name),
+        (f"{name}_score_rate_log_snr", f"{name}_score"),
+        (f"{name}_exact_rate_log_snr", f"{name}_exact"),
+    ):
+        integral = np.trapezoid(record[variable].values[..., inside], -log_snr[inside], axis=-1)
+        error = 4 * record[f"{name}_exact_stderr"].values
+        np.testing.assert_allclose(integral, record[total], rtol=0.02, atol=error)
+
+
+def test_w2_exceeds_that_of_equal_sets(record):
+    w2 = float(record["wasserstein2"])
+    for name in ("first", "second"):
+        null = float(record[f"wasserstein2_null_{name}"])
+        assert w2 > null + 4 * float(record[f"wasserstein2_null_{name}_stderr"])
+    exact = ex.bures_wasserstein(FIRST.mean, FIRST.covariance, SECOND.mean, SECOND.covariance)
+    assert abs(w2 - float(exact)) < 4 * float(record["wasserstein2_stderr"]) + 0.1
+    assert int(record["wasserstein2_count"]) == 100
+
+
+def test_a_finished_comparison_can_be_measured_again(record, folder):
+    again = information(dataset(FIRST, "a", 0), dataset(SECOND, "b", 1), options(folder, seeds=2))
+    for name in PAIR_SCHEMA:
+        np.testing.assert_array_equal(again[name], record[name])
+    with pytest.raises(ValueError, match="`data_fingerprint` must be"):
+        information(dataset(FIRST, "a", 2), dataset(SECOND, "b", 1), options(folder, seeds=2))
+
+
+def test_a_kl_that_samples_cannot_bear_out_is_called_so(record):
+    assert "barely overlap" not in pair_report(record, [])
+    far = record.copy(deep=True)
+    far["kl_score"][:] = 40.0
+    assert "1600 samples of b cannot bear out a KL above ln 1600 = 7.4" in pair_report(far, [])
+
+
+def test_a_pair_shares_its_coordinates():
+    """By the moments of both, each with half of the weight, however many samples it has."""
+    rng = np.random.default_rng(0)
+    small = Dataset.from_array(rng.normal([0.0, 5.0], size=(100, 2)))
+    large = Dataset.from_array(rng.normal([4.0, 5.0], size=(4000, 2)))
+    pair = prepare_pair(small, large, DataOptions())
+    assert pair[0].standardisation is pair[1].standardisation
+    assert pair[0].standardisation.name == "per-feature"
+    np.testing.assert_allclose(pair[0].standardisation.mean, [2.0, 5.0], atol=0.3)
+    np.testing.assert_allclose(pair[0].standardisation.std, [np.sqrt(5), 1.0], atol=0.2)
+    drawn = prepare_pair("mixture2", "mixture2", DataOptions(num_samples=50))
+    assert not np.isin(drawn[0].train, drawn[1].train).any()
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (Dataset.from_array(np.random.default_rng(0).normal(size=(9, 3))), "the same shape"),
+        (
+            Dataset.from_array(np.random.default_rng(0).normal(size=(9, 2)), columns=("x", "y")),
+            "the same columns",
+        ),
+    ],
+)
+def test_a_pair_needs_the_same_coordinates(other, says):
+    first = Dataset.from_array(np.random.default_rng(1).normal(size=(9, 2)))
+    with pytest.raises(ValueError, match=says):
+        prepare_pair(first, other, DataOptions())
