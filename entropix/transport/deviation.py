@@ -96,6 +96,10 @@ def geodesic_deviation(
     positive_integer(num_times, "num_times", 2)
     positive_integer(num_speeds, "num_speeds", 8)
     positive_integer(chunk_size, "chunk_size")
+    if times is not None:
+        times = finite(times, "times").astype(data.dtype)
+        if times.ndim != 1:
+            raise ValueError(f"`times` must have shape (K,), got {times.shape}.")
     process = model.process
     speed_key, part_key, noise_key = jax.random.split(key, 3)
     _, profile = sampled_profile(
@@ -112,9 +116,6 @@ def geodesic_deviation(
         fraction = jnp.arange(1, 8, dtype=covered.dtype) / 8
         times = jnp.interp(fraction, covered, clock)
     else:
-        times = finite(times, "times").astype(covered.dtype)
-        if times.ndim != 1:
-            raise ValueError(f"`times` must have shape (K,), got {times.shape}.")
         fraction = jnp.interp(times, clock, covered)
 
     count = min(num_samples, data.shape[0] // 3)

@@ -34,9 +34,9 @@ class SpeedProfile(eqx.Module):
         times: nodes, increasing.
         weights: so that $\sum_k \mathrm{weights}_k f(\mathrm{times}_k) \approx \int f\,ds$.
         sigma_squared: $\sigma^2$ at the nodes.
-        known: $E\|v_r\|^2$ of the reference, over all data and noise.
-        of_data: $E_z\|v_r\|^2$ of the sampled points, shape (times, points).
-        residual: $\|v\|^2 - \|v_r\|^2$, shape (times, points, draws): `draws` of z for each x.
+        known: $qE\|v_r\|^2$ of the reference, over all data and noise.
+        of_data: $qE_z\|v_r\|^2$ of the sampled points, shape (times, points).
+        residual: $\|v\|^2 - q\|v_r\|^2$, shape (times, points, draws): `draws` of z for each x.
     """
 
     times: Float[Array, "*seeds k"]
@@ -144,13 +144,13 @@ def speed_profile(
     fixed = jax.lax.stop_gradient(x)
     centred = jax.vmap(reference.rotate)(fixed) - reference.mean
 
-    def at(s: Array) -> tuple[Array, Array, Array]:
+    def at(s: Array) -> tuple[Array, Array, Array, Array]:
         scale, var = process.scale(s), process.var(s)
         drift = process.scale_rate(s) * reference.mean
         gain = scale * process.scale_rate(s) * reference.spread + process.var_rate(s) / 2
         gain = gain / (scale**2 * reference.spread + var)
 
-        def of_points(index: Array, _: Array) -> Array:
+        def of_points(index: Array, _: Array) -> tuple[Array, Array]:
             i, j = index // draws, index % draws
             noise = process.std(s) * z[i, j]
             velocity = jax.vmap(model.velocity, in_axes=(None, 0, 0))(
@@ -158,16 +158,34 @@ def speed_profile(
             )
             linear = drift + gain * (scale * centred[i] + jax.vmap(reference.rotate)(noise))
             squared = jnp.sum(velocity.reshape(index.shape[0], -1) ** 2, axis=-1)
-            return squared - jnp.sum(linear**2, axis=-1)
+            return squared, jnp.sum(linear**2, axis=-1)
 
         total = count * draws
-        residual = unchunk(in_chunks(of_points, jnp.arange(total), total, chunk), total)
+        chunks = in_chunks(of_points, jnp.arange(total), total, chunk)
+        squared, guess = (unchunk(c, total).reshape(count, draws) for c in chunks)
         of_data = jnp.sum((drift + gain * scale * centred) ** 2 + gain**2 * var, axis=-1)
         moments = scale**2 * reference.variances + var
-        return jnp.sum(drift**2 + gain**2 * moments), of_data, residual.reshape(count, draws)
+        return jnp.sum(drift**2 + gain**2 * moments), of_data, squared, guess
 
-    known, of_data, residual = jax.lax.map(at, times)
-    return SpeedProfile(times, weights, process.sigma_squared(times), known, of_data, residual)
+    known, of_data, squared, guess = jax.lax.map(at, times)
+    share = _share(jnp.tensordot(weights, squared, axes=1), jnp.tensordot(weights, guess, axes=1))
+    return SpeedProfile(
+        times,
+        weights,
+        process.sigma_squared(times),
+        share * known,
+        share * of_data,
+        squared - share * guess,
+    )
+
+
+def _share(of_points: Array, guess: Array) -> Array:
+    """How much of the control variate to take: its regression coefficient in the action."""
+    of_points, guess = jax.lax.stop_gradient((of_points, guess))
+    spread = guess - jnp.mean(guess)
+    square = jnp.sum(spread**2)
+    varies = square > 0
+    return jnp.where(varies, jnp.sum(spread * of_points) / jnp.where(varies, square, 1.0), 1.0)
 
 
 @eqx.filter_jit

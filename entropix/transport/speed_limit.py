@@ -110,24 +110,24 @@ def speed_limit(
     line = data[0].size == 1
     start, end = ends if line else (part[:max_exact] for part in ends)
     coupling = sorted_coupling(start, end) if line else assignment(start, end, 2.0)
-    return _report(model.process, ends, coupling, profile, total_entropy, population=data.shape[0])
+    return _report(model.process, data, ends, coupling, profile, total_entropy)
 
 
 @eqx.filter_jit
 def _report(
     process: AbstractGaussianProcess,
+    data: Array,
     ends: tuple[Array, Array],
     coupling: Coupling,
     profile: SpeedProfile,
     total_entropy: Estimate,
-    *,
-    population: int,
 ) -> SpeedLimit:
     start, end = ends
+    population = data.shape[0]
     number = coupling.partner.shape[0]
     squared = jnp.mean(costs_of(start[:number], end[coupling.partner], 2.0))
     squared_error = split_errors(coupling.u, coupling.v, population)
-    lower, influence = squared_lower_bound(process, start)
+    lower, influence = squared_lower_bound(process, data.reshape(population, -1))
     lower_error = split_errors(influence, jnp.zeros_like(influence), population)
     evaluations = profile.residual.size
     # The potentials used the first draw of the noise: another draw leaves what the data share.

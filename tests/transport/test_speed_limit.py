@@ -260,7 +260,8 @@ def test_inequalities_on_a_grid(name):
         result = run(ex.ExactModel(mixture, process), data, key)
         assert all(bool(holds) for holds in result.inequalities.values()), str(result)
         assert result.num_samples == 300
-        assert float(result.w2) > float(result.w2_lower) - 3 * float(result.w2_lower.stderr)
+        error = float(jnp.hypot(result.w2.stderr, result.w2_lower.stderr))
+        assert float(result.w2) > float(result.w2_lower) - 3 * error
         entropy, budget = float(result.total_entropy), float(result.budget)
         if np.isfinite(entropy) and np.isfinite(budget):
             assert 0 < float(result.efficiency_lower) < 1
