@@ -114,12 +114,21 @@ from entropix.training import fit_ensemble as fit_ensemble
 from entropix.training import load as load
 from entropix.training import relative_denoising_loss as relative_denoising_loss
 from entropix.training import save as save
+from entropix.transport import GeodesicDeviation as GeodesicDeviation
+from entropix.transport import SpeedAccuracy as SpeedAccuracy
 from entropix.transport import SpeedLimit as SpeedLimit
 from entropix.transport import Wasserstein as Wasserstein
+from entropix.transport import WassersteinNull as WassersteinNull
+from entropix.transport import bures_geodesic as bures_geodesic
 from entropix.transport import bures_wasserstein as bures_wasserstein
+from entropix.transport import displacement_interpolation as displacement_interpolation
+from entropix.transport import geodesic_deviation as geodesic_deviation
 from entropix.transport import sinkhorn_divergence as sinkhorn_divergence
+from entropix.transport import sliced_wasserstein as sliced_wasserstein
+from entropix.transport import speed_accuracy as speed_accuracy
 from entropix.transport import speed_limit as speed_limit
 from entropix.transport import wasserstein as wasserstein
+from entropix.transport import wasserstein_null as wasserstein_null
 
 
 __version__ = "0.1.0"

@@ -10,6 +10,7 @@ cost $c^* = \frac1n\sum u_i + \frac1n\sum v_j$ varies from sample to sample: its
 $\mathrm{Var}(u)/n + \mathrm{Var}(v)/n$ (del Barrio and Loubes, 1705.01299).
 """
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -48,32 +49,51 @@ def _power(distance: Array, p: float) -> Array:
     return distance if p == 1 else distance**p
 
 
+def _cuts(n: int, m: int) -> np.ndarray:
+    """Where quantile functions of n and m points step: multiples of 1/n and 1/m, times n m."""
+    return np.union1d(np.arange(n + 1) * m, np.arange(m + 1) * n)
+
+
+@functools.partial(jax.jit, static_argnames="p")
 def sorted_cost(x: Float[Array, " n"], y: Float[Array, " m"], p: float) -> Float[Array, ""]:
     r"""$\int_0^1 |F^{-1}(q) - G^{-1}(q)|^p dq$ of two samples of any sizes."""
     n, m = x.shape[0], y.shape[0]
-    # The quantile functions step at multiples of 1/n and of 1/m: exact in units of 1/(n m).
-    cuts = np.union1d(np.arange(n + 1) * m, np.arange(m + 1) * n)
+    cuts = _cuts(n, m)
     widths = jnp.asarray(np.diff(cuts) / (n * m), x.dtype)
     x, y = jnp.sort(x)[cuts[:-1] // m], jnp.sort(y)[cuts[:-1] // n]
     return jnp.sum(widths * costs_of(x[:, None], y[:, None], p))
+
+
+@functools.partial(jax.jit, static_argnames="p")
+def sorted_potentials(
+    x: Float[Array, " n"], y: Float[Array, " m"], p: float
+) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+    r"""Dual potentials of two samples on a line, of any sizes, for the cost $|x - y|^p$."""
+    x, y = jax.lax.stop_gradient((x, y))
+    order, other = jnp.argsort(x), jnp.argsort(y)
+    cuts = _cuts(x.shape[0], y.shape[0])
+    i, j = cuts[:-1] // y.shape[0], cuts[:-1] // x.shape[0]
+    a, b = x[order][i, None], y[other][j, None]
+    paired = costs_of(a, b, p)
+    # Neighbours bound the step of v from both sides; take the middle. Where only one of the two
+    # points changes, the bounds meet.
+    upper = costs_of(a[:-1], b[1:], p) - paired[:-1]
+    lower = paired[1:] - costs_of(a[1:], b[:-1], p)
+    along_v = jnp.concatenate([jnp.zeros(1, x.dtype), jnp.cumsum((upper + lower) / 2)])
+    along_u = paired - along_v
+    first_i = np.searchsorted(i, np.arange(x.shape[0]))
+    first_j = np.searchsorted(j, np.arange(y.shape[0]))
+    u = jnp.zeros_like(x).at[order].set(along_u[first_i])
+    v = jnp.zeros_like(y).at[other].set(along_v[first_j])
+    return u, v
 
 
 def sorted_coupling(x: Float[Array, "n 1"], y: Float[Array, "n 1"]) -> Coupling:
     """The coupling of two samples of one size in one dimension, for squared distances."""
     x, y = jax.lax.stop_gradient((x[:, 0], y[:, 0]))
     order, other = jnp.argsort(x), jnp.argsort(y)
-    a, b = x[order], y[other]
-    # Neighbours bound the step of v from both sides; take the middle.
-    upper = (a[:-1] - b[1:]) ** 2 - (a[:-1] - b[:-1]) ** 2
-    lower = (a[1:] - b[1:]) ** 2 - (a[1:] - b[:-1]) ** 2
-    steps = jnp.concatenate([jnp.zeros(1, a.dtype), (upper + lower) / 2])
-    v = jnp.cumsum(steps)
-    u = (a - b) ** 2 - v
-    return Coupling(
-        jnp.zeros_like(order).at[order].set(other),
-        jnp.zeros_like(u).at[order].set(u),
-        jnp.zeros_like(v).at[other].set(v),
-    )
+    u, v = sorted_potentials(x, y, 2.0)
+    return Coupling(jnp.zeros_like(order).at[order].set(other), u, v)
 
 
 def assignment(x: Float[Array, "n dim"], y: Float[Array, "n dim"], p: float) -> Coupling:

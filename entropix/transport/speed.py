@@ -19,9 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import RealScalarLike
+from entropix._core.arrays import Key, RealScalarLike, safe_sqrt
 from entropix._core.chunks import in_chunks, unchunk
+from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix.entropy.reference import GaussianReference
+from entropix.transport.errors import errors_of
 
 
 class SpeedProfile(eqx.Module):
@@ -31,34 +34,70 @@ class SpeedProfile(eqx.Module):
         times: nodes, increasing.
         weights: so that $\sum_k \mathrm{weights}_k f(\mathrm{times}_k) \approx \int f\,ds$.
         sigma_squared: $\sigma^2$ at the nodes.
-        squared: $\|v\|^2$, shape (times, points, draws): `draws` of z for each x.
+        known: $qE\|v_r\|^2$ of the reference, over all data and noise.
+        of_data: $qE_z\|v_r\|^2$ of the sampled points, shape (times, points).
+        residual: $\|v\|^2 - q\|v_r\|^2$, shape (times, points, draws): `draws` of z for each x.
     """
 
     times: Float[Array, "*seeds k"]
     weights: Float[Array, "*seeds k"]
     sigma_squared: Float[Array, "*seeds k"]
-    squared: Float[Array, "*seeds k n r"]
+    known: Float[Array, "*seeds k"]
+    of_data: Float[Array, "*seeds k n"]
+    residual: Float[Array, "*seeds k n r"]
+
+    @property
+    def squared(self) -> Float[Array, "*seeds k"]:
+        r"""$E\|v\|^2$ at the nodes."""
+        # A difference of means may fall below zero by its error, a speed may not.
+        return jnp.maximum(self.known + jnp.mean(self.residual, axis=(-2, -1)), 0.0)
 
     @property
     def speed(self) -> Float[Array, "*seeds k"]:
         r"""$\sqrt{E\|v\|^2}$ at the nodes."""
-        return jnp.sqrt(jnp.mean(self.squared, axis=(-2, -1)))
+        return safe_sqrt(self.squared)
 
-    def length(self) -> tuple[Array, Array]:
-        r"""$\int\sqrt{E\|v\|^2}\,ds$, and each point's influence on it, shape (n, r)."""
+    def _integral(self, value: Array, share: Array) -> "Integral":
+        return Integral(
+            value,
+            jnp.asarray(jnp.tensordot(share, self.residual, axes=1)),
+            jnp.asarray(jnp.tensordot(share, self.of_data, axes=1)),
+        )
+
+    def length(self) -> "Integral":
+        r"""$\int\sqrt{E\|v\|^2}\,ds$."""
         speed = self.speed
         share = self.weights / jnp.where(speed > 0, 2 * speed, 1.0)
-        return jnp.sum(self.weights * speed), jnp.tensordot(share, self.squared, axes=1)
+        return self._integral(jnp.sum(self.weights * speed), share)
 
-    def action(self, duration: RealScalarLike) -> tuple[Array, Array]:
-        r"""$(t_1 - t_0)\int E\|v\|^2\,ds$, and each point's influence on it."""
-        of_points = duration * jnp.tensordot(self.weights, self.squared, axes=1)
-        return jnp.mean(of_points), jnp.asarray(of_points)
+    def action(self, duration: RealScalarLike) -> "Integral":
+        r"""$(t_1 - t_0)\int E\|v\|^2\,ds$."""
+        share = duration * self.weights
+        return self._integral(jnp.sum(share * self.squared), share)
 
-    def entropy(self) -> tuple[Array, Array]:
-        r"""$\int\frac{2}{\sigma^2}E\|v\|^2\,ds$, and each point's influence on it."""
-        of_points = jnp.tensordot(2 * self.weights / self.sigma_squared, self.squared, axes=1)
-        return jnp.mean(of_points), of_points
+    def entropy(self) -> "Integral":
+        r"""$\int\frac{2}{\sigma^2}E\|v\|^2\,ds$."""
+        share = 2 * self.weights / self.sigma_squared
+        return self._integral(jnp.sum(share * self.squared), share)
+
+
+class Integral(eqx.Module):
+    """An integral over time, and what each sampled point contributes.
+
+    Attributes:
+        value: the integral.
+        residual: influence of each point and draw on its sampled part, shape (n, r).
+        of_data: influence of each point on its known part, shape (n,).
+    """
+
+    value: Float[Array, "*seeds"]
+    residual: Float[Array, "*seeds n r"]
+    of_data: Float[Array, "*seeds n"]
+
+    def estimate(self, population: int, evaluations: int) -> Estimate:
+        """With standard errors, given the number of all data."""
+        errors = errors_of(self.residual, population, self.of_data)
+        return Estimate(self.value, *errors, evaluations)
 
 
 def clock(log_snr: Array, variance: Array) -> Array:
@@ -109,26 +148,85 @@ def speed_profile(
     x: Float[Array, "n *shape"],
     z: Float[Array, "n r *shape"],
     condition: Any,
-    variance: Array,
+    reference: GaussianReference,
     num_times: int,
     chunk: int,
 ) -> SpeedProfile:
     """Squared speeds of `model` at `mu x + Sigma z`, for each x and each of its draws of z."""
     process = model.process
-    times, weights = time_nodes(process, variance, num_times)
+    times, weights = time_nodes(process, reference.mean_variance, num_times)
     count, draws = z.shape[:2]
+    # The reference knows the data by their moments, which are held fixed: so must be the points.
+    fixed = jax.lax.stop_gradient(x)
+    centred = jax.vmap(reference.rotate)(fixed) - reference.mean
 
-    def at(s: Array) -> Array:
-        def of_points(index: Array, _: Array) -> Array:
+    def at(s: Array) -> tuple[Array, Array, Array, Array]:
+        scale, var = process.scale(s), process.var(s)
+        drift = process.scale_rate(s) * reference.mean
+        gain = scale * process.scale_rate(s) * reference.spread + process.var_rate(s) / 2
+        gain = gain / (scale**2 * reference.spread + var)
+
+        def of_points(index: Array, _: Array) -> tuple[Array, Array]:
             i, j = index // draws, index % draws
-            y = process.scale(s) * x[i] + process.std(s) * z[i, j]
+            noise = process.std(s) * z[i, j]
             velocity = jax.vmap(model.velocity, in_axes=(None, 0, 0))(
-                s, y, jax.tree.map(lambda c: c[i], condition)
+                s, scale * x[i] + noise, jax.tree.map(lambda c: c[i], condition)
             )
-            return jnp.sum(velocity.reshape(index.shape[0], -1) ** 2, axis=-1)
+            linear = drift + gain * (scale * centred[i] + jax.vmap(reference.rotate)(noise))
+            squared = jnp.sum(velocity.reshape(index.shape[0], -1) ** 2, axis=-1)
+            return squared, jnp.sum(linear**2, axis=-1)
 
         total = count * draws
-        return unchunk(in_chunks(of_points, jnp.arange(total), total, chunk), total)
+        chunks = in_chunks(of_points, jnp.arange(total), total, chunk)
+        squared, guess = (unchunk(c, total).reshape(count, draws) for c in chunks)
+        of_data = jnp.sum((drift + gain * scale * centred) ** 2 + gain**2 * var, axis=-1)
+        moments = scale**2 * reference.variances + var
+        return jnp.sum(drift**2 + gain**2 * moments), of_data, squared, guess
 
-    squared = jax.lax.map(at, times).reshape(num_times, count, draws)
-    return SpeedProfile(times, weights, process.sigma_squared(times), squared)
+    known, of_data, squared, guess = jax.lax.map(at, times)
+    share = _share(jnp.tensordot(weights, squared, axes=1), jnp.tensordot(weights, guess, axes=1))
+    return SpeedProfile(
+        times,
+        weights,
+        process.sigma_squared(times),
+        share * known,
+        share * of_data,
+        squared - share * guess,
+    )
+
+
+def _share(of_points: Array, guess: Array) -> Array:
+    """How much of the control variate to take: its regression coefficient in the action."""
+    of_points, guess = jax.lax.stop_gradient((of_points, guess))
+    spread = guess - jnp.mean(guess)
+    square = jnp.sum(spread**2)
+    varies = square > 0
+    return jnp.where(varies, jnp.sum(spread * of_points) / jnp.where(varies, square, 1.0), 1.0)
+
+
+@eqx.filter_jit
+def sampled_profile(
+    model: AbstractModel,
+    data: Array,
+    condition: Any,
+    *,
+    key: Key,
+    num_times: int,
+    num_samples: int,
+    chunk: int,
+) -> tuple[tuple[Array, Array], SpeedProfile]:
+    """Points at both ends of the process, and the speeds of `num_samples` on the way.
+
+    Half as many data points as samples (all of them, if fewer), each with two or more draws of z.
+    """
+    process = model.process
+    count = min(max(num_samples // 2, 2), data.shape[0])
+    draws = max(num_samples // count, 2)
+    index_key, noise_key = jax.random.split(key)
+    index = jax.random.permutation(index_key, data.shape[0])[:count]
+    x, condition = data[index], jax.tree.map(lambda c: c[index], condition)
+    z = jax.random.normal(noise_key, (count, draws, *x.shape[1:]), x.dtype)
+    reference = GaussianReference.from_data(data)
+    profile = speed_profile(model, x, z, condition, reference, num_times, chunk)
+    end = process.scale(process.t1) * x + process.std(process.t1) * z[:, 0]
+    return (x.reshape(count, -1), end.reshape(count, -1)), profile

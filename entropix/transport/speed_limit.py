@@ -24,9 +24,9 @@ from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.entropy import neural_entropy
 from entropix.transport.couplings import Coupling, assignment, costs_of, sorted_coupling
-from entropix.transport.errors import errors_of, split_errors
+from entropix.transport.errors import split_errors
 from entropix.transport.lower_bound import squared_lower_bound
-from entropix.transport.speed import SpeedProfile, speed_profile
+from entropix.transport.speed import SpeedProfile, sampled_profile
 from entropix.transport.speed_result import SpeedLimit
 
 
@@ -47,7 +47,9 @@ def speed_limit(
 
     Differentiable in the model, its process included (the optimal coupling is held fixed, by the
     envelope theorem). Standard errors cover the sampling of the data and of the noise; quadrature
-    in time adds 1e-8 for 64 nodes and smooth densities. $W_2$ is that of finite samples, which in
+    in time adds 1e-8 for 64 nodes and smooth densities. Length, action, entropy and `w2_lower` have
+    a Gaussian control variate: of a Gaussian model they have no noise but that of the moments of
+    `data`. $W_2$ is that of finite samples, which in
     $D > 2$ dimensions exceeds $W_2(p_0, p_T)$ by an amount that falls like $n^{-1/D}$;
     `w2_lower` bounds it from the other side.
 
@@ -96,75 +98,49 @@ def speed_limit(
             cutoff=cutoff,
             chunk_size=chunk_size,
         )
-    count = min(max(num_samples // 2, 2), data.shape[0])
-    ends, profile = _profile(
+    ends, profile = sampled_profile(
         model,
         data,
         condition,
         key=rest_key,
         num_times=num_times,
-        count=count,
-        draws=max(num_samples // count, 2),
+        num_samples=num_samples,
         chunk=chunk_size,
     )
     line = data[0].size == 1
     start, end = ends if line else (part[:max_exact] for part in ends)
     coupling = sorted_coupling(start, end) if line else assignment(start, end, 2.0)
-    return _report(model.process, ends, coupling, profile, total_entropy, population=data.shape[0])
-
-
-@eqx.filter_jit
-def _profile(
-    model: AbstractModel,
-    data: Array,
-    condition: Any,
-    *,
-    key: Key,
-    num_times: int,
-    count: int,
-    draws: int,
-    chunk: int,
-) -> tuple[tuple[Array, Array], SpeedProfile]:
-    """Points at both ends of the process, and their speeds on the way."""
-    process = model.process
-    index_key, noise_key = jax.random.split(key)
-    index = jax.random.permutation(index_key, data.shape[0])[:count]
-    x, condition = data[index], jax.tree.map(lambda c: c[index], condition)
-    z = jax.random.normal(noise_key, (count, draws, *x.shape[1:]), x.dtype)
-    variance = jnp.mean((data - jnp.mean(data, axis=0)) ** 2)
-    profile = speed_profile(model, x, z, condition, variance, num_times, chunk)
-    end = process.scale(process.t1) * x + process.std(process.t1) * z[:, 0]
-    return (x.reshape(count, -1), end.reshape(count, -1)), profile
+    return _report(model.process, data, ends, coupling, profile, total_entropy)
 
 
 @eqx.filter_jit
 def _report(
     process: AbstractGaussianProcess,
+    data: Array,
     ends: tuple[Array, Array],
     coupling: Coupling,
     profile: SpeedProfile,
     total_entropy: Estimate,
-    *,
-    population: int,
 ) -> SpeedLimit:
     start, end = ends
+    population = data.shape[0]
     number = coupling.partner.shape[0]
     squared = jnp.mean(costs_of(start[:number], end[coupling.partner], 2.0))
     squared_error = split_errors(coupling.u, coupling.v, population)
-    lower, influence = squared_lower_bound(process, start)
+    lower, influence = squared_lower_bound(process, data.reshape(population, -1))
     lower_error = split_errors(influence, jnp.zeros_like(influence), population)
-    length, of_length = profile.length()
-    action, of_action = profile.action(process.t1 - process.t0)
+    evaluations = profile.residual.size
     # The potentials used the first draw of the noise: another draw leaves what the data share.
-    of_entropy = profile.entropy()[1][:number, 1]
+    of_entropy = profile.entropy()
+    of_entropy = (of_entropy.residual[:, 1] + of_entropy.of_data)[:number]
     potential = coupling.u + coupling.v
     shared = jnp.mean((potential - jnp.mean(potential)) * (of_entropy - jnp.mean(of_entropy)))
     budget = process.noise_budget()
     return SpeedLimit(
         w2=_root(squared, squared_error),
         w2_lower=_root(lower, lower_error),
-        length=Estimate(length, *errors_of(of_length, population), profile.squared.size),
-        action=Estimate(action, *errors_of(of_action, population), profile.squared.size),
+        length=profile.length().estimate(population, evaluations),
+        action=profile.action(process.t1 - process.t0).estimate(population, evaluations),
         total_entropy=total_entropy,
         budget=budget,
         efficiency=_ratio(squared, squared_error, total_entropy, budget, shared / population),

@@ -18,7 +18,7 @@ class SpeedLimit(eqx.Module):
         length: $\int\sqrt{E\|v\|^2}\,ds$.
         action: $(t_1 - t_0)\int E\|v\|^2\,ds$.
         total_entropy: $\int\frac{2}{\sigma^2}E\|v\|^2\,ds$; infinite where that is known.
-        budget: $\int\frac{\sigma^2}{2}\,ds$; infinite where the process ends in pure noise.
+        budget: $\int\frac{\sigma^2}{2}\,ds$, exact; infinite where the process ends in pure noise.
         efficiency: $W_2^2/(S_{tot}\int\frac{\sigma^2}{2}ds)$, zero where either is infinite.
         times: times at which the speed was taken, increasing.
         speed: $\sqrt{E\|v\|^2}$ at those times.
@@ -45,29 +45,42 @@ class SpeedLimit(eqx.Module):
         return jnp.where(jnp.isfinite(cost), self.w2_lower.value**2 / cost, 0.0)
 
     @property
-    def inequalities(self) -> dict[str, Array]:
-        """Whether each inequality holds, to within four standard errors.
+    def slack(self) -> dict[str, Array]:
+        """By how many standard errors each inequality holds; negative where it does not.
 
-        They are theorems for the exact velocity; a network's may violate them. In more than one
-        dimension they are judged by `w2_lower`, as `w2` is biased upwards.
+        In more than one dimension they are judged by `w2_lower`, as `w2` is biased upwards.
+        Infinite where the right side is, or where neither side has an error.
         """
         limit = self.total_entropy.value * self.budget
         width = limit * self.total_entropy.stderr / self.total_entropy.value
         w2 = self.w2 if self.dim == 1 else self.w2_lower
         length, action = self.length, self.action
 
-        def holds(low: Array, low_error: Array, high: Array, high_error: Array) -> Array:
+        def slack(low: Array, low_error: Array, high: Array, high_error: Array) -> Array:
             finite = jnp.isfinite(high)
-            slack = 4 * jnp.sqrt(low_error**2 + jnp.where(finite, high_error, 0.0) ** 2)
-            return ~finite | (low <= high * (1 + 1e-5) + slack)
+            safe = jnp.where(finite, high, 0.0)
+            gap = safe * (1 + 1e-5) - low
+            error = jnp.hypot(low_error, jnp.where(finite, high_error, 0.0))
+            certain = jnp.where(gap >= 0, jnp.inf, -jnp.inf)
+            ratio = jnp.where(error > 0, gap / jnp.where(error > 0, error, 1.0), certain)
+            return jnp.where(finite, ratio, jnp.inf)
 
         squared = w2.value**2, 2 * w2.value * w2.stderr
+        # Both sides come from the same speeds: the Jensen inequality has no sampling error.
+        exact = jnp.zeros_like(length.stderr)
         return {
-            "W2 <= length": holds(w2.value, w2.stderr, length.value, length.stderr),
-            # Both from the same speeds: the Jensen inequality has no sampling error.
-            "length^2 <= action": length.value**2 <= action.value * (1 + 1e-5),
-            "W2^2 <= S_tot * budget": holds(*squared, limit, width),
+            "W2 <= length": slack(w2.value, w2.stderr, length.value, length.stderr),
+            "length^2 <= action": slack(length.value**2, exact, action.value, exact),
+            "W2^2 <= S_tot * budget": slack(*squared, limit, width),
         }
+
+    @property
+    def inequalities(self) -> dict[str, Array]:
+        """Whether each inequality holds, to within four standard errors.
+
+        They are theorems for the exact velocity; a network's may violate them.
+        """
+        return {name: slack >= -4 for name, slack in self.slack.items()}
 
     def __str__(self) -> str:
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self)):
@@ -82,6 +95,16 @@ class SpeedLimit(eqx.Module):
             "efficiency": self.efficiency,
         }
         lines = [f"{name:<22} {value}" for name, value in rows.items()]
-        for name, holds in self.inequalities.items():
-            lines.append(f"{name:<22} {'holds' if bool(jnp.all(holds)) else 'VIOLATED'}")
+        for name, slack in self.slack.items():
+            lines.append(f"{name:<22} {self._verdict(name, float(jnp.min(slack)))}")
         return "\n".join(lines)
+
+    def _verdict(self, name: str, slack: float) -> str:
+        if "budget" in name and not bool(jnp.all(jnp.isfinite(self.budget))):
+            return "holds, but says nothing: the budget is infinite"
+        if "budget" in name and not bool(jnp.all(jnp.isfinite(self.total_entropy.value))):
+            return "holds, but says nothing: the total entropy is infinite"
+        verdict = "holds" if slack >= -4 else "VIOLATED"
+        if not jnp.isfinite(slack):
+            return verdict
+        return f"{verdict}, by {abs(slack):.3g} standard errors"

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 import scipy.stats
 
 from entropix.transport import sinkhorn_divergence, wasserstein
@@ -107,6 +108,8 @@ def test_sinkhorn_near_the_exact_cost():
     x, y = clouds(jax.random.key(0), 80, 80, 2)
     exact = wasserstein(x, y)
     regularised = wasserstein(x, y, max_exact=50)
+    assert float(regularised.lower) < float(exact) < float(regularised.upper)
+    assert "exact in [" in str(regularised)
     assert (exact.method, regularised.method) == ("assignment", "sinkhorn")
     assert float(regularised) == pytest.approx(float(exact), rel=0.01)
 
@@ -136,8 +139,8 @@ def test_sinkhorn_orders_and_gradient(x64, p):
 
 def test_refusals():
     x, y = clouds(jax.random.key(0), 5, 6, 2)
-    with pytest.raises(ValueError, match="`x` and `y` must have the same number"):
-        wasserstein(x, y)
+    with pytest.raises(ValueError, match="`geometry` and `solver` must be None"):
+        wasserstein(x, x, method="assignment", geometry={"scale_cost": 2.0})
     with pytest.raises(ValueError, match="`method` must be 'assignment' or 'sinkhorn'"):
         wasserstein(x, x, method="sorted")
     with pytest.raises(ValueError, match="`method` must be one of"):
@@ -164,5 +167,102 @@ def test_sinkhorn_that_does_not_converge_raises():
 
 def test_print():
     x, y = clouds(jax.random.key(0), 5, 6, 1)
-    assert str(wasserstein(x, x + 1)) == "W2 = 1 (sorted, n = 5)"
+    assert str(wasserstein(x, x + 1)) == "W2 = 1.00 ± 0.55 (sorted, n = 5)"
     assert str(wasserstein(x, y, 1)).endswith("(sorted, n = 5, 6)")
+    assert "inf" in str(wasserstein(x[:1], y))  # one point does not know how it varies
+
+
+def test_a_thousand_points_against_a_known_map(x64, getkey):
+    """y = gradient of a convex function of x: by Brenier's theorem the pairs are optimal."""
+    x = jax.random.normal(getkey(), (1000, 3))
+    root = jax.random.normal(getkey(), (3, 3))
+    y = x @ (root @ root.T) + jnp.tanh(2 * x) + jnp.asarray([1.0, -2.0, 0.5])
+    exact = float(jnp.sqrt(jnp.mean(jnp.sum((x - y) ** 2, axis=1))))
+    distance = wasserstein(x, jax.random.permutation(getkey(), y))
+    assert distance.method == "assignment"
+    assert float(distance) == pytest.approx(exact, rel=1e-10)
+    assert float(distance.lower) == float(distance.upper) == float(distance)
+
+
+def test_unequal_sizes_against_linear_programming(x64, getkey):
+    n, m, p = 6, 9, 1
+    x, y = clouds(getkey(), n, m, 2)
+    cost = np.linalg.norm(np.asarray(x)[:, None] - np.asarray(y)[None], axis=-1) ** p
+    marginals = np.concatenate([np.kron(np.eye(n), np.ones(m)), np.kron(np.ones(n), np.eye(m))])
+    masses = np.concatenate([np.full(n, 1 / n), np.full(m, 1 / m)])
+    best = scipy.optimize.linprog(cost.ravel(), A_eq=marginals, b_eq=masses).fun
+    distance = wasserstein(x, y, p)
+    assert (distance.method, distance.num_samples) == ("assignment", (6, 9))
+    assert float(distance) == pytest.approx(best ** (1 / p), rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("dim", "p", "sizes"),
+    [
+        pytest.param(*case, marks=[] if case == (2, 2, (80, 80)) else pytest.mark.slow)
+        for case in [
+            (1, 1, (100, 150)),
+            (1, 2, (100, 150)),
+            (2, 2, (80, 80)),
+            (2, 1, (100, 100)),
+            (2, 3, (40, 60)),
+            (10, 2, (100, 100)),
+        ]
+    ],
+)
+def test_honest_errors(x64, dim, p, sizes):
+    """Over new samples of two different populations."""
+
+    def run(key):
+        x, y = clouds(key, *sizes, dim)
+        distance = wasserstein(1.5 * x, y + 0.5, p)
+        return distance.value, distance.stderr
+
+    values, errors = quick_jit(jax.vmap(run))(jax.random.split(jax.random.key(0), 250))
+    ratio = float(jnp.sqrt(jnp.mean(errors**2)) / jnp.std(values))
+    assert 0.8 < ratio < 1.25
+
+
+@pytest.mark.slow
+def test_honest_error_of_sinkhorn(x64):
+    def run(key):
+        x, y = clouds(key, 60, 50, 2)
+        distance = wasserstein(1.5 * x, y + 0.5, method="sinkhorn", epsilon=0.1)
+        return distance.value, distance.stderr
+
+    values, errors = jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(0), 250))
+    assert 0.8 < float(jnp.sqrt(jnp.mean(errors**2)) / jnp.std(values)) < 1.25
+
+
+@pytest.mark.slow
+def test_regularised_distances_enclose_the_exact_one(x64):
+    """Their plan and their potential do; the divergence itself need not lie in between."""
+    x, y = clouds(jax.random.key(0), 70, 70, 2)
+    exact = float(wasserstein(x, y))
+    for epsilon in (None, 0.05):
+        found = wasserstein(x, y, method="sinkhorn", epsilon=epsilon)
+        assert float(found.lower) < exact < float(found.upper)
+        assert float(found.upper - found.lower) < 0.1 * exact
+    assert float(found.epsilon) == 0.05
+    assert "exact in [" in str(found)
+
+
+@pytest.mark.slow
+def test_options_of_ott(x64):
+    from ott.geometry import costs
+
+    x, y = clouds(jax.random.key(0), 60, 40, 2)
+    plain = wasserstein(x, y, max_exact=119, epsilon=0.1)
+    assert plain.method == "sinkhorn"  # an assignment would need 120 copies
+    blocks = wasserstein(x, y, geometry={"batch_size": 16, "epsilon": 0.1})
+    assert float(blocks) == pytest.approx(float(plain), rel=1e-6)
+    # One scale for all three problems: the value does not depend on it but through epsilon.
+    scale = float(jnp.max(jnp.sum((x[:, None] - y[None]) ** 2, axis=-1)))
+    named = wasserstein(x, y, geometry={"scale_cost": "max_cost", "epsilon": 0.1 / scale})
+    assert float(named) == pytest.approx(float(plain), rel=1e-4)
+    assert float(named.epsilon) == pytest.approx(0.1)
+    cost = {"cost_fn": costs.SqEuclidean(), "epsilon": 0.1}
+    precise = wasserstein(x, y, geometry=cost, solver={"threshold": 1e-6})
+    assert float(precise) == pytest.approx(float(plain), rel=1e-3)
+    with pytest.raises(eqx.EquinoxRuntimeError, match="must converge"):
+        wasserstein(x, y, epsilon=1e-3, solver={"max_iterations": 10})

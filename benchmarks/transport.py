@@ -1,0 +1,88 @@
+"""Time, sampling bias and error of each distance between samples, against their number.
+
+Two Gaussians in D dimensions with a known W2: what the distance of n samples is above it, what a
+null of the same size is, how much the value scatters over new samples, and what it says of that.
+Times are without compilation, per call.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+import entropix as ex
+from benchmarks.yardstick import table
+
+
+def samples(key: jax.Array, n: int, dim: int) -> tuple[jax.Array, jax.Array]:
+    """N(0, 1) and N(m, 1/4), with |m| = 1."""
+    z = jax.random.normal(key, (2, n, dim))
+    return z[0], dim**-0.5 + z[1] / 2
+
+
+def main(repeats: int = 8, sizes: tuple[int, ...] = (250, 1000), large: int = 4000) -> None:
+    """Print the table."""
+    rows = []
+
+    def add(name: str, n: int, dim: int, exact: float, distance: Callable, count: int) -> None:
+        keys = jax.random.split(jax.random.key(1), count + 1)
+        runs, seconds = [], []
+        for i, key in enumerate(keys):
+            x, y = samples(key, n, dim)
+            start = time.perf_counter()
+            run = distance(x, y, key)
+            jax.block_until_ready(run.value)
+            if i > 0:  # the first compiles
+                seconds.append(time.perf_counter() - start)
+                runs.append(run)
+        values = jnp.stack([run.value for run in runs])
+        fresh = jax.random.split(jax.random.key(2), len(keys))
+        nulls = [
+            distance(samples(a, n, dim)[0], samples(b, n, dim)[0], a).value
+            for a, b in zip(keys[1:3], fresh[1:3], strict=True)
+        ]
+        rows.append(
+            [
+                name,
+                str(dim),
+                str(n),
+                f"{min(seconds):.3f}",
+                f"{exact:.3f}",
+                f"{float(jnp.mean(values)) - exact:+.3f}",
+                f"{float(jnp.mean(jnp.stack(nulls))):.3f}",
+                f"{float(jnp.std(values, ddof=1)):.3f}",
+                f"{float(jnp.sqrt(jnp.mean(jnp.stack([r.stderr for r in runs]) ** 2))):.3f}",
+            ]
+        )
+
+    def exactly(x: jax.Array, y: jax.Array, key: jax.Array) -> ex.Wasserstein:
+        return ex.wasserstein(x, y)
+
+    def regularised(x: jax.Array, y: jax.Array, key: jax.Array) -> ex.Wasserstein:
+        return ex.wasserstein(x, y, method="sinkhorn")
+
+    def in_slices(x: jax.Array, y: jax.Array, key: jax.Array) -> ex.Estimate:
+        return ex.sliced_wasserstein(x, y, key=key)
+
+    for dim in (1, 2, 10):
+        w2, sliced = (1 + dim / 4) ** 0.5, (1 / dim + 1 / 4) ** 0.5
+        for n in sizes:
+            name = "sorted" if dim == 1 else "assignment"
+            add(name, n, dim, w2, exactly, repeats)
+            if dim > 1:
+                add("sliced", n, dim, sliced, in_slices, repeats)
+    for dim in (2, 10):
+        w2 = (1 + dim / 4) ** 0.5
+        add("sinkhorn", large, dim, w2, regularised, 2)
+    header = ["distance", "D", "n", "seconds", "exact", "bias", "null", "scatter", "stderr"]
+    table("W2 between N(0, 1) and N(m, 1/4), |m| = 1 (data units)", header, rows)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=8)
+    parser.add_argument("--large", type=int, default=4000)
+    args = parser.parse_args()
+    main(args.repeats, large=args.large)

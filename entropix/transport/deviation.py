@@ -1,0 +1,147 @@
+r"""How far the path of a diffusion lies from the geodesic between its ends.
+
+The densities $p_s$ of a process lead from $p_0$ to $p_T$; so does the geodesic $g_t$ of $W_2$,
+the shortest path. At the fraction of its own length that the process has covered,
+$t(s) = \int_{t_0}^s\sqrt{E\|v\|^2}\,dr \big/ \mathrm{length}$, the two are compared:
+
+$$d(s) = W_2(p_s, g_{t(s)}),$$
+
+between samples, next to the $W_2$ of two samples of $p_s$ of the same size. All three ($p_0$,
+$p_T$, $p_s$) are sampled from different data, so that chance brings none together.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from entropix._core.arrays import Key, safe_sqrt
+from entropix._core.checks import conditions, finite, positive_integer, prng_key, samples
+from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix.transport.interpolation import displacement_interpolation
+from entropix.transport.speed import SpeedProfile, sampled_profile
+from entropix.transport.wasserstein import wasserstein
+
+
+class GeodesicDeviation(eqx.Module):
+    r"""What `geodesic_deviation` found, in units of the data.
+
+    Attributes:
+        times: of the process, shape (K,).
+        fraction: share of the path's length covered by then, the geodesic's t.
+        distance: $W_2$ between samples of $p_s$ and of the geodesic.
+        null: $W_2$ between two samples of $p_s$ of the same size.
+        w2: $W_2$ between samples of the two ends.
+        num_samples: size of every sample.
+    """
+
+    times: Float[Array, "*seeds k"]
+    fraction: Float[Array, "*seeds k"]
+    distance: Float[Array, "*seeds k"]
+    null: Float[Array, "*seeds k"]
+    w2: Float[Array, "*seeds"]
+    num_samples: int = eqx.field(static=True)
+
+    @property
+    def excess(self) -> Float[Array, "*seeds k"]:
+        r"""$\sqrt{d^2 - \mathrm{null}^2}$: the deviation less the bias of samples, or zero."""
+        return safe_sqrt(jnp.maximum(self.distance**2 - self.null**2, 0.0))
+
+    @property
+    def relative(self) -> Float[Array, "*seeds k"]:
+        """The excess as a share of the distance of the ends."""
+        return self.excess / self.w2[..., None]
+
+
+def geodesic_deviation(
+    model: AbstractModel,
+    data: Any,
+    *,
+    key: Key,
+    times: Any = None,
+    num_samples: int = 500,
+    num_times: int = 64,
+    num_speeds: int = 2048,
+    condition: Any = None,
+    chunk_size: int = 4096,
+) -> GeodesicDeviation:
+    r"""Distance of a process from the geodesic between its ends, along its length.
+
+    The model enters by the speed of its probability flow, which says how much of the length is
+    covered when; the path itself is that of the data under the model's process.
+
+    Args:
+        model: any model.
+        data: samples of the data distribution, shape (N, *shape), N >= 6.
+        key: PRNG key.
+        times: times of the process, shape (K,); None for seven at equal distances along the path.
+        num_samples: points in each sample, at most a third of the data.
+        num_times: Gauss-Legendre nodes for the length.
+        num_speeds: points at which each node's speed is evaluated.
+        condition: None, or conditions of the samples: a pytree of arrays with leading axis N.
+        chunk_size: evaluations held in memory at once.
+
+    Returns:
+        A `GeodesicDeviation`.
+
+    Raises:
+        ValueError: if an argument is malformed.
+    """
+    data = samples(data, minimum=6)
+    condition = conditions(condition, data.shape[0])
+    prng_key(key)
+    positive_integer(num_samples, "num_samples", 2)
+    positive_integer(num_times, "num_times", 2)
+    positive_integer(num_speeds, "num_speeds", 8)
+    positive_integer(chunk_size, "chunk_size")
+    if times is not None:
+        times = finite(times, "times").astype(data.dtype)
+        if times.ndim != 1:
+            raise ValueError(f"`times` must have shape (K,), got {times.shape}.")
+    process = model.process
+    speed_key, part_key, noise_key = jax.random.split(key, 3)
+    _, profile = sampled_profile(
+        model,
+        data,
+        condition,
+        key=speed_key,
+        num_times=num_times,
+        num_samples=num_speeds,
+        chunk=chunk_size,
+    )
+    clock, covered = _covered(process, profile)
+    if times is None:
+        fraction = jnp.arange(1, 8, dtype=covered.dtype) / 8
+        times = jnp.interp(fraction, covered, clock)
+    else:
+        fraction = jnp.interp(times, clock, covered)
+
+    count = min(num_samples, data.shape[0] // 3)
+    index = jax.random.permutation(part_key, data.shape[0])[: 3 * count].reshape(3, count)
+    start, last, middle = data[index].reshape(3, count, -1)
+    z = jax.random.normal(noise_key, (3, *start.shape), data.dtype)
+    end = process.perturb(process.t1, last, z[0])
+    on_geodesic = displacement_interpolation(start, end, fraction, max_exact=count)
+    distance, null = [], []
+    for k in range(times.shape[0]):
+        of_path = process.perturb(times[k], middle, z[1])
+        again = process.perturb(times[k], start, z[2])
+        distance.append(wasserstein(of_path, on_geodesic[k], max_exact=count).value)
+        null.append(wasserstein(of_path, again, max_exact=count).value)
+    w2 = wasserstein(start, end, max_exact=count).value
+    return GeodesicDeviation(times, fraction, jnp.stack(distance), jnp.stack(null), w2, count)
+
+
+def _covered(process: AbstractGaussianProcess, profile: SpeedProfile) -> tuple[Array, Array]:
+    """Times, and the share of the length covered by then, from one end to the other."""
+    steps = profile.weights * profile.speed
+    total = jnp.sum(steps)
+    middle = (jnp.cumsum(steps) - steps / 2) / total
+    ends = jnp.stack([jnp.zeros_like(total), jnp.ones_like(total)])
+    times = jnp.stack([process.t0, process.t1]).astype(profile.times.dtype)
+    return (
+        jnp.concatenate([times[:1], profile.times, times[1:]]),
+        jnp.concatenate([ends[:1], middle, ends[1:]]),
+    )
