@@ -61,7 +61,7 @@ class AbstractObjective(eqx.Module):
     @abc.abstractmethod
     def one(
         self,
-        model: AbstractModel,
+        model: Any,
         start: Float[Array, "*shape"],
         condition: Any,
         u: Float[Array, ""],
@@ -84,7 +84,7 @@ class AbstractObjective(eqx.Module):
 
     def __call__(
         self,
-        model: AbstractModel,
+        model: Any,
         x: Float[Array, "n *shape"],
         condition: Any = None,
         *,
@@ -117,7 +117,7 @@ class AbstractObjective(eqx.Module):
 
     def mean_over(
         self,
-        model: AbstractModel,
+        model: Any,
         x: Float[Array, "n *shape"],
         condition: Any = None,
         *,
