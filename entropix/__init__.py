@@ -49,6 +49,7 @@ from entropix.information import mutual_information as mutual_information
 from entropix.information import total_correlation as total_correlation
 from entropix.models import EntropyMatching as EntropyMatching
 from entropix.models import ExactModel as ExactModel
+from entropix.models import FlowMatching as FlowMatching
 from entropix.models import GaussianScaling as GaussianScaling
 from entropix.models import NoisePrediction as NoisePrediction
 from entropix.models import ScoreMatching as ScoreMatching
@@ -83,11 +84,20 @@ from entropix.training import fit_ensemble as fit_ensemble
 from entropix.training import load as load
 from entropix.training import relative_denoising_loss as relative_denoising_loss
 from entropix.training import save as save
+from entropix.transport import BridgeProcess as BridgeProcess
+from entropix.transport import FlowAction as FlowAction
+from entropix.transport import GaussianBridge as GaussianBridge
+from entropix.transport import MinibatchCoupling as MinibatchCoupling
+from entropix.transport import SchroedingerBridge as SchroedingerBridge
 from entropix.transport import SpeedLimit as SpeedLimit
+from entropix.transport import StaticBridge as StaticBridge
 from entropix.transport import Wasserstein as Wasserstein
 from entropix.transport import bures_wasserstein as bures_wasserstein
+from entropix.transport import flow_action as flow_action
+from entropix.transport import schroedinger_bridge as schroedinger_bridge
 from entropix.transport import sinkhorn_divergence as sinkhorn_divergence
 from entropix.transport import speed_limit as speed_limit
+from entropix.transport import static_bridge as static_bridge
 from entropix.transport import wasserstein as wasserstein
 
 

@@ -1,8 +1,17 @@
-"""Optimal transport: distances between samples and Gaussians, and speed limits."""
+"""Optimal transport: distances, speed limits, couplings for flows, Schroedinger bridges."""
 
+from entropix.transport.bridge import schroedinger_bridge as schroedinger_bridge
+from entropix.transport.bridge_process import BridgeProcess as BridgeProcess
+from entropix.transport.bridge_result import SchroedingerBridge as SchroedingerBridge
+from entropix.transport.flow_action import FlowAction as FlowAction
+from entropix.transport.flow_action import flow_action as flow_action
 from entropix.transport.gaussian import bures_wasserstein as bures_wasserstein
+from entropix.transport.gaussian_bridge import GaussianBridge as GaussianBridge
+from entropix.transport.minibatch import MinibatchCoupling as MinibatchCoupling
 from entropix.transport.sinkhorn import sinkhorn_divergence as sinkhorn_divergence
 from entropix.transport.speed_limit import speed_limit as speed_limit
 from entropix.transport.speed_result import SpeedLimit as SpeedLimit
+from entropix.transport.static_bridge import StaticBridge as StaticBridge
+from entropix.transport.static_bridge import static_bridge as static_bridge
 from entropix.transport.wasserstein import Wasserstein as Wasserstein
 from entropix.transport.wasserstein import wasserstein as wasserstein

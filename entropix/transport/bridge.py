@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array
 
 from entropix._core.arrays import Key, as_float
-from entropix._core.checks import checked, positive, positive_integer, prng_key, samples
+from entropix._core.checks import checked, positive_integer, prng_key, samples
 from entropix.dynamics import solve_forward
 from entropix.networks import FourierMLP, trainable
 from entropix.training.loop import Keys, Setup, join_model, split_model
@@ -96,9 +96,7 @@ def schroedinger_bridge(
     reference = BrownianMotion(epsilon)
     positive_integer(num_iterations, "num_iterations")
     positive_integer(num_steps, "num_steps", 2)
-    options = Options(
-        steps=steps, batch_size=batch_size, num_draws=num_draws, progress=progress
-    )
+    options = Options(steps=steps, batch_size=batch_size, num_draws=num_draws, progress=progress)
     count = max(x.shape[0], y.shape[0])
     if options.batch_size > count:
         raise ValueError(f"`batch_size` must be at most {count}, got {batch_size}.")
@@ -119,7 +117,9 @@ def schroedinger_bridge(
     pair_key, network_key, key = jax.random.split(key, 3)
     if network is None:
         if x.ndim != 2:
-            raise ValueError(f"`network` must be given for samples of shape {x.shape[1:]}, got None.")
+            raise ValueError(
+                f"`network` must be given for samples of shape {x.shape[1:]}, got None."
+            )
         network = FourierMLP(x.shape[1], key=network_key, widths=(128, 128), num_features=16)
     forward = BridgeProcess(network, reference, x, y)
     backward = BridgeProcess(network, reference, y, x)

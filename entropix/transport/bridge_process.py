@@ -93,7 +93,9 @@ class BridgeProcess(AbstractProcess):
         self.network = network
         self.process = process
         self.mean = jnp.stack([jnp.mean(start, axis=0), jnp.mean(end, axis=0)])
-        self.variance = jnp.stack([jnp.mean(jnp.var(start, axis=0)), jnp.mean(jnp.var(end, axis=0))])
+        self.variance = jnp.stack(
+            [jnp.mean(jnp.var(start, axis=0)), jnp.mean(jnp.var(end, axis=0))]
+        )
         self.t0, self.t1 = process.t0, process.t1
 
     @property
@@ -143,6 +145,11 @@ class BridgeObjective(AbstractObjective):
 
     def noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape[1:]
+
+    def paired(
+        self, x: Float[Array, "n *shape"], z: Float[Array, "n m ..."], key: Key
+    ) -> Float[Array, "n m ..."]:
+        return z
 
     def starts(
         self, process: AbstractProcess, x: Float[Array, "*shape"], u: Float[Array, " m"], key: Key

@@ -4,8 +4,8 @@ Of all processes with unit time, $p_0 = N(m_0, A)$ and $p_1 = N(m_1, B)$ it is t
 path KL, to Brownian motion of variance $\epsilon$. Its pairs $(X_0, X_1)$ are the entropic plan for
 the cost $|x - y|^2/(2\epsilon)$: jointly Gaussian with the cross-covariance
 
-$$C = \tfrac12\left(A^{1/2} D A^{-1/2} - \epsilon I\right) = 2 A^{1/2}(D + \epsilon I)^{-1} A^{1/2} B,
-  \qquad D = \left(4 A^{1/2} B A^{1/2} + \epsilon^2 I\right)^{1/2}$$
+$$C = \tfrac12\left(A^{1/2} D A^{-1/2} - \epsilon I\right) =
+  2 A^{1/2}(D + \epsilon I)^{-1} A^{1/2} B, \qquad D = \left(4 A^{1/2} B A^{1/2} + \epsilon^2 I\right)^{1/2}$$
 
 (Janati et al., 2006.02572; Mallasto et al., 2006.03416; the second form, which is computed, needs
 no inverse and does not cancel). Between its ends it is the mixture of Brownian bridges over that
@@ -64,7 +64,9 @@ class GaussianBridge(eqx.Module):
             if not isinstance(given, Gaussian):
                 raise ValueError(f"`{name}` must be a Gaussian, got {type(given).__name__}.")
         if start.dim != end.dim:
-            raise ValueError(f"`end` must have the dimension of `start`, {start.dim}, got {end.dim}.")
+            raise ValueError(
+                f"`end` must have the dimension of `start`, {start.dim}, got {end.dim}."
+            )
         self.start, self.end = start, end
         self.epsilon = positive(epsilon, "epsilon", shape=())
         root, sums = self._roots()
@@ -83,7 +85,9 @@ class GaussianBridge(eqx.Module):
 
     def sample_pairs(self, n: int, *, key: Key) -> tuple[Array, Array]:
         """Draw pairs $(X_0, X_1)$ of the entropic plan, each of shape (n, D)."""
-        joint = jnp.block([[self.start.covariance, self.cross], [self.cross.T, self.end.covariance]])
+        joint = jnp.block(
+            [[self.start.covariance, self.cross], [self.cross.T, self.end.covariance]]
+        )
         mean = jnp.concatenate([self.start.mean, self.end.mean])
         z = jax.random.normal(key, (n, mean.size), mean.dtype)
         pairs = mean + z @ sqrtm_psd(joint)
@@ -95,7 +99,9 @@ class GaussianBridge(eqx.Module):
 
     def _covariance_at(self, s: RealScalarLike) -> Array:
         mixed = self.cross + self.cross.T + self.epsilon * jnp.eye(self.start.dim)
-        return (1 - s) ** 2 * self.start.covariance + s**2 * self.end.covariance + s * (1 - s) * mixed
+        return (
+            (1 - s) ** 2 * self.start.covariance + s**2 * self.end.covariance + s * (1 - s) * mixed
+        )
 
     def _slope(self, s: RealScalarLike, isotropic: RealScalarLike) -> Array:
         """The matrix before $C_s^{-1}$, with `isotropic` times the identity in it."""
@@ -127,7 +133,9 @@ class GaussianBridge(eqx.Module):
         moved = jnp.sum((self._shift) ** 2) + jnp.trace(
             self.start.covariance + self.end.covariance - 2 * self.cross
         )
-        growth = jnp.linalg.slogdet(self._roots()[1])[1] - jnp.linalg.slogdet(self.end.covariance)[1]
+        growth = (
+            jnp.linalg.slogdet(self._roots()[1])[1] - jnp.linalg.slogdet(self.end.covariance)[1]
+        )
         return moved / (2 * self.epsilon) + growth / 2 - size / 2 * (1 + jnp.log(2.0))
 
     @property

@@ -4,8 +4,8 @@ $$OT_\epsilon = \min_\pi\ E_\pi\tfrac12\|x - y\|^2 + \epsilon\,KL(\pi\Vert p_0\o
 
 over couplings $\pi$ of $p_0$ and $p_1$, by OTT (Cuturi et al., 2201.12324; its regularisation is
 $2\epsilon$, for the cost $\|x - y\|^2$). The minimiser is the law of the ends of the Schroedinger
-bridge between $p_0$ and $p_1$ over Brownian motion $dX = \sqrt\epsilon\,dB$, $s \in [0, 1]$, and the
-path KL of the bridge from that motion started in $p_0$ is (Leonard, 1308.0215)
+bridge between $p_0$ and $p_1$ over Brownian motion $dX = \sqrt\epsilon\,dB$, $s \in [0, 1]$, and
+the path KL of the bridge from that motion started in $p_0$ is (Leonard, 1308.0215)
 
 $$KL(P\Vert W^{p_0}) = KL(\pi\Vert p_0(x)\,N(y; x, \epsilon I)) =
   \frac{OT_\epsilon}{\epsilon} - h(p_1) + \frac D2\log(2\pi\epsilon),$$
