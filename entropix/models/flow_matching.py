@@ -24,11 +24,15 @@ from entropix.models.network_model import (
     call_network,
     check_parts,
     example_shape,
+    time_level,
 )
 
 
 class FlowMatching(AbstractNetworkModel):
-    r"""A flow: the network is its velocity, $v_\theta(y, s) = \mathrm{network}(\lambda(s), y)$.
+    r"""A flow: the network is its velocity, $v_\theta(y, s) = \mathrm{network}(l(s), y)$.
+
+    Its level l is not the log-SNR, but falls from 4 to -4 in proportion to time: a velocity of a
+    flow is smooth in time, both ends included, where the log-SNR is infinite.
 
     What needs a velocity works: `fit`, with `coupling` or without, `solve_flow`, `flow_action`,
     `sample(method="ode")`, `log_prob(method=ProbabilityFlow())`. What needs a score raises
@@ -37,7 +41,7 @@ class FlowMatching(AbstractNetworkModel):
     `VelocityPrediction`, whose pairs are independent.
 
     Args:
-        network: `network(log_snr, y, condition=None[, key=None]) -> array of y's shape`.
+        network: `network(level, y, condition=None[, key=None]) -> array of y's shape`.
         process: a Gaussian process with $\Sigma'$ finite at the data end: `RectifiedFlow` or
             `CosinePath`, for example.
         shape: shape of one example, where the network does not know it.
@@ -88,7 +92,7 @@ class FlowMatching(AbstractNetworkModel):
         *,
         key: Key | None = None,
     ) -> Float[Array, "*shape"]:
-        return call_network(self.network, self.process.log_snr(s), y, condition, key)
+        return call_network(self.network, time_level(self.process, s), y, condition, key)
 
     def score(
         self,

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 from entropix._core.arrays import Key, RealLike, RealScalarLike, as_float, safe_sqrt, squared_norm
 from entropix._core.checks import positive
 from entropix._core.interfaces import AbstractProcess
-from entropix.models.network_model import call_network, check_parts
+from entropix.models.network_model import call_network, check_parts, time_level
 from entropix.training.objective import AbstractObjective
 
 
@@ -115,7 +115,7 @@ class BridgeProcess(AbstractProcess):
         variance = early**2 * self.variance[0] + late**2 * self.variance[1]
         width = jnp.sqrt(variance + self.process.epsilon * early * late)
         standardised = ((y - centre) / width).astype(y.dtype)
-        out = call_network(self.network, 4 * (early - late), standardised, None, None)
+        out = call_network(self.network, time_level(self, s), standardised, None, None)
         return (self.mean[1] - self.mean[0] + jnp.sqrt(self.spread) * out).astype(y.dtype)
 
     def sigma_squared(self, s: RealLike) -> Array:

@@ -5,7 +5,8 @@ path KL, to Brownian motion of variance $\epsilon$. Its pairs $(X_0, X_1)$ are t
 the cost $|x - y|^2/(2\epsilon)$: jointly Gaussian with the cross-covariance
 
 $$C = \tfrac12\left(A^{1/2} D A^{-1/2} - \epsilon I\right) =
-  2 A^{1/2}(D + \epsilon I)^{-1} A^{1/2} B, \qquad D = \left(4 A^{1/2} B A^{1/2} + \epsilon^2 I\right)^{1/2}$$
+  2 A^{1/2}(D + \epsilon I)^{-1} A^{1/2} B, \qquad
+  D = \left(4 A^{1/2} B A^{1/2} + \epsilon^2 I\right)^{1/2}$$
 
 (Janati et al., 2006.02572; Mallasto et al., 2006.03416; the second form, which is computed, needs
 no inverse and does not cancel). Between its ends it is the mixture of Brownian bridges over that
