@@ -11,7 +11,8 @@ $$X = \frac{y}{\sqrt P}, \qquad \tan\theta = \frac{\Sigma}{\sqrt c\,\mu}, \qquad
 
 with $c$ a reference variance and $F$ the field of `entropix.dynamics.bridge.Bridge`: for a denoiser
 $D$ with its noise $\epsilon$ it is $-\sin\theta\,D/\sqrt c + \cos\theta\,\epsilon$, bounded at both
-ends for every process and every model, and zero for data $N(0, cI)$. Nothing is cut off.
+ends for every process and every model, and zero for data $N(0, cI)$. Nothing is cut off. A
+`FlowMatching` model, which has no score, is solved in y and s.
 """
 
 from typing import Any
@@ -27,7 +28,9 @@ from entropix._core.checks import choice, positive, positive_integer
 from entropix._core.interfaces import AbstractModel
 from entropix.density.method import AbstractDensityMethod
 from entropix.density.result import LogDensity
+from entropix.density.straight import carry_straight
 from entropix.dynamics.bridge import Bridge, reference_variance
+from entropix.models import FlowMatching
 
 
 class ProbabilityFlow(AbstractDensityMethod):
@@ -122,18 +125,26 @@ def _log_densities(
     def one(args: Any) -> tuple[Array, Array]:
         sample, condition, index = args
         probes = _probes(method, sample, key, index)
+        if isinstance(model, FlowMatching):
+            end, gains = carry_straight(method, model, sample, condition, probes)
+            return _with_error(method, prior.log_prob(end), gains)
         end, gains = _carry(method, model, bridge, sample, condition, probes)
         # Volume of the standardised state: P grows from c to P(t1).
         process = model.process
         last = process.var(process.t1) + bridge.variance * process.scale(process.t1) ** 2
         growth = sample.size / 2 * jnp.log(last / bridge.variance)
-        value = prior.log_prob(jnp.sqrt(last) * end) + growth + jnp.mean(gains)
-        if method.divergence == "exact":
-            return value, jnp.zeros_like(value)
-        return value, jnp.std(gains, ddof=1) / jnp.sqrt(method.num_probes)
+        return _with_error(method, prior.log_prob(jnp.sqrt(last) * end) + growth, gains)
 
     args = (x, condition, jnp.arange(x.shape[0]))
     return jax.lax.map(one, args, batch_size=chunk)
+
+
+def _with_error(method: ProbabilityFlow, value: Array, gains: Array) -> tuple[Array, Array]:
+    """The log density, by the mean of the integrals of the divergence, and its standard error."""
+    value = value + jnp.mean(gains)
+    if method.divergence == "exact":
+        return value, jnp.zeros_like(value)
+    return value, jnp.std(gains, ddof=1) / jnp.sqrt(method.num_probes)
 
 
 def _probes(
