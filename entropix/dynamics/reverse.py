@@ -199,8 +199,9 @@ def solve_flow(
         functional: None, or a function `increment(s0, s1, y0, y1)` of one sample, to a pytree of
             scalars that are added up over the steps.
         solver: a Diffrax solver; None for a midpoint method of order two that looks inside of its
-            steps only. Solvers that evaluate the ends of the axis (`diffrax.Tsit5`) need a model
-            that is finite there.
+            steps only (`diffrax.Midpoint` for `FlowMatching`, exact for straight paths in any
+            number of steps). Solvers that evaluate the ends of the axis (`diffrax.Tsit5`) need a
+            model that is finite there.
         stepsize_controller: a Diffrax controller for adaptive steps, in the solver time of
             `Bridge`; needs a `solver`.
         adjoint: how to differentiate; None for `diffrax.RecursiveCheckpointAdjoint()`.
@@ -220,7 +221,7 @@ def solve_flow(
     forward = choice(direction, "direction", ("forward", "reverse")) == "forward"
     x, condition = _check(model, x, "x", condition, num_steps)
     plan = make_plan(
-        flow_solver(solver, stepsize_controller),
+        flow_solver(solver, stepsize_controller, straight=isinstance(model, FlowMatching)),
         stepsize_controller,
         adjoint,
         x.shape[0],

@@ -122,7 +122,7 @@ def sample(
             solver, model, bridge, key, prior, condition, times, num_samples, chunk, num_steps
         )
     if flow:
-        solver = flow_solver(solver, stepsize_controller)
+        solver = flow_solver(solver, stepsize_controller, straight=straight)
     elif solver is None:
         solver = diffrax.SRA1()
     plan = make_plan(
