@@ -10,9 +10,8 @@ Markov and a mixture of Brownian bridges. Projecting on either class in turn con
    (`BridgeProcess`);
 2. from the diffusion to new pairs, the ends of its simulated paths.
 
-The diffusion is learnt in both directions of time by turns, each from pairs that start in true data
-of the other's end. Either end then stays true in every second projection, and errors of the
-marginals do not add up.
+The diffusion is learnt in both directions of time by turns, each from pairs that the other one made
+from true points: those at which its own paths must arrive. Errors of the marginals do not add up.
 """
 
 from collections.abc import Callable

@@ -74,15 +74,18 @@ class GaussianBridge(eqx.Module):
         self.cross = 2 * root @ jnp.linalg.solve(sums, root @ end.covariance)
 
     @property
+    def _identity(self) -> Array:
+        return jnp.eye(self.start.dim, dtype=self.epsilon.dtype)
+
+    @property
     def _shift(self) -> Array:
         return self.end.mean - self.start.mean
 
     def _roots(self) -> tuple[Array, Array]:
         r"""$A^{1/2}$ and $D + \epsilon I$."""
         root = sqrtm_psd(self.start.covariance)
-        identity = jnp.eye(root.shape[0], dtype=root.dtype)
-        inner = 4 * root @ self.end.covariance @ root + self.epsilon**2 * identity
-        return root, sqrtm_psd((inner + inner.T) / 2) + self.epsilon * identity
+        inner = 4 * root @ self.end.covariance @ root + self.epsilon**2 * self._identity
+        return root, sqrtm_psd((inner + inner.T) / 2) + self.epsilon * self._identity
 
     def sample_pairs(self, n: int, *, key: Key) -> tuple[Array, Array]:
         """Draw pairs $(X_0, X_1)$ of the entropic plan, each of shape (n, D)."""
@@ -99,7 +102,7 @@ class GaussianBridge(eqx.Module):
         return Gaussian((1 - s) * self.start.mean + s * self.end.mean, self._covariance_at(s))
 
     def _covariance_at(self, s: RealScalarLike) -> Array:
-        mixed = self.cross + self.cross.T + self.epsilon * jnp.eye(self.start.dim)
+        mixed = self.cross + self.cross.T + self.epsilon * self._identity
         return (
             (1 - s) ** 2 * self.start.covariance + s**2 * self.end.covariance + s * (1 - s) * mixed
         )
@@ -107,7 +110,7 @@ class GaussianBridge(eqx.Module):
     def _slope(self, s: RealScalarLike, isotropic: RealScalarLike) -> Array:
         """The matrix before $C_s^{-1}$, with `isotropic` times the identity in it."""
         early = (1 - s) * (self.cross.T - self.start.covariance)
-        return early + s * (self.end.covariance - self.cross) + isotropic * jnp.eye(self.start.dim)
+        return early + s * (self.end.covariance - self.cross) + isotropic * self._identity
 
     def _affine(self, s: RealScalarLike, slope: Array, x: Array) -> Array:
         centred = x - (1 - s) * self.start.mean - s * self.end.mean
