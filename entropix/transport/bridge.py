@@ -30,7 +30,12 @@ from entropix.training.loop import Keys, Setup, join_model, split_model
 from entropix.training.optimiser import RelativeClip, WarmupCosine, adam
 from entropix.training.options import Options
 from entropix.training.run import Run, train
-from entropix.transport.bridge_process import BridgeObjective, BridgeProcess, BrownianMotion
+from entropix.transport.bridge_process import (
+    BridgeObjective,
+    BridgeProcess,
+    BrownianMotion,
+    bridge_times,
+)
 from entropix.transport.bridge_result import SchroedingerBridge, measure_bridge
 
 
@@ -136,15 +141,16 @@ def schroedinger_bridge(
 
     starts, ends = _spread(x, count), _spread(y, count)
     pairs = _first_pairs(starts, ends, coupling, options.batch_size, pair_key)
+    times = bridge_times(num_steps)
     losses = []
     for iteration in range(num_iterations):
         fit_back, go_back, fit_on, go_on = jax.random.split(jax.random.fold_in(key, iteration), 4)
         backward, loss = project(backward, pairs[:, ::-1], fit_back)
-        reached = solve_forward(backward, ends, key=go_back, num_steps=num_steps).final
+        reached = solve_forward(backward, ends, key=go_back, times=times).final
         forward, other = project(forward, jnp.stack([reached, ends], axis=1), fit_on)
         losses += [jnp.stack([loss, other])]
         if iteration + 1 < num_iterations:
-            reached = solve_forward(forward, starts, key=go_on, num_steps=num_steps).final
+            reached = solve_forward(forward, starts, key=go_on, times=times).final
             pairs = jnp.stack([starts, reached], axis=1)
         if callback is not None:
             callback(iteration + 1, SchroedingerBridge(forward, backward, None, None, None))

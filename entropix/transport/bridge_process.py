@@ -15,6 +15,11 @@ $$dX_s = u(s, X_s)\,ds + \sqrt\epsilon\,dB_s, \qquad
 $s = 1$, though $u$ does not. The network is given the standardised state and returns $u$ about the
 mean displacement in units of the spread c of the two ends, and the regression is weighted by the
 inverse of the target's variance, $1/(c^2 + \epsilon s/(1-s))$: everything it sees is of order one.
+
+The last $1 - s \sim \ell^2/\epsilon$ decide on structure of size $\ell$ in $p_1$, and may cost more
+than all before them. The clock of everything here is hence $\tau = \frac2\pi\arcsin\sqrt s$, in
+which the ends are resolved to the square of a step: times of training are uniform in it, steps of
+paths equal, and the network is given it, as a level $4 - 8\tau$.
 """
 
 from collections.abc import Callable
@@ -22,13 +27,25 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealLike, RealScalarLike, as_float, safe_sqrt, squared_norm
 from entropix._core.checks import positive
 from entropix._core.interfaces import AbstractProcess
-from entropix.models.network_model import call_network, check_parts, time_level
+from entropix.models.network_model import call_network, check_parts
 from entropix.training.objective import AbstractObjective
+
+
+def bridge_times(num_steps: int) -> Float[Array, " steps"]:
+    r"""Times from 0 to 1 at equal steps of $\tau$, $s = \sin^2(\pi\tau/2)$."""
+    return as_float((1 - np.cos(np.pi * np.arange(num_steps + 1) / num_steps)) / 2)
+
+
+def _level(s: Array) -> Array:
+    r"""$4 - 8\tau$: networks embed log-SNRs, of which these are the middle."""
+    # arctan2 rather than arcsin: it keeps its digits where s is near one.
+    return 4 - 16 / jnp.pi * jnp.arctan2(safe_sqrt(s), safe_sqrt(1 - s))
 
 
 class BrownianMotion(AbstractProcess):
@@ -71,8 +88,8 @@ class BridgeProcess(AbstractProcess):
 
     A process like any other: `solve_forward` and `path_entropy` take it. The drift of a
     Schroedinger bridge is a gradient, and `equilibrium_score` is $2 u_\theta/\epsilon$. The network
-    is called as `network(level, y)` with a level that falls from 4 to -4 as s goes from 0 to 1, and
-    a standardised state.
+    is called as `network(level, y)` with a standardised state and a level that falls from 4 to -4,
+    in proportion to $\arcsin\sqrt s$.
 
     Args:
         network: `network(level, y, condition=None) -> array of y's shape`, such as `FourierMLP`.
@@ -110,12 +127,12 @@ class BridgeProcess(AbstractProcess):
 
     def drift(self, s: RealScalarLike, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         r"""$u_\theta(s, y)$."""
-        early, late = 1 - s, s
+        early, late = 1 - s, as_float(s)
         centre = early * self.mean[0] + late * self.mean[1]
         variance = early**2 * self.variance[0] + late**2 * self.variance[1]
         width = jnp.sqrt(variance + self.process.epsilon * early * late)
         standardised = ((y - centre) / width).astype(y.dtype)
-        out = call_network(self.network, time_level(self, s), standardised, None, None)
+        out = call_network(self.network, _level(late), standardised, None, None)
         return (self.mean[1] - self.mean[0] + jnp.sqrt(self.spread) * out).astype(y.dtype)
 
     def sigma_squared(self, s: RealLike) -> Array:
@@ -130,7 +147,7 @@ class BridgeProcess(AbstractProcess):
 class BridgeObjective(AbstractObjective):
     r"""The regression of $u_\theta$ on the drifts of Brownian bridges between pairs.
 
-    An example is a pair, shape (2, *shape); times are uniform and stratified over a batch.
+    An example is a pair, shape (2, *shape); times are uniform in $\tau$, stratified over a batch.
 
     Attributes:
         num_draws: times and noises per pair.
@@ -165,8 +182,12 @@ class BridgeObjective(AbstractObjective):
         z: Float[Array, "..."],
         key: Key | None,
     ) -> Float[Array, ""]:
-        epsilon, late = model.process.epsilon, 1 - u
-        x = late * start[0] + u * start[1] + safe_sqrt(epsilon * u * late) * z
-        target = start[1] - start[0] - jnp.sqrt(epsilon * u / late) * z
-        weight = late / (model.spread * late + epsilon * u)
-        return weight * squared_norm(model.drift(u, x) - target)
+        # 1 - s on its own: it keeps its digits where it is small.
+        epsilon, s, rest = (
+            model.process.epsilon,
+            *(jnp.sin(jnp.pi / 2 * v) ** 2 for v in (u, 1 - u)),
+        )
+        x = rest * start[0] + s * start[1] + safe_sqrt(epsilon * s * rest) * z
+        target = start[1] - start[0] - jnp.sqrt(epsilon * s / rest) * z
+        weight = rest / (model.spread * rest + epsilon * s)
+        return weight * squared_norm(model.drift(s, x) - target)

@@ -22,14 +22,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealScalarLike
 from entropix._core.checks import choice, example_shape, positive_integer, samples
 from entropix._core.estimate import Estimate
 from entropix.dynamics import Trajectory, solve_forward
-from entropix.transport.bridge_process import BridgeProcess
+from entropix.transport.bridge_process import BridgeProcess, bridge_times
 from entropix.transport.errors import errors_of
 
 
@@ -67,7 +66,7 @@ class SchroedingerBridge(eqx.Module):
             x: points to start from, shape (n, *shape): of $p_0$, or of $p_1$ for "backward".
             key: PRNG key.
             direction: "forward" or "backward"; the times of the latter are $1 - s$.
-            num_steps: equal steps of `diffrax.SRA1`.
+            num_steps: steps of `diffrax.SRA1`, which shrink towards both ends.
             **options: for `solve_forward`, such as `save="steps"`.
 
         Returns:
@@ -76,7 +75,8 @@ class SchroedingerBridge(eqx.Module):
         ahead = choice(direction, "direction", ("forward", "backward")) == "forward"
         process = self.forward if ahead else self.backward
         example_shape(process, x, "x")
-        return solve_forward(process, x, key=key, num_steps=num_steps, **options)
+        options = {"times": bridge_times(num_steps)} | options
+        return solve_forward(process, x, key=key, **options)
 
     def transport(
         self, x: Any, *, key: Key, direction: str = "forward", num_steps: int = 64
@@ -127,7 +127,7 @@ def measure_bridge(
     """Path KL and entropy production from forward paths, the trapezoidal rule in time."""
     x = samples(x, "x")
     starts = jnp.repeat(x, _PATHS, axis=0)
-    paths = solve_forward(forward, starts, key=key, num_steps=num_steps, save="steps")
+    paths = solve_forward(forward, starts, key=key, times=bridge_times(num_steps), save="steps")
     cost, production = _costs(forward, backward, paths.times, paths.states)
     return tuple(
         Estimate(
@@ -154,7 +154,7 @@ def _costs(
         energy = jnp.sum(ahead**2, axis=axes) / (2 * epsilon)
         return energy, jnp.sum((ahead - back) ** 2, axis=axes) / (2 * epsilon)
 
-    weights = jnp.full(times.shape, 1 / (times.shape[0] - 1), states.dtype)
-    weights = weights.at[np.asarray([0, -1])].divide(2)
+    steps = jnp.pad(jnp.diff(times), 1).astype(states.dtype)
+    weights = (steps[:-1] + steps[1:]) / 2
     energy, production = jax.lax.map(at, (times, states))
     return weights @ energy, weights @ production

@@ -31,7 +31,7 @@ class Exact(eqx.Module):
         self.variance = jnp.stack([jnp.mean(jnp.diagonal(g.covariance)) for g in ends])
 
     def __call__(self, level, y, condition=None):
-        s = (1 - level / 4) / 2
+        s = jnp.sin(jnp.pi / 4 * (1 - level / 4)) ** 2
         centre = (1 - s) * self.mean[0] + s * self.mean[1]
         variance = (1 - s) ** 2 * self.variance[0] + s**2 * self.variance[1]
         width = jnp.sqrt(variance + self.bridge.epsilon * s * (1 - s))
