@@ -47,7 +47,7 @@ from entropix.entropy import path_entropy as path_entropy
 from entropix.entropy import path_functional as path_functional
 from entropix.entropy import path_kl as path_kl
 from entropix.entropy import path_log_ratio as path_log_ratio
-from entropix.information import EntropicTime as EntropicTime
+from entropix.information import EntropicTimeCurve as EntropicTimeCurve
 from entropix.information import (
     conditional_mutual_information as conditional_mutual_information,
 )
@@ -58,6 +58,7 @@ from entropix.information import mutual_information as mutual_information
 from entropix.information import total_correlation as total_correlation
 from entropix.models import EntropyMatching as EntropyMatching
 from entropix.models import ExactModel as ExactModel
+from entropix.models import FlowMatching as FlowMatching
 from entropix.models import GaussianScaling as GaussianScaling
 from entropix.models import Guided as Guided
 from entropix.models import NoisePrediction as NoisePrediction
@@ -114,19 +115,28 @@ from entropix.training import fit_ensemble as fit_ensemble
 from entropix.training import load as load
 from entropix.training import relative_denoising_loss as relative_denoising_loss
 from entropix.training import save as save
+from entropix.transport import BridgeProcess as BridgeProcess
+from entropix.transport import FlowAction as FlowAction
+from entropix.transport import GaussianBridge as GaussianBridge
 from entropix.transport import GeodesicDeviation as GeodesicDeviation
+from entropix.transport import MinibatchCoupling as MinibatchCoupling
+from entropix.transport import SchroedingerBridge as SchroedingerBridge
 from entropix.transport import SpeedAccuracy as SpeedAccuracy
 from entropix.transport import SpeedLimit as SpeedLimit
+from entropix.transport import StaticBridge as StaticBridge
 from entropix.transport import Wasserstein as Wasserstein
 from entropix.transport import WassersteinNull as WassersteinNull
 from entropix.transport import bures_geodesic as bures_geodesic
 from entropix.transport import bures_wasserstein as bures_wasserstein
 from entropix.transport import displacement_interpolation as displacement_interpolation
+from entropix.transport import flow_action as flow_action
 from entropix.transport import geodesic_deviation as geodesic_deviation
+from entropix.transport import schroedinger_bridge as schroedinger_bridge
 from entropix.transport import sinkhorn_divergence as sinkhorn_divergence
 from entropix.transport import sliced_wasserstein as sliced_wasserstein
 from entropix.transport import speed_accuracy as speed_accuracy
 from entropix.transport import speed_limit as speed_limit
+from entropix.transport import static_bridge as static_bridge
 from entropix.transport import wasserstein as wasserstein
 from entropix.transport import wasserstein_null as wasserstein_null
 

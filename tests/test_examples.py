@@ -73,6 +73,25 @@ def test_speed_accuracy(tmp_path, capsys):
     assert "optimal transport" in capsys.readouterr().out
 
 
+def test_schroedinger_bridge(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "figure.png"
+    result = load_example("schroedinger_bridge").main(out, steps=60, samples=512, iterations=1)
+    for found, exact in result.values():
+        assert 0.6 < found / exact < 1.5
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "entropy production" in capsys.readouterr().out
+
+
+def test_straight_flows(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "figure.png"
+    result = load_example("straight_flows").main(out, steps=100, samples=512, number=200)
+    assert result["coupled"][0] < result["independent"][0]
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "bending" in capsys.readouterr().out
+
+
 def test_every_example_is_run():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     text = Path(__file__).read_text()

@@ -12,7 +12,8 @@ $$X = \frac{y}{\sqrt P}, \qquad \tan\theta = \frac{\Sigma}{\sqrt c\,\mu}, \qquad
 with $c$ a reference variance and $F$ the field of `entropix.dynamics.bridge.Bridge`: for a denoiser
 $D$ with its noise $\epsilon$ it is $-\sin\theta\,D/\sqrt c + \cos\theta\,\epsilon$, bounded at both
 ends for every process and every model, and zero for data $N(0, cI)$. Nothing is cut off; a log
-density that grows without limit towards the data end is refused.
+density that grows without limit towards the data end is refused. A `FlowMatching` model, which has
+no score, is solved in y and s.
 """
 
 from typing import Any
@@ -28,10 +29,12 @@ from entropix._core.checks import choice, positive, positive_integer
 from entropix._core.interfaces import AbstractModel
 from entropix.density.method import AbstractDensityMethod
 from entropix.density.result import LogDensity
+from entropix.density.straight import carry_straight
 from entropix.dynamics.bridge import Bridge, reference_variance
 from entropix.entropy.axis import log_snr_of_std
 from entropix.entropy.functional import check_data_end
 from entropix.entropy.integrate import tail_window
+from entropix.models import FlowMatching
 
 
 class ProbabilityFlow(AbstractDensityMethod):
@@ -106,6 +109,8 @@ class ProbabilityFlow(AbstractDensityMethod):
     ) -> LogDensity:
         if self.divergence == "hutchinson" and key is None:
             raise ValueError("`key` must be given for the probes of `divergence='hutchinson'`.")
+        if isinstance(model, FlowMatching) and cutoff is not None:
+            raise ValueError("`cutoff` must be None for FlowMatching, whose paths have no noise.")
         bridge = Bridge(model.process, reference_variance(model), True)
         size = x[0].size if self.divergence == "exact" else self.num_probes
         chunk = max(1, min(chunk_size // size, x.shape[0]))
@@ -135,22 +140,34 @@ def _log_densities(
         start = process.t0
     else:
         start = process.time_of_log_snr(log_snr_of_std(process, cutoff))
+    window = tail_window(x)
 
     def one(args: Any) -> tuple[Array, Array, Array]:
         sample, condition, index = args
-        flow = _Flow(method, model, bridge, condition, _probes(method, sample, key, index))
-        end, gains = flow.carry(process.scale(start) * sample, start)
-        # Volume of the standardised state in units of the sample: P grows from c to P(t1).
-        last = flow.spread(process.t1)
-        growth = sample.size * (jnp.log(last / flow.spread(start)) + process.log_scale(start))
-        value = prior.log_prob(last * end) + growth + jnp.mean(gains)
-        slope = jnp.zeros_like(value) if cutoff is not None else flow.slope(sample, tail_window(x))
-        if method.divergence == "exact":
-            return value, jnp.zeros_like(value), slope
-        return value, jnp.std(gains, ddof=1) / jnp.sqrt(method.num_probes), slope
+        probes = _probes(method, sample, key, index)
+        if isinstance(model, FlowMatching):
+            end, gains = carry_straight(method, model, sample, condition, probes)
+            value, slope = prior.log_prob(end), jnp.zeros_like(gains[0])
+        else:
+            flow = _Flow(method, model, bridge, condition, probes)
+            end, gains = flow.carry(process.scale(start) * sample, start)
+            # Volume of the standardised state in units of the sample: P grows from c to P(t1).
+            last = flow.spread(process.t1)
+            growth = sample.size * (jnp.log(last / flow.spread(start)) + process.log_scale(start))
+            value = prior.log_prob(last * end) + growth
+            slope = jnp.zeros_like(value) if cutoff is not None else flow.slope(sample, window)
+        return *_with_error(method, value, gains), slope
 
     args = (x, condition, jnp.arange(x.shape[0]))
     return jax.lax.map(one, args, batch_size=chunk)
+
+
+def _with_error(method: ProbabilityFlow, value: Array, gains: Array) -> tuple[Array, Array]:
+    """The log density, by the mean of the integrals of the divergence, and its standard error."""
+    value = value + jnp.mean(gains)
+    if method.divergence == "exact":
+        return value, jnp.zeros_like(value)
+    return value, jnp.std(gains, ddof=1) / jnp.sqrt(method.num_probes)
 
 
 def _probes(

@@ -92,15 +92,19 @@ def make_plan(
     )
 
 
-def flow_solver(solver: Any, controller: Any) -> Any:
-    """The solver of a probability flow: the default one takes fixed steps only."""
+def flow_solver(solver: Any, controller: Any, *, straight: bool = False) -> Any:
+    """The solver of a flow: the default one takes fixed steps only.
+
+    `straight`: its velocity is finite at both ends, and its paths may be straight lines, along
+    which the first stage of the midpoint method then stays.
+    """
     if solver is None:
         if controller is not None:
             raise ValueError(
                 "`solver` must be given where `stepsize_controller` is, diffrax.Tsit5() for "
                 "example: the default solver has no error estimate."
             )
-        return InteriorMidpoint()
+        return diffrax.Midpoint() if straight else InteriorMidpoint()
     adapts = isinstance(controller, diffrax.AbstractAdaptiveStepSizeController)
     if adapts and not isinstance(solver, diffrax.AbstractAdaptiveSolver):
         raise ValueError(

@@ -30,7 +30,9 @@ from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.dynamics.bridge import Bridge, reference_variance
 from entropix.dynamics.plan import Plan, check_times, flow_solver, make_plan, with_saved
 from entropix.dynamics.solve import run
+from entropix.dynamics.straight import Straight, straight_times
 from entropix.dynamics.trajectory import AbstractCoordinates, Trajectory
+from entropix.models import FlowMatching
 
 
 class Backward(AbstractCoordinates):
@@ -189,15 +191,17 @@ def solve_flow(
         x: states at the first time, shape (n, *shape): data, or noise for "reverse".
         direction: "forward" from data to noise, "reverse" from noise to data.
         times: times of the process to step through, in the direction of the flow; None for
-            `num_steps` steps over the whole axis, which shrink towards the data.
+            `num_steps` steps over the whole axis, which shrink towards the data (equal ones for
+            `FlowMatching`, solved in the process's own time and state).
         num_steps: see `times`.
         save: None for the final states, "steps" for the states at all `times`, the first included,
             or an array of times in the direction of the flow, which become steps.
         functional: None, or a function `increment(s0, s1, y0, y1)` of one sample, to a pytree of
             scalars that are added up over the steps.
         solver: a Diffrax solver; None for a midpoint method of order two that looks inside of its
-            steps only. Solvers that evaluate the ends of the axis (`diffrax.Tsit5`) need a model
-            that is finite there.
+            steps only (`diffrax.Midpoint` for `FlowMatching`, exact for straight paths in any
+            number of steps). Solvers that evaluate the ends of the axis (`diffrax.Tsit5`) need a
+            model that is finite there.
         stepsize_controller: a Diffrax controller for adaptive steps, in the solver time of
             `Bridge`; needs a `solver`.
         adjoint: how to differentiate; None for `diffrax.RecursiveCheckpointAdjoint()`.
@@ -217,7 +221,7 @@ def solve_flow(
     forward = choice(direction, "direction", ("forward", "reverse")) == "forward"
     x, condition = _check(model, x, "x", condition, num_steps)
     plan = make_plan(
-        flow_solver(solver, stepsize_controller),
+        flow_solver(solver, stepsize_controller, straight=isinstance(model, FlowMatching)),
         stepsize_controller,
         adjoint,
         x.shape[0],
@@ -227,6 +231,9 @@ def solve_flow(
         dense=dense,
         max_steps=max_steps,
     )
+    if isinstance(model, FlowMatching):
+        times = straight_times(model.process, times, num_steps, plan.save, onward=forward)
+        return solve_model(model, Straight(onward=forward), condition, times, None, x, None, plan)
     bridge = Bridge(model.process, reference_variance(model, variance), True)
     coordinates: AbstractCoordinates = Backward(bridge)
     times, knots = grid(bridge, times, num_steps, plan.save, forward=forward)

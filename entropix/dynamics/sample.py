@@ -24,9 +24,11 @@ from entropix._core.checks import choice, conditions, positive_integer, prng_key
 from entropix._core.interfaces import AbstractModel
 from entropix.dynamics.bridge import Bridge, reference_variance
 from entropix.dynamics.plan import Plan, check_times, flow_solver, make_plan
-from entropix.dynamics.reverse import Backward, check_model, default_grid
+from entropix.dynamics.reverse import Backward, check_model, default_grid, solve_model
 from entropix.dynamics.samplers import AbstractSampler, run_sampler
 from entropix.dynamics.solve import run
+from entropix.dynamics.straight import Straight, straight_times
+from entropix.models import FlowMatching
 
 
 def sample(
@@ -65,7 +67,7 @@ def sample(
         num_steps: number of steps between `t1` and `t0`; ignored if `times` is given.
         times: decreasing times of the process to step through, from where the prior is drawn to
             where the samples are returned; None for `num_steps` steps from `t1` to `t0`, which
-            shrink towards the data.
+            shrink towards the data (equal ones for `FlowMatching`, which allows "ode" only).
         solver: a Diffrax solver. The noise of the SDE is additive, so Ito and Stratonovich solvers
             agree; `diffrax.Euler()` evaluates the model once a step and is of order one. Solvers
             that evaluate the end of a step (`diffrax.Heun`, `diffrax.Tsit5`) need a model that is
@@ -98,6 +100,12 @@ def sample(
     condition = conditions(condition, num_samples)
     if prior is not None and not hasattr(prior, "sample"):
         raise ValueError(f"`prior` must have `sample(n, key=key)`, got {type(prior).__name__}.")
+    straight = isinstance(model, FlowMatching)
+    if straight and (not flow or isinstance(solver, AbstractSampler)):
+        raise ValueError(
+            "`method` must be 'ode', and `solver` none of the samplers for scores, for "
+            "FlowMatching: a velocity field alone has no reverse SDE."
+        )
     if times is not None:
         times = check_times(times, model.process, falling=True)
     if isinstance(solver, AbstractSampler):
@@ -114,7 +122,7 @@ def sample(
             solver, model, bridge, key, prior, condition, times, num_samples, chunk, num_steps
         )
     if flow:
-        solver = flow_solver(solver, stepsize_controller)
+        solver = flow_solver(solver, stepsize_controller, straight=straight)
     elif solver is None:
         solver = diffrax.SRA1()
     plan = make_plan(
@@ -125,8 +133,14 @@ def sample(
         chunk_size=chunk_size,
         max_steps=max_steps,
     )
-    bridge = Bridge(model.process, reference_variance(model, variance), flow)
     prior = model.prior if prior is None else prior
+    if straight:
+        times = straight_times(model.process, times, num_steps, plan.save, onward=False)
+        start = prior.sample(num_samples, key=jax.random.split(key)[0])
+        return solve_model(
+            model, Straight(onward=False), condition, times, None, start, None, plan
+        ).final
+    bridge = Bridge(model.process, reference_variance(model, variance), flow)
     return _sample(model, bridge, key, prior, condition, times, num_samples, num_steps, plan)
 
 

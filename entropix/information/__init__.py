@@ -5,7 +5,7 @@ from entropix.information.differential_entropy import (
 )
 from entropix.information.divergences import kl_divergence as kl_divergence
 from entropix.information.divergences import total_correlation as total_correlation
-from entropix.information.entropic_time import EntropicTime as EntropicTime
+from entropix.information.entropic_time import EntropicTimeCurve as EntropicTimeCurve
 from entropix.information.entropic_time import entropic_time as entropic_time
 from entropix.information.mutual_information import (
     conditional_mutual_information as conditional_mutual_information,

@@ -23,7 +23,7 @@ from entropix.entropy.curve import curve_of
 from entropix.entropy.functional import rates_along
 
 
-class EntropicTime(eqx.Module):
+class EntropicTimeCurve(eqx.Module):
     r"""Conditional entropy $H[x_0|Y_s]$ along a process, in nats.
 
     Attributes:
@@ -60,7 +60,7 @@ def entropic_time(
     num_times: int = 129,
     num_quantiles: int = 16,
     chunk_size: int = 4096,
-) -> EntropicTime:
+) -> EntropicTimeCurve:
     r"""The curve $H[x_0|Y_s]$ of a model, and the times that divide it equally.
 
     Differentiable in the model, its process included.
@@ -104,7 +104,7 @@ def entropic_time(
     rate, rate_stderr, quantiles = _entropic(
         model.process, curve.times, curve.cumulative, curve.mc_stderr, num_quantiles
     )
-    return EntropicTime(
+    return EntropicTimeCurve(
         curve.times,
         curve.log_snr,
         rate,

@@ -1,6 +1,7 @@
 """Models: a network and a process under one protocol, and the exact model of a distribution."""
 
 from entropix.models.exact import ExactModel as ExactModel
+from entropix.models.flow_matching import FlowMatching as FlowMatching
 from entropix.models.guided import Guided as Guided
 from entropix.models.network_model import AbstractNetworkModel as AbstractNetworkModel
 from entropix.models.parametrisations import EntropyMatching as EntropyMatching

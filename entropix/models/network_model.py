@@ -108,6 +108,15 @@ def noise_level(process: AbstractProcess, s: RealScalarLike) -> Array:
     return jnp.asarray(s, process.t1.dtype)
 
 
+def time_level(process: AbstractProcess, s: RealScalarLike) -> Array:
+    """What a network is given for a time that has two ends and no log-SNR: from 4 down to -4.
+
+    Networks embed log-SNRs, of which these are the middle: linear in time, so that no time is far
+    from those seen in training. (Log-SNRs that run to infinity are, at exact ends.)
+    """
+    return 4 * (1 - 2 * (s - process.t0) / (process.t1 - process.t0))
+
+
 def call_network(
     network: Callable, level: RealScalarLike, y: Array, condition: Any, key: Key | None
 ) -> Array:

@@ -30,6 +30,7 @@ def fit(
     weighting: str | Callable | None = None,
     times: AbstractTimes | None = None,
     loss: AbstractPathLoss | None = None,
+    coupling: Callable | None = None,
     condition: Any = None,
     optimiser: optax.GradientTransformation | None = None,
     learning_rate: Any = None,
@@ -74,6 +75,9 @@ def fit(
             `SlicedScoreMatching(...)`: along paths simulated from the data in each step of
             training, for any process; weighted by $\sigma^2/2$, so that it takes neither
             `weighting` nor `times`. The reported loss is then relative to $p_{eq}$.
+        coupling: for `FlowMatching` alone: a function `coupling(x, z, *, key)` of a batch and its
+            noise that returns the noise in the order in which it is to go with the batch, such as
+            `MinibatchCoupling()`; None for independent pairs.
         condition: arrays with a leading axis N, handed to the network along with the data.
         optimiser: an optax transformation with its learning rate. None: Adam. Pass the same object
             to a second call, and its program is not compiled again.
@@ -110,6 +114,7 @@ def fit(
         weighting=weighting,
         times=times,
         loss=loss,
+        coupling=coupling,
         condition=condition,
         optimiser=optimiser,
         learning_rate=learning_rate,

@@ -15,7 +15,6 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from entropix._core.arrays import Key, squared_norm
-from entropix._core.interfaces import AbstractModel
 from entropix.networks import trainable
 from entropix.training.objective import AbstractObjective
 from entropix.training.optimiser import RelativeClip, average
@@ -38,7 +37,7 @@ class Setup(eqx.Module):
     """What a step needs and never changes; a pytree of arrays and hashable functions.
 
     Attributes:
-        shell: the model, its network taken out.
+        shell: the model (or whatever else has a `network`), its network taken out.
         objective: the loss of a batch.
         optimiser: an optax transformation; scaled by `-learning_rate(step)` if there is one.
         learning_rate: a schedule, or None where `optimiser` has its own.
@@ -47,7 +46,7 @@ class Setup(eqx.Module):
         batch_size: examples per step.
     """
 
-    shell: AbstractModel
+    shell: eqx.Module
     objective: AbstractObjective
     optimiser: optax.GradientTransformation
     learning_rate: Any
@@ -72,13 +71,13 @@ class State(eqx.Module):
     mean_square: Float[Array, "*seeds"]
 
 
-def split_model(model: Any) -> tuple[AbstractModel, Any, Any]:
+def split_model(model: Any) -> tuple[Any, Any, Any]:
     """The model without its network, the network's trainable arrays, and the rest of it."""
     params, fixed = eqx.partition(model.network, trainable(model.network))
     return eqx.tree_at(lambda m: m.network, model, None), params, fixed
 
 
-def join_model(shell: AbstractModel, params: Any, fixed: Any) -> AbstractModel:
+def join_model(shell: Any, params: Any, fixed: Any) -> Any:
     """The inverse of `split_model`."""
     return eqx.tree_at(
         lambda m: m.network, shell, eqx.combine(params, fixed), is_leaf=lambda x: x is None

@@ -29,8 +29,10 @@ from entropix.training.losses import (
 from entropix.training.times import AbstractTimes, stratified
 
 
-# The stream of random numbers for paths: far from the counters that `jax.random.split` uses.
+# Streams of random numbers, for paths and couplings: far from the counters that `jax.random.split`
+# uses.
 _PATHS = 0x9A75
+_PAIRS = 0x9A12
 
 
 class AbstractObjective(eqx.Module):
@@ -53,6 +55,12 @@ class AbstractObjective(eqx.Module):
         """Shape of the noise of one draw, for examples of shape `shape`."""
 
     @abc.abstractmethod
+    def paired(
+        self, x: Float[Array, "n *shape"], z: Float[Array, "n m ..."], key: Key
+    ) -> Float[Array, "n m ..."]:
+        """The noise of a batch, in the order in which it goes with the examples."""
+
+    @abc.abstractmethod
     def starts(
         self, process: AbstractProcess, x: Float[Array, "*shape"], u: Float[Array, " m"], key: Key
     ) -> Float[Array, "m *shape"]:
@@ -61,7 +69,7 @@ class AbstractObjective(eqx.Module):
     @abc.abstractmethod
     def one(
         self,
-        model: AbstractModel,
+        model: Any,
         start: Float[Array, "*shape"],
         condition: Any,
         u: Float[Array, ""],
@@ -84,7 +92,7 @@ class AbstractObjective(eqx.Module):
 
     def __call__(
         self,
-        model: AbstractModel,
+        model: Any,
         x: Float[Array, "n *shape"],
         condition: Any = None,
         *,
@@ -93,6 +101,7 @@ class AbstractObjective(eqx.Module):
         """The mean over a batch, shape (n, *shape), of fresh draws."""
         time_key, noise_key, network_key = jax.random.split(key, 3)
         u, z = self.draws(x, time_key, noise_key)
+        z = self.paired(x, z, jax.random.fold_in(key, _PAIRS))
         count = u.size
 
         path_keys = jax.random.split(jax.random.fold_in(key, _PATHS), x.shape[0])
@@ -117,7 +126,7 @@ class AbstractObjective(eqx.Module):
 
     def mean_over(
         self,
-        model: AbstractModel,
+        model: Any,
         x: Float[Array, "n *shape"],
         condition: Any = None,
         *,
@@ -160,6 +169,11 @@ class Objective(AbstractObjective):
 
     def noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape
+
+    def paired(
+        self, x: Float[Array, "n *shape"], z: Float[Array, "n m ..."], key: Key
+    ) -> Float[Array, "n m ..."]:
+        return z
 
     def starts(
         self, process: AbstractProcess, x: Float[Array, "*shape"], u: Float[Array, " m"], key: Key

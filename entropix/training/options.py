@@ -13,9 +13,10 @@ from jaxtyping import Array
 from entropix._core.arrays import Key, as_float
 from entropix._core.checks import checked, positive_integer, samples
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
-from entropix.models import GaussianScaling
+from entropix.models import FlowMatching, GaussianScaling
 from entropix.networks import trainable
 from entropix.training.checkpoint import checkpoint_path
+from entropix.training.flow_objective import FlowObjective
 from entropix.training.loop import Setup, split_model
 from entropix.training.losses import check_weighting
 from entropix.training.objective import AbstractObjective, Objective
@@ -40,6 +41,7 @@ class Options:
     weighting: str | Callable | None = None
     times: AbstractTimes | None = None
     loss: AbstractPathLoss | None = None
+    coupling: Callable | None = None
     condition: Any = None
     optimiser: optax.GradientTransformation | None = None
     learning_rate: Any = None
@@ -62,8 +64,19 @@ class Options:
             raise ValueError(
                 f"`num_draws` must be even for antithetic pairs, got {self.num_draws}."
             )
+        if self.antithetic and self.coupling is not None:
+            raise ValueError("`antithetic` must be False where noise has a `coupling`, got True.")
         if self.antithetic is None:
-            object.__setattr__(self, "antithetic", even)
+            object.__setattr__(self, "antithetic", even and self.coupling is None)
+        if self.coupling is not None and not callable(self.coupling):
+            raise ValueError(
+                f"`coupling` must be a function coupling(x, z, *, key), such as "
+                f"MinibatchCoupling(), got {type(self.coupling).__name__}."
+            )
+        if self.coupling is not None and self.holdout is not None:
+            raise ValueError(
+                "`holdout` must be None where there is a `coupling`: its loss depends on the batch."
+            )
         if self.callback is not None and not callable(self.callback):
             raise ValueError(
                 "`callback` must be callable as callback(step, metrics), "
@@ -108,6 +121,19 @@ class Options:
 
     def _objective(self, model: AbstractModel, data: Array) -> AbstractObjective:
         antithetic = bool(self.antithetic)
+        if isinstance(model, FlowMatching):
+            for name in ("weighting", "times", "loss"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"`{name}` must be None for FlowMatching, which has a loss of its own, "
+                        f"got {getattr(self, name)!r}."
+                    )
+            return FlowObjective(self.coupling, self.num_draws, antithetic)
+        if self.coupling is not None:
+            raise ValueError(
+                f"`coupling` must be None for {type(model).__name__}: pairs that are not "
+                "independent have no score to be learnt, only a velocity. Train FlowMatching."
+            )
         if self.loss is not None:
             for name in ("weighting", "times"):
                 if getattr(self, name) is not None:

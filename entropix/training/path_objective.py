@@ -48,6 +48,11 @@ class PathObjective(AbstractObjective):
         last = self.loss.num_steps - 1
         return jnp.minimum(jnp.floor(u * self.loss.num_steps).astype(int), last)
 
+    def paired(
+        self, x: Float[Array, "n *shape"], z: Float[Array, "n m ..."], key: Key
+    ) -> Float[Array, "n m ..."]:
+        return z
+
     def starts(
         self, process: AbstractProcess, x: Float[Array, "*shape"], u: Float[Array, " m"], key: Key
     ) -> Float[Array, "m *shape"]:

@@ -1,0 +1,183 @@
+r"""The Schroedinger bridge between two data sets, by iterated Markovian fitting.
+
+Of all processes with unit time and the densities $p_0$ and $p_1$ at its ends, the Schroedinger
+bridge is the closest to Brownian motion, $\min_P KL(P\Vert W)$, $W: dX = \sqrt\epsilon\,dB$
+(Schroedinger, 1931; Leonard, 1308.0215). It is the one process that has those ends and is both
+Markov and a mixture of Brownian bridges. Projecting on either class in turn converges to it
+(Shi et al., 2303.16852; Peluchetti, 2304.00917):
+
+1. from pairs $(x_0, x_1)$ and Brownian bridges between them to a diffusion, by regression
+   (`BridgeProcess`);
+2. from the diffusion to new pairs, the ends of its simulated paths.
+
+The diffusion is learnt in both directions of time by turns, each from pairs that the other one made
+from true points: those at which its own paths must arrive. Errors of the marginals do not add up.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from entropix._core.arrays import Key, as_float
+from entropix._core.checks import checked, positive_integer, prng_key, samples
+from entropix.dynamics import solve_forward
+from entropix.networks import FourierMLP, trainable
+from entropix.training.loop import Keys, Setup, join_model, split_model
+from entropix.training.optimiser import RelativeClip, WarmupCosine, adam
+from entropix.training.options import Options
+from entropix.training.run import Run, train
+from entropix.transport.bridge_process import (
+    BridgeObjective,
+    BridgeProcess,
+    BrownianMotion,
+    bridge_times,
+)
+from entropix.transport.bridge_result import SchroedingerBridge, measure_bridge
+
+
+def schroedinger_bridge(
+    x: Any,
+    y: Any,
+    *,
+    key: Key,
+    epsilon: Any,
+    network: Callable | None = None,
+    num_iterations: int = 5,
+    steps: int = 1000,
+    batch_size: int = 256,
+    num_draws: int = 2,
+    learning_rate: Any = 2e-3,
+    ema_decay: Any = 0.99,
+    coupling: Callable | None = None,
+    num_steps: int = 64,
+    callback: Callable | None = None,
+    progress: bool = False,
+) -> SchroedingerBridge:
+    r"""Learn the Schroedinger bridge between two data sets.
+
+    Args:
+        x: samples of $p_0$, shape (n, *shape).
+        y: samples of $p_1$, shape (m, *shape).
+        key: PRNG key.
+        epsilon: $\epsilon = \sigma^2$, the variance the reference gains in unit time. The smaller,
+            the closer the pairs are to optimal transport, and the more iterations are needed from
+            independent pairs.
+        network: what both directions start from, `network(level, y, condition=None)`; None for a
+            `FourierMLP` of two layers of 128.
+        num_iterations: projections of either direction.
+        steps: gradient steps of each projection; it starts from the last one's parameters.
+        batch_size: pairs per step, at most max(n, m).
+        num_draws: times and noises per pair; antithetic if even.
+        learning_rate: of Adam: the peak of a cosine with a short warm-up, anew in each projection.
+        ema_decay: of the moving average of the parameters, or None.
+        coupling: of the first pairs, `coupling(x, y, *, key) -> y permuted`, such as
+            `MinibatchCoupling(epsilon=...)`, applied to batches; None for independent pairs.
+        num_steps: steps of the simulated paths.
+        callback: `callback(iteration, bridge)` after each iteration; `bridge` has no estimates yet.
+        progress: show a bar for each projection (needs tqdm).
+
+    Returns:
+        A `SchroedingerBridge`. The same key gives the same bridge.
+
+    Raises:
+        ValueError: if an argument is not as above.
+        FloatingPointError: if a loss, gradient or parameter is not finite.
+
+    References:
+        Shi et al., arXiv 2303.16852; Peluchetti, 2304.00917; Liu et al., 2302.05872.
+    """
+    x, y = samples(x, "x"), samples(y, "y")
+    if x.shape[1:] != y.shape[1:]:
+        raise ValueError(
+            f"`y` must have samples of the shape of `x`, {x.shape[1:]}, got {y.shape[1:]}."
+        )
+    y = y.astype(x.dtype)
+    prng_key(key)
+    reference = BrownianMotion(epsilon)
+    positive_integer(num_iterations, "num_iterations")
+    positive_integer(num_steps, "num_steps", 2)
+    options = Options(steps=steps, batch_size=batch_size, num_draws=num_draws, progress=progress)
+    count = max(x.shape[0], y.shape[0])
+    if options.batch_size > count:
+        raise ValueError(f"`batch_size` must be at most {count}, got {batch_size}.")
+    if coupling is not None and not callable(coupling):
+        raise ValueError(
+            f"`coupling` must be a function coupling(x, y, *, key), got {type(coupling).__name__}."
+        )
+    if callback is not None and not callable(callback):
+        raise ValueError(
+            f"`callback` must be callable as callback(iteration, bridge), "
+            f"got {type(callback).__name__}."
+        )
+    if ema_decay is not None:
+        allowed = "in [0, 1)"
+        ema_decay = checked(as_float(ema_decay), "ema_decay", lambda v: (v >= 0) & (v < 1), allowed)
+    rate = learning_rate if callable(learning_rate) else WarmupCosine(learning_rate, options.steps)
+
+    pair_key, network_key, key = jax.random.split(key, 3)
+    if network is None:
+        if x.ndim != 2:
+            raise ValueError(
+                f"`network` must be given for samples of shape {x.shape[1:]}, got None."
+            )
+        network = FourierMLP(x.shape[1], key=network_key, widths=(128, 128), num_features=16)
+    forward = BridgeProcess(network, reference, x, y)
+    backward = BridgeProcess(network, reference, y, x)
+    if not any(jax.tree.leaves(trainable(network))):
+        raise ValueError("`network` must have trainable arrays, got none.")
+
+    def project(process: BridgeProcess, pairs: Array, key: Key) -> tuple[BridgeProcess, Any]:
+        shell, params, fixed = split_model(process)
+        objective = BridgeObjective(options.num_draws, bool(options.antithetic))
+        clip = RelativeClip(as_float(2.0))
+        setup = Setup(shell, objective, adam(), rate, clip, ema_decay, options.batch_size)
+        run = Run(setup, params, fixed, Keys(key), pairs, None, None, None, options, False)
+        params, history = train(run)
+        return join_model(shell, params, fixed), history.loss
+
+    starts, ends = _spread(x, count), _spread(y, count)
+    pairs = _first_pairs(starts, ends, coupling, options.batch_size, pair_key)
+    times = bridge_times(num_steps)
+    losses = []
+    for iteration in range(num_iterations):
+        fit_back, go_back, fit_on, go_on = jax.random.split(jax.random.fold_in(key, iteration), 4)
+        backward, loss = project(backward, pairs[:, ::-1], fit_back)
+        reached = solve_forward(backward, ends, key=go_back, times=times).final
+        forward, other = project(forward, jnp.stack([reached, ends], axis=1), fit_on)
+        losses += [jnp.stack([loss, other])]
+        if iteration + 1 < num_iterations:
+            reached = solve_forward(forward, starts, key=go_on, times=times).final
+            pairs = jnp.stack([starts, reached], axis=1)
+        if callback is not None:
+            callback(iteration + 1, SchroedingerBridge(forward, backward, None, None, None))
+    cost, production = measure_bridge(
+        forward, backward, x, key=jax.random.fold_in(key, num_iterations), num_steps=num_steps
+    )
+    return SchroedingerBridge(forward, backward, cost, production, jnp.stack(losses, axis=1))
+
+
+def _spread(points: Array, count: int) -> Array:
+    """`count` points, each of the given ones as often as the others or once more."""
+    return points[np.arange(count) % points.shape[0]]
+
+
+def _first_pairs(
+    starts: Array, ends: Array, coupling: Callable | None, batch_size: int, key: Key
+) -> Array:
+    """Independent pairs, or such as `coupling` makes of batches of them."""
+    first, second, coupling_key = jax.random.split(key, 3)
+    count = starts.shape[0]
+    starts = starts[jax.random.permutation(first, count)]
+    ends = ends[jax.random.permutation(second, count)]
+    if coupling is not None:
+        whole = count // batch_size * batch_size
+        batches = (-1, batch_size, *starts.shape[1:])
+        a, b = starts[:whole].reshape(batches), ends[:whole].reshape(batches)
+        keys = jax.random.split(coupling_key, a.shape[0])
+        b = jax.lax.map(lambda args: coupling(args[0], args[1], key=args[2]), (a, b, keys))
+        ends = jnp.concatenate([b.reshape(-1, *ends.shape[1:]), ends[whole:]])
+    return jnp.stack([starts, ends], axis=1)

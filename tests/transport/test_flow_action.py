@@ -1,0 +1,60 @@
+"""Action, length and bending of flows, against closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import entropix as ex
+from tests.models.flows import Straight, straight_flow
+
+
+def test_of_the_optimal_map():
+    x = 0.7 + 0.4**0.5 * jax.random.normal(jax.random.key(0), (500, 1))
+    found = ex.flow_action(straight_flow(), x, num_steps=5)
+    moved = (x - 0.7) / 0.4**0.5 - x
+    expected = float(jnp.mean(moved**2))
+    assert float(found.action.value) == pytest.approx(expected, rel=1e-4)
+    assert float(found.displacement.value) == pytest.approx(expected, rel=1e-4)
+    assert float(found.length.value) == pytest.approx(expected**0.5, rel=1e-4)
+    assert float(found.bending.value) == pytest.approx(0.0, abs=1e-5)
+    back = ex.flow_action(straight_flow(), x, direction="reverse", num_steps=5)
+    assert float(back.displacement.value) != pytest.approx(expected, rel=1e-2)  # from noise
+
+
+def test_of_independent_pairs():
+    """Conditional optimal transport of N(m, v): action m^2 + 1 + v - (pi / 2) sqrt(v)."""
+    m, v = 0.7, 0.4
+    model = ex.ExactModel(ex.Gaussian([m], [[v]]), ex.RectifiedFlow())
+    # Equal parts of the distribution instead of draws.
+    x = m + v**0.5 * jax.scipy.stats.norm.ppf((jnp.arange(4000) + 0.5) / 4000)[:, None]
+    found = ex.flow_action(model, x, num_steps=128)
+    expected = m**2 + 1 + v - np.pi / 2 * v**0.5
+    assert float(found.action.value) == pytest.approx(expected, rel=2e-3)
+    assert float(found.displacement.value) == pytest.approx(m**2 + (1 - v**0.5) ** 2, rel=2e-3)
+    bending = found.action.value - found.displacement.value
+    assert float(found.bending.value) == pytest.approx(float(bending), rel=1e-4)
+    assert float(found.length.value) ** 2 < float(found.action.value)
+
+
+def test_gradient_and_errors():
+    x = jax.random.normal(jax.random.key(0), (40, 1))
+
+    def action(numbers, x=x):
+        flow = ex.FlowMatching(Straight(*numbers), ex.RectifiedFlow(), shape=(1,))
+        return ex.flow_action(flow, x, num_steps=3)
+
+    def exact(numbers):
+        return jnp.mean(((x - numbers[0]) / jnp.sqrt(numbers[1]) - x) ** 2)
+
+    at = jnp.asarray([0.7, 0.4])
+    expected = jax.grad(exact)(at)
+    assert jax.grad(lambda n: action(n).action.value)(at) == pytest.approx(
+        np.asarray(expected), rel=1e-3
+    )
+    draws = 0.7 + 0.4**0.5 * jax.random.normal(jax.random.key(1), (300, 100, 1))
+    found = jax.jit(jax.vmap(lambda x: action(at, x)))(draws)
+    for estimate in (found.action, found.length, found.displacement):
+        ratio = jnp.std(estimate.value, ddof=1) / jnp.mean(estimate.stderr)
+        assert 0.8 < float(ratio) < 1.25
+        assert not np.any(estimate.mc_stderr)

@@ -1,0 +1,142 @@
+"""The closed form of the bridge between Gaussians against grids, identities and samples."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import logsumexp
+
+import entropix as ex
+from tests.helpers import finite_difference
+
+
+def pair(dim=2):
+    if dim == 1:
+        return ex.Gaussian([-1.0], [[0.5]]), ex.Gaussian([1.0], [[1.5]])
+    return (
+        ex.Gaussian([-1.0, 0.5], [[1.0, 0.5], [0.5, 0.6]]),
+        ex.Gaussian([1.0, 0.0], [[0.8, -0.4], [-0.4, 1.2]]),
+    )
+
+
+def entropy(gaussian):
+    return float(jnp.linalg.slogdet(2 * jnp.pi * jnp.e * gaussian.covariance)[1] / 2)
+
+
+def grid_plan(start, end, epsilon):
+    """Sinkhorn on a fine grid of the line, in NumPy: the plan of E|x - y|^2/2 + epsilon KL."""
+    t = np.linspace(-8, 8, 257)
+    log_p, log_q = (np.asarray(g.log_prob(jnp.asarray(t)[:, None])) for g in (start, end))
+    log_p, log_q = log_p - logsumexp(log_p), log_q - logsumexp(log_q)
+    kernel = -((t[:, None] - t) ** 2) / (2 * epsilon)
+    g = np.zeros_like(t)
+    for _ in range(60):
+        f = -logsumexp(kernel + g + log_q, axis=1)
+        g = -logsumexp(kernel + f[:, None] + log_p[:, None], axis=0)
+    plan = np.exp(kernel + f[:, None] + g + log_p[:, None] + log_q)
+    return t, plan, np.sum(plan * (f[:, None] + g))  # the last is OT / epsilon
+
+
+def test_plan_and_path_kl_against_a_grid(x64):
+    start, end = pair(1)
+    bridge = ex.GaussianBridge(start, end, epsilon=0.5)
+    t, plan, value = grid_plan(start, end, 0.5)
+    cross = t @ plan @ t - (plan.sum(1) @ t) * (plan.sum(0) @ t)
+    assert float(bridge.cross[0, 0]) == pytest.approx(cross, rel=1e-6)
+    path_kl = value - entropy(end) + np.log(2 * np.pi * 0.5) / 2
+    assert float(bridge.path_kl) == pytest.approx(path_kl, rel=1e-6)
+
+
+def test_path_kl_is_the_energy_of_the_drift(x64):
+    start, end = pair(2)
+    bridge = ex.GaussianBridge(start, end, epsilon=0.7)
+    nodes, weights = np.polynomial.legendre.leggauss(32)
+
+    def second_moment(field, s):
+        """E|field|^2 at s of an affine field: from its value at the mean and its slope."""
+        marginal = bridge.marginal(s)
+        slope = jax.jacfwd(lambda x: field(s, x))(marginal.mean)
+        return jnp.sum(field(s, marginal.mean) ** 2) + jnp.trace(
+            slope @ marginal.covariance @ slope.T
+        )
+
+    def integral(field):
+        values = jax.vmap(lambda s: second_moment(field, s))(jnp.asarray((nodes + 1) / 2))
+        return float(jnp.sum(jnp.asarray(weights / 2) * values))
+
+    assert integral(bridge.drift) / 1.4 == pytest.approx(float(bridge.path_kl), rel=1e-8)
+    assert integral(bridge.velocity) * 2 / 0.7 == pytest.approx(
+        float(bridge.entropy_production), rel=1e-8
+    )
+    # The other direction of time is the bridge with its ends exchanged.
+    back = ex.GaussianBridge(end, start, epsilon=0.7)
+    x = jnp.asarray([0.3, -0.8])
+    score = (bridge.drift(0.3, x) + back.drift(0.7, x)) / 0.7
+    np.testing.assert_allclose(score, bridge.marginal(0.3).score(x), rtol=1e-9)
+    velocity = (bridge.drift(0.3, x) - back.drift(0.7, x)) / 2
+    np.testing.assert_allclose(velocity, bridge.velocity(0.3, x), rtol=1e-9)
+    # Half the sum of both path KLs is S/4 + eps/8 of the Fisher information.
+    fisher = integral(lambda s, x: bridge.marginal(s).score(x))
+    both = float(bridge.path_kl + back.path_kl) / 2
+    assert both == pytest.approx(float(bridge.entropy_production) / 4 + 0.7 / 8 * fisher, rel=1e-8)
+
+
+def test_limits_and_gradients(x64):
+    start, end = pair(2)
+    still = ex.GaussianBridge(start, end, epsilon=1e-6)
+    squared = still.path_kl * 2e-6
+    w2 = ex.bures_wasserstein(start.mean, start.covariance, end.mean, end.covariance)
+    assert float(squared) == pytest.approx(float(w2) ** 2, rel=1e-4)
+    assert float(jnp.max(jnp.abs(ex.GaussianBridge(start, end, epsilon=1e6).cross))) < 1e-5
+
+    def costs(v):
+        bridge = ex.GaussianBridge(ex.Gaussian(v[:2], start.covariance * v[2]), end, epsilon=v[3])
+        return jnp.stack([bridge.path_kl, bridge.entropy_production])
+
+    at = jnp.asarray([-1.0, 0.5, 1.0, 0.4])
+    numeric = finite_difference(jax.vmap(costs), at)
+    np.testing.assert_allclose(jax.jacrev(costs)(at), numeric, rtol=1e-6)
+
+
+def test_pairs_have_the_moments_of_the_plan():
+    bridge = ex.GaussianBridge(*pair(2), epsilon=0.5)
+    x, y = bridge.sample_pairs(20_000, key=jax.random.key(0))
+    joint = np.cov(np.concatenate([x, y], axis=1).T)
+    np.testing.assert_allclose(joint[:2, 2:], bridge.cross, atol=5 / 20_000**0.5)
+    np.testing.assert_allclose(joint[:2, :2], bridge.start.covariance, atol=6 / 20_000**0.5)
+
+
+def test_the_static_problem_of_samples(x64):
+    """OTT's value and its error, against the closed form; scatter over keys."""
+    start, end = pair(1)
+    exact = ex.GaussianBridge(start, end, epsilon=1.0)
+
+    width = entropy(end)
+
+    def once(key):
+        one, other = jax.random.split(key)
+        x, y = start.sample(300, key=one), end.sample(300, key=other)
+        found = ex.static_bridge(x, y, epsilon=1.0)
+        return found.path_kl(width), found.value, found.displacement, found.information
+
+    keys = jax.random.split(jax.random.key(0), 64)
+    path_kl, value, displacement, information = jax.jit(jax.vmap(once))(keys)
+    scatter = float(jnp.std(path_kl.value, ddof=1))
+    bias = float(jnp.mean(path_kl.value)) - float(exact.path_kl)
+    assert abs(bias) < 4 * scatter / 8 + 1 / 300
+    assert 0.8 < scatter / float(jnp.mean(path_kl.stderr)) < 1.25
+    expected = -np.log(1 - float(exact.cross[0, 0]) ** 2 / 0.75) / 2
+    assert float(jnp.mean(information)) == pytest.approx(expected, rel=0.05)
+    np.testing.assert_allclose(value.value, displacement + information, rtol=1e-9)
+
+
+def test_mistakes():
+    start, end = pair(2)
+    with pytest.raises(ValueError, match="epsilon"):
+        ex.GaussianBridge(start, end, epsilon=0.0)
+    with pytest.raises(ValueError, match="end"):
+        ex.GaussianBridge(start, pair(1)[1], epsilon=1.0)
+    with pytest.raises(ValueError, match="epsilon"):
+        ex.static_bridge(jnp.zeros((4, 2)), jnp.ones((4, 2)), epsilon=-1.0)
+    with pytest.raises(ValueError, match="y"):
+        ex.static_bridge(jnp.zeros((4, 2)), jnp.ones((4, 3)), epsilon=1.0)

@@ -1,0 +1,140 @@
+"""Couplings of batches: optimal, on the device, and the flows they straighten."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import linear_sum_assignment
+
+import entropix as ex
+from tests.helpers import as_shipped
+from tests.training.common import assert_same
+
+
+def batch(n, seed, shape=(2,)):
+    one, other = jax.random.split(jax.random.key(seed))
+    return 1 + 2 * jax.random.normal(one, (n, *shape)), jax.random.normal(other, (n, *shape))
+
+
+def cost(x, z):
+    return float(jnp.sum((x - z) ** 2))
+
+
+def test_exact_assignment():
+    couple = ex.MinibatchCoupling()
+    pairs = [batch(24, seed, (2, 3)) for seed in range(6)]
+    x, z = (jnp.stack(part) for part in zip(*pairs, strict=True))
+    coupled = jax.jit(jax.vmap(lambda x, z: couple(x, z, key=jax.random.key(0))))(x, z)
+    for a, b, c in zip(x, z, coupled, strict=True):
+        matrix = np.sum(np.asarray(a[:, None] - b) ** 2, axis=(2, 3))
+        assert cost(a, c) == pytest.approx(matrix[linear_sum_assignment(matrix)].sum(), rel=1e-5)
+        assert_same(jnp.sort(c.ravel()), jnp.sort(b.ravel()))  # a permutation
+
+
+def test_entropic_plan():
+    """Partners are drawn from the plan: mean cost over keys against OTT's."""
+    x, z = batch(48, 0)
+    coupling = ex.MinibatchCoupling(epsilon=1.0)
+    draws = jax.jit(jax.vmap(lambda k: coupling(x, z, key=k)))(
+        jax.random.split(jax.random.key(0), 400)
+    )
+    costs = jnp.mean(jnp.sum((draws - x) ** 2, axis=-1), axis=-1) / 2
+    exact = ex.static_bridge(x, z, epsilon=1.0).displacement
+    error = float(jnp.std(costs)) / 20
+    assert abs(float(jnp.mean(costs)) - float(exact)) < 4 * error + 1e-3 * float(exact)
+
+
+def small_flow(key=0):
+    network = ex.FourierMLP(2, key=jax.random.key(key), widths=(8,), num_features=4)
+    return ex.FlowMatching(network, ex.RectifiedFlow())
+
+
+OPTIONS = {"steps": 4, "batch_size": 8, "num_draws": 2, "coupling": ex.MinibatchCoupling()}
+
+
+def test_training_with_a_coupling():
+    """The same key gives the same flow; coupled pairs are closer than independent ones."""
+    data = batch(32, 1)[0]
+    one = ex.fit(small_flow(), data, key=jax.random.key(0), **OPTIONS)
+    assert_same(one, ex.fit(small_flow(), data, key=jax.random.key(0), **OPTIONS))
+    free = ex.fit(small_flow(), data, key=jax.random.key(0), **(OPTIONS | {"coupling": None}))
+    assert np.all(np.asarray(one.history.loss) < np.asarray(free.history.loss))
+
+
+@pytest.mark.slow
+def test_ensemble_with_a_coupling():
+    data, keys = batch(32, 1)[0], jax.random.split(jax.random.key(0), 2)
+    many = ex.fit_ensemble(lambda _: small_flow(), data, keys=keys, **OPTIONS)
+    for key, loss in zip(keys, many.history.loss, strict=True):
+        alone = ex.fit(small_flow(), data, key=key, **OPTIONS)
+        np.testing.assert_allclose(loss, alone.history.loss, rtol=1e-4)
+
+
+def test_mistakes():
+    data = batch(32, 1)[0]
+    coupling = ex.MinibatchCoupling()
+    options = {"key": jax.random.key(0), "steps": 2, "batch_size": 8, "num_draws": 2}
+
+    def raises(match, model, **changed):
+        with as_shipped(), pytest.raises(ValueError, match=match):
+            ex.fit(model, data, **(options | changed))
+
+    network = small_flow().network
+    score = ex.VelocityPrediction(network, ex.RectifiedFlow())
+    raises("`coupling`", score, coupling=coupling)
+    raises("`coupling`", small_flow(), coupling=3.0)
+    raises("`coupling`", small_flow(), coupling=lambda x, z, *, key: z[:1])
+    raises("`antithetic`", small_flow(), coupling=coupling, antithetic=True)
+    raises("`holdout`", small_flow(), coupling=coupling, holdout=data)
+    raises("`times`", small_flow(), times=ex.UniformTimes())
+    raises("`weighting`", small_flow(), weighting="uniform")
+    raises("`loss`", small_flow(), loss=ex.LocalDenoising())
+    with pytest.raises(ValueError, match="epsilon"):
+        ex.MinibatchCoupling(epsilon=0.0)
+
+
+@pytest.mark.slow
+def test_coupled_flows_are_straight_and_short():
+    """Two moons, three seeds: action near W2^2, and one Euler step where others need many."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    moons = ex.datasets.load("moons", num_samples=4096, key=jax.random.key(1)).points
+    data, test = moons, ex.datasets.load("moons", num_samples=1000, key=jax.random.key(2)).points
+    z = jax.random.normal(jax.random.key(3), (1000, 2))
+    squared = float(ex.wasserstein(test, z)) ** 2
+    report = {}
+    for name, coupling in (("independent", None), ("coupled", ex.MinibatchCoupling())):
+        fits = ex.fit_ensemble(
+            lambda key: ex.FlowMatching(
+                ex.FourierMLP(2, key=key, widths=(128, 128), num_features=16), ex.RectifiedFlow()
+            ),
+            data,
+            keys=keys,
+            steps=1000,
+            batch_size=128,
+            num_draws=1,
+            coupling=coupling,
+            learning_rate=5e-3,
+        )
+        rows = []
+        for seed in range(3):
+            model = fits.member(seed)
+            found = ex.flow_action(model, z, direction="reverse", num_steps=64)
+            row = [float(found.action.value), float(found.bending.value)]
+            for steps in (1, 2, 4, 8, 32):
+                options = {"direction": "reverse", "num_steps": steps, "solver": diffrax.Euler()}
+                row += [float(ex.wasserstein(ex.solve_flow(model, z, **options).final, test))]
+            rows += [row]
+        report[name] = np.asarray(rows)
+        mean, error = report[name].mean(0), report[name].std(0, ddof=1) / 3**0.5
+        told = [f"{m:.3f}±{e:.3f}" for m, e in zip(mean, error, strict=True)]
+        print(
+            f"\n{name}: action {told[0]}, bending {told[1]}, W2 at 1, 2, 4, 8, 32 steps {told[2:]}"
+        )
+    print(f"W2^2 {squared:.3f}")
+    free, coupled = report["independent"], report["coupled"]
+    assert np.all(abs(coupled[:, 0] - squared) < 0.1 * squared)
+    assert np.all(free[:, 0] > 1.4 * squared)
+    assert np.all(coupled[:, 1] < 0.1 * free[:, 1])
+    assert np.all(coupled[:, 2] < free[:, 4])  # one step against four
+    assert np.all(coupled[:, 2] < 0.3 * free[:, 2])
