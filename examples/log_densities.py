@@ -34,16 +34,17 @@ def main(out: Path, samples: int = 300, evaluations: int = 256, pixels: int = 60
 
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.7), layout="constrained")
     errors = {}
-    for name, method in methods.items():
-        result = ex.log_prob(model, x, key=key, method=method)
+    for number, (name, method) in enumerate(methods.items()):
+        own_key = jax.random.fold_in(key, number)
+        result = ex.log_prob(model, x, key=own_key, method=method)
         errors[name] = float(jnp.sqrt(jnp.mean((result.value - exact) ** 2)))
         cost = result.num_evaluations or "adaptive"
         stated = float(jnp.sqrt(jnp.mean(result.stderr**2)))
         print(f"{name:<17} error {errors[name]:.1e} nats, stated {stated:.1e}")
         print(f"{'':<17} evaluations per sample: {cost}")
-        left.plot(exact, result.value - exact, ".", ms=4, label=name)
-    left.set(xlabel="exact $\\log p(x)$ (nats)", ylabel="error (nats)")
-    left.legend(fontsize=8)
+        left.semilogy(exact, jnp.abs(result.value - exact), ".", ms=3, label=name)
+    left.set(xlabel="exact $\\log p(x)$ (nats)", ylabel="size of the error (nats)", ylim=(1e-7, 30))
+    left.legend(fontsize=7, ncols=2, markerscale=2)
 
     # The same by eye, and what a cut-off does for points, which have no density of their own.
     line = jnp.linspace(-2.5, 2.5, pixels)

@@ -49,7 +49,7 @@ def test_log_densities(tmp_path, capsys):
     out = tmp_path / "figure.png"
     errors = load_example("log_densities").main(out, samples=40, evaluations=64, pixels=12)
     assert errors["flow, exact"] < 1e-3
-    assert all(error < 0.3 for error in errors.values())
+    assert all(error < 0.6 for error in errors.values())
     assert out.read_bytes().startswith(b"\x89PNG")
     assert "slope is 2 per" in capsys.readouterr().out
 

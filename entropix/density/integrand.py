@@ -62,11 +62,13 @@ class BoundIntegrand(eqx.Module):
         self, prior: Any, x: Float[Array, "*shape"], z: Float[Array, "*shape"]
     ) -> Float[Array, ""]:
         r"""$\log prior(Y_T) - \log r_T(Y_T)$, averaged over (z, -z)."""
-        end, kept = self.process.t1, self._kept(1.0)
-        ends = [self.process.perturb(end, x, kept * noise) for noise in (z, -z)]
-        return (
-            sum(prior.log_prob(y) - self.reference.log_prob(self.process, end, y) for y in ends) / 2
-        )
+        process, end, kept = self.process, self.process.t1, self._kept(1.0)
+
+        def one(noise: Array) -> Array:
+            y = process.perturb(end, x, kept * noise)
+            return prior.log_prob(y) - self.reference.log_prob(process, end, y)
+
+        return (one(z) + one(-z)) / 2
 
     def data_end(self, x: Float[Array, "*shape"]) -> Float[Array, ""]:
         r"""$\log r(x)$, or with a cut-off $\log r_c(\mu_c x) + D\log\mu_c$."""
