@@ -22,7 +22,7 @@ def samples(key: jax.Array, n: int, dim: int) -> tuple[jax.Array, jax.Array]:
     return z[0], dim**-0.5 + z[1] / 2
 
 
-def main(repeats: int = 8, sizes: tuple[int, ...] = (250, 1000), large: int = 4000) -> None:
+def main(repeats: int = 8, sizes: tuple[int, ...] = (250, 1000), large: int = 2000) -> None:
     """Print the table."""
     rows = []
 
@@ -83,6 +83,6 @@ def main(repeats: int = 8, sizes: tuple[int, ...] = (250, 1000), large: int = 40
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=8)
-    parser.add_argument("--large", type=int, default=4000)
+    parser.add_argument("--large", type=int, default=2000)
     args = parser.parse_args()
     main(args.repeats, large=args.large)
