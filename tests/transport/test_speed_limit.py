@@ -222,6 +222,10 @@ def test_honest_errors(x64):
         ).items():
             scatter = float(jnp.std(parts[0]))
             claimed = float(jnp.sqrt(jnp.mean(parts[which] ** 2)))
+            if (name, which) == ("w2_lower", 2):  # takes all data, and no noise
+                assert claimed == 0
+                assert scatter < 1e-10
+                continue
             assert 0.7 < claimed / scatter < 1.4, (name, which, claimed, scatter)
 
 
