@@ -22,7 +22,7 @@ def main(out: Path, samples: int = 2000, num_steps: int = 128, shifts: int = 16)
     """Both sides of the relation for each process; returns their ratios at the least shift."""
     variance = 0.1
     processes = {
-        "optimal transport": ex.GaussianPath(
+        "Gaussian OT": ex.GaussianPath(
             lambda s: 1 - s, lambda s: jnp.sqrt(s**2 + 2 * s * (1 - s) * variance**0.5)
         ),
         "cosine": ex.CosinePath(),

@@ -67,10 +67,10 @@ def test_speed_accuracy(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / "figure.png"
     ratios = load_example("speed_accuracy").main(out, samples=200, num_steps=16, shifts=2)
-    assert 0.9 < ratios["optimal transport"] < 1.1
+    assert 0.9 < ratios["Gaussian OT"] < 1.1
     assert all(0 < ratios[name] < 0.95 for name in ("cosine", "rectified flow", "VP"))
     assert out.read_bytes().startswith(b"\x89PNG")
-    assert "optimal transport" in capsys.readouterr().out
+    assert "Gaussian OT" in capsys.readouterr().out
 
 
 def test_schroedinger_bridge(tmp_path, capsys):

@@ -72,7 +72,7 @@ class SpeedProfile(eqx.Module):
 
     def action(self, duration: RealScalarLike) -> "Integral":
         r"""$(t_1 - t_0)\int E\|v\|^2\,ds$."""
-        share = duration * self.weights
+        share = jnp.asarray(duration * self.weights)
         return self._integral(jnp.sum(share * self.squared), share)
 
     def entropy(self) -> "Integral":
