@@ -22,7 +22,8 @@ before them, while the target's noise grows towards $s = 1$ as $(1-s)^{-1/2}$. I
 $s = \sin^2(\pi\tau/2)$ and $ds = \pi\sqrt{s(1-s)}\,d\tau$, the two balance: gradients stay bounded,
 and the ends are resolved to the square of a step. Times of training are uniform in it and steps of
 paths equal. The network is given the standardised state and returns $u$ about the mean
-displacement, in units of the spread c of the two ends.
+displacement, in units of the target's standard deviation $(c^2 + \epsilon s/(1-s+\delta))^{1/2}$, c
+the spread of the two ends: a drift towards fine structure is steep near the end, and this is not.
 """
 
 from collections.abc import Callable
@@ -48,8 +49,8 @@ from entropix.models.network_model import call_network, check_parts
 from entropix.training.objective import AbstractObjective
 
 
-# Shortest remaining time that the networks tell from none: structure down to 3% of sqrt(epsilon).
-_RESOLVED = 1e-3
+# Shortest remaining time that the networks tell from none: structure down to 5% of sqrt(epsilon).
+_RESOLVED = 3e-3
 
 
 def bridge_times(num_steps: int) -> Float[Array, " steps"]:
@@ -103,7 +104,7 @@ class BridgeProcess(AbstractProcess):
     A process like any other: `solve_forward` and `path_entropy` take it. The drift of a
     Schroedinger bridge is a gradient, and `equilibrium_score` is $2 u_\theta/\epsilon$. The network
     is called as `network(level, y)` with a standardised state and a level of the time that falls
-    from 6.9 to -6.9, about the log-odds $\log\frac{1-s}{s}$.
+    from 5.8 to -5.8, about the log-odds $\log\frac{1-s}{s}$.
 
     Args:
         network: `network(level, y, condition=None) -> array of y's shape`, such as `FourierMLP`.
@@ -147,7 +148,8 @@ class BridgeProcess(AbstractProcess):
         width = jnp.sqrt(variance + self.process.epsilon * early * late)
         standardised = ((y - centre) / width).astype(y.dtype)
         out = call_network(self.network, _level(late), standardised, None, None)
-        return (self.mean[1] - self.mean[0] + jnp.sqrt(self.spread) * out).astype(y.dtype)
+        size = jnp.sqrt(self.spread + self.process.epsilon * late / (early + _RESOLVED))
+        return (self.mean[1] - self.mean[0] + size * out).astype(y.dtype)
 
     def sigma_squared(self, s: RealLike) -> Array:
         return self.process.sigma_squared(s)

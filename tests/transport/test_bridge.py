@@ -32,12 +32,13 @@ class Exact(eqx.Module):
         self.variance = jnp.stack([jnp.mean(jnp.diagonal(g.covariance)) for g in ends])
 
     def __call__(self, level, y, condition=None):
-        s = (1.001 - 1e-3 * jnp.exp(level)) / (1 + jnp.exp(level))  # inverts the level
+        s = (1.003 - 3e-3 * jnp.exp(level)) / (1 + jnp.exp(level))  # inverts the level
         centre = (1 - s) * self.mean[0] + s * self.mean[1]
         variance = (1 - s) ** 2 * self.variance[0] + s**2 * self.variance[1]
         width = jnp.sqrt(variance + self.bridge.epsilon * s * (1 - s))
         drift = self.bridge.drift(s, centre + width * y)
-        return (drift - self.mean[1] + self.mean[0]) / jnp.sqrt(jnp.sum(self.variance))
+        size = jnp.sqrt(jnp.sum(self.variance) + self.bridge.epsilon * s / (1.003 - s))
+        return (drift - self.mean[1] + self.mean[0]) / size
 
 
 def exact_processes(bridge):
