@@ -11,15 +11,19 @@ $$dX_s = u(s, X_s)\,ds + \sqrt\epsilon\,dB_s, \qquad
   u(s, x) = E\left[\frac{x_1 - X_s}{1-s}\,\Big|\,X_s = x\right]
   = E\left[x_1 - x_0 - \sqrt{\frac{\epsilon s}{1-s}}\,z\,\Big|\,X_s = x\right]$$
 
-(Peluchetti, 2312.14589; Shi et al., 2303.16852). The target's noise grows without bound towards
-$s = 1$, though $u$ does not. The network is given the standardised state and returns $u$ about the
-mean displacement in units of the spread c of the two ends, and the regression is weighted by the
-inverse of the target's variance, $1/(c^2 + \epsilon s/(1-s))$: everything it sees is of order one.
+(Peluchetti, 2312.14589; Shi et al., 2303.16852). Training minimises, but for a constant, the path
+KL of that mixture from the diffusion,
 
-The last $1 - s \sim \ell^2/\epsilon$ decide on structure of size $\ell$ in $p_1$, and may cost more
-than all before them. The clock of everything here is hence $\tau = \frac2\pi\arcsin\sqrt s$, in
-which the ends are resolved to the square of a step: times of training are uniform in it, steps of
-paths equal, and the network is given it, as a level $4 - 8\tau$.
+$$\int_0^1\frac{1}{2\epsilon} E\left[\|u_\theta\|^2 - 2\,u_\theta\cdot\text{target}\right] ds,$$
+
+whose least value is minus the projection's own path KL from Brownian motion, in nats. The last
+$1 - s \sim \ell^2/\epsilon$ decide on structure of size $\ell$ in $p_1$ and may cost more than all
+before them, while the target's noise grows towards $s = 1$ as $(1-s)^{-1/2}$. In the clock $\tau$,
+$s = \sin^2(\pi\tau/2)$ and $ds = \pi\sqrt{s(1-s)}\,d\tau$, the two balance: gradients stay bounded,
+and the ends are resolved to the square of a step. Times of training are uniform in it and steps of
+paths equal. The network is given the standardised state and returns $u$ about the mean
+displacement, in units of the target's standard deviation $(c^2 + \epsilon s/(1-s+\delta))^{1/2}$, c
+the spread of the two ends: a drift towards fine structure is steep near the end, and this is not.
 """
 
 from collections.abc import Callable
@@ -30,11 +34,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import Key, RealLike, RealScalarLike, as_float, safe_sqrt, squared_norm
+from entropix._core.arrays import (
+    Key,
+    RealLike,
+    RealScalarLike,
+    as_float,
+    inner,
+    safe_sqrt,
+    squared_norm,
+)
 from entropix._core.checks import positive
 from entropix._core.interfaces import AbstractProcess
 from entropix.models.network_model import call_network, check_parts
 from entropix.training.objective import AbstractObjective
+
+
+# Shortest remaining time that the networks tell from none: structure down to 5% of sqrt(epsilon).
+_RESOLVED = 3e-3
 
 
 def bridge_times(num_steps: int) -> Float[Array, " steps"]:
@@ -43,9 +59,8 @@ def bridge_times(num_steps: int) -> Float[Array, " steps"]:
 
 
 def _level(s: Array) -> Array:
-    r"""$4 - 8\tau$: networks embed log-SNRs, of which these are the middle."""
-    # arctan2 rather than arcsin: it keeps its digits where s is near one.
-    return 4 - 16 / jnp.pi * jnp.arctan2(safe_sqrt(s), safe_sqrt(1 - s))
+    r"""$\log\frac{1-s+\delta}{s+\delta}$, like the log-SNRs that networks embed, but finite."""
+    return jnp.log1p(_RESOLVED - s) - jnp.log(s + _RESOLVED)
 
 
 class BrownianMotion(AbstractProcess):
@@ -88,8 +103,8 @@ class BridgeProcess(AbstractProcess):
 
     A process like any other: `solve_forward` and `path_entropy` take it. The drift of a
     Schroedinger bridge is a gradient, and `equilibrium_score` is $2 u_\theta/\epsilon$. The network
-    is called as `network(level, y)` with a standardised state and a level that falls from 4 to -4,
-    in proportion to $\arcsin\sqrt s$.
+    is called as `network(level, y)` with a standardised state and a level of the time that falls
+    from 5.8 to -5.8, about the log-odds $\log\frac{1-s}{s}$.
 
     Args:
         network: `network(level, y, condition=None) -> array of y's shape`, such as `FourierMLP`.
@@ -133,7 +148,8 @@ class BridgeProcess(AbstractProcess):
         width = jnp.sqrt(variance + self.process.epsilon * early * late)
         standardised = ((y - centre) / width).astype(y.dtype)
         out = call_network(self.network, _level(late), standardised, None, None)
-        return (self.mean[1] - self.mean[0] + jnp.sqrt(self.spread) * out).astype(y.dtype)
+        size = jnp.sqrt(self.spread + self.process.epsilon * late / (early + _RESOLVED))
+        return (self.mean[1] - self.mean[0] + size * out).astype(y.dtype)
 
     def sigma_squared(self, s: RealLike) -> Array:
         return self.process.sigma_squared(s)
@@ -188,6 +204,8 @@ class BridgeObjective(AbstractObjective):
             *(jnp.sin(jnp.pi / 2 * v) ** 2 for v in (u, 1 - u)),
         )
         x = rest * start[0] + s * start[1] + safe_sqrt(epsilon * s * rest) * z
-        target = start[1] - start[0] - jnp.sqrt(epsilon * s / rest) * z
-        weight = rest / (model.spread * rest + epsilon * s)
-        return weight * squared_norm(model.drift(s, x) - target)
+        drift = model.drift(s, x)
+        # The rate ds / d tau is taken into the product: sqrt(s (1 - s)) sqrt(s / (1 - s)) = s.
+        rate = safe_sqrt(s * rest)
+        moved = rate * (start[1] - start[0]) - jnp.sqrt(epsilon) * s * z
+        return jnp.pi / (2 * epsilon) * (rate * squared_norm(drift) - 2 * inner(drift, moved))

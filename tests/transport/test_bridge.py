@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import entropix as ex
+from entropix.transport.bridge import _first_pairs
 from entropix.transport.bridge_process import BridgeObjective, BridgeProcess, BrownianMotion
 from entropix.transport.bridge_result import measure_bridge
 from tests.helpers import as_shipped
@@ -31,12 +32,13 @@ class Exact(eqx.Module):
         self.variance = jnp.stack([jnp.mean(jnp.diagonal(g.covariance)) for g in ends])
 
     def __call__(self, level, y, condition=None):
-        s = jnp.sin(jnp.pi / 4 * (1 - level / 4)) ** 2
+        s = (1.003 - 3e-3 * jnp.exp(level)) / (1 + jnp.exp(level))  # inverts the level
         centre = (1 - s) * self.mean[0] + s * self.mean[1]
         variance = (1 - s) ** 2 * self.variance[0] + s**2 * self.variance[1]
         width = jnp.sqrt(variance + self.bridge.epsilon * s * (1 - s))
         drift = self.bridge.drift(s, centre + width * y)
-        return (drift - self.mean[1] + self.mean[0]) / jnp.sqrt(jnp.sum(self.variance))
+        size = jnp.sqrt(jnp.sum(self.variance) + self.bridge.epsilon * s / (1.003 - s))
+        return (drift - self.mean[1] + self.mean[0]) / size
 
 
 def exact_processes(bridge):
@@ -113,9 +115,14 @@ def test_regression_is_least_at_the_exact_drift():
 
     slope = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))
     slopes = slope(jnp.zeros(2), jax.random.split(jax.random.key(1), 8))
-    assert float(jnp.max(jnp.abs(jnp.mean(slopes, axis=0)))) < 0.03
+    assert float(jnp.max(jnp.abs(jnp.mean(slopes, axis=0)))) < 0.06
     curved = slope(jnp.full(2, 0.2), jax.random.split(jax.random.key(1), 8))
-    assert float(jnp.min(jnp.mean(curved, axis=0))) > 0.1
+    assert float(jnp.min(jnp.mean(curved, axis=0))) > 0.3
+    # In nats: minus the path KL of the bridge.
+    least = jax.jit(jax.vmap(lambda k: objective(forward, pairs, key=k)))(
+        jax.random.split(jax.random.key(2), 8)
+    )
+    assert float(jnp.mean(least)) == pytest.approx(-float(bridge.path_kl), rel=0.02)
 
 
 SMALL = {
@@ -170,10 +177,19 @@ def test_one_program_and_one_result(tmp_path):
 
 
 def test_first_pairs_may_be_coupled():
-    """Near optimal transport, the first projection already moves points the shortest way."""
-    coupled = small_bridge(coupling=ex.MinibatchCoupling(epsilon=0.1), num_iterations=1)
-    free = small_bridge(num_iterations=1)
-    assert float(jnp.mean(coupled.loss)) < float(jnp.mean(free.loss))
+    """Batches are coupled; what is left over, and the points themselves, stay as they are."""
+    start, end = pair(2)
+    x, y = start.sample(40, key=jax.random.key(1)), end.sample(40, key=jax.random.key(2))
+    free, coupled = (
+        _first_pairs(x, y, coupling, 16, jax.random.key(3))
+        for coupling in (None, ex.MinibatchCoupling())
+    )
+    assert_same(free[:, 0], coupled[:, 0])
+    assert_same(free[32:], coupled[32:])
+    for part in (slice(0, 16), slice(16, 32)):
+        assert_same(*(jnp.sort(pairs[part, 1], axis=0) for pairs in (free, coupled)))
+        cost = [float(jnp.sum((p[part, 0] - p[part, 1]) ** 2)) for p in (free, coupled)]
+        assert cost[1] < cost[0]
 
 
 def test_mistakes():
