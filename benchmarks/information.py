@@ -23,12 +23,14 @@ def network_model(x: jax.Array, y: jax.Array, *, key: jax.Array) -> ex.EntropyMa
     return ex.EntropyMatching(network, process, ex.GaussianScaling.from_data(x, process))
 
 
-def entropix(x: np.ndarray, y: np.ndarray, *, key: jax.Array, steps: int) -> dict[str, tuple]:
+def entropix(
+    first: np.ndarray, second: np.ndarray, *, key: jax.Array, steps: int
+) -> dict[str, tuple]:
     """Train on four fifths, measure on the rest: (value, error) in each form, and seconds."""
     start = time.perf_counter()
-    cut = 4 * x.shape[0] // 5
+    cut = 4 * first.shape[0] // 5
     # Coordinates of unit size, as for any network; an affine map leaves the information as it is.
-    x, y = (jnp.asarray(v / v[:cut].std(0)) for v in (x, y))
+    x, y = (jnp.asarray(v / v[:cut].std(0)) for v in (first, second))
     model_key, fit_key, key = jax.random.split(key, 3)
     model = network_model(x[:cut], y[:cut], key=model_key)
     model = ex.fit(

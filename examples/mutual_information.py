@@ -64,8 +64,8 @@ def main(out: Path, steps: int = 4000, samples: int = 20_000, evaluations: int =
         print(f"{value:.1f}   {truth[i]:.3f}   {shown}")
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    left.scatter(*(v[:3000, 0] for v in (fresh_x, fresh_y)), s=2)
-    left.set(xlabel="$x$", ylabel="$y$", title=rf"bent Gaussian pair, $\rho$ = {grid[-1]}")
+    left.scatter(*(v[:, 0] for v in draw(jnp.full(3000, 0.9), data_key)), s=2)
+    left.set(xlabel="$x$", ylabel="$y$", title=r"bent Gaussian pair, $\rho$ = 0.9")
     line = np.linspace(0, 0.95, 200)
     right.plot(line, -np.log(1 - line**2) / 2, "k", lw=1, label=r"$-\frac{1}{2}\log(1-\rho^2)$")
     for (form, found), marker in zip(estimates.items(), "os", strict=True):

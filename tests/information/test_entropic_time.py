@@ -47,6 +47,17 @@ def test_curve_of_a_gaussian(make, x64):
     np.testing.assert_allclose(levels, np.arange(9) / 8, atol=0.005)
 
 
+def test_two_points_leave_one_bit():
+    """H grows from nothing to ln 2; at a signal-to-noise ratio of 1 the state tells .3368 of it."""
+    points = jnp.array([[-1.0], [1.0]])
+    model = ex.ExactModel(ex.Empirical(points), vp())
+    curve = ex.entropic_time(model, points, key=jax.random.key(0), cutoff=0.05, num_times=257)
+    at_one = jnp.interp(0.0, -curve.log_snr, curve.cumulative)
+    assert float(curve.total.mc_stderr) < 0.015
+    for value, expected in ((at_one, np.log(2) - 0.33682083), (curve.total.value, np.log(2))):
+        assert abs(float(value) - expected) < 4 * float(curve.total.mc_stderr) + 1e-3
+
+
 def test_quantiles_are_differentiable_in_the_schedule(x64):
     _, data = model_and_data(vp(), 4000)
 

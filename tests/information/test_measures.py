@@ -171,6 +171,25 @@ def test_conditional_information_of_gaussians():
     close(estimate, np.log(left / 0.36) / 2)
 
 
+@pytest.mark.parametrize("form", ["denoising", pytest.param("score", marks=pytest.mark.slow)])
+def test_information_about_a_label(form):
+    """A sign seen through noise of its own size: points +-1 at a signal-to-noise ratio of 1."""
+    process = vp()
+    mixture = ex.GaussianMixture([0.5, 0.5], [[-1.0], [1.0]], [[1.0], [1.0]])
+    sign = jax.random.rademacher(jax.random.key(0), (20_000,), jnp.int32)
+    x = sign[:, None] + jax.random.normal(jax.random.key(1), (20_000, 1))
+    estimate = ex.mutual_information(
+        LinearGaussian(process, jnp.array([1.0]), jnp.asarray(1.0)),
+        x,
+        sign,
+        key=jax.random.key(2),
+        marginal_model=ex.ExactModel(mixture, process),
+        form=form,
+        num_evaluations=131_072,
+    )
+    close(estimate, 0.33682083034683)
+
+
 def test_kl_between_conditions_of_one_model():
     """Labels 0 and 1 shift the mean by 0.8: KL(p(x|0) || p(x|1)) = 0.32."""
     process = vp()
