@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _be_modest()
     try:
         make = parse(words, commands(words))
-        job = make() if callable(make) else None
+        job: Job | None = None if isinstance(make, int) else make()
     except ValueError as error:
         return _fail(str(error))
     except KeyboardInterrupt:

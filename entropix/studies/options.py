@@ -42,7 +42,7 @@ class ConditionOptions:
     condition_kind: Literal["auto", "discrete", "continuous"] = "auto"
     """Names of classes, or a number; auto: classes if they are text or take few values."""
     condition_dropout: float = 0.5
-    """Share of the labels left out in training: what the network learns of the data alone."""
+    """Share of the labels withheld in training: what the network learns of the data alone."""
     shuffle_labels: bool = False
     """Deal the labels out at random (by the data seed): a control, which has no information."""
 
