@@ -77,7 +77,7 @@ def test_entropic_time(x64):
     np.testing.assert_allclose(*rates(s), rtol=1e-10)
     points = ex.EntropicTime(ex.Empirical([[-1.0], [1.0]]), key=jax.random.key(0))
     for name in ("vp", "ve"):
-        length = float(quick_jit(points.length)(PROCESSES[name]()))
+        length = float(quick_jit(lambda p: points.length(p))(PROCESSES[name]()))
         assert length == pytest.approx(np.log(2), rel=0.02)  # 2,048 points
     with pytest.raises(ValueError, match="`cutoff` must be given"):
         ex.EntropicTime(small_gaussian())
@@ -92,8 +92,9 @@ def test_score_length_of_a_gaussian(x64):
     rate = rate + process.var_rate(s)[:, None]
     mean = data.eigenvectors.T @ data.mean
     moved = (process.scale_rate(s)[:, None] * mean / total) ** 2
+    objective = ex.ScoreOptimalLength(data)
     expected = process.var(s) * jnp.sum(moved + rate**2 / total**3, axis=-1)
-    found = quick_jit(ex.ScoreOptimalLength(data).squared_rate)(process, s)
+    found = quick_jit(lambda p, s: objective.squared_rate(p, s))(process, s)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
