@@ -111,7 +111,7 @@ def test_networks_are_trained_again_in_principal_components(tmp_path):
     assert record.attrs["components"] == 10
     assert 0.7 < record.attrs["explained_variance"] < 0.8
     assert record.attrs["model"] == "trained"
-    assert record["training"].values.tolist() == ["before", "action"]
+    assert record["training"].values.tolist() == ["linear", "action"]
     known = {"retrained_path_kl", "retrained_path_kl_stderr"}
     assert set(record.data_vars) == SCHEMA.keys() - known
     assert isinstance(ex.load(tmp_path / "out" / "model-0.eqx"), ex.EntropyMatching)
