@@ -44,6 +44,15 @@ def test_double_well(tmp_path, capsys):
     assert "temperature 0.25" in capsys.readouterr().out
 
 
+def test_schedule_optimisation(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "figure.png"
+    ratio = load_example("schedule_optimisation").main(out, steps=80, samples=64, knots=12)
+    assert 0.999 < ratio < 1.05
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "squared length" in capsys.readouterr().out
+
+
 def test_every_example_is_run():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     text = Path(__file__).read_text()

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from entropix._core.arrays import Key
+from entropix._core.arrays import Key, squared_norm
 from entropix._core.checks import finite, positive_integer, prng_key
 from entropix._core.interfaces import AbstractProcess
 from entropix.processes.curves import AbstractLearnable
@@ -200,7 +200,7 @@ def _descend(
         step, params, memory, best, lowest, mark, values, norms, status = state
         fresh = jax.random.fold_in(key, step)
         value, gradient = jax.value_and_grad(value_of)(params, fresh)
-        norm = optax.tree.norm(gradient).astype(kind.dtype)
+        norm = jnp.sqrt(sum(squared_norm(g) for g in jax.tree.leaves(gradient))).astype(kind.dtype)
         fine = jnp.isfinite(value) & jnp.isfinite(norm)
         better = fine & (value < lowest)
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), params, best)
