@@ -28,6 +28,7 @@ from tests.studies.common import (
 
 HELD_OUT = NUM_SAMPLES // 5
 NEEDS_CUTOFF, NEEDS_LEVELS = {"entropy_slope"}, {"bits_per_dim", "bits_per_dim_stderr"}
+OF_LABELS = {name for name in SCHEMA if name.startswith(("mutual_information", "label_entropy"))}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,7 +50,7 @@ def mixture(tmp_path_factory):
 
 
 def test_the_record_is_its_schema(mixture):
-    assert set(mixture.data_vars) == SCHEMA.keys() - NEEDS_CUTOFF - NEEDS_LEVELS
+    assert set(mixture.data_vars) == SCHEMA.keys() - NEEDS_CUTOFF - NEEDS_LEVELS - OF_LABELS
     for name, variable in mixture.data_vars.items():
         dims, unit, meaning = SCHEMA[name]
         assert variable.dims == dims
@@ -237,6 +238,38 @@ def test_a_finished_run_can_be_measured_again(mixture, tmp_path):
     np.testing.assert_array_equal(again["loss"], mixture["loss"])
     np.testing.assert_array_equal(again["neural_entropy"], mixture["neural_entropy"])
     assert (again["samples"] != mixture["samples"]).any()
+
+
+# ------------------------------------------------------------------ labels
+
+
+@pytest.mark.slow
+def test_labels_are_measured_and_survive_an_interruption(tmp_path, monkeypatch, capsys):
+    """Two seeds with labels: interrupted and taken up to the numbers of the whole run."""
+    monkeypatch.chdir(tmp_path)
+    command = [*COMMAND, "--condition", "labels", "--quiet"]
+    assert main([*command, "--out", "whole"]) == 0
+    with xarray.open_dataset("whole/results.nc", engine="h5netcdf") as record:
+        record.load()
+    assert set(record.data_vars) == SCHEMA.keys() - NEEDS_CUTOFF - NEEDS_LEVELS
+    for name in OF_LABELS:
+        assert record[name].dims == SCHEMA[name][0]
+        assert np.isfinite(record[name]).all()
+    assert "I(X; label), held-out data" in pathlib.Path("whole/report.md").read_text()
+    assert "labels, 4 classes" in record.attrs["condition_text"]
+    write = entropix.training.run.write_checkpoint
+
+    def write_and_interrupt(*arguments):
+        write(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("entropix.training.run.write_checkpoint", write_and_interrupt)
+        assert main(command) == 130
+    assert main([*command, "--resume", "--shuffle-labels"]) == 2
+    assert "`data_fingerprint` must be" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
+    assert_same_numbers("out", record)
 
 
 # ------------------------------------------------------------------ units
