@@ -64,9 +64,8 @@ def plot_prices(record: "xarray.Dataset", path: Path) -> None:
         ("path_kl_error", "error of path KL [nats]"),
     )
     with figure(path, (9.0, 0.34 * len(styles) + 1.2)) as made:
-        for axes, (variable, label) in zip(
-            made.subplots(1, len(panels), sharey=True), panels, strict=True
-        ):
+        row = made.subplots(1, len(panels), sharey=True)
+        for axes, (variable, label) in zip(row, panels, strict=True):
             values = record[variable].values
             means, errors = np.array([over_seeds(row) for row in values]).T
             finite = np.isfinite(means)
@@ -91,7 +90,7 @@ def plot_prices(record: "xarray.Dataset", path: Path) -> None:
                     )
             axes.set_xlabel(label)
             axes.set_yticks(places, [title for _, title, _ in styles])
-        axes.invert_yaxis()
+        row[0].invert_yaxis()
 
 
 def plot_steps(record: "xarray.Dataset", path: Path) -> None:

@@ -47,6 +47,12 @@ class SchedulePlan:
         return tuple(dict.fromkeys(self.options.search.objective))
 
     @property
+    def given(self) -> str:
+        """The schedule of the process to start from, by name."""
+        name = self.options.process.process
+        return "linear" if name in ("vp", "vpx") else name
+
+    @property
     def num_samples(self) -> int:
         """Samples on either side of a W2."""
         wanted = self.options.comparison.samples

@@ -60,7 +60,7 @@ def schedule_record(
         "seed": (plan.run.seeds, "seed of networks, of the search and of samples"),
         "iteration": (np.arange(plan.options.search.iterations), "step of the search"),
         "time": (np.linspace(0.0, 1.0, values["log_snr"].shape[1]), "fraction of time, from data"),
-        "training": (["before", plan.objectives[0]], "schedule of training"),
+        "training": ([plan.given, plan.objectives[0]], "schedule of training"),
     }
     if not plan.options.comparison.train:
         del coordinates["training"]

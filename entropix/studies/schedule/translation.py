@@ -53,6 +53,10 @@ class Translated(AbstractModel):
     model: AbstractModel
     process: AbstractGaussianProcess
 
+    def __init__(self, model: AbstractModel, process: AbstractGaussianProcess):
+        self.model = model
+        self.process = process
+
     @property
     def shape(self) -> tuple[int, ...] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.model.shape

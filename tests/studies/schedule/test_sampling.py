@@ -72,14 +72,11 @@ def test_a_network_keeps_its_fields_where_the_equilibrium_stays(exact):
     assert isinstance(translate(exact, ex.RectifiedFlow()), ex.ExactModel)
 
 
-def test_gaussian_data_of_unit_variance_are_sampled_without_error(x64):
-    """Where the velocity is zero, the rms distance to many steps is rounding only."""
+def test_the_error_of_a_sampler_of_first_order_halves_with_the_step(x64):
     model = ex.ExactModel(ex.Gaussian(jnp.zeros(2), jnp.eye(2)), ex.CosinePath())
-    # DDIM in the angle: exact for data of the noise's width in the limit of small steps.
     few = FewStepError(FewStepSampler(model, "ddim"), 4, 8, key=jax.random.key(0))
     many = FewStepError(FewStepSampler(model, "ddim"), 8, 8, key=jax.random.key(0))
     few_error, many_error = (float(e(ex.CosinePath())) for e in (few, many))
-    # First order: half the step, half the error.
     np.testing.assert_allclose(few_error - many_error, np.log(2), atol=0.15)
 
 
