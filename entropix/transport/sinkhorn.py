@@ -109,11 +109,11 @@ def regularise(
         cost_fn = costs.SqEuclidean()
     else:
         cost_fn = costs.Euclidean() if p == 1 else costs.EuclideanP(p)
-    relative = epsilon is None
+    relative = epsilon is None and "epsilon" not in (geometry or {})
     held = max(x.shape[0], y.shape[0]) ** 2 <= _HELD_ENTRIES or not ott_has_batches()
     options: dict[str, Any] = {
         "cost_fn": cost_fn,
-        "epsilon": RELATIVE_EPSILON if relative else positive(epsilon, "epsilon"),
+        "epsilon": RELATIVE_EPSILON if epsilon is None else positive(epsilon, "epsilon"),
         "relative_epsilon": "mean" if relative else None,
         "batch_size": None if held else _BLOCK,
     } | dict(geometry or {})
