@@ -26,7 +26,7 @@ from entropix.transport.points import as_points, order
 # Share of the mean cost taken as the regularisation where none is given. The root of the divergence
 # is then within 0.1% of the exact W2 of the same points (W1: 1.6%, W3: 0.6%; in two dimensions).
 RELATIVE_EPSILON = 0.003
-# Cost matrices above this size are recomputed in blocks rather than held.
+# Cost matrices above this size are recomputed in blocks rather than held, where OTT can.
 _HELD_ENTRIES = 2**26
 _BLOCK = 512
 
@@ -76,7 +76,8 @@ def sinkhorn_divergence(
             0.3% of the mean cost.
         max_iterations: bound on the number of Sinkhorn iterations.
         geometry: None, or options of OTT's `PointCloud`: `cost_fn` in place of the p-th power of
-            the distance, `scale_cost`, `batch_size`, `relative_epsilon`.
+            the distance, `scale_cost`, `batch_size` (costs are held otherwise, n x m numbers, and
+            where OTT's batches do not work with the installed JAX), `relative_epsilon`.
         solver: None, or options of OTT's `Sinkhorn`: `threshold`, `momentum`, `initializer`, ...
 
     Returns:
@@ -108,14 +109,19 @@ def regularise(
         cost_fn = costs.SqEuclidean()
     else:
         cost_fn = costs.Euclidean() if p == 1 else costs.EuclideanP(p)
-    relative = epsilon is None
-    held = max(x.shape[0], y.shape[0]) ** 2 <= _HELD_ENTRIES
+    relative = epsilon is None and "epsilon" not in (geometry or {})
+    held = max(x.shape[0], y.shape[0]) ** 2 <= _HELD_ENTRIES or not ott_has_batches()
     options: dict[str, Any] = {
         "cost_fn": cost_fn,
-        "epsilon": RELATIVE_EPSILON if relative else positive(epsilon, "epsilon"),
+        "epsilon": RELATIVE_EPSILON if epsilon is None else positive(epsilon, "epsilon"),
         "relative_epsilon": "mean" if relative else None,
         "batch_size": None if held else _BLOCK,
     } | dict(geometry or {})
+    if options["batch_size"] is not None and not ott_has_batches():
+        raise ValueError(
+            "`geometry` must leave out `batch_size`: the installed OTT cannot recompute costs in "
+            f"batches with the installed JAX, got {options['batch_size']}."
+        )
     # The three problems must share one scale: a name would give each its own.
     named = pointcloud.PointCloud(x, y, **options)
     scale = 1 / jax.lax.stop_gradient(jnp.asarray(named.inv_scale_cost, x.dtype))
@@ -138,6 +144,13 @@ def regularise(
     f, g = scale * f, scale * g
     lower, upper, mapped = _enclose(x, y, f, g, epsilon, options["cost_fn"])
     return Regularised(divergence, f - scale * f_x, g - scale * g_y, epsilon, lower, upper, mapped)
+
+
+def ott_has_batches() -> bool:
+    """Whether OTT can recompute costs in batches: OTT 0.6 needs a name that JAX 0.10 dropped."""
+    from jax.interpreters import batching
+
+    return "is_vmappable" in vars(batching)
 
 
 def _enclose(
