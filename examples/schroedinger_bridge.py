@@ -28,7 +28,7 @@ def main(out: Path, steps: int = 1000, samples: int = 4096, iterations: int = 4)
 
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
     result = {}
-    for axis, epsilon in zip(axes[:2], (2.0, 0.2), strict=True):
+    for axis, epsilon in zip(axes[:2], (0.5, 0.1), strict=True):
         bridge = ex.schroedinger_bridge(
             x,
             y,
@@ -66,7 +66,7 @@ def main(out: Path, steps: int = 1000, samples: int = 4096, iterations: int = 4)
         axes[2].bar([w + shift for w in where], values, width=0.4, label=label)
     axes[2].set_xticks(where, [f"$\\epsilon = {e}$" for e in result])
     axes[2].set_ylabel(r"$E|x_1 - x_0|^2/2$")
-    axes[2].legend(loc="lower right")
+    axes[2].legend(loc="upper right")
     figure.savefig(out, dpi=150)
     plt.close(figure)
     return result

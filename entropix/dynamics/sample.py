@@ -126,7 +126,7 @@ def sample(
     elif solver is None:
         solver = diffrax.SRA1()
     plan = make_plan(
-        solver,
+        solver,  # pyright: ignore[reportArgumentType]
         stepsize_controller,
         adjoint,
         num_samples,

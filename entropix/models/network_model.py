@@ -114,7 +114,8 @@ def time_level(process: AbstractProcess, s: RealScalarLike) -> Array:
     Networks embed log-SNRs, of which these are the middle: linear in time, so that no time is far
     from those seen in training. (Log-SNRs that run to infinity are, at exact ends.)
     """
-    return 4 * (1 - 2 * (s - process.t0) / (process.t1 - process.t0))
+    share = (jnp.asarray(s, process.t1.dtype) - process.t0) / (process.t1 - process.t0)
+    return 4 * (1 - 2 * share)
 
 
 def call_network(

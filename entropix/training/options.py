@@ -128,7 +128,9 @@ class Options:
                         f"`{name}` must be None for FlowMatching, which has a loss of its own, "
                         f"got {getattr(self, name)!r}."
                     )
-            return FlowObjective(self.coupling, self.num_draws, antithetic)
+            return FlowObjective(
+                coupling=self.coupling, num_draws=self.num_draws, antithetic=antithetic
+            )
         if self.coupling is not None:
             raise ValueError(
                 f"`coupling` must be None for {type(model).__name__}: pairs that are not "

@@ -132,7 +132,9 @@ def schroedinger_bridge(
 
     def project(process: BridgeProcess, pairs: Array, key: Key) -> tuple[BridgeProcess, Any]:
         shell, params, fixed = split_model(process)
-        objective = BridgeObjective(options.num_draws, bool(options.antithetic))
+        objective = BridgeObjective(
+            num_draws=options.num_draws, antithetic=bool(options.antithetic)
+        )
         clip = RelativeClip(as_float(2.0))
         setup = Setup(shell, objective, adam(), rate, clip, ema_decay, options.batch_size)
         run = Run(setup, params, fixed, Keys(key), pairs, None, None, None, options, False)

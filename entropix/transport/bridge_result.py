@@ -130,14 +130,12 @@ def measure_bridge(
     starts = jnp.repeat(x, _PATHS, axis=0)
     paths = solve_forward(forward, starts, key=key, times=bridge_times(num_steps), save="steps")
     cost, production = _costs(forward, backward, paths.times, paths.states)
-    return tuple(
-        Estimate(
-            jnp.mean(values),
-            *errors_of(values.reshape(-1, _PATHS), x.shape[0]),
-            2 * starts.shape[0] * (num_steps + 1),
-        )
-        for values in (cost, production)
-    )
+
+    def estimate(values: Array) -> Estimate:
+        errors = errors_of(values.reshape(-1, _PATHS), x.shape[0])
+        return Estimate(jnp.mean(values), *errors, 2 * starts.shape[0] * (num_steps + 1))
+
+    return estimate(cost), estimate(production)
 
 
 @eqx.filter_jit

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.arrays import Key, RealScalarLike, as_float
 from entropix._core.checks import positive
 from entropix.distributions import Gaussian
 from entropix.transport.gaussian import sqrtm_psd
@@ -102,6 +102,7 @@ class GaussianBridge(eqx.Module):
         return Gaussian((1 - s) * self.start.mean + s * self.end.mean, self._covariance_at(s))
 
     def _covariance_at(self, s: RealScalarLike) -> Array:
+        s = as_float(s)
         mixed = self.cross + self.cross.T + self.epsilon * self._identity
         return (
             (1 - s) ** 2 * self.start.covariance + s**2 * self.end.covariance + s * (1 - s) * mixed
@@ -109,8 +110,9 @@ class GaussianBridge(eqx.Module):
 
     def _slope(self, s: RealScalarLike, isotropic: RealScalarLike) -> Array:
         """The matrix before $C_s^{-1}$, with `isotropic` times the identity in it."""
+        s = as_float(s)
         early = (1 - s) * (self.cross.T - self.start.covariance)
-        return early + s * (self.end.covariance - self.cross) + isotropic * self._identity
+        return early + s * (self.end.covariance - self.cross) + as_float(isotropic) * self._identity
 
     def _affine(self, s: RealScalarLike, slope: Array, x: Array) -> Array:
         centred = x - (1 - s) * self.start.mean - s * self.end.mean

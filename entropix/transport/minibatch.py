@@ -63,14 +63,14 @@ class MinibatchCoupling(eqx.Module):
             # |x - z|^2 but for terms of x alone or z alone, on which no permutation depends.
             rows, columns = optax.assignment.hungarian_algorithm(-a @ b.T)
             return z[jnp.zeros_like(columns).at[rows].set(columns)]
-        return z[self._draw(a, b, key)]
+        return z[self._draw(a, b, self.epsilon, key)]
 
-    def _draw(self, a: Array, b: Array, key: Key) -> Array:
+    def _draw(self, a: Array, b: Array, epsilon: Array, key: Key) -> Array:
         # Late: OTT takes longer to import than the rest of this library.
         from ott.geometry import pointcloud
         from ott.solvers import linear
 
-        geometry = pointcloud.PointCloud(a, b, epsilon=2 * self.epsilon)
-        out = linear.solve(geometry, max_iterations=self.num_iterations)
-        logits = (out.f[:, None] + out.g - geometry.cost_matrix) / geometry.epsilon
+        geometry = pointcloud.PointCloud(a, b, epsilon=2 * epsilon)
+        out: Any = linear.solve(geometry, max_iterations=self.num_iterations)
+        logits = (out.f[:, None] + out.g - jnp.asarray(geometry.cost_matrix)) / geometry.epsilon
         return jax.random.categorical(key, logits, axis=1)

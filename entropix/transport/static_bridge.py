@@ -82,9 +82,9 @@ def static_bridge(x: Any, y: Any, *, epsilon: Any, max_iterations: int = 10_000)
     x, y = as_points(x, "x"), as_points(y, "y", like=as_points(x, "x"))
     epsilon = positive(epsilon, "epsilon", shape=())
     geometry = pointcloud.PointCloud(x, y, epsilon=2 * epsilon)
-    out = linear.solve(geometry, max_iterations=max_iterations)
+    out: Any = linear.solve(geometry, max_iterations=max_iterations)
     n, m = x.shape[0], y.shape[0]
-    displacement = out.transport_cost_at_geom(geometry) / 2
+    displacement = jnp.asarray(out.transport_cost_at_geom(geometry)) / 2
     # OTT's potentials belong to the cost |x - y|^2 and hold the logarithms of the weights.
     f, g = out.f / 2 + epsilon * jnp.log(n), out.g / 2 + epsilon * jnp.log(m)
     value = eqx.error_if(

@@ -255,26 +255,32 @@ def test_bridge_between_gaussians(dim):
 
 @pytest.mark.slow
 def test_bridge_between_moons_and_a_ring():
-    """Not Gaussian: displacement and path KL agree with entropic transport of the samples."""
+    """Not Gaussian: displacement and path KL against entropic transport of the samples.
+
+    The path KL comes out too low where the end is not resolved, here by 3% at most; at epsilon = 2
+    and this little training it is 30%, and the eight Gaussians are reached blurred.
+    """
     first, second = (
-        ex.datasets.load(n, num_samples=4096, key=jax.random.key(i))
-        for i, n in enumerate(("moons", "eight-gaussians"))
+        ex.datasets.load(name, num_samples=4096, key=jax.random.key(seed))
+        for seed, name in enumerate(("moons", "eight-gaussians"))
     )
-    x, y = first.points, second.points
+    x, y = jnp.asarray(first.points), jnp.asarray(second.points)
     found = ex.schroedinger_bridge(
-        x, y, key=jax.random.key(2), epsilon=1.0, num_iterations=4, steps=800, learning_rate=4e-3
+        x,
+        y,
+        key=jax.random.key(2),
+        epsilon=0.2,
+        coupling=ex.MinibatchCoupling(epsilon=0.2),
+        num_iterations=2,
+        learning_rate=4e-3,
     )
-    static = ex.static_bridge(x[:1500], y[:1500], epsilon=1.0)
+    static = ex.static_bridge(x[:1000], y[:1000], epsilon=0.2)
     before, after = found.sample_pairs(x, key=jax.random.key(3))
     displacement = float(jnp.mean(jnp.sum((before - after) ** 2, axis=-1)) / 2)
-    assert displacement == pytest.approx(float(static.displacement), rel=0.05)
-    differential = -second.distribution.log_prob(jnp.asarray(y))
-    path_kl = static.path_kl(jnp.mean(differential))
+    surprise = -second.distribution.log_prob(y)
+    path_kl = static.path_kl(jnp.mean(surprise))
     print(displacement, float(static.displacement), found.cost, path_kl)
-    error = (path_kl.stderr**2 + found.cost.stderr**2 + jnp.var(differential) / 4096) ** 0.5
-    assert abs(float(found.cost.value - path_kl.value)) < 4 * float(error) + 0.03 * float(
-        path_kl.value
-    )
-    assert float(ex.wasserstein(after[:1000], y[:1000])) < 1.3 * float(
-        ex.wasserstein(y[1000:2000], y[:1000])
-    )
+    assert displacement == pytest.approx(float(static.displacement), rel=0.06)
+    error = (path_kl.stderr**2 + found.cost.stderr**2 + jnp.var(surprise) / 4096) ** 0.5
+    gap = abs(float(found.cost.value - path_kl.value))
+    assert gap < 3 * float(error) + 0.03 * float(path_kl.value)
