@@ -24,7 +24,9 @@ from entropix.dynamics import sample as sample
 from entropix.dynamics import solve_flow as solve_flow
 from entropix.dynamics import solve_forward as solve_forward
 from entropix.dynamics import solve_reverse as solve_reverse
+from entropix.entropy import AbstractDenoisingFunctional as AbstractDenoisingFunctional
 from entropix.entropy import AbstractPathFunctional as AbstractPathFunctional
+from entropix.entropy import ConditionalEntropy as ConditionalEntropy
 from entropix.entropy import EntropyCurve as EntropyCurve
 from entropix.entropy import EntropyProduction as EntropyProduction
 from entropix.entropy import EntropyRates as EntropyRates
@@ -43,7 +45,12 @@ from entropix.entropy import path_entropy as path_entropy
 from entropix.entropy import path_functional as path_functional
 from entropix.entropy import path_kl as path_kl
 from entropix.entropy import path_log_ratio as path_log_ratio
+from entropix.information import EntropicTime as EntropicTime
+from entropix.information import (
+    conditional_mutual_information as conditional_mutual_information,
+)
 from entropix.information import differential_entropy as differential_entropy
+from entropix.information import entropic_time as entropic_time
 from entropix.information import kl_divergence as kl_divergence
 from entropix.information import mutual_information as mutual_information
 from entropix.information import total_correlation as total_correlation
@@ -56,6 +63,7 @@ from entropix.models import VelocityPrediction as VelocityPrediction
 from entropix.networks import ConditionDropout as ConditionDropout
 from entropix.networks import FourierMLP as FourierMLP
 from entropix.networks import LatentCondition as LatentCondition
+from entropix.networks import LinearSkip as LinearSkip
 from entropix.processes import CosinePath as CosinePath
 from entropix.processes import CosineSchedule as CosineSchedule
 from entropix.processes import DoubleWell as DoubleWell

@@ -44,6 +44,15 @@ def test_double_well(tmp_path, capsys):
     assert "temperature 0.25" in capsys.readouterr().out
 
 
+def test_mutual_information(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "figure.png"
+    error = load_example("mutual_information").main(out, steps=150, samples=512, evaluations=1024)
+    assert error < 0.5
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "denoising form" in capsys.readouterr().out
+
+
 def test_every_example_is_run():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     text = Path(__file__).read_text()

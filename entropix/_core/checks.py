@@ -123,12 +123,12 @@ def samples(data: Any, name: str = "data", *, minimum: int = 2) -> Array:
     return eqx.error_if(array, ~jnp.all(jnp.isfinite(array)), f"`{name}` must be finite.")
 
 
-def conditions(condition: Any, count: int) -> Any:
+def conditions(condition: Any, count: int, name: str = "condition") -> Any:
     """Conditions of `count` samples: None, or a pytree of arrays with that leading axis."""
     for leaf in jax.tree.leaves(condition):
         if jnp.shape(leaf)[:1] != (count,):
             raise ValueError(
-                f"`condition` must have a leading axis of {count} entries, one per sample, "
+                f"`{name}` must have a leading axis of {count} entries, one per sample, "
                 f"got shape {jnp.shape(leaf)}."
             )
     return jax.tree.map(jnp.asarray, condition)

@@ -31,7 +31,7 @@ from entropix._core.interfaces import AbstractModel
 from entropix.density.method import AbstractDensityMethod
 from entropix.density.result import LogDensity
 from entropix.entropy.axis import LogSNRAxis
-from entropix.entropy.integrands import error_difference
+from entropix.entropy.denoising import error_difference
 from entropix.entropy.integrate import BINS, PILOT_SHARE, Proposal, proposal_of
 from entropix.entropy.reference import GaussianReference, reference_of
 

@@ -5,12 +5,13 @@ from entropix.entropy.curve import entropy_curve as entropy_curve
 from entropix.entropy.curve import neural_entropy as neural_entropy
 from entropix.entropy.decomposition import EntropyRates as EntropyRates
 from entropix.entropy.decomposition import entropy_rates as entropy_rates
+from entropix.entropy.denoising import (
+    AbstractDenoisingFunctional as AbstractDenoisingFunctional,
+)
+from entropix.entropy.denoising import ConditionalEntropy as ConditionalEntropy
 from entropix.entropy.fluctuation import FluctuationTheorem as FluctuationTheorem
 from entropix.entropy.fluctuation import fluctuation_theorem as fluctuation_theorem
 from entropix.entropy.girsanov import path_log_ratio as path_log_ratio
-from entropix.entropy.integrands import (
-    AbstractDenoisingFunctional as AbstractDenoisingFunctional,
-)
 from entropix.entropy.integrands import AbstractPathFunctional as AbstractPathFunctional
 from entropix.entropy.integrands import EntropyProduction as EntropyProduction
 from entropix.entropy.integrands import HousekeepingEntropy as HousekeepingEntropy

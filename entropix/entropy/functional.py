@@ -21,7 +21,7 @@ from entropix._core.checks import (
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractGaussianProcess
 from entropix.entropy.axis import LogSNRAxis
-from entropix.entropy.integrands import AbstractDenoisingFunctional
+from entropix.entropy.denoising import AbstractDenoisingFunctional
 from entropix.entropy.integrate import (
     PILOT_SHARE,
     Integrand,
@@ -234,7 +234,7 @@ def estimate_integral(
     )
     count = times.shape[0]
     cumulative, mc = integral.cumulative[:count], integral.mc_variance[:count]
-    rate, rate_stderr = _rates(times, cumulative, mc)
+    rate, rate_stderr = rates_along(times, cumulative, mc)
     return CurveOfIntegral(
         times,
         rate,
@@ -258,8 +258,11 @@ def _check_times(times: Array, process: Any) -> Array:
 
 
 @eqx.filter_jit
-def _rates(times: Array, cumulative: Array, variance: Array) -> tuple[Array, Array]:
-    """Mean rates over the intervals that meet at each time, and their standard errors."""
+def rates_along(times: Array, cumulative: Array, variance: Array) -> tuple[Array, Array]:
+    """Mean rates over the intervals that meet at each time, and their standard errors.
+
+    `times` may be any increasing coordinate.
+    """
     rise = jnp.diff(cumulative)
     spread = jnp.maximum(jnp.diff(variance), 0.0)
     step = jnp.diff(times)

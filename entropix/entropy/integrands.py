@@ -16,8 +16,8 @@ $a = 2b/\sigma^2$ and a model's score (Neural Entropy, 2409.03817; Seifert, 2012
 | housekeeping | $\|a - \nabla\log p_{eq}\|^2$ | $\frac{2}{\sigma^2}E\|v_{eq}\|^2$ |
 | path divergence | $\|e_1 - e_2\|^2$ | |
 
-A `AbstractDenoisingFunctional` is handed the noise as well as the state: denoising errors
-$\|\Sigma\nabla\log p + z\|^2$ are functions of both.
+Integrands that are functions of the noise as well, such as denoising errors, are in
+`entropix.entropy.denoising`.
 """
 
 import abc
@@ -43,7 +43,8 @@ def thermodynamic_force(
     return 2 * process.drift(s, y) / process.sigma_squared(s)
 
 
-def _checked_model(model: Any, name: str) -> AbstractModel:
+def checked_model(model: Any, name: str) -> AbstractModel:
+    """A model, or a ValueError."""
     if not isinstance(model, AbstractModel):
         raise ValueError(f"`{name}` must be a model, got {type(model).__name__}.")
     return model
@@ -72,52 +73,6 @@ class AbstractControlled(AbstractPathFunctional):
         self, s: RealScalarLike, y: Float[Array, "*shape"], reference: GaussianReference
     ) -> Float[Array, ""]:
         r"""$\|e_r(y, s)\|^2$, whose integral `GaussianReference.integrals` knows."""
-
-
-class AbstractDenoisingFunctional(eqx.Module):
-    """An integrand that depends on the noise as well as on the state; one example at a time."""
-
-    process: AbstractVar[AbstractProcess]
-
-    @abc.abstractmethod
-    def error(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        z: Float[Array, "*shape"],
-        condition: Any,
-    ) -> Float[Array, ""]:
-        r"""The integrand per unit of $-d\lambda$ at $y = \mu x + \Sigma z$.
-
-        It is averaged over the pair (z, -z).
-        """
-
-
-def error_difference(
-    process: AbstractGaussianProcess,
-    s: RealScalarLike,
-    y: Float[Array, "*shape"],
-    z: Float[Array, "*shape"],
-    field: Float[Array, "*shape"],
-    reference: Float[Array, "*shape"],
-) -> Float[Array, ""]:
-    r"""$\frac12\left(\|\Sigma s_1 + z\|^2 - \|\Sigma s_2 + z\|^2\right)$, multiplied out.
-
-    It is $\frac{\Sigma^2}{2}(s_1 - s_2)\cdot(s_1 + s_2 + 2z/\Sigma)$, written so that nothing is
-    divided by $\Sigma$ and no large squares are subtracted; over a pair (z, -z) the term in
-    $z/\Sigma$ cancels to its first order in $\Sigma$.
-
-    Args:
-        process: the process.
-        s: time.
-        y: $\mu x + \Sigma z$.
-        z: the noise in it.
-        field: $e_1$.
-        reference: $e_2$.
-    """
-    # Both scores are these fields plus the equilibrium score.
-    scores = field + reference + 2 * process.equilibrium_score(s, y)
-    return inner(field - reference, process.var(s) / 2 * scores + process.std(s) * z)
 
 
 class PathFunctional(AbstractPathFunctional):
@@ -156,7 +111,7 @@ class EntropyProduction(AbstractControlled):
     model: AbstractModel
 
     def __init__(self, model: AbstractModel):
-        self.model = _checked_model(model, "model")
+        self.model = checked_model(model, "model")
 
     @property
     def process(self) -> AbstractProcess:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -182,7 +137,7 @@ class SystemEntropy(AbstractPathFunctional):
     model: AbstractModel
 
     def __init__(self, model: AbstractModel):
-        self.model = _checked_model(model, "model")
+        self.model = checked_model(model, "model")
 
     @property
     def process(self) -> AbstractProcess:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -201,7 +156,7 @@ class MediumEntropy(AbstractPathFunctional):
     model: AbstractModel
 
     def __init__(self, model: AbstractModel):
-        self.model = _checked_model(model, "model")
+        self.model = checked_model(model, "model")
 
     @property
     def process(self) -> AbstractProcess:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -245,8 +200,8 @@ class PathDivergence(AbstractPathFunctional):
     reference_model: AbstractModel
 
     def __init__(self, model: AbstractModel, reference_model: AbstractModel):
-        self.model = _checked_model(model, "model")
-        self.reference_model = _checked_model(reference_model, "reference_model")
+        self.model = checked_model(model, "model")
+        self.reference_model = checked_model(reference_model, "reference_model")
 
     @property
     def process(self) -> AbstractProcess:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -31,11 +31,8 @@ from entropix._core.arrays import Key
 from entropix._core.chunks import in_chunks, unchunk
 from entropix._core.interfaces import AbstractGaussianProcess
 from entropix.entropy.axis import LogSNRAxis
-from entropix.entropy.integrands import (
-    AbstractControlled,
-    AbstractDenoisingFunctional,
-    AbstractPathFunctional,
-)
+from entropix.entropy.denoising import AbstractControlledDenoising, AbstractDenoisingFunctional
+from entropix.entropy.integrands import AbstractControlled, AbstractPathFunctional
 from entropix.entropy.reference import GaussianReference
 
 
@@ -150,6 +147,23 @@ def rate_at(
     return process.var(s) / 2 * integrand(s, process.perturb(s, x, z), c)
 
 
+def _control_at(
+    integrand: Integrand,
+    s: Array,
+    x: Float[Array, "*shape"],
+    z: Float[Array, "*shape"],
+    reference: GaussianReference,
+) -> Float[Array, ""]:
+    r"""The control variate of `rate_at`, zero where there is none."""
+    process = gaussian_process(integrand)
+    if isinstance(integrand, AbstractControlledDenoising):
+        controls = [integrand.control(s, process.perturb(s, x, n), n, reference) for n in (z, -z)]
+        return (controls[0] + controls[1]) / 2
+    if isinstance(integrand, AbstractControlled):
+        return process.var(s) / 2 * integrand.control(s, process.perturb(s, x, z), reference)
+    return jnp.zeros((), x.dtype)
+
+
 def _evaluate(
     integrand: Integrand,
     points: Points,
@@ -163,11 +177,9 @@ def _evaluate(
     s = process.time_of_log_snr(axis.log_snr(fraction))
     x = points.data[index]
     condition = jax.tree.map(lambda c: c[index], points.condition)
-    value = axis.jacobian(fraction) * rate_at(integrand, s, x, z, condition)
-    if not isinstance(integrand, AbstractControlled):
-        return value, jnp.zeros_like(value)
-    factor = process.var(s) / 2 * axis.jacobian(fraction)
-    return value, factor * integrand.control(s, process.perturb(s, x, z), points.reference)
+    factor = axis.jacobian(fraction)
+    value = factor * rate_at(integrand, s, x, z, condition)
+    return value, factor * _control_at(integrand, s, x, z, points.reference)
 
 
 def _open_unit(bits: Array, dtype: Any) -> Array:
@@ -264,7 +276,11 @@ def run_main(
 
     reference = points.reference
     known, linear, quadratic = reference.integrals(
-        gaussian_process(integrand), axis, edges, proposal.keep
+        gaussian_process(integrand),
+        axis,
+        edges,
+        proposal.keep,
+        denoising=isinstance(integrand, AbstractDenoisingFunctional),
     )
 
     def both(stratum: Array, offset: Array, i: Array, n: Array) -> tuple[Array, Array]:

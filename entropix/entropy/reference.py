@@ -125,12 +125,26 @@ class GaussianReference(eqx.Module):
         constant = weight * (kept**2 + excess**2 * var)
         return constant, -2 * weight * kept * excess * scale, weight * (excess * scale) ** 2
 
+    def _error_coefficients(
+        self, process: AbstractGaussianProcess, s: RealScalarLike
+    ) -> tuple[Array, Array, Array]:
+        r"""The same of $\frac12E_z(\Sigma s_{r,j} + z_j)^2$.
+
+        The error is $P_j^{-1}(\mu^2c_jz_j - \Sigma\mu\xi_j)$.
+        """
+        scale, var = process.scale(s), process.var(s)
+        total = scale**2 * self.spread + var
+        constant = (scale**2 * self.spread / total) ** 2 / 2
+        return constant, jnp.zeros_like(constant), var * (scale / total) ** 2 / 2
+
     def integrals(
         self,
         process: AbstractGaussianProcess,
         axis: LogSNRAxis,
         edges: Float[Array, " edges"],
         keep: Float[Array, " bins"],
+        *,
+        denoising: bool = False,
     ) -> tuple[Array, Array, Array]:
         r"""Cumulative entropy of the reference between the data end and each edge.
 
@@ -139,11 +153,14 @@ class GaussianReference(eqx.Module):
             axis: the integration axis.
             edges: increasing fractions of the axis, the first its data end.
             keep: weights of equal bins of the axis with which the reference enters, shape (bins,).
+            denoising: whether to integrate $\frac12E\|\Sigma s_r + z\|^2$, the growth of
+                conditional entropy, instead.
 
         Returns:
             The cumulative value at each edge, shape (edges,), averaged over the data; and the
             coefficients (edges, D) of $\xi$ and of $\xi^2 - v$ in each data point's own value.
         """
+        coefficients = self._error_coefficients if denoising else self._coefficients
         bins = keep.shape[0]
         cuts = jnp.sort(jnp.concatenate([edges, jnp.linspace(0.0, 1.0, bins + 1)[1:]]))
         left, length = cuts[:-1], jnp.diff(cuts)
@@ -154,7 +171,7 @@ class GaussianReference(eqx.Module):
         def cell(points: Array, point_weights: Array) -> tuple[Array, Array, Array]:
             def at(point: Array, weight: Array) -> tuple[Array, Array, Array]:
                 s = process.time_of_log_snr(axis.log_snr(point))
-                c0, c1, c2 = self._coefficients(process, s)
+                c0, c1, c2 = coefficients(process, s)
                 factor = weight * axis.jacobian(point)
                 return factor * jnp.sum(c0 + c2 * self.variances), factor * c1, factor * c2
 

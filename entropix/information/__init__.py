@@ -1,6 +1,13 @@
 """Information between data sets, variables and conditions, from the fields of models."""
 
-from entropix.information.measures import differential_entropy as differential_entropy
-from entropix.information.measures import kl_divergence as kl_divergence
-from entropix.information.measures import mutual_information as mutual_information
-from entropix.information.measures import total_correlation as total_correlation
+from entropix.information.differential_entropy import (
+    differential_entropy as differential_entropy,
+)
+from entropix.information.divergences import kl_divergence as kl_divergence
+from entropix.information.divergences import total_correlation as total_correlation
+from entropix.information.entropic_time import EntropicTime as EntropicTime
+from entropix.information.entropic_time import entropic_time as entropic_time
+from entropix.information.mutual_information import (
+    conditional_mutual_information as conditional_mutual_information,
+)
+from entropix.information.mutual_information import mutual_information as mutual_information

@@ -9,20 +9,20 @@ $$\int\frac{\sigma^2}{2}E\left[\left\|s_q + \tfrac{z}{\Sigma}\right\|^2 -
 \left\|s_p + \tfrac{z}{\Sigma}\right\|^2\right]ds \qquad\text{("denoising")}$$
 
 agree where $s_p$ is exact, because $E[s_p + z/\Sigma\,|\,y] = 0$ (Franzese et al., 2310.09031; Kong
-et al., 2302.03792). For trained models they differ in what they make of errors:
+et al., 2302.03792). For trained models they differ in what they make of errors. On samples that no
+model was trained on:
 
-- The score form is never negative, and errors of the two fields that differ add to it: of
-  independent variables it reports how far the two networks are apart by chance.
-- The denoising form is a difference of two cross entropies, each too large by what its model
-  misses. Errors that both fields share cancel, and on samples that no model was trained on it tells
-  nothing that was merely memorised: of independent variables it is zero within its error, or
-  negative where the first model overfits. An error of the first model lowers it, an error of the
-  second raises it.
+- The score form is never negative, and errors of the fields change it in proportion: a field that
+  underfits its condition makes it too small, and of independent variables it reports how far apart
+  the two fields are by chance.
+- The denoising form is the truth, less the path KL of the first model, plus the path KL of the
+  second: errors enter as squares, and in part cancel. Of independent variables it is zero within
+  its error, or negative where the first model overfits.
 - The denoising form holds the pointwise log ratios $\log p/q$, and has their spread: its standard
   error is the larger of the two, most of all where the truth is small.
 
 For exact models take the score form. For trained ones take the denoising form with samples held
-out, and read a score form that is larger by more than the errors as what the networks miss.
+out, and read a gap to the score form that is larger than the errors as what the networks miss.
 """
 
 import abc
@@ -37,7 +37,7 @@ from entropix._core.arrays import RealScalarLike, squared_norm
 from entropix._core.checks import choice
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.entropy import AbstractDenoisingFunctional, AbstractPathFunctional
-from entropix.entropy.integrands import error_difference
+from entropix.entropy.denoising import error_difference
 
 
 class AbstractFieldPair(eqx.Module):

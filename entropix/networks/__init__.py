@@ -4,4 +4,5 @@ from entropix.networks.condition_dropout import ConditionDropout as ConditionDro
 from entropix.networks.fixed import Fixed as Fixed
 from entropix.networks.fixed import trainable as trainable
 from entropix.networks.latent_condition import LatentCondition as LatentCondition
+from entropix.networks.linear_skip import LinearSkip as LinearSkip
 from entropix.networks.mlp import FourierMLP as FourierMLP

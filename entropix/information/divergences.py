@@ -1,0 +1,137 @@
+r"""Divergences from the fields of models on one forward process.
+
+$$KL(p\|q) = KL(p_T\|q_T) + \int\frac{\sigma^2}{2}E_p\|\nabla\log p - \nabla\log q\|^2\,ds$$
+
+and total correlation, of $p$ against the product of its marginals (Franzese et al., 2310.09031;
+Premkumar, 2509.23937). The end term is not part of the value and reported as its bias. Each
+integral has two forms, which treat the errors of trained models differently: see
+`entropix.information.forms`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from entropix._core.arrays import Key
+from entropix._core.checks import conditions, samples
+from entropix._core.estimate import Estimate
+from entropix._core.interfaces import AbstractModel
+from entropix.entropy.path_kl import check_same_process
+from entropix.information.end_term import with_end_term
+from entropix.information.forms import ModelPair, ProductPair, in_form
+
+
+def kl_divergence(
+    model: AbstractModel,
+    reference_model: AbstractModel,
+    data: Any,
+    *,
+    key: Key,
+    condition: Any = None,
+    reference_condition: Any = None,
+    form: str = "score",
+    num_evaluations: int = 16_384,
+    cutoff: Any = None,
+    chunk_size: int = 4096,
+) -> Estimate:
+    r"""$KL(p\|q)$ between what two models of one process were made for, in nats.
+
+    Between two data sets: train a model on each, with one process, and pass samples of the first
+    that its model has not seen. Between two conditions of one model: pass it twice, with the
+    samples' own `condition` and the other as `reference_condition`.
+
+    Args:
+        model: the model of p.
+        reference_model: the model of q.
+        data: samples of p, shape (N, *shape).
+        key: PRNG key.
+        condition: of the samples, handed to `model`: None, or a pytree of arrays with leading axis
+            N. The value is then the mean over conditions of $KL(p(x|c)\|q)$.
+        reference_condition: the same for `reference_model`.
+        form: "score", $\frac{\sigma^2}{2}E\|s_p - s_q\|^2$, for exact models; "denoising", the
+            difference of the two models' denoising errors, for trained ones on held-out data.
+        num_evaluations: evaluations of each field.
+        cutoff: smallest noise standard deviation included. None takes the whole axis.
+        chunk_size: evaluations held in memory at once.
+
+    Returns:
+        An `Estimate`; `.bias` is minus an estimate of the end term $KL(p_T\|q_T)$, which the value
+        leaves out. For trained models the value has their error, too.
+
+    Raises:
+        ValueError: if the processes differ, or the rate does not decay at an end of the axis.
+    """
+    check_same_process(model.process, reference_model.process)
+    data = samples(data)
+    condition = conditions(condition, data.shape[0])
+    reference_condition = conditions(reference_condition, data.shape[0], "reference_condition")
+    return with_end_term(
+        in_form(ModelPair(model, reference_model), form),
+        data,
+        key=key,
+        condition=(condition, reference_condition),
+        num_evaluations=num_evaluations,
+        cutoff=cutoff,
+        chunk_size=chunk_size,
+    )
+
+
+def total_correlation(
+    model: AbstractModel,
+    marginal_models: Sequence[AbstractModel],
+    data: Any,
+    *,
+    key: Key,
+    form: str = "score",
+    num_evaluations: int = 16_384,
+    cutoff: Any = None,
+    chunk_size: int = 4096,
+) -> Estimate:
+    r"""$TC(X) = KL(p(x)\|\prod_i p(x_i))$, in nats; of two blocks, their mutual information.
+
+    $I(X; Y)$ from a model of the pair and one of each variable is
+    `total_correlation(model, [model_x, model_y], jnp.concatenate([x, y], axis=1), key=key)`;
+    `mutual_information` has it from a conditional model instead.
+
+    Args:
+        model: the model of the whole vector.
+        marginal_models: models of consecutive blocks of coordinates, which together are all of
+            them, on the same process; the block of each is as long as its `shape` says.
+        data: samples, shape (N, D).
+        key: PRNG key.
+        form: "score", $\frac{\sigma^2}{2}E\|s_p - s_q\|^2$, for exact models; "denoising", the
+            difference of the two models' denoising errors, for trained ones on held-out data.
+        num_evaluations: evaluations of each field.
+        cutoff: smallest noise standard deviation included. None takes the whole axis.
+        chunk_size: evaluations held in memory at once.
+
+    Returns:
+        An `Estimate`; `.bias` is minus an estimate of the end term $TC(X_T)$.
+
+    Raises:
+        ValueError: if the blocks do not make up the vector, the processes differ, or the rate does
+            not decay at an end of the axis.
+    """
+    data = samples(data)
+    shapes = [m.shape for m in marginal_models]
+    if data.ndim != 2 or any(shape is None or len(shape) != 1 for shape in shapes):
+        raise ValueError(
+            f"`marginal_models` must be models of vectors of known shape, for data of shape "
+            f"(N, D), got shapes {shapes} for data of shape {data.shape}."
+        )
+    sizes = tuple(shape[0] for shape in shapes if shape is not None)
+    if sum(sizes) != data.shape[1]:
+        raise ValueError(
+            f"`marginal_models` must make up the {data.shape[1]} coordinates of `data`, "
+            f"got blocks of {sizes}."
+        )
+    for marginal in marginal_models:
+        check_same_process(model.process, marginal.process)
+    return with_end_term(
+        in_form(ProductPair(model, tuple(marginal_models), sizes), form),
+        data,
+        key=key,
+        condition=None,
+        num_evaluations=num_evaluations,
+        cutoff=cutoff,
+        chunk_size=chunk_size,
+    )

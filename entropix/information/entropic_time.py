@@ -1,0 +1,138 @@
+r"""Entropic time: how uncertainty about the data grows along a process.
+
+$$\frac{d}{ds}H[x_0|Y_s] = \frac{\sigma^2}{2}\left(\frac{D}{\Sigma^2} - E\|\nabla\log p_s\|^2\right)
+= \frac{\sigma^2}{2\Sigma^2}\,E\|\Sigma\nabla\log p_s + z\|^2$$
+
+(Stancevic et al., 2504.13612), the second form of which has no difference of large numbers. Steps
+that raise H by equal amounts are uniform in entropic time.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from entropix._core.arrays import Key
+from entropix._core.checks import positive, positive_integer
+from entropix._core.estimate import Estimate
+from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix.entropy import ConditionalEntropy
+from entropix.entropy.curve import curve_of
+from entropix.entropy.functional import rates_along
+
+
+class EntropicTime(eqx.Module):
+    r"""Conditional entropy $H[x_0|Y_s]$ along a process, in nats.
+
+    Attributes:
+        times: shape (K,), increasing, from the time of the cut-off to `t1`.
+        log_snr: of those times; minus infinity at an exact end.
+        rate: $dH/d(-\lambda)$ around each of them, between 0 and D/2.
+        rate_stderr: its standard error (Monte Carlo).
+        cumulative: H at each time less H at the first.
+        stderr: standard error of `cumulative`, for the population.
+        mc_stderr: the same for the given points.
+        quantiles: times at equal steps of H, shape (Q + 1,), the first and the last time included.
+        total: the whole increase.
+    """
+
+    times: Float[Array, " k"]
+    log_snr: Float[Array, " k"]
+    rate: Float[Array, " k"]
+    rate_stderr: Float[Array, " k"]
+    cumulative: Float[Array, " k"]
+    stderr: Float[Array, " k"]
+    mc_stderr: Float[Array, " k"]
+    quantiles: Float[Array, " q"]
+    total: Estimate
+
+
+def entropic_time(
+    model: AbstractModel,
+    data: Any,
+    *,
+    key: Key,
+    cutoff: Any,
+    num_evaluations: int = 16_384,
+    condition: Any = None,
+    num_times: int = 129,
+    num_quantiles: int = 16,
+    chunk_size: int = 4096,
+) -> EntropicTime:
+    r"""The curve $H[x_0|Y_s]$ of a model, and the times that divide it equally.
+
+    Differentiable in the model, its process included.
+
+    Args:
+        model: any model on a Gaussian process; of an `ExactModel` the curve is exact, of a trained
+            one it is too steep by the model's error.
+        data: samples of the data distribution, shape (N, *shape).
+        key: PRNG key.
+        cutoff: smallest noise standard deviation included. There has to be one: the entropy of a
+            density given $Y_s$ falls like $D\ln\Sigma$ towards the data.
+        num_evaluations: evaluations of the model's field.
+        condition: None, or conditions of the samples: a pytree of arrays with leading axis N.
+        num_times: points of the curve.
+        num_quantiles: Q, the number of equal steps.
+        chunk_size: evaluations held in memory at once.
+
+    Raises:
+        ValueError: if an argument is not allowed or the process is not Gaussian.
+
+    References:
+        Entropic time, 2504.13612.
+    """
+    positive_integer(num_quantiles, "num_quantiles")
+    if cutoff is None:
+        raise ValueError("`cutoff` must be a noise standard deviation, got None.")
+    functional = ConditionalEntropy(model)
+    curve = curve_of(
+        functional,
+        data,
+        key=key,
+        num_evaluations=num_evaluations,
+        condition=condition,
+        cutoff=positive(cutoff, "cutoff", shape=()),
+        times=None,
+        num_times=num_times,
+        control_variate=True,
+        chunk_size=chunk_size,
+        divergence=None,
+    )
+    rate, rate_stderr, quantiles = _entropic(
+        model.process, curve.times, curve.cumulative, curve.mc_stderr, num_quantiles
+    )
+    return EntropicTime(
+        curve.times,
+        curve.log_snr,
+        rate,
+        rate_stderr,
+        curve.cumulative,
+        curve.stderr,
+        curve.mc_stderr,
+        quantiles,
+        curve.total,
+    )
+
+
+@eqx.filter_jit
+def _entropic(
+    process: AbstractGaussianProcess,
+    times: Array,
+    cumulative: Array,
+    mc_stderr: Array,
+    num_quantiles: int,
+) -> tuple[Array, Array, Array]:
+    """Rates per unit of log-SNR, and the quantiles."""
+    # An exact end lies at minus infinity, where nothing happens any more: a number stands for it.
+    known = jnp.isfinite(jax.lax.stop_gradient(process.log_snr(times)))
+    middle = (process.t0 + process.t1) / 2
+    level = -process.log_snr(jnp.where(known, times, middle))
+    level = jnp.where(known, level, -jnp.log(jnp.finfo(level.dtype).tiny))
+    rate, rate_stderr = rates_along(level, cumulative, mc_stderr**2)
+    steps = jnp.arange(1, num_quantiles) / num_quantiles * cumulative[-1]
+    inner = process.time_of_log_snr(-jnp.interp(steps, cumulative, level))
+    quantiles = jnp.concatenate([times[:1], inner, times[-1:]])
+    return rate, rate_stderr, quantiles

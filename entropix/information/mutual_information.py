@@ -1,0 +1,141 @@
+r"""Mutual information from conditional and marginal fields.
+
+$$I(X; Y) = I(X_T; Y) + \int\frac{\sigma^2}{2}E\|\nabla\log p(y_s|y) - \nabla\log p(y_s)\|^2\,ds$$
+
+(Franzese et al., 2310.09031; Premkumar, 2509.23937), a mean of divergences over conditions. The
+end term is not part of the value and reported as its bias; see `entropix.information.forms` for
+the two forms of the integral.
+"""
+
+from typing import Any
+
+from entropix._core.arrays import Key
+from entropix._core.checks import conditions, samples
+from entropix._core.estimate import Estimate
+from entropix._core.interfaces import AbstractModel
+from entropix.entropy.path_kl import check_same_process
+from entropix.information.end_term import with_end_term
+from entropix.information.forms import ModelPair, in_form
+
+
+def mutual_information(
+    model: AbstractModel,
+    data: Any,
+    condition: Any,
+    *,
+    key: Key,
+    marginal_model: AbstractModel | None = None,
+    form: str = "score",
+    num_evaluations: int = 16_384,
+    cutoff: Any = None,
+    chunk_size: int = 4096,
+) -> Estimate:
+    r"""$I(X; C)$ from a conditional model and a marginal one, in nats.
+
+    $I(X; C) = I(X_T; C) + \int\frac{\sigma^2}{2}E\|e(y|c) - e(y)\|^2\,ds$ is the form "score"; the
+    form "denoising" is
+
+    $$I(X; C) = I(X_T; C) + \int\frac{\sigma^2}{2}E\left[\left\|s(y) + \tfrac{z}{\Sigma}\right\|^2 -
+    \left\|s(y|c) + \tfrac{z}{\Sigma}\right\|^2\right]ds.$$
+
+    Of exact models both are the same number. Of trained ones the first is never negative and holds
+    the errors of both fields; the second, on samples that were not trained on, is a difference of
+    cross entropies: zero within its error, or below, where the condition tells nothing. The
+    condition may be discrete or continuous; nothing is clipped.
+
+    Args:
+        model: the conditional model.
+        data: samples of X, shape (N, *shape).
+        condition: what belongs to each sample, labels or numbers: a pytree of arrays with leading
+            axis N.
+        key: PRNG key.
+        marginal_model: the model of X alone, on the same process; None for `model` without a
+            condition, where its network serves both (see `ConditionDropout`).
+        form: "score", $\frac{\sigma^2}{2}E\|s_p - s_q\|^2$, for exact models; "denoising", the
+            difference of the two models' denoising errors, for trained ones on held-out data.
+        num_evaluations: evaluations of each field.
+        cutoff: smallest noise standard deviation included. None takes the whole axis.
+        chunk_size: evaluations held in memory at once.
+
+    Returns:
+        An `Estimate`; `.bias` is minus an estimate of the end term $I(X_T; C)$.
+
+    Raises:
+        ValueError: if there is no condition, the processes differ, or the rate does not decay at an
+            end of the axis.
+    """
+    data = samples(data)
+    condition = _given(condition, data.shape[0], "condition")
+    marginal_model = model if marginal_model is None else marginal_model
+    check_same_process(model.process, marginal_model.process, "marginal_model")
+    return with_end_term(
+        in_form(ModelPair(model, marginal_model), form),
+        data,
+        key=key,
+        condition=(condition, None),
+        num_evaluations=num_evaluations,
+        cutoff=cutoff,
+        chunk_size=chunk_size,
+    )
+
+
+def conditional_mutual_information(
+    model: AbstractModel,
+    data: Any,
+    condition: Any,
+    given: Any,
+    *,
+    key: Key,
+    given_model: AbstractModel | None = None,
+    form: str = "score",
+    num_evaluations: int = 16_384,
+    cutoff: Any = None,
+    chunk_size: int = 4096,
+) -> Estimate:
+    r"""$I(X; Y|Z)$ from a model of X given Y and Z and one of X given Z, in nats.
+
+    The mean over (y, z) of $KL(p(x|y, z)\|p(x|z))$; it may exceed $I(X; Y)$ or fall short of it,
+    and $I(X; Y, Z) = I(X; Z) + I(X; Y|Z)$.
+
+    Args:
+        model: the model of X given both, handed the condition `(y, z)`.
+        data: samples of X, shape (N, *shape).
+        condition: the y of each sample: a pytree of arrays with leading axis N.
+        given: the z of each sample.
+        key: PRNG key.
+        given_model: the model of X given Z, on the same process, handed `z`; None for `model` with
+            the condition `(None, z)`, which a network in
+            `ConditionDropout(network, (dim_y, dim_z))` has learnt.
+        form: see `mutual_information`.
+        num_evaluations: evaluations of each field.
+        cutoff: smallest noise standard deviation included. None takes the whole axis.
+        chunk_size: evaluations held in memory at once.
+
+    Returns:
+        An `Estimate`; `.bias` is minus an estimate of the end term $I(X_T; Y|Z)$.
+
+    Raises:
+        ValueError: if a condition is missing, the processes differ, or the rate does not decay at
+            an end of the axis.
+    """
+    data = samples(data)
+    condition = _given(condition, data.shape[0], "condition")
+    given = _given(given, data.shape[0], "given")
+    reference_condition = (None, given) if given_model is None else given
+    given_model = model if given_model is None else given_model
+    check_same_process(model.process, given_model.process, "given_model")
+    return with_end_term(
+        in_form(ModelPair(model, given_model), form),
+        data,
+        key=key,
+        condition=((condition, given), reference_condition),
+        num_evaluations=num_evaluations,
+        cutoff=cutoff,
+        chunk_size=chunk_size,
+    )
+
+
+def _given(condition: Any, count: int, name: str) -> Any:
+    if condition is None:
+        raise ValueError(f"`{name}` must be given, one for each sample, got None.")
+    return conditions(condition, count, name)

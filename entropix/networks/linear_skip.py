@@ -1,0 +1,107 @@
+r"""A linear path around a network, for data that are Gaussian in the main.
+
+The entropy field of a Gaussian is linear in the state and in the condition, with matrices that
+change with the noise level. In many dimensions a multilayer perceptron learns such a map slowly:
+LayerNorm and the activation must be undone in every direction. Here
+
+$$\mathrm{out} = \mathrm{network}(\lambda, y, c) + \sum_k g_k(\lambda)\,W_k\,[y, c],$$
+
+so that the network is left what is not linear.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.checks import positive_integer
+
+
+_LEVEL = 4.0  # log-SNR at which the bounded embedding has gone half its way, as in FourierMLP
+
+
+class LinearSkip(eqx.Module):
+    r"""`network` plus linear maps of state and condition, weighted by the noise level.
+
+    Args:
+        network: `network(log_snr, y, condition)` for vectors `y`, such as `FourierMLP`.
+        dim: size of `y`.
+        condition_dim: size of a condition, or None.
+        num_flags: how many of the last numbers of a condition are flags, on which the weights
+            $g_k$ depend as on the noise level: 1 within a `ConditionDropout` of one block, and as
+            many as it has blocks otherwise.
+        num_maps: how many matrices $W_k$ there are.
+        width: size of the hidden layer behind the weights $g_k$.
+        key: PRNG key of the initial weights. The weights $g_k$ start at zero.
+
+    Raises:
+        ValueError: if a size is not allowed.
+    """
+
+    network: Callable
+    dim: int = eqx.field(static=True)
+    condition_dim: int | None = eqx.field(static=True)
+    num_flags: int = eqx.field(static=True)
+    maps: Float[Array, "maps dim inputs"]
+    gate: eqx.nn.MLP
+
+    def __init__(
+        self,
+        network: Callable,
+        dim: int,
+        *,
+        key: Key,
+        condition_dim: int | None = None,
+        num_flags: int = 0,
+        num_maps: int = 8,
+        width: int = 64,
+    ):
+        if not callable(network):
+            raise ValueError(f"`network` must be callable, got {type(network).__name__}.")
+        self.network = network
+        self.dim = positive_integer(dim, "dim")
+        if condition_dim is not None:
+            positive_integer(condition_dim, "condition_dim")
+        self.condition_dim = condition_dim
+        self.num_flags = positive_integer(num_flags, "num_flags", 0)
+        if self.num_flags > (condition_dim or 0):
+            raise ValueError(
+                f"`num_flags` must be at most `condition_dim`, {condition_dim}, got {num_flags}."
+            )
+        positive_integer(num_maps, "num_maps")
+        map_key, gate_key = jax.random.split(key)
+        inputs = self.dim + (condition_dim or 0)
+        self.maps = jax.random.normal(map_key, (num_maps, self.dim, inputs)) / jnp.sqrt(inputs)
+        gate = eqx.nn.MLP(
+            9 + self.num_flags,
+            num_maps,
+            positive_integer(width, "width"),
+            2,
+            activation=jax.nn.silu,
+            key=gate_key,
+        )
+        self.gate = eqx.tree_at(
+            lambda m: (m.layers[-1].weight, m.layers[-1].bias), gate, replace_fn=jnp.zeros_like
+        )
+
+    def __call__(
+        self,
+        log_snr: RealScalarLike,
+        y: Float[Array, " dim"],
+        condition: Any = None,
+    ) -> Float[Array, " dim"]:
+        angle = 2 * jnp.arctan(log_snr / _LEVEL) * jnp.arange(1, 5) / 2
+        level = jnp.arctan(log_snr / _LEVEL)[None]
+        features = jnp.concatenate([level, jnp.sin(angle), jnp.cos(angle)]).astype(y.dtype)
+        inputs = y
+        if condition is not None:
+            told = jnp.asarray(condition, y.dtype).ravel()
+            inputs = jnp.concatenate([y, told])
+            features = jnp.concatenate([features, told[told.size - self.num_flags :]])
+        # Maps of the input first: the matrices are not mixed for each example.
+        linear = self.gate(features) @ (self.maps @ inputs)
+        return self.network(log_snr, y, condition) + linear

@@ -1,0 +1,67 @@
+"""Conditions told or not told, whole or block by block."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import entropix as ex
+
+
+def test_condition_dropout():
+    """Told or not told; left out at random only where there is a key."""
+
+    class Echo(eqx.Module):
+        def __call__(self, log_snr, y, condition):
+            return jnp.stack([condition[0], condition[1]])
+
+    network = ex.ConditionDropout(Echo(), condition_dim=1, rate=0.25)
+    y = jnp.zeros(2)
+    np.testing.assert_array_equal(network(0.0, y), [0.0, 0.0])
+    np.testing.assert_array_equal(network(0.0, y, jnp.array([5.0])), [5.0, 1.0])
+    keys = jax.random.split(jax.random.key(0), 4000)
+    told = jax.vmap(lambda k: network(0.0, y, jnp.array([5.0]), key=k))(keys)
+    assert float(jnp.mean(told[:, 1])) == pytest.approx(0.75, abs=0.03)
+    np.testing.assert_allclose(told[:, 0], 5 * told[:, 1])
+    with pytest.raises(ValueError, match="`condition` must hold 1 numbers"):
+        network(0.0, y, jnp.zeros(2))
+    with pytest.raises(ValueError, match="`rate` must be between 0 and 1"):
+        ex.ConditionDropout(Echo(), condition_dim=1, rate=1.0)
+
+
+class Told(eqx.Module):
+    """Returns the condition it was handed."""
+
+    def __call__(self, log_snr, y, condition):
+        return condition
+
+
+def test_blocks_are_left_out_one_by_one():
+    network = ex.ConditionDropout(Told(), condition_dim=(2, 1), rate=(0.25, 0.5))
+    y, blocks = jnp.zeros(5), (jnp.array([5.0, 6.0]), jnp.array([7.0]))
+    np.testing.assert_array_equal(network(0.0, y, blocks), [5.0, 6.0, 7.0, 1.0, 1.0])
+    np.testing.assert_array_equal(network(0.0, y, (None, blocks[1])), [0.0, 0.0, 7.0, 0.0, 1.0])
+    np.testing.assert_array_equal(network(0.0, y), np.zeros(5))
+    keys = jax.random.split(jax.random.key(0), 4000)
+    told = jax.vmap(lambda k: network(0.0, y, blocks, key=k))(keys)
+    np.testing.assert_allclose(told[:, 0], 5 * told[:, 3])
+    np.testing.assert_allclose(told[:, 2], 7 * told[:, 4])
+    flags = np.asarray(told[:, 3:])
+    np.testing.assert_allclose(flags.mean(0), [0.75, 0.5], atol=0.03)
+    assert abs(np.corrcoef(flags.T)[0, 1]) < 0.06
+    # What was not told in the first place is not told in training either.
+    half = jax.vmap(lambda k: network(0.0, y, (blocks[0], None), key=k))(keys)
+    assert not np.any(half[:, 4])
+
+
+def test_bad_blocks():
+    with pytest.raises(ValueError, match="`rate` must be a number or have shape"):
+        ex.ConditionDropout(Told(), condition_dim=(2, 1), rate=(0.1, 0.1, 0.1))
+    with pytest.raises(ValueError, match="`condition_dim` must hold"):
+        ex.ConditionDropout(Told(), condition_dim=())
+    network = ex.ConditionDropout(Told(), condition_dim=(2, 1))
+    with pytest.raises(ValueError, match="`condition` must be a tuple of 2 blocks"):
+        network(0.0, jnp.zeros(5), jnp.zeros(2))
+    with pytest.raises(ValueError, match="`condition` must hold 1 numbers, got 2"):
+        network(0.0, jnp.zeros(5), (jnp.zeros(2), jnp.zeros(2)))
