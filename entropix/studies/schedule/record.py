@@ -34,6 +34,7 @@ SCHEMA: dict[str, tuple[tuple[str, ...], str, str]] = {
     ),
     "path_kl_error": (_EACH, "nats", "the same of the path KL to the moment-matched Gaussian"),
     "wasserstein2": (_STEPS, "model units", "W2 between data and samples of so many steps"),
+    "wasserstein2_own": (_STEPS, "model units", "W2 between two sets of samples of so many steps"),
     "wasserstein2_null": (("seed",), "model units", "W2 between two sets of data of that size"),
     "wasserstein2_limit": (("seed",), "model units", "W2 between data and samples of many steps"),
     "sampler_error": (_STEPS, "model units", "root mean square distance to many steps"),

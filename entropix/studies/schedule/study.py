@@ -110,7 +110,7 @@ def _of_seed(
     plan: SchedulePlan, model: AbstractModel, key: Key, bar: Any
 ) -> tuple[Found, list[Candidate]]:
     """Everything but training, for one seed."""
-    search_key, points_key, target_key, sample_key = jax.random.split(key, 4)
+    search_key, points_key, target_key, sample_key, other_key = jax.random.split(key, 5)
     options = plan.options
     found: Found = {"objective": []}
     candidates = []
@@ -151,10 +151,11 @@ def _of_seed(
             evaluations=options.comparison.evaluations,
             max_pairs=min(count, 1000),
         )
-        distances, errors = [], []
+        distances, own, errors = [], [], []
         for steps in options.comparison.steps_compared:
             made = sampler(candidate.levels(steps), sample_key, count)
             distances.append(float(wasserstein(target, made)))
+            own.append(float(wasserstein(made, sampler(candidate.levels(steps), other_key, count))))
             errors.append(float(jnp.sqrt(jnp.mean(jnp.sum((made - limit) ** 2, axis=-1)))))
         times = jnp.linspace(candidate.process.t0, candidate.process.t1, _TIMES)
         rows.append(
@@ -167,6 +168,7 @@ def _of_seed(
                 "entropy_error": cost.entropy_error,
                 "path_kl_error": cost.path_kl_error,
                 "wasserstein2": distances,
+                "wasserstein2_own": own,
                 "sampler_error": errors,
                 "log_snr": candidate.process.log_snr(times),
             }
