@@ -203,7 +203,16 @@ def test_prior_matches_the_process(name):
     """The equilibrium of a static process, otherwise the noise at t1."""
     process = PROCESSES[name]()
     prior = ex.ScoreMatching(doubled, process, shape=(2,)).prior
-    kappa = {"vp": 1.0, "vpx": 0.1, "vp-constant": 1.3, "vp-cosine": 0.7, "sl": 0.1, "cosine": 1.0}
+    kappa = {
+        "vp": 1.0,
+        "vpx": 0.1,
+        "vp-constant": 1.3,
+        "vp-cosine": 0.7,
+        "sl": 0.1,
+        "cosine": 1.0,
+        "vp-learned": 0.3,
+        "sl-warped": 0.1,
+    }
     std = kappa[name] if name in STATIC else process.std(process.t1)
     np.testing.assert_allclose(prior.std, std, rtol=1e-6)
     # Close to where the process takes any data: twice the data variance hardly moves it.
