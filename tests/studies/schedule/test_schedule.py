@@ -103,6 +103,7 @@ def test_everything_is_written(mixture):
     assert isinstance(process.schedule, ex.MonotoneSchedule)
 
 
+@pytest.mark.slow
 def test_networks_are_trained_again_in_principal_components(tmp_path):
     """Digits, ten components: no exact fields, and what a schedule means for training."""
     record = schedule(
