@@ -59,7 +59,8 @@ def main(out: Path, steps: int = 600, samples: int = 2048, knots: int = 32) -> f
     axes[0].legend(title="before (dotted) and after")
     axes[1].axhline(squared**0.5, color="k", ls="--", lw=1)
     axes[1].set(xlabel="time $s$", ylabel=r"speed $\sqrt{E\|v\|^2}$", yscale="log", ylim=(0.1, 50))
-    axes[2].set(xlabel="step", ylabel="action over squared length, less one", yscale="log")
+    axes[2].set(xlabel="step", ylabel="action over squared length, less one")
+    axes[2].set(yscale="log", ylim=(1e-4, None))  # below is the error of quadrature
     figure.savefig(out, dpi=150)
     plt.close(figure)
     return float(jnp.min(found.value)) / squared

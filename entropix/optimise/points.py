@@ -90,8 +90,8 @@ def average(
     times: Float[Array, " k"],
     points: Points,
     chunk: int,
-) -> Float[Array, " k"]:
-    r"""The mean of `function(s, Y_s, condition)`, a scalar, at each of many times."""
+) -> Float[Array, "k *out"]:
+    r"""The mean of `function(s, Y_s, condition)`, scalar or vector, at each of many times."""
     count = points.x.shape[0]
 
     def at(s: Array) -> Array:
@@ -101,6 +101,6 @@ def average(
             return weight @ jax.vmap(function, in_axes=(None, 0, 0))(s, y, condition)
 
         parts = (points.x, points.z, points.condition)
-        return jnp.sum(in_chunks(of_chunk, parts, count, chunk)) / count
+        return jnp.sum(in_chunks(of_chunk, parts, count, chunk), axis=0) / count
 
     return jax.lax.map(at, times)

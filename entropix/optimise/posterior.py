@@ -83,6 +83,10 @@ class GaussianPosterior(AbstractPosterior):
     mean_square: Float[Array, ""]
     variances: Float[Array, " dim"]
 
+    def __init__(self, gaussian: Gaussian):
+        self.mean_square = squared_norm(gaussian.mean)
+        self.variances = gaussian.eigenvalues
+
     @property
     def variance(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
         return jnp.mean(self.variances)
@@ -172,7 +176,7 @@ def posterior_curve(
     if isinstance(source, AbstractPosterior):
         return source
     if isinstance(source, Gaussian) and data is None:
-        return GaussianPosterior(squared_norm(source.mean), source.eigenvalues)
+        return GaussianPosterior(source)
     positive_integer(num_log_snr, "num_log_snr", 8)
     positive_integer(chunk_size, "chunk_size")
     points = Points.of(source, data, condition, key=key, num_samples=num_samples)

@@ -44,6 +44,8 @@ def time_rule(
     x = (nodes + 1) / 2
     sine, cosine = jnp.sin(jnp.pi / 2 * x), jnp.sin(jnp.pi / 2 * (1 - x))
     by_time = begin + length * sine**2
+    inside = by_time < process.t1  # rounding
+    by_time = jnp.where(inside, by_time, (process.t0 + process.t1) / 2)
     pace = length * jnp.pi * sine * cosine  # ds / dx
 
     def of_time(s: Array) -> Array:
@@ -54,7 +56,7 @@ def time_rule(
     last = clock_end(process, variance)
     # Beyond the end of the clock only these nodes are left.
     a_squared = jnp.where(w < last, (rate / (last - first)) ** 2, 0.0)
-    by_time_weights = shares / 2 * pace / (1 + a_squared * pace**2)
+    by_time_weights = jnp.where(inside, shares / 2 * pace / (1 + a_squared * pace**2), 0.0)
     return (
         jnp.concatenate([by_clock, by_time]),
         jnp.concatenate([by_clock_weights, by_time_weights]),

@@ -15,7 +15,7 @@ from jaxtyping import Array
 from entropix._core.arrays import as_float
 from entropix._core.checks import checked, positive_integer
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractProcess
-from entropix.optimise.speeds import AbstractSpeed
+from entropix.optimise.speeds import AbstractSpeed, gaussian
 from entropix.processes import MonotoneWarp, TimeChanged
 from entropix.processes.curves import knot_places, log_rates_of
 from entropix.transport.speed import time_nodes
@@ -65,7 +65,9 @@ def constant_speed(
     elif callable(rate):
         times = _times(process, rate, num_times)
         inner = times[1:-1]
-        rates = rate.rate(process, inner) if isinstance(rate, AbstractSpeed) else rate(inner)
+        rates = (
+            rate.rate(gaussian(process), inner) if isinstance(rate, AbstractSpeed) else rate(inner)
+        )
         rates = jnp.concatenate([rates[:1], as_float(rates), rates[-1:]])
     else:
         raise ValueError(

@@ -94,8 +94,11 @@ class EstimatorVariance(eqx.Module):
         if self.cutoff is not None:
             level = log_snr_of_std(gaussian(process), self.cutoff)
             start = process.time_of_log_snr(level)
-        measure = self._of_bound if self.points is None else self._of_path_kl
-        variance = (self.source if self.points is None else self.points).variance
+        if isinstance(self.source, AbstractPosterior):
+            measure, variance = self._of_bound, self.source.variance
+        else:
+            assert self.points is not None
+            measure, variance = self._of_path_kl, self.points.variance
         times, weights = time_rule(gaussian(process), variance, self.num_times, level)
         first, second = measure(process, times)
         mean = jnp.sum(weights * first)
@@ -118,11 +121,8 @@ class EstimatorVariance(eqx.Module):
 
         def cost(s: Array, y: Array, condition: Any) -> Array:
             gap = one.entropy_field(s, y, condition) - other.entropy_field(s, y)
-            return process.sigma_squared(s) / 2 * squared_norm(gap)
+            value = process.sigma_squared(s) / 2 * squared_norm(gap)
+            return jnp.stack([value, value**2])
 
-        def squared(s: Array, y: Array, condition: Any) -> Array:
-            return cost(s, y, condition) ** 2
-
-        chunk = self.chunk_size
-        first = average(cost, process, times, self.points, chunk)
-        return first, average(squared, process, times, self.points, chunk)
+        moments = average(cost, process, times, self.points, self.chunk_size)
+        return moments[:, 0], moments[:, 1]

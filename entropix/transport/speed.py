@@ -99,8 +99,11 @@ def time_nodes(
     w = begin + span * jnp.asarray((nodes + 1) / 2, dtype)
     growth = jnp.expm1(w**2)
     times = process.time_of_log_snr(-log_variance - jnp.log(growth))
+    # A clock that runs fast at its end rounds the last nodes to `t1`, where nothing is left of ds.
+    inside = times < process.t1
+    times = jnp.where(inside, times, (process.t0 + process.t1) / 2)
     _, slope = jax.jvp(process.log_snr, (times,), (jnp.ones_like(times),))
-    pace = -2 * w * (1 + 1 / growth) / slope  # ds / dw
+    pace = jnp.where(inside, -2 * w * (1 + 1 / growth) / slope, 0.0)  # ds / dw
     return times, span * jnp.asarray(weights / 2, dtype) * pace
 
 

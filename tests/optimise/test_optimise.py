@@ -9,7 +9,14 @@ import optax
 import pytest
 
 import entropix as ex
-from tests.helpers import LOG_RATES, PROCESSES, as_shipped, paper_mixture, small_gaussian
+from tests.helpers import (
+    LOG_RATES,
+    PROCESSES,
+    all_finite,
+    as_shipped,
+    paper_mixture,
+    small_gaussian,
+)
 
 
 def starts(num_knots=32):
@@ -25,15 +32,15 @@ def test_action_of_a_gaussian_comes_down_to_the_squared_length(x64):
     process = starts(16)[0]
     found = ex.optimise_schedule(process, action, key=jax.random.key(0), steps=200)
     squared = float(action.length(process)) ** 2
-    assert float(found.history[0]) > 1.2 * squared
-    assert float(found.value) == pytest.approx(squared, rel=1e-4)
+    assert float(found.history[0]) > 1.05 * squared
+    assert float(found.value) == pytest.approx(squared, rel=1e-3)
     assert float(found.value) == float(jnp.min(found.history))
     assert float(found.process.schedule.total) == pytest.approx(8.05, rel=1e-12)
     geodesic = ex.constant_speed(process, action)
     assert float(action(geodesic)) == pytest.approx(squared, rel=1e-3)
     s = np.linspace(0.0, 1.0, 41)
     integral = found.process.schedule.integral(s)
-    np.testing.assert_allclose(integral, -2 * geodesic.log_scale(s), atol=0.01 * 8.05)
+    np.testing.assert_allclose(integral, -2 * geodesic.log_scale(s), atol=0.03 * 8.05)
     assert "->" in str(found)
 
 
@@ -55,7 +62,7 @@ def test_action_of_the_papers_mixtures(x64, dim):
     spread = 2 * squared**0.5 * float(limit.length.stderr) * 2**0.5
     assert abs(float(limit.length) ** 2 - squared) < 4 * spread
     assert np.all(np.asarray(found.value) < 1.005 * squared)
-    assert np.all(np.asarray(found.value) > (1 - 1e-4) * squared)
+    assert np.all(np.asarray(found.value) > (1 - 5e-4) * squared)  # quadrature
     s = np.linspace(0.0, 1.0, 41)
     geodesic = -2 * ex.constant_speed(processes[0], action).log_scale(s)
     integrals = eqx.filter_vmap(lambda p: p.schedule.integral(jnp.asarray(s)))(found.process)
@@ -119,6 +126,15 @@ def test_constant_speed(x64, name):
     entropic = ex.EntropicTime(small_gaussian(), cutoff=0.05)
     even = ex.constant_speed(process, entropic)
     assert float(entropic(even)) == pytest.approx(float(entropic.length(process)) ** 2, rel=2e-2)
+
+
+def test_a_clock_without_resolution_at_its_end(x32):
+    """Where the speed vanishes the warp is infinitely steep: nodes there round to t1, not NaN."""
+    action = ex.KineticAction(ex.Gaussian([0.0], [[0.4]]), num_times=32)
+    changed = ex.constant_speed(PROCESSES["sl"](), action)
+    value, gradient = jax.value_and_grad(lambda p: action(p))(changed)
+    assert float(value) == pytest.approx(float(action.length(changed)) ** 2, rel=0.02)
+    assert all_finite(gradient.warp)
 
 
 # ---------------------------------------------------------------------------- the loop
