@@ -54,6 +54,18 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("entropix")
 
 
+# Processes of the grid whose programs are long to compile: they go through it with the slow tests.
+HEAVY = {"path-learned", "path-learned-noise", "sl-warped", "subvp-warped"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before the tests are selected by their marks
+def pytest_collection_modifyitems(items):
+    for item in items:
+        params = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if any(isinstance(value, str) and value in HEAVY for value in params):
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_report_header():
     precision = "float64" if jax.config.jax_enable_x64 else "float32"
     backend = jax.default_backend()

@@ -44,6 +44,7 @@ def test_double_well(tmp_path, capsys):
     assert "temperature 0.25" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_log_densities(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / "figure.png"
@@ -54,6 +55,7 @@ def test_log_densities(tmp_path, capsys):
     assert "slope is 2 per" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_mutual_information(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / "figure.png"
@@ -63,6 +65,7 @@ def test_mutual_information(tmp_path, capsys):
     assert "denoising form" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_speed_accuracy(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / "figure.png"
@@ -73,6 +76,7 @@ def test_speed_accuracy(tmp_path, capsys):
     assert "Gaussian OT" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_schroedinger_bridge(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / "figure.png"
@@ -83,6 +87,7 @@ def test_schroedinger_bridge(tmp_path, capsys):
     assert "entropy production" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_straight_flows(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / "figure.png"
@@ -92,6 +97,7 @@ def test_straight_flows(tmp_path, capsys):
     assert "bending" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_schedule_optimisation(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / "figure.png"

@@ -63,6 +63,7 @@ def test_closed_forms(x64):
     )
 
 
+@pytest.mark.slow
 def test_hutchinson_is_unbiased_and_honest():
     """A full covariance: the Jacobian is not diagonal, so Rademacher probes have a variance."""
     distribution = small_gaussian()

@@ -84,6 +84,7 @@ def test_variance_exploding_is_the_growth_of_differential_entropy(x64):
     assert float(estimate.value) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_gradients_equal_the_closed_form(x64):
     def make(parameters):
         kappa, beta_min, beta_max = parameters

@@ -101,6 +101,7 @@ def test_multiples_of_the_exact_field():
     np.testing.assert_allclose(distance.stderr, (1 - factor) ** 2 * total.stderr, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_parametrisations_of_one_field_have_one_entropy(x64):
     truth = exact(name="VPx")
     data = mixture(3).sample(500, key=jax.random.key(0))

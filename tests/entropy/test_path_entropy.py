@@ -137,6 +137,7 @@ def divergence_to(kappa, mean, variance):
     return (ratio + mean**2 / kappa**2 - 1 - jnp.log(ratio)) / 2
 
 
+@pytest.mark.slow
 def test_gradients_of_the_mean(x64):
     """With respect to kappa and beta_min: finite differences on the same paths, and the truth."""
     data = ex.Gaussian([0.7], [[0.4]])

@@ -58,6 +58,7 @@ def test_two_points_leave_one_bit():
         assert abs(float(value) - expected) < 4 * float(curve.total.mc_stderr) + 1e-3
 
 
+@pytest.mark.slow
 def test_quantiles_are_differentiable_in_the_schedule(x64):
     _, data = model_and_data(vp(), 4000)
 

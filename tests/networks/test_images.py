@@ -9,7 +9,7 @@ import pytest
 import entropix as ex
 from entropix.networks import Fixed, network_size, trainable
 from entropix.networks.images import doubled, halved
-from tests.helpers import all_finite, as_shipped
+from tests.helpers import all_finite, as_shipped, quick
 
 
 KEY = jax.random.key(0)
@@ -37,7 +37,7 @@ def awake(network, key=KEY, size=0.2):
     return eqx.combine(jax.tree.unflatten(treedef, leaves), static)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", quick(("dit",), NETWORKS))
 def test_images_in_images_out(name, getkey):
     """Zero at first, finite at the exact ends, the same under jit and vmap, with a gradient."""
     network = NETWORKS[name]()

@@ -34,6 +34,7 @@ def test_evidence_multiplies_the_guess():
     np.testing.assert_allclose(alone, jax.nn.softmax(2.0 * y), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_in_a_model_that_is_trained_and_stored(tmp_path):
     x = jax.random.normal(jax.random.key(1), (64, 3))
     label = jax.nn.one_hot((x[:, 0] > 0).astype(int), 2)

@@ -27,6 +27,7 @@ def starts(num_knots=32):
     return [ex.VariancePreserving(s) for s in (linear, constant, bad)]
 
 
+@pytest.mark.slow
 def test_action_of_a_gaussian_comes_down_to_the_squared_length(x64):
     action = ex.KineticAction(small_gaussian(), num_times=128)
     process = starts(16)[0]
@@ -128,6 +129,7 @@ def test_constant_speed(x64, name):
     assert float(entropic(even)) == pytest.approx(float(entropic.length(process)) ** 2, rel=2e-2)
 
 
+@pytest.mark.slow
 def test_a_clock_without_resolution_at_its_end(x32):
     """Where the speed vanishes the warp is infinitely steep: nodes there round to t1, not NaN."""
     action = ex.KineticAction(ex.Gaussian([0.0], [[0.4]]), num_times=32)

@@ -48,6 +48,7 @@ def check_against_singles(tolerance, **options):
     return fits
 
 
+@pytest.mark.slow
 def test_equals_single_runs_in_float64(x64):
     check_against_singles(1e-10, ema_decay=0.9)
 

@@ -154,6 +154,7 @@ class Counted(eqx.Module):
         return self.inner(level, y)
 
 
+@pytest.mark.slow
 def test_one_program_and_one_result(tmp_path):
     """Nothing is traced again, whatever the iteration and direction; the key decides."""
     seen = []

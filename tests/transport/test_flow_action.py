@@ -37,6 +37,7 @@ def test_of_independent_pairs():
     assert float(found.length.value) ** 2 < float(found.action.value)
 
 
+@pytest.mark.slow
 def test_gradient_and_errors():
     x = jax.random.normal(jax.random.key(0), (40, 1))
 

@@ -81,6 +81,7 @@ def test_path_kl_is_the_energy_of_the_drift(x64):
     assert both == pytest.approx(float(bridge.entropy_production) / 4 + 0.7 / 8 * fisher, rel=1e-8)
 
 
+@pytest.mark.slow
 def test_limits_and_gradients(x64):
     start, end = pair(2)
     still = ex.GaussianBridge(start, end, epsilon=1e-6)

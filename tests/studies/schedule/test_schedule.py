@@ -49,6 +49,7 @@ def mixture(tmp_path_factory):
         yield record.load(), folder
 
 
+@pytest.mark.slow
 def test_the_record_is_labelled(mixture):
     record, _ = mixture
     assert set(record.data_vars) == SCHEMA.keys() - RETRAINED
@@ -63,6 +64,7 @@ def test_the_record_is_labelled(mixture):
     assert record.attrs["model"] == "exact"
 
 
+@pytest.mark.slow
 def test_the_action_found_is_the_square_of_the_length(mixture):
     """At constant speed; the linear schedule goes the same way, at a price."""
     record, _ = mixture
@@ -72,6 +74,7 @@ def test_the_action_found_is_the_square_of_the_length(mixture):
     assert (found["action"] < others).all()
 
 
+@pytest.mark.slow
 def test_distances_to_many_steps_bound_those_of_samples(mixture):
     """W2 is a metric, and the samples are coupled by their noise."""
     record, _ = mixture
@@ -79,6 +82,7 @@ def test_distances_to_many_steps_bound_those_of_samples(mixture):
     assert (gap <= record["sampler_error"] * (1 + 1e-4) + 1e-5).all()
 
 
+@pytest.mark.slow
 def test_a_contest_is_paired_by_seed(mixture):
     record, _ = mixture
     for contest in contests(record, "sampler"):
@@ -89,6 +93,7 @@ def test_a_contest_is_paired_by_seed(mixture):
         np.testing.assert_allclose(contest.stderr, gains.std(ddof=1) / 2**0.5, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_everything_is_written(mixture):
     _, folder = mixture
     names = {p.name for p in folder.iterdir()}
