@@ -90,7 +90,7 @@ def test_a_cutoff_smooths(case):
     assert float(result.cutoff) == float(result.mean.cutoff) == pytest.approx(cutoff)
     error = np.asarray(result.value - smoothed(distribution, process, cutoff, x))
     if method == "flow":
-        np.testing.assert_allclose(error, 0.0, atol=3e-3)
+        assert np.mean(np.abs(error)) < 1e-3
         return
     end = 5e-3 if method == "denoising" else 2e-4
     assert abs(error.mean()) < 4 * float(result.mean.mc_stderr) + end
@@ -106,7 +106,7 @@ def test_smoothing_changes_the_mixture():
     cutoff = 0.08
     result = ex.log_prob(model, x, method=ex.ProbabilityFlow(), cutoff=cutoff)
     wanted = smoothed(mixture(2), process, cutoff, x)
-    np.testing.assert_allclose(result.value, wanted, atol=2e-3)
+    assert float(jnp.mean(jnp.abs(result.value - wanted))) < 1e-3
     assert float(jnp.max(jnp.abs(wanted - mixture(2).log_prob(x)))) > 0.01
 
 

@@ -98,16 +98,20 @@ def test_steps_of_a_sampler_for_a_gaussian(x64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mean", [0.0, 0.7])
-def test_learned_path_becomes_optimal_transport(x64, mean):
-    """Isotropic Gaussian data: the action comes down to the squared Wasserstein distance."""
-    variance, scale, std = 3.0, 0.1, 1.0
+@pytest.mark.parametrize(("mean", "variance"), [(0.0, 3.0), (0.7, 0.4)])
+def test_learned_path_becomes_optimal_transport(x64, mean, variance):
+    """Isotropic Gaussian data: the action comes down to the squared Wasserstein distance.
+
+    Where the geodesic is one of the paths: a mean must fall linearly, and the noise rise all the
+    way, as it does not beside a mean if the data vary much more than the noise.
+    """
+    scale, std = 0.1, 1.0
     action = ex.KineticAction(ex.Gaussian([mean], [[variance]]))
     path = ex.LearnablePath(scale, std)
     found = ex.optimise_schedule(path, action, key=jax.random.key(0))
     end = (scale**2 * variance + std**2) ** 0.5
     distance = (mean * (1 - scale)) ** 2 + (variance**0.5 - end) ** 2
-    assert float(action(path)) > 1.05 * distance
+    assert float(action(path)) > 1.005 * distance
     finer = ex.KineticAction(ex.Gaussian([mean], [[variance]]), num_times=1000)
     assert (1 - 1e-4) * distance < float(finer(found.process)) < (1 + 1e-3) * distance
 
