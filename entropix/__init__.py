@@ -5,6 +5,7 @@
 
 from entropix import datasets as datasets
 from entropix._core import Estimate as Estimate
+from entropix._core import make_mesh as make_mesh
 from entropix.density import BitsPerDimension as BitsPerDimension
 from entropix.density import DenoisingError as DenoisingError
 from entropix.density import Jarzynski as Jarzynski
@@ -107,6 +108,7 @@ from entropix.training import Fit as Fit
 from entropix.training import History as History
 from entropix.training import LocalDenoising as LocalDenoising
 from entropix.training import LogisticTimes as LogisticTimes
+from entropix.training import ShardedCheckpoint as ShardedCheckpoint
 from entropix.training import SlicedScoreMatching as SlicedScoreMatching
 from entropix.training import UniformTimes as UniformTimes
 from entropix.training import denoising_loss as denoising_loss

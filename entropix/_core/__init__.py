@@ -7,3 +7,4 @@ from entropix._core.interfaces import AbstractModel as AbstractModel
 from entropix._core.interfaces import AbstractPrior as AbstractPrior
 from entropix._core.interfaces import AbstractProcess as AbstractProcess
 from entropix._core.interfaces import AbstractSchedule as AbstractSchedule
+from entropix._core.mesh import make_mesh as make_mesh

@@ -7,13 +7,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from entropix._core.mesh import spread
+
 
 def in_chunks(fn: Callable[[Any, Array], Any], args: Any, count: int, chunk: int) -> Any:
     """Apply `fn(chunk of args, weight)` over `count` leading entries, chunk by chunk.
 
     The last chunk is padded by repeating an entry; `weight` is one at true entries and zero at
     padding. Chunks are recomputed under reverse-mode differentiation, so that the memory of one
-    chunk is all that is ever held.
+    chunk is all that is ever held. The entries of a chunk are spread over the `"data"` axis of the
+    ambient mesh.
 
     Returns:
         What `fn` returns, with a new leading axis of chunks.
@@ -26,7 +29,8 @@ def in_chunks(fn: Callable[[Any, Array], Any], args: Any, count: int, chunk: int
 
     @jax.checkpoint
     def body(where: tuple[Array, Array]) -> Any:
-        return fn(jax.tree.map(lambda a: a[where[0]], args), where[1])
+        entries, weight = spread(where)
+        return fn(spread(jax.tree.map(lambda a: a[entries], args)), weight)
 
     return jax.lax.map(body, (position, weight))
 

@@ -26,12 +26,14 @@ from entropix._core.checks import (
     samples,
 )
 from entropix._core.interfaces import AbstractModel
+from entropix._core.precision import full_precision
 from entropix.density.log_prob import log_prob
 from entropix.density.method import AbstractDensityMethod
 from entropix.density.result import BitsPerDimension
 from entropix.distributions import dequantise
 
 
+@full_precision
 def bits_per_dimension(
     model: AbstractModel,
     images: Any,

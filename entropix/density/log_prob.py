@@ -15,12 +15,14 @@ from entropix._core.checks import (
     samples,
 )
 from entropix._core.interfaces import AbstractModel
+from entropix._core.precision import full_precision
 from entropix.density.method import AbstractDensityMethod
 from entropix.density.path_bound import PathBound
 from entropix.density.result import LogDensity
 from entropix.entropy.functional import cutoff_within
 
 
+@full_precision
 def log_prob(
     model: AbstractModel,
     x: Any,

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from entropix._core.arrays import Key, RealScalarLike
 from entropix._core.checks import exact_shape, positive_integer, samples, trailing_shape
 from entropix._core.interfaces import AbstractDistribution, AbstractGaussianProcess
+from entropix._core.precision import matmul
 
 
 class Empirical(AbstractDistribution):
@@ -57,7 +58,7 @@ class Empirical(AbstractDistribution):
         self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
     ) -> Float[Array, " dim"]:
         exact_shape(y, (self.dim,), "y")
-        return self.diffused(process, s).responsibilities(y) @ self.points
+        return matmul(self.diffused(process, s).responsibilities(y), self.points)
 
     def entropy_field(
         self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
@@ -108,7 +109,7 @@ class SmoothedEmpirical(AbstractDistribution):
         return mixing - nearest / 2 - normaliser
 
     def score(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
-        return (self.responsibilities(x) @ self.centres - x) / self.std**2
+        return (matmul(self.responsibilities(x), self.centres) - x) / self.std**2
 
     def diffused(self, process: AbstractGaussianProcess, s: RealScalarLike) -> "SmoothedEmpirical":
         scale = process.scale(s)
@@ -121,7 +122,7 @@ class SmoothedEmpirical(AbstractDistribution):
         exact_shape(y, (self.dim,), "y")
         marginal = self.diffused(process, s)
         gain = process.scale(s) * (self.std / marginal.std) ** 2
-        centre = marginal.responsibilities(y) @ self.centres
+        centre = matmul(marginal.responsibilities(y), self.centres)
         return centre + gain * (y - process.scale(s) * centre)
 
     def entropy_field(
@@ -131,6 +132,6 @@ class SmoothedEmpirical(AbstractDistribution):
         marginal = self.diffused(process, s)
         scale = process.scale(s)
         pull = process.equilibrium_precision(s) * scale * self.std**2
-        centre = marginal.responsibilities(y) @ self.centres
+        centre = matmul(marginal.responsibilities(y), self.centres)
         residual = centre - (process.equilibrium_gain(s) - pull) * y
         return scale / marginal.std**2 * residual

@@ -25,6 +25,7 @@ from entropix._core.checks import (
     trailing_shape,
 )
 from entropix._core.interfaces import AbstractDistribution, AbstractGaussianProcess
+from entropix._core.precision import matmul
 from entropix.distributions.spd import spd_log_det, spd_solve
 
 
@@ -74,7 +75,7 @@ class Gaussian(AbstractDistribution):
     def sample(self, n: int, *, key: Key) -> Float[Array, "n dim"]:
         positive_integer(n, "n")
         z = jax.random.normal(key, (n, self.dim), self.mean.dtype)
-        return self.mean + z @ jnp.linalg.cholesky(self.covariance).T
+        return self.mean + matmul(z, jnp.linalg.cholesky(self.covariance).T)
 
     def log_prob(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
         trailing_shape(x, (self.dim,), "x")
@@ -106,7 +107,7 @@ class Gaussian(AbstractDistribution):
         exact_shape(y, (self.dim,), "y")
         marginal = self.diffused(process, s)
         scale = process.scale(s)
-        return self.mean - scale * (self.covariance @ marginal.score(y))
+        return self.mean - scale * matmul(self.covariance, marginal.score(y))
 
     def entropy_field(
         self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
@@ -114,7 +115,7 @@ class Gaussian(AbstractDistribution):
         exact_shape(y, (self.dim,), "y")
         marginal = self.diffused(process, s)
         scale = process.scale(s)
-        pull = process.equilibrium_precision(s) * scale * (self.covariance @ y)
+        pull = process.equilibrium_precision(s) * scale * matmul(self.covariance, y)
         target = self.mean - process.equilibrium_gain(s) * y + pull
         solved = spd_solve(
             marginal.covariance, marginal.eigenvalues, marginal.eigenvectors, target[:, None]

@@ -25,6 +25,7 @@ from entropix._core.checks import (
     trailing_shape,
 )
 from entropix._core.interfaces import AbstractDistribution, AbstractGaussianProcess
+from entropix._core.precision import matmul
 
 
 class GaussianMixture(AbstractDistribution):
@@ -74,14 +75,14 @@ class GaussianMixture(AbstractDistribution):
     @property
     def mean(self) -> Float[Array, " dim"]:
         """The mean of the mixture."""
-        return self.weights @ self.means
+        return matmul(self.weights, self.means)
 
     @property
     def covariance(self) -> Float[Array, "dim dim"]:
         """The covariance of the mixture."""
         centred = self.means - self.mean
-        within = jnp.diag(self.weights @ self.stds**2)
-        return within + (self.weights[:, None] * centred).T @ centred
+        within = jnp.diag(matmul(self.weights, self.stds**2))
+        return within + matmul((self.weights[:, None] * centred).T, centred)
 
     def sample(self, n: int, *, key: Key) -> Float[Array, "n dim"]:
         return self.sample_labelled(n, key=key)[0]
@@ -131,7 +132,7 @@ class GaussianMixture(AbstractDistribution):
         marginal = self.diffused(process, s)
         gain = process.scale(s) * (self.stds / marginal.stds) ** 2
         posterior_means = self.means + gain * (y - marginal.means)
-        return marginal.responsibilities(y) @ posterior_means
+        return matmul(marginal.responsibilities(y), posterior_means)
 
     def entropy_field(
         self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
@@ -142,4 +143,4 @@ class GaussianMixture(AbstractDistribution):
         gain = process.equilibrium_gain(s)
         pull = process.equilibrium_precision(s) * scale * self.stds**2
         fields = (self.means - (gain - pull) * y) / marginal.stds**2
-        return scale * (marginal.responsibilities(y) @ fields)
+        return scale * matmul(marginal.responsibilities(y), fields)

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from entropix._core.precision import matmul
+
 
 def spd_solve(
     matrix: Float[Array, "d d"],
@@ -21,9 +23,9 @@ def spd_solve(
     """`matrix^-1 b`, by the cached spectrum."""
 
     def solve(_, right: Array) -> Array:
-        return eigenvectors @ ((eigenvectors.T @ right) / eigenvalues[:, None])
+        return matmul(eigenvectors, matmul(eigenvectors.T, right) / eigenvalues[:, None])
 
-    return jax.lax.custom_linear_solve(lambda x: matrix @ x, b, solve, symmetric=True)
+    return jax.lax.custom_linear_solve(lambda x: matmul(matrix, x), b, solve, symmetric=True)
 
 
 @jax.custom_jvp

@@ -17,6 +17,7 @@ from jaxtyping import Array
 from entropix._core.arrays import Key, as_float
 from entropix._core.checks import is_concrete, positive, positive_integer, prng_key, samples
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractProcess
+from entropix._core.precision import full_precision
 from entropix.dynamics.bridge import Bridge
 from entropix.dynamics.plan import Plan, check_times, make_plan, with_saved
 from entropix.dynamics.solve import run
@@ -49,6 +50,7 @@ class _Forward(AbstractCoordinates):
         return self.process.diffusion(t)
 
 
+@full_precision
 def solve_forward(
     process: AbstractProcess,
     x: Any,

@@ -27,6 +27,7 @@ from entropix._core.checks import (
     samples,
 )
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix._core.precision import full_precision
 from entropix.dynamics.bridge import Bridge, reference_variance
 from entropix.dynamics.plan import Plan, check_times, flow_solver, make_plan, with_saved
 from entropix.dynamics.solve import run
@@ -84,6 +85,7 @@ class Onward(AbstractCoordinates):
         return None
 
 
+@full_precision
 def solve_reverse(
     model: AbstractModel,
     y: Any,
@@ -164,6 +166,7 @@ def solve_reverse(
     return solve_model(model, Backward(bridge), condition, times, knots, y, key, plan)
 
 
+@full_precision
 def solve_flow(
     model: AbstractModel,
     x: Any,

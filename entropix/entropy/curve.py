@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from entropix._core.arrays import Key
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractModel
+from entropix._core.precision import full_precision
 from entropix.entropy.functional import estimate_integral
 from entropix.entropy.integrands import EntropyProduction
 from entropix.entropy.integrate import Integrand, gaussian_process
@@ -44,6 +45,7 @@ class EntropyCurve(eqx.Module):
     total: Estimate
 
 
+@full_precision
 def entropy_curve(
     model: AbstractModel,
     data: Any,
@@ -119,6 +121,7 @@ def curve_of(functional: Integrand, data: Any, **options: Any) -> EntropyCurve:
     )
 
 
+@full_precision
 def neural_entropy(
     model: AbstractModel,
     data: Any,

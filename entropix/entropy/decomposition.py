@@ -13,6 +13,7 @@ import jax
 
 from entropix._core.arrays import Key
 from entropix._core.interfaces import AbstractModel
+from entropix._core.precision import full_precision
 from entropix.entropy.curve import EntropyCurve, curve_of
 from entropix.entropy.integrands import EntropyProduction, MediumEntropy, SystemEntropy
 
@@ -29,6 +30,7 @@ class EntropyRates(eqx.Module):
     medium: EntropyCurve
 
 
+@full_precision
 def entropy_rates(
     model: AbstractModel,
     data: Any,

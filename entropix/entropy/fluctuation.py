@@ -28,6 +28,7 @@ from entropix._core.arrays import Key
 from entropix._core.checks import is_concrete, samples
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractModel, AbstractProcess
+from entropix._core.precision import full_precision
 from entropix.dynamics import solve_forward
 from entropix.entropy.path_entropy import Heat, log_density, path_entropy
 
@@ -62,6 +63,7 @@ class FluctuationTheorem(eqx.Module):
         return (self.estimate.value - 1) / self.estimate.stderr
 
 
+@full_precision
 def fluctuation_theorem(
     model: AbstractModel | AbstractProcess,
     x: Any,

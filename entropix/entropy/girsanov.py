@@ -35,6 +35,7 @@ from entropix._core.checks import (
     samples,
 )
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix._core.precision import full_precision
 from entropix.dynamics import solve_forward
 from entropix.dynamics.forward import forward_times
 from entropix.dynamics.plan import check_times
@@ -81,6 +82,7 @@ class _Integrands(eqx.Module):
         return -work - jnp.sum(weights * inside) - jnp.sum(budget[ends] * outside)
 
 
+@full_precision
 def path_log_ratio(
     model: AbstractModel,
     x: Any,

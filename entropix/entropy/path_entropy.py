@@ -33,6 +33,7 @@ from entropix._core.interfaces import (
     AbstractModel,
     AbstractProcess,
 )
+from entropix._core.precision import full_precision
 from entropix.dynamics import Trajectory, solve_forward
 from entropix.entropy.integrands import thermodynamic_force
 
@@ -108,6 +109,7 @@ class Heat(eqx.Module):
         return jax.tree.map(lambda e, m: (e + 4 * m) / 6, ends, forces((y0 + y1) / 2))
 
 
+@full_precision
 def path_entropy(
     model: AbstractModel | AbstractProcess,
     x: Any,

@@ -28,6 +28,7 @@ from entropix._core.checks import (
 from entropix._core.chunks import in_chunks, unchunk
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix._core.precision import full_precision
 from entropix.dynamics import Trajectory, solve_flow, solve_forward
 from entropix.entropy.axis import LogSNRAxis
 from entropix.entropy.functional import check_cutoff, check_data_end, estimate_integral
@@ -41,6 +42,7 @@ from entropix.entropy.path_kl import check_same_process
 from entropix.entropy.reference import GaussianReference
 
 
+@full_precision
 def path_functional(
     functional: AbstractPathFunctional,
     data: Any,

@@ -8,9 +8,11 @@ from entropix._core.arrays import Key
 from entropix._core.checks import samples
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractModel
+from entropix._core.precision import full_precision
 from entropix.density import AbstractDensityMethod, log_prob
 
 
+@full_precision
 def differential_entropy(
     model: AbstractModel,
     data: Any,

@@ -15,11 +15,13 @@ from entropix._core.arrays import Key
 from entropix._core.checks import conditions, samples
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractModel
+from entropix._core.precision import full_precision
 from entropix.entropy.path_kl import check_same_process
 from entropix.information.end_term import with_end_term
 from entropix.information.forms import ModelPair, ProductPair, in_form
 
 
+@full_precision
 def kl_divergence(
     model: AbstractModel,
     reference_model: AbstractModel,
@@ -75,6 +77,7 @@ def kl_divergence(
     )
 
 
+@full_precision
 def total_correlation(
     model: AbstractModel,
     marginal_models: Sequence[AbstractModel],

@@ -18,6 +18,7 @@ from entropix._core.arrays import Key
 from entropix._core.checks import positive, positive_integer
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix._core.precision import full_precision
 from entropix.entropy import ConditionalEntropy
 from entropix.entropy.curve import curve_of
 from entropix.entropy.functional import rates_along
@@ -49,6 +50,7 @@ class EntropicTimeCurve(eqx.Module):
     total: Estimate
 
 
+@full_precision
 def entropic_time(
     model: AbstractModel,
     data: Any,

@@ -13,11 +13,13 @@ from entropix._core.arrays import Key
 from entropix._core.checks import conditions, samples
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractModel
+from entropix._core.precision import full_precision
 from entropix.entropy.path_kl import check_same_process
 from entropix.information.end_term import with_end_term
 from entropix.information.forms import ModelPair, in_form
 
 
+@full_precision
 def mutual_information(
     model: AbstractModel,
     data: Any,
@@ -79,6 +81,7 @@ def mutual_information(
     )
 
 
+@full_precision
 def conditional_mutual_information(
     model: AbstractModel,
     data: Any,

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from entropix._core.arrays import Key, squared_norm
 from entropix._core.checks import finite, positive_integer, prng_key
 from entropix._core.interfaces import AbstractProcess
+from entropix._core.precision import full_precision
 from entropix.processes.curves import AbstractLearnable
 
 
@@ -71,6 +72,7 @@ def decaying_adam(learning_rate: float, steps: int) -> optax.GradientTransformat
     return optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
 
+@full_precision
 def optimise_schedule(
     process: AbstractProcess,
     objective: Callable,

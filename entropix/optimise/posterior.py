@@ -27,6 +27,7 @@ from entropix._core.arrays import Key, squared_norm
 from entropix._core.checks import positive_integer
 from entropix._core.chunks import in_chunks
 from entropix._core.interfaces import AbstractDistribution, AbstractGaussianProcess, AbstractModel
+from entropix._core.precision import full_precision
 from entropix.distributions import Gaussian
 from entropix.optimise.points import Points
 from entropix.processes import VarianceExploding
@@ -141,6 +142,7 @@ class MeasuredPosterior(AbstractPosterior):
         return Moments(*jnp.moveaxis(value, -1, 0))
 
 
+@full_precision
 def posterior_curve(
     source: AbstractDistribution | AbstractModel | AbstractPosterior,
     data: Any = None,

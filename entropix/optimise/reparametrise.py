@@ -15,12 +15,14 @@ from jaxtyping import Array
 from entropix._core.arrays import as_float
 from entropix._core.checks import checked, positive_integer
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractProcess
+from entropix._core.precision import full_precision
 from entropix.optimise.speeds import AbstractSpeed, gaussian
 from entropix.processes import MonotoneWarp, TimeChanged
 from entropix.processes.curves import knot_places, log_rates_of
 from entropix.transport.speed import time_nodes
 
 
+@full_precision
 def constant_speed(
     process: AbstractProcess,
     rate: AbstractSpeed | Callable | tuple[Any, Any],

@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from entropix._core.mesh import to_host
 from entropix.training.archive import ArrayStore, read_archive, restore_array, write_archive
+from entropix.training.layout import Layout, resized
 
 
 _KIND = "entropix checkpoint"
@@ -81,14 +83,7 @@ def read_checkpoint(path: pathlib.Path, fingerprint: dict, like: Any) -> tuple[i
         ValueError: if the file is damaged, or its run was set up differently.
     """
     header, arrays = read_archive(path, _KIND)
-    saved = header["fingerprint"]
-    names = sorted(saved.keys() | fingerprint.keys())
-    other = [_told(n, saved.get(n), fingerprint.get(n)) for n in names]
-    if any(other):
-        raise ValueError(
-            f"`resume` must continue the run of its checkpoint, got another setup than that of "
-            f"{path}: {', '.join(filter(None, other))}."
-        )
+    check_fingerprint(header["fingerprint"], fingerprint, path)
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     names = [jax.tree_util.keystr(p) for p, _ in leaves]
     if names != [name for name, _ in header["state"]]:
@@ -101,6 +96,66 @@ def read_checkpoint(path: pathlib.Path, fingerprint: dict, like: Any) -> tuple[i
     ]
     history = {name: restore_array(node, arrays) for name, node in header["history"].items()}
     return header["step"], jax.tree.unflatten(structure, values), history
+
+
+def check_fingerprint(saved: dict, fingerprint: dict, path: pathlib.Path) -> None:
+    """Refuse a checkpoint of another run.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    names = sorted(saved.keys() | fingerprint.keys())
+    other = [_told(n, saved.get(n), fingerprint.get(n)) for n in names]
+    if any(other):
+        raise ValueError(
+            f"`resume` must continue the run of its checkpoint, got another setup than that of "
+            f"{path}: {', '.join(filter(None, other))}."
+        )
+
+
+class FileCheckpoint:
+    """A checkpoint in one file, which the first process writes.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+
+    def exists(self) -> bool:
+        """Whether there is anything to be taken up."""
+        return self.path.exists()
+
+    def write(self, step: int, fingerprint: dict, state: Any, history: dict) -> None:
+        """Write the run as it is after `step` steps; the last file stays until this one is whole.
+
+        Raises:
+            OSError: if it cannot be written; the last one is still there.
+        """
+        state = jax.tree.map(lambda leaf: to_host(leaf) if _remote(leaf) else leaf, state)
+        if jax.process_index() == 0:
+            write_checkpoint(self.path, step, fingerprint, state, history)
+
+    def read(
+        self, fingerprint: dict, like: Any, layout: Layout, members: int
+    ) -> tuple[int, Any, dict]:
+        """The step, the state on the devices of `layout`, and the history.
+
+        Raises:
+            ValueError: if the file is damaged, or its run was set up differently.
+        """
+        step, state, history = read_checkpoint(self.path, fingerprint, like)
+        if layout.seeds:
+            state = resized(state, layout.padded(members))
+        return step, layout.place(state), history
+
+    def close(self) -> None:
+        """Nothing is left to be written."""
+
+
+def _remote(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
 
 
 def _told(name: str, old: Any, new: Any) -> str:

@@ -1,20 +1,28 @@
 """Training: one model, or one for each of several seeds as a single program."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 
 from entropix._core.arrays import Key
 from entropix._core.interfaces import AbstractModel
+from entropix.training.ensemble import (
+    OF_TRAINING,
+    check_alike,
+    check_grid,
+    combinations,
+    members_setup,
+)
 from entropix.training.history import EnsembleFit, Fit
-from entropix.training.loop import Keys, join_model, split_model
-from entropix.training.options import Options, as_key, check_data, check_model
+from entropix.training.layout import Layout, stack_members
+from entropix.training.loop import Keys, Setup, join_model, split_model
+from entropix.training.options import Options, as_key, check_data, check_model, check_stream
 from entropix.training.path_losses import AbstractPathLoss
 from entropix.training.run import Run, train
+from entropix.training.stream import AbstractStream
 from entropix.training.times import AbstractTimes
 
 
@@ -44,6 +52,10 @@ def fit(
     checkpoint_every: int = 1000,
     resume: bool = False,
     chunk: int = 100,
+    num_samples: int | None = None,
+    patience: int | None = None,
+    precision: str | None = None,
+    mesh: Any = None,
 ) -> Fit:
     r"""Train the network of a model by denoising.
 
@@ -60,7 +72,8 @@ def fit(
 
     Args:
         model: a model with a network.
-        data: samples, shape (N, *shape).
+        data: samples, shape (N, *shape), which stay on the device; or a stream of batches from
+            files, such as `datasets.stream(...)`, which brings its own conditions.
         key: PRNG key.
         steps: gradient steps.
         batch_size: examples per step, at most N.
@@ -91,11 +104,19 @@ def fit(
         holdout_condition: their conditions.
         callback: `callback(step, metrics)` after each chunk; means of loss and gradient norm.
         progress: show a bar with loss, rate and time left (needs tqdm).
-        checkpoint: a file, or a folder for `fit.ckpt`.
+        checkpoint: a file, or a folder for `fit.ckpt`; or a `ShardedCheckpoint(folder)`, written in
+            the background by all processes, and taken up on any number of devices.
         checkpoint_every: steps between checkpoints. A run killed at any time loses at most these.
             Ctrl-C writes one for the last chunk that was finished.
         resume: go on from `checkpoint` if it exists, else begin. The run must be the same.
         chunk: steps taken between two looks from Python.
+        num_samples: see only so many of the first samples.
+        patience: stop when the held-out loss, looked at after every chunk, has had no new minimum
+            for so many steps, and return the parameters of the minimum.
+        precision: of products of matrices in training: `"highest"`, `"bfloat16"`,
+            `"tensorfloat32"`, ...; None for what JAX does by default (bfloat16 on TPUs).
+        mesh: devices, as `make_mesh` makes them: each batch is split along `"data"`. None: those of
+            `jax.set_mesh`, if it was called; else the one where the arrays are.
 
     Returns:
         `Fit`, with `model` and `history`.
@@ -105,6 +126,7 @@ def fit(
             or of another run.
         FloatingPointError: if a loss, gradient or parameter is not finite; the message names the
             step, and the last checkpoint stays.
+        OSError: if a checkpoint cannot be written; the last one stays.
     """
     options = Options(
         steps=steps,
@@ -128,78 +150,171 @@ def fit(
         checkpoint_every=checkpoint_every,
         resume=resume,
         chunk=chunk,
+        num_samples=num_samples,
+        patience=patience,
+        precision=precision,
+        mesh=mesh,
     )
     check_model(model)
     key = as_key(key)
     if key.shape != ():
         raise ValueError(f"`key` must be a single key, got keys of shape {key.shape}.")
     shell, params, fixed = split_model(model)
-    run = _run(model, data, options, params, fixed, key, seeds=False)
+    data, condition = _checked(model, data, options)
+    limit = None if num_samples is None else _limits([num_samples], data, options)[0]
+    layout = Layout(mesh=options.mesh)
+    setup = options.setup(model, _moments_of(data))
+    run = _run(model, setup, data, condition, options, params, fixed, key, layout, limit)
     params, history = train(run)
     return Fit(join_model(shell, params, fixed), history)
 
 
 def fit_ensemble(
-    make_model: Callable[[Key], AbstractModel], data: Any, *, keys: Any, **options: Any
+    make_model: Callable[..., AbstractModel],
+    data: Any,
+    *,
+    keys: Any,
+    over: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> EnsembleFit:
-    """Train one model for each key, all in one program.
+    """Train one model for each key, and for each combination of hyper-parameters, in one program.
 
-    Member i is the model that `fit(make_model(keys[i]), data, key=keys[i], ...)` returns, up to
-    rounding. The networks are stacked along a leading seed axis; process and scaling are shared.
+    Member i is the model that `fit(make_model(key), data, key=key, ...)` returns for its key and
+    hyper-parameters, up to rounding. What differs between members has a leading axis; what does not
+    (mostly the process and the scaling) is shared.
+
+        fits = ex.fit_ensemble(
+            make_model,  # make_model(key, kappa)
+            data,
+            keys=jax.random.split(key, 4),
+            over={"kappa": [1.0, 0.3, 0.1], "learning_rate": [1e-3, 3e-3]},
+        )
+
+    trains 24 networks. All combinations have the same keys, so that they can be compared in pairs.
+    On a mesh the members are dealt out along `"seed"`, and need no communication.
 
     Args:
-        make_model: `make_model(key) -> model`, called once for each key; what it returns may differ
-            in the arrays of the network only.
-        data: samples, shape (N, *shape), seen by all, each in its own order.
+        make_model: `make_model(key, **values) -> model`, called once for each member, with the
+            values of `over` that are none of the training. Its models have one structure.
+        data: samples, shape (N, *shape), seen by all, each in its own order; or a stream, whose
+            batches are the same for all.
         keys: a stack or sequence of PRNG keys, such as `jax.random.split(key, 4)`.
+        over: names and values of hyper-parameters: numbers, or modules of one structure such as
+            schedules. `learning_rate` and `num_samples` (how many of the first samples a member
+            sees) are settings of the training; all others are arguments of `make_model`.
         **options: as for `fit`.
 
     Returns:
-        `EnsembleFit`, with `model`, `history`, `member(i)` and `map(f)`.
+        `EnsembleFit`, with `model`, `history`, `member(i)`, `map(f)` and `record(...)`. Members are
+        in the order of `itertools.product(*over.values(), keys)`.
 
     Raises:
-        ValueError: as `fit`, or if the models differ in more than their networks' arrays.
-        FloatingPointError: as `fit`; the message names the seed too.
+        ValueError: as `fit`, or if the models differ in their structure.
+        FloatingPointError: as `fit`; the message names the member too.
+        OSError: as `fit`.
     """
     settings = Options(**options)
     keys = as_key(keys, "keys")
     if keys.ndim != 1 or keys.shape[0] == 0:
         raise ValueError(f"`keys` must be a stack of keys, shape (S,), got shape {keys.shape}.")
-    models: list[Any] = [make_model(key) for key in keys]
+    grid = check_grid(over, settings)
+    points = combinations(grid)
+    models: list[Any] = [
+        make_model(key, **{k: v for k, v in point.items() if k not in OF_TRAINING})
+        for point in points
+        for key in keys
+    ]
     for model in models:
         check_model(model)
-    _check_alike(models)
-    shell, _, _ = split_model(models[0])
-    split = [eqx.partition(model.network, eqx.is_array) for model in models]
-    arrays = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(a for a, _ in split))
-    stacked = join_model(shell, arrays, split[0][1])
-    _, params, fixed = split_model(stacked)
-    run = _run(models[0], data, settings, params, fixed, keys, seeds=True)
+    check_alike(models)
+    data, condition = _checked(models[0], data, settings)
+    limits = settings.num_samples
+    if "num_samples" in grid:
+        limits = [point["num_samples"] for point in points for _ in keys]
+    elif limits is not None:
+        limits = [limits] * len(models)
+    if limits is not None:
+        limits = jnp.stack(_limits(limits, data, settings))
+    rates = [point.get("learning_rate") for point in points for _ in keys]
+    setup, stacked = stack_members(members_setup(settings, models, _moments_of(data), rates))
+    layout = Layout(True, stacked, settings.mesh)
+    networks = [split_model(model)[1:] for model in models]
+    params, fixed = (_stacked(trees) for trees in zip(*networks, strict=True))
+    repeated = jnp.tile(keys, len(points))
+    run = _run(models[0], setup, data, condition, settings, params, fixed, repeated, layout, limits)
     params, history = train(run)
-    return EnsembleFit(join_model(shell, params, fixed), history, len(models))
+    shell, flags = stack_members([split_model(model)[0] for model in models])
+    return EnsembleFit(
+        join_model(shell, params, fixed),
+        history,
+        len(models),
+        flags,
+        tuple(grid.items()),
+        len(keys),
+    )
 
 
-def _run(
-    model: AbstractModel,
-    data: Any,
-    options: Options,
-    params: Any,
-    fixed: Any,
-    key: Key,
-    seeds: bool,
-) -> Run:
-    """Check the data against model and options."""
+def _stacked(trees: Sequence[Any]) -> Any:
+    """Trees of one structure, their arrays stacked."""
+    return jax.tree.map(
+        lambda leaf, *others: jnp.stack([leaf, *others]) if isinstance(leaf, jax.Array) else leaf,
+        *trees,
+    )
+
+
+def _checked(model: AbstractModel, data: Any, options: Options) -> tuple[Any, Any]:
+    """Data and conditions that fit the model, and a batch size that fits the data."""
+    if isinstance(data, AbstractStream):
+        return check_stream(model, data, options), None
     data, condition = check_data(model, data, options.condition)
     if options.batch_size > data.shape[0]:
         raise ValueError(
             f"`batch_size` must be at most the number of samples, {data.shape[0]}, "
             f"got {options.batch_size}."
         )
+    return data, condition
+
+
+def _moments_of(data: Any) -> Any:
+    """The samples from which moments are taken."""
+    return jnp.asarray(data.head(4096)[0]) if isinstance(data, AbstractStream) else data
+
+
+def _limits(values: Sequence[Any], data: Any, options: Options) -> list[Any]:
+    """Numbers of samples, each with room for a batch.
+
+    Raises:
+        ValueError: if there is none, or for a stream.
+    """
+    if isinstance(data, AbstractStream):
+        raise ValueError("`num_samples` must be None for a stream: choose its samples instead.")
+    for value in values:
+        if not isinstance(value, int) or not options.batch_size <= value <= data.shape[0]:
+            raise ValueError(
+                f"`num_samples` must be an integer from the batch size, {options.batch_size}, to "
+                f"the number of samples, {data.shape[0]}, got {value!r}."
+            )
+    return [jnp.int32(value) for value in values]
+
+
+def _run(
+    model: AbstractModel,
+    setup: Setup,
+    data: Any,
+    condition: Any,
+    options: Options,
+    params: Any,
+    fixed: Any,
+    key: Key,
+    layout: Layout,
+    limit: Any,
+) -> Run:
+    """Check the held-out data."""
     holdout, holdout_condition = options.holdout, options.holdout_condition
     if holdout is not None:
         holdout, holdout_condition = check_data(model, holdout, holdout_condition, "holdout", 1)
     return Run(
-        options.setup(model, data),
+        setup,
         params,
         fixed,
         Keys(key),
@@ -208,25 +323,6 @@ def _run(
         holdout,
         holdout_condition,
         options,
-        seeds,
+        layout,
+        limit,
     )
-
-
-def _check_alike(models: list[Any]) -> None:
-    """Refuse models that differ in anything but the arrays of their networks."""
-
-    def shared(model: Any) -> tuple[Any, Any]:
-        arrays, rest = eqx.partition(model.network, eqx.is_array)
-        shapes = jax.tree.map(lambda a: (a.shape, str(a.dtype)), arrays)
-        return eqx.tree_at(lambda m: m.network, model, None), (shapes, rest)
-
-    first = shared(models[0])
-    for index, model in enumerate(models[1:], start=1):
-        for part, one, other in zip(
-            ("process and scaling", "structure of the network"), first, shared(model), strict=True
-        ):
-            if not bool(eqx.tree_equal(one, other)):
-                raise ValueError(
-                    f"`make_model` must return models that differ in the arrays of their networks "
-                    f"only, got another {part} for key {index}."
-                )

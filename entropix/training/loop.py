@@ -4,6 +4,10 @@ Everything that can change without changing the program is an argument: data, ke
 steps of the chunk, every number of the optimiser. Random numbers depend on the key and the index
 of the step alone (`fold_in`), so that a run taken up from a checkpoint repeats, bit for bit, what
 it would have done.
+
+On a mesh of devices (`entropix._core.mesh`) the loop is a `jax.shard_map`: every device steps its
+own members of the ensemble, for which it needs no other device, on its own share of each batch, for
+which it needs one sum a step, of gradient and loss together.
 """
 
 from typing import Any
@@ -12,10 +16,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from entropix._core.arrays import Key, squared_norm
+from entropix._core.mesh import DATA
 from entropix.networks import trainable
+from entropix.training.early_stopping import Stopping
+from entropix.training.layout import Layout
 from entropix.training.objective import AbstractObjective
 from entropix.training.optimiser import RelativeClip, average
 
@@ -35,6 +43,9 @@ class Keys(eqx.Module):
 
 class Setup(eqx.Module):
     """What a step needs and never changes; a pytree of arrays and hashable functions.
+
+    In an ensemble an array is shared by all members, or has a leading seed axis; the `Layout` says
+    which.
 
     Attributes:
         shell: the model (or whatever else has a `network`), its network taken out.
@@ -63,12 +74,44 @@ class State(eqx.Module):
         optimiser: the optimiser's state.
         average: the moving average of `params`, or None.
         mean_square: running mean square of the gradient's norm.
+        stopping: whether training goes on, and the best parameters so far; None where it always
+            does.
     """
 
     params: Any
     optimiser: Any
     average: Any
     mean_square: Float[Array, "*seeds"]
+    stopping: Stopping | None
+
+    @property
+    def current(self) -> Any:
+        """The parameters to be judged: the average, if there is one."""
+        return self.params if self.average is None else self.average
+
+
+class Inputs(eqx.Module):
+    """What a chunk of steps is computed from, besides the state.
+
+    Attributes:
+        setup: see `Setup`.
+        source: where batches come from.
+        fixed: the rest of the network, with a leading seed axis in an ensemble.
+        keys: see `Keys`.
+        start: the first step.
+        count: how many steps, at most `length`.
+        length: of the buffers for losses and norms.
+        layout: seeds and devices.
+    """
+
+    setup: Any
+    source: Any
+    fixed: Any
+    keys: Any
+    start: Any
+    count: Any
+    length: int = eqx.field(static=True)
+    layout: Layout = eqx.field(static=True)
 
 
 def split_model(model: Any) -> tuple[Any, Any, Any]:
@@ -84,55 +127,43 @@ def join_model(shell: Any, params: Any, fixed: Any) -> Any:
     )
 
 
-def over_seeds(tree: Any, seeds: bool) -> Any:
-    """`in_axes` of a tree: its arrays carry the seed axis, or not."""
-    return jax.tree.map(lambda leaf: 0 if seeds and eqx.is_array(leaf) else None, tree)
-
-
 @eqx.filter_jit
-def initial_state(setup: Setup, params: Any, seeds: bool) -> State:
+def initial_state(setup: Setup, params: Any, layout: Layout, stopping: bool = False) -> State:
     """The state before the first step; its buffers are its own, ready to be donated."""
 
-    def one(params: Any) -> State:
+    def one(setup: Setup, params: Any) -> State:
         mean_square = jnp.zeros((), jax.tree.leaves(params)[0].dtype)
         moving = None if setup.ema_decay is None else params
-        return State(params, setup.optimiser.init(params), moving, mean_square)
+        best = Stopping.begin(params) if stopping else None
+        return State(params, setup.optimiser.init(params), moving, mean_square, best)
 
-    state = jax.vmap(one)(params) if seeds else one(params)
+    state = layout.over_seeds(one, setup)(params)
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
-
-
-@eqx.filter_jit
-def epoch_order(key: Key, epoch: Int[Array, ""], num_samples: int, seeds: bool) -> Array:
-    """The order of the data in an epoch: a permutation."""
-
-    def one(key: Key) -> Array:
-        return jax.random.permutation(jax.random.fold_in(key, epoch), num_samples)
-
-    return jax.vmap(one)(key) if seeds else one(key)
 
 
 def _step(
     setup: Setup,
-    data: Array,
-    condition: Any,
+    batch: tuple[Array, Any],
     step: Int[Array, ""],
     fixed: Any,
     key: Key,
     state: State,
-    order: Int[Array, " n"],
+    parts: int,
 ) -> tuple[State, Float[Array, ""], Float[Array, ""]]:
-    """One step of gradient descent: the new state, the loss, the norm of the gradient."""
-    batches = data.shape[0] // setup.batch_size
-    start = (step % batches) * setup.batch_size
-    index = jax.lax.dynamic_slice_in_dim(order, start, setup.batch_size)
-    batch, given = data[index], jax.tree.map(lambda leaf: leaf[index], condition)
+    """One step of gradient descent: the new state, the loss, the norm of the gradient.
+
+    `batch` is the share of this device, one of `parts`.
+    """
 
     def loss_of(params: Any) -> Array:
         model = join_model(setup.shell, params, fixed)
-        return setup.objective(model, batch, given, key=jax.random.fold_in(key, step))
+        share = None if parts == 1 else (jax.lax.axis_index(DATA), parts)
+        return setup.objective(model, *batch, key=jax.random.fold_in(key, step), share=share)
 
     loss, gradient = jax.value_and_grad(loss_of)(state.params)
+    if parts > 1:  # as one vector: one sum over devices
+        flat, unravel = ravel_pytree((loss, gradient))
+        loss, gradient = unravel(jax.lax.pmean(flat, DATA))
     norm = jnp.sqrt(sum(squared_norm(g) for g in jax.tree.leaves(gradient)))
     mean_square = state.mean_square
     if setup.clip is not None:
@@ -148,48 +179,90 @@ def _step(
     moving = state.average
     if setup.ema_decay is not None:
         moving = average(setup.ema_decay, moving, params, step)
-    return State(params, opt_state, moving, mean_square), loss, norm
+    new = State(params, opt_state, moving, mean_square, state.stopping)
+    if state.stopping is not None:
+        active = state.stopping.active
+        new = jax.tree.map(lambda a, b: jnp.where(active, a, b), new, state)
+    return new, loss, norm
 
 
-def _chunk(inputs: Any, carry: tuple[State, Array]) -> tuple[State, Array, Array, Array, Array]:
+def _steps(
+    inputs: Inputs, state: State, order: Any
+) -> tuple[State, Any, Array, Array, Bool[Array, "*seeds"]]:
+    """All steps of a chunk, for the members and the share of each batch of one device."""
+    setup, source, layout = inputs.setup, inputs.source, inputs.layout
+    fixed_arrays, fixed_rest = eqx.partition(inputs.fixed, eqx.is_array)
+    parts = layout.parts
+    part = jax.lax.axis_index(DATA) if parts > 1 else 0
+
+    def one(
+        setup: Setup, fixed: Any, key: Key, state: State, order: Any, count: Any, i: Array
+    ) -> Any:
+        step = inputs.start + i
+        batch = source.batch(i, step, order, count, setup.batch_size // parts, part, parts)
+        fixed = eqx.combine(fixed, fixed_rest)
+        return _step(setup, batch, step, fixed, key, state, parts)
+
+    def advance(state: State, order: Any, i: Array) -> Any:
+        mapped = layout.over_seeds(one, setup, last_shared=True)
+        return mapped(fixed_arrays, inputs.keys.steps, state, order, source.counts, i)
+
+    def body(i: Array, loop: Any) -> Any:
+        state, order, losses, norms = loop
+        order = source.reorder(order, inputs.keys.order, inputs.start + i, setup.batch_size, layout)
+        state, loss, norm = advance(state, order, i)
+        return state, order, losses.at[i].set(loss), norms.at[i].set(norm)
+
+    shape = (inputs.length, *state.mean_square.shape)
+    losses = jnp.zeros(shape, source.dtype)
+    norms = jnp.zeros(shape, state.mean_square.dtype)
+    state, order, losses, norms = jax.lax.fori_loop(
+        0, inputs.count, body, (state, order, losses, norms)
+    )
+    finite = jax.vmap(_finite) if layout.seeds else _finite
+    return state, order, losses, norms, finite(state.params)
+
+
+def _chunk(
+    inputs: Inputs, carry: tuple[State, Any]
+) -> tuple[State, Any, Array, Array, Bool[Array, "*seeds"]]:
     """Run steps `start` to `start + count` of a run.
 
     Args:
-        inputs: setup, data, condition, the network's fixed arrays, keys, start, count, the length
-            of the buffers, and whether there is a seed axis.
+        inputs: see `Inputs`.
         carry: the state, and the order of the data in the epoch of `start` (any, where one begins).
 
     Returns:
         State, order, the losses and gradient norms of the steps, shape (length, *seeds), zero
         beyond `count`, and whether the parameters are finite, shape (*seeds,).
     """
-    setup, data, condition, fixed, keys, start, count, length, seeds = inputs
-    batches = data.shape[0] // setup.batch_size
-    fixed_arrays, fixed_rest = eqx.partition(fixed, eqx.is_array)
+    layout = inputs.layout
+    if layout.mesh is None:
+        return _steps(inputs, *carry)
+    arrays, rest = eqx.partition(inputs, eqx.is_array)
+    of_seed, shared, of_step = layout.seed_spec(), layout.seed_spec(False), layout.seed_spec(axis=1)
 
-    def one(step: Array, fixed_arrays: Any, key: Key, state: State, order: Array) -> Any:
-        fixed = eqx.combine(fixed_arrays, fixed_rest)
-        return _step(setup, data, condition, step, fixed, key, state, order)
+    def everywhere(tree: Any, spec: Any) -> Any:
+        return jax.tree.map(lambda _: spec, tree)
 
-    advance = jax.vmap(one, in_axes=(None, 0, 0, 0, 0)) if seeds else one
+    specs = Inputs(
+        layout.setup_specs(arrays.setup),
+        arrays.source.specs(layout),
+        everywhere(arrays.fixed, of_seed),
+        everywhere(arrays.keys, of_seed),
+        shared,
+        shared,
+        inputs.length,
+        layout,
+    )
+    ins = (specs, *everywhere(carry, of_seed))
+    outs = (*everywhere(carry, of_seed), of_step, of_step, of_seed)
 
-    def body(i: Array, loop: Any) -> Any:
-        state, order, losses, norms = loop
-        step = start + i
-        order = jax.lax.cond(
-            step % batches == 0,
-            lambda: epoch_order(keys.order, step // batches, data.shape[0], seeds),
-            lambda: order,
-        )
-        state, loss, norm = advance(step, fixed_arrays, keys.steps, state, order)
-        return state, order, losses.at[i].set(loss), norms.at[i].set(norm)
+    def local(arrays: Inputs, state: State, order: Any) -> Any:
+        return _steps(eqx.combine(arrays, rest), state, order)
 
-    state, order = carry
-    shape = (length, *state.mean_square.shape)
-    losses = jnp.zeros(shape, data.dtype)
-    norms = jnp.zeros(shape, state.mean_square.dtype)
-    state, order, losses, norms = jax.lax.fori_loop(0, count, body, (state, order, losses, norms))
-    return state, order, losses, norms, (jax.vmap(_finite) if seeds else _finite)(state.params)
+    run = jax.shard_map(local, mesh=layout.mesh, in_specs=ins, out_specs=outs, check_vma=False)
+    return run(arrays, *carry)
 
 
 def _finite(params: Any) -> Bool[Array, ""]:
@@ -203,12 +276,18 @@ donating_chunk = eqx.filter_jit(_chunk, donate="all-except-first")
 
 @eqx.filter_jit
 def holdout_loss(
-    setup: Setup, params: Any, fixed: Any, keys: Keys, holdout: Array, condition: Any, seeds: bool
-) -> Array:
+    setup: Setup,
+    params: Any,
+    fixed: Any,
+    keys: Keys,
+    holdout: Array,
+    condition: Any,
+    layout: Layout,
+) -> Float[Array, "*seeds"]:
     """The objective on held-out data, always with the same draws."""
     fixed_arrays, fixed_rest = eqx.partition(fixed, eqx.is_array)
 
-    def one(params: Any, fixed_arrays: Any, key: Key) -> Array:
+    def one(setup: Setup, params: Any, fixed_arrays: Any, key: Key) -> Array:
         model = join_model(setup.shell, params, eqx.combine(fixed_arrays, fixed_rest))
         return setup.objective.mean_over(
             eqx.nn.inference_mode(model),
@@ -218,4 +297,4 @@ def holdout_loss(
             batch_size=setup.batch_size,
         )
 
-    return (jax.vmap(one) if seeds else one)(params, fixed_arrays, keys.holdout)
+    return layout.over_seeds(one, setup)(params, fixed_arrays, keys.holdout)

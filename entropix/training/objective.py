@@ -16,7 +16,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from equinox import AbstractVar
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from entropix._core.arrays import Key
 from entropix._core.interfaces import AbstractModel, AbstractProcess
@@ -79,12 +79,12 @@ class AbstractObjective(eqx.Module):
         """The weighted loss of one draw."""
 
     def draws(
-        self, x: Float[Array, "n *shape"], time_key: Key, noise_key: Key
+        self, x: Float[Array, "_ *shape"], time_key: Key, noise_key: Key, n: int
     ) -> tuple[Array, Array]:
-        """Quantiles of time, shape (n, num_draws), and noise, shape (n, num_draws, ...)."""
+        """For `n` examples like `x`, quantiles of time, (n, num_draws), and noise, (n, ..., *)."""
         num = self.num_draws // 2 if self.antithetic else self.num_draws
-        u = stratified(time_key, x.shape[0], num, x.dtype)
-        z = jax.random.normal(noise_key, (x.shape[0], num, *self.noise_shape(x.shape[1:])), x.dtype)
+        u = stratified(time_key, n, num, x.dtype)
+        z = jax.random.normal(noise_key, (n, num, *self.noise_shape(x.shape[1:])), x.dtype)
         if self.antithetic:
             u = jnp.concatenate([u, u], axis=1)
             z = jnp.concatenate([z, -z], axis=1)
@@ -97,14 +97,36 @@ class AbstractObjective(eqx.Module):
         condition: Any = None,
         *,
         key: Key,
+        share: tuple[Int[Array, ""], int] | None = None,
     ) -> Float[Array, ""]:
-        """The mean over a batch, shape (n, *shape), of fresh draws."""
+        """The mean over a batch, shape (n, *shape), of fresh draws.
+
+        Args:
+            model: what is trained.
+            x: the batch, or a share of it.
+            condition: arrays with the same leading axis.
+            key: PRNG key, the same for all shares.
+            share: which share of how many `x` is; its draws are those that the whole batch has.
+        """
         time_key, noise_key, network_key = jax.random.split(key, 3)
-        u, z = self.draws(x, time_key, noise_key)
+        size = x.shape[0]
+        total = size if share is None else size * share[1]
+
+        def own(tree: Any, each: int = 1) -> Any:
+            if share is None:
+                return tree
+            return jax.tree.map(
+                lambda leaf: jax.lax.dynamic_slice_in_dim(
+                    leaf, share[0] * size * each, size * each
+                ),
+                tree,
+            )
+
+        u, z = own(self.draws(x, time_key, noise_key, total))
         z = self.paired(x, z, jax.random.fold_in(key, _PAIRS))
         count = u.size
 
-        path_keys = jax.random.split(jax.random.fold_in(key, _PATHS), x.shape[0])
+        path_keys = own(jax.random.split(jax.random.fold_in(key, _PATHS), total))
         starts = jax.vmap(self.starts, in_axes=(None, 0, 0, 0))(model.process, x, u, path_keys)
 
         # One flat axis of draws: nested vmaps would leave XLA a three-dimensional product.
@@ -120,7 +142,7 @@ class AbstractObjective(eqx.Module):
             jax.tree.map(repeat, condition),
             flat(u),
             flat(z),
-            jax.random.split(network_key, count),
+            own(jax.random.split(network_key, total * self.num_draws), self.num_draws),
         )
         return jnp.mean(losses)
 
@@ -134,7 +156,7 @@ class AbstractObjective(eqx.Module):
         batch_size: int,
     ) -> Float[Array, ""]:
         """The mean over a whole data set, `batch_size` examples at a time, no dropout."""
-        u, z = self.draws(x, *jax.random.split(key))
+        u, z = self.draws(x, *jax.random.split(key), x.shape[0])
         path_keys = jax.random.split(jax.random.fold_in(key, _PATHS), x.shape[0])
 
         def example(args: Any) -> Array:

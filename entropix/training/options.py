@@ -11,8 +11,10 @@ import optax
 from jaxtyping import Array
 
 from entropix._core.arrays import Key, as_float
-from entropix._core.checks import checked, positive_integer, samples
+from entropix._core.checks import checked, choice, positive_integer, samples
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix._core.mesh import DATA, axis_size, check_mesh
+from entropix._core.precision import PRECISIONS
 from entropix.models import FlowMatching, GaussianScaling
 from entropix.networks import trainable
 from entropix.training.checkpoint import checkpoint_path
@@ -23,6 +25,8 @@ from entropix.training.objective import AbstractObjective, Objective
 from entropix.training.optimiser import RelativeClip, WarmupCosine, adam
 from entropix.training.path_losses import AbstractPathLoss
 from entropix.training.path_objective import PathObjective, check_loss
+from entropix.training.sharded_checkpoint import ShardedCheckpoint
+from entropix.training.stream import AbstractStream
 from entropix.training.times import AbstractTimes, LogisticTimes, UniformTimes
 
 
@@ -55,6 +59,10 @@ class Options:
     checkpoint_every: int = 1000
     resume: bool = False
     chunk: int = 100
+    num_samples: Any = None
+    patience: int | None = None
+    precision: str | None = None
+    mesh: Any = None
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "num_draws", "checkpoint_every", "chunk"):
@@ -84,10 +92,35 @@ class Options:
             )
         if self.resume and self.checkpoint is None:
             raise ValueError("`checkpoint` must name a file for `resume=True`, got None.")
-        if self.checkpoint is not None:
+        if self.checkpoint is not None and not isinstance(self.checkpoint, ShardedCheckpoint):
             object.__setattr__(self, "checkpoint", checkpoint_path(self.checkpoint))
+        if self.patience is not None:
+            positive_integer(self.patience, "patience")
+            if self.holdout is None:
+                raise ValueError(
+                    "`patience` must be None without a `holdout`, whose loss it waits for, "
+                    f"got {self.patience}."
+                )
+        if self.precision is not None:
+            choice(self.precision, "precision", PRECISIONS)
+        object.__setattr__(self, "mesh", check_mesh(self.mesh))
+        self._check_shares()
         if self.holdout is None and self.holdout_condition is not None:
             raise ValueError("`holdout` must be given with `holdout_condition`, got None.")
+
+    def _check_shares(self) -> None:
+        """A batch falls into equal shares, which do not need one another."""
+        parts = axis_size(self.mesh, DATA)
+        if self.batch_size % parts:
+            raise ValueError(
+                f"`batch_size` must be a multiple of the devices along {DATA!r}, {parts}, "
+                f"got {self.batch_size}."
+            )
+        if parts > 1 and self.coupling is not None:
+            raise ValueError(
+                "`coupling` must be None where a batch is spread over devices: it pairs the whole "
+                "batch. Use a mesh with seeds alone."
+            )
 
     def setup(self, model: AbstractModel, data: Array) -> Setup:
         """What the compiled loop needs, besides parameters, data and keys."""
@@ -208,6 +241,27 @@ def check_data(
                 f"of `{name}`, got shape {leaf.shape}."
             )
     return data, condition
+
+
+def check_stream(model: AbstractModel, stream: AbstractStream, options: Options) -> AbstractStream:
+    """A stream that fits the model and the other options.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    if model.shape is not None and tuple(stream.shape) != model.shape:
+        raise ValueError(
+            f"`data` must be a stream of examples of shape {model.shape} to fit `model`, "
+            f"got {tuple(stream.shape)}."
+        )
+    if stream.batch_size != options.batch_size:
+        raise ValueError(
+            f"`batch_size` must be that of the stream, {stream.batch_size}, "
+            f"got {options.batch_size}."
+        )
+    if options.condition is not None:
+        raise ValueError("`condition` must be None for a stream, which brings its own.")
+    return stream
 
 
 def as_key(key: Any, name: str = "key") -> Key:

@@ -1,45 +1,79 @@
 """Driving the compiled loop from Python: chunks, checks, checkpoints, and what the user sees."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Int
 
-from entropix.training.checkpoint import describe, read_checkpoint, write_checkpoint
+from entropix._core.mesh import DATA, spec, to_host
+from entropix._core.precision import training_precision
+from entropix.training.checkpoint import FileCheckpoint, describe
+from entropix.training.early_stopping import look
 from entropix.training.history import History
+from entropix.training.layout import Layout, resized
 from entropix.training.loop import (
+    Inputs,
     Keys,
     Setup,
     State,
     donating_chunk,
-    epoch_order,
     holdout_loss,
     initial_state,
     keeping_chunk,
 )
 from entropix.training.options import Options
+from entropix.training.sharded_checkpoint import ShardedCheckpoint
+from entropix.training.source import AbstractSource, Resident, Streamed, epoch_order
+from entropix.training.stream import AbstractStream
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A training run: its constants. With `seeds`, parameters and keys have a leading axis."""
+    """A training run: its constants. With seeds, parameters and keys have a leading axis.
+
+    Attributes:
+        setup: see `Setup`.
+        params: the trainable arrays of the network.
+        fixed: the rest of it.
+        keys: see `Keys`.
+        data: examples that stay on the device, or a stream.
+        condition: of the examples, or None.
+        holdout: held-out examples, or None.
+        holdout_condition: their conditions, or None.
+        options: see `Options`.
+        layout: seeds and devices.
+        limit: how many of the first examples each member sees; None for all.
+    """
 
     setup: Setup
     params: Any
     fixed: Any
     keys: Keys
-    data: Array
+    data: Array | AbstractStream
     condition: Any
     holdout: Array | None
     holdout_condition: Any
     options: Options
-    seeds: bool
+    layout: Layout = dataclasses.field(default_factory=Layout)
+    limit: Any = None
+
+    @property
+    def members(self) -> int:
+        """The size of the seed axis; 1 where there is none."""
+        return jax.tree.leaves(self.params)[0].shape[0] if self.layout.seeds else 1
 
     def fingerprint(self, state: State) -> dict:
         """What two runs must share for one to take up a checkpoint of the other."""
         options, setup = self.options, self.setup
+        streamed = isinstance(self.data, AbstractStream)
+        data = self.data.fingerprint() if streamed else describe((self.data, self.condition))
+        optional = {"num_samples": self.limit, "patience": options.patience}
         return {
             "steps": options.steps,
             "batch_size": options.batch_size,
@@ -51,29 +85,88 @@ class Run:
             "gradient_clip": describe(setup.clip),
             "ema_decay": describe(setup.ema_decay),
             "model": describe((setup.shell, self.params, self.fixed)),
-            "data": describe((self.data, self.condition)),
+            "data": data,
             "key": describe(self.keys),
+            **{k: describe(v) for k, v in optional.items() if v is not None},
         }
 
-    def order(self, step: int) -> Array:
-        """The order of the data in the epoch that holds `step`."""
-        epoch = step // (self.data.shape[0] // self.options.batch_size)
-        return epoch_order(self.keys.order, jnp.int32(epoch), self.data.shape[0], self.seeds)
+    def placed(self) -> "Run":
+        """The run with its arrays on its devices, the seed axis filled up to a multiple of them."""
+        layout, shared = self.layout, self.layout.seed_spec(False)
+        if layout.mesh is None:
+            return self
+        size = layout.padded(self.members)
 
-    def holdout_loss(self, state: State) -> np.ndarray:
+        def of_seeds(tree: Any) -> Any:
+            return layout.place(resized(tree, size) if layout.seeds else tree)
+
+        def everywhere(tree: Any) -> Any:
+            return tree if isinstance(tree, AbstractStream) else layout.place(tree, shared)
+
+        setup = self.setup
+        if any(layout.stacked):
+            arrays, rest = eqx.partition(setup, eqx.is_array)
+            leaves, structure = jax.tree.flatten(arrays)
+            pairs = zip(leaves, layout.stacked, strict=True)
+            leaves = [resized(leaf, size) if flag else leaf for leaf, flag in pairs]
+            setup = eqx.combine(jax.tree.unflatten(structure, leaves), rest)
+        return dataclasses.replace(
+            self,
+            setup=layout.place_setup(setup),
+            params=of_seeds(self.params),
+            fixed=of_seeds(self.fixed),
+            keys=of_seeds(self.keys),
+            data=everywhere(self.data),
+            condition=everywhere(self.condition),
+            holdout=everywhere(self.holdout),
+            holdout_condition=everywhere(self.holdout_condition),
+            limit=of_seeds(self.limit),
+        )
+
+    def order(self, step: int) -> Any:
+        """The order of the data in the epoch that holds `step`; None for a stream."""
+        if isinstance(self.data, AbstractStream):
+            return None
+        total = self.data.shape[0]
+        batches = (total if self.limit is None else self.limit) // self.options.batch_size
+        epoch = jnp.int32(step) // batches
+        return epoch_order(self.keys.order, epoch, total, self.layout.seeds, self.limit)
+
+    def sources(self, start: int) -> Callable[[int], AbstractSource]:
+        """A function that gives the source of the next `count` steps, from step `start` on."""
+        if not isinstance(self.data, AbstractStream):
+            source = Resident(self.data, self.condition, self.limit)
+            return lambda count: source
+        batches, length = self.data.batches(start), self.options.chunk
+
+        def following(count: int) -> AbstractSource:
+            found = [next(batches) for _ in range(count)]
+            # One shape for all chunks: the last is filled up with what is never looked at.
+            found += found[-1:] * (length - count)
+            return Streamed(*jax.tree.map(lambda *leaves: self._whole(np.stack(leaves)), *found))
+
+        return following
+
+    def _whole(self, part: np.ndarray) -> Array:
+        """Batches of which every process holds its part."""
+        if self.layout.mesh is None:
+            return jnp.asarray(part)
+        split = NamedSharding(self.layout.mesh, spec(self.layout.mesh, None, DATA))
+        if jax.process_count() == 1:
+            return jax.device_put(part, split)
+        return jax.make_array_from_process_local_data(split, part)
+
+    def holdout_loss(self, state: State) -> Array:
         """The loss on the held-out data, shape (*seeds,)."""
-        params = state.params if state.average is None else state.average
         holdout: Any = self.holdout  # `train` asks only where there is one
-        return np.asarray(
-            holdout_loss(
-                self.setup,
-                params,
-                self.fixed,
-                self.keys,
-                holdout,
-                self.holdout_condition,
-                self.seeds,
-            )
+        return holdout_loss(
+            self.setup,
+            state.current,
+            self.fixed,
+            self.keys,
+            holdout,
+            self.holdout_condition,
+            self.layout,
         )
 
 
@@ -83,87 +176,150 @@ class _Moment:
 
     step: int
     state: State
-    order: Int[Array, "*seeds n"]
+    order: Int[Array, "*seeds n"] | None
     history: dict[str, np.ndarray]
+    active: bool
 
 
 def train(run: Run) -> tuple[Any, History]:
-    """Take all steps of a run; the trained (or averaged) parameters and the history.
+    """Take all steps of a run; the trained (averaged, or best) parameters and the history.
 
     Raises:
         FloatingPointError: if a loss, a gradient or a parameter is not finite, naming the step.
         ValueError: if a checkpoint cannot be taken up.
+        OSError: if one cannot be written.
     """
-    options, path = run.options, run.options.checkpoint
-    now, fingerprint, saved = _begin(run)
-    advance = donating_chunk if path is None else keeping_chunk
+    checkpoint = _checkpoint(run.options)
+    try:
+        with training_precision(run.options.precision):
+            return _train(run, checkpoint)
+    finally:
+        if checkpoint is not None:
+            checkpoint.close()
+
+
+def _train(run: Run, checkpoint: FileCheckpoint | ShardedCheckpoint | None) -> tuple[Any, History]:
+    options, members = run.options, run.members
+    run, now, fingerprint, saved = _begin(run, checkpoint)
+    sources = run.sources(now.step)
+    advance = donating_chunk if checkpoint is None else keeping_chunk
+
+    def write(checkpoint: FileCheckpoint | ShardedCheckpoint, now: _Moment) -> int:
+        state = now.state
+        if run.layout.seeds:
+            state = resized(state, members)
+        history = {k: _members(v, members) for k, v in now.history.items()}
+        checkpoint.write(now.step, fingerprint, state, history)
+        return now.step
+
     with _progress_bar(options, now.step) as bar:
         try:
-            while now.step < options.steps:
+            while now.step < options.steps and now.active:
                 stop = _next_stop(options, now.step)
-                inputs = (
+                count = stop - now.step
+                inputs = Inputs(
                     run.setup,
-                    run.data,
-                    run.condition,
+                    sources(count),
                     run.fixed,
                     run.keys,
                     np.int32(now.step),
-                    np.int32(stop - now.step),
+                    np.int32(count),
                     options.chunk,
-                    run.seeds,
+                    run.layout,
                 )
                 state, order, losses, norms, finite = advance(inputs, (now.state, now.order))
-                count = stop - now.step
-                losses, norms = np.asarray(losses)[:count], np.asarray(norms)[:count]
-                _check_finite(now.step, losses, norms, np.asarray(finite))
+                losses, norms = to_host(losses)[:count], to_host(norms)[:count]
+                _check_finite(now.step, losses, norms, to_host(finite))
                 history = {
                     **now.history,
                     "loss": np.concatenate([now.history["loss"], losses]),
                     "gradient_norm": np.concatenate([now.history["gradient_norm"], norms]),
                 }
-                metrics: dict[str, Any] = {"loss": losses.mean(0), "gradient_norm": norms.mean(0)}
+                metrics: dict[str, Any] = {
+                    "loss": _mean(losses, members),
+                    "gradient_norm": _mean(norms, members),
+                }
+                active = True
                 if run.holdout is not None:
                     value = run.holdout_loss(state)
-                    metrics["holdout_loss"] = value
+                    if options.patience is not None:
+                        state, active = _looked(state, value, stop, options.patience)
+                    value = to_host(value)
+                    metrics["holdout_loss"] = value[:members] if value.ndim else value
                     history["holdout_step"] = np.append(now.history["holdout_step"], stop)
                     history["holdout_loss"] = np.concatenate(
                         [now.history["holdout_loss"], value[None]]
                     )
-                now = _Moment(stop, state, order, history)
+                now = _Moment(stop, state, order, history, active)
                 bar.show(count, metrics)
-                if path is not None and (stop % options.checkpoint_every == 0 or _done(run, stop)):
-                    write_checkpoint(path, stop, fingerprint, now.state, now.history)
-                    saved = stop
+                last = stop == options.steps or not active
+                if checkpoint is not None and (stop % options.checkpoint_every == 0 or last):
+                    saved = write(checkpoint, now)
                 if options.callback is not None:
                     options.callback(stop, _plain(metrics))
         except KeyboardInterrupt:
-            if path is not None and now.step > saved:
-                write_checkpoint(path, now.step, fingerprint, now.state, now.history)
+            if checkpoint is not None and now.step > saved:
+                write(checkpoint, now)
             raise
-    params = now.state.params if now.state.average is None else now.state.average
-    return params, _as_history(now.history)
+    stopping = now.state.stopping
+    params = now.state.current if stopping is None else stopping.best
+    best = np.full(now.state.mean_square.shape, now.step, np.int32)
+    best = best if stopping is None else to_host(stopping.step)
+    history = _as_history(now.history, best)
+    if run.layout.seeds:
+        params, history = resized(params, members), history.members(members)
+    return params, history
 
 
-def _done(run: Run, step: int) -> bool:
-    return step == run.options.steps
+def _mean(values: np.ndarray, members: int) -> Any:
+    """The mean over steps, without what fills up the seed axis."""
+    return values.mean(0)[:members] if values.ndim > 1 else values.mean(0)
 
 
-def _begin(run: Run) -> tuple[_Moment, dict, int]:
+def _members(values: np.ndarray, size: int = 1) -> np.ndarray:
+    """A history, its second axis the seed axis, cut or filled up to `size` members."""
+    return np.asarray(resized(values.T, size)).T if values.ndim > 1 else values
+
+
+def _looked(state: State, loss: Array, step: int, patience: int) -> tuple[State, bool]:
+    """The state after a look at the held-out loss, and whether any member goes on."""
+    assert state.stopping is not None
+    stopping = look(state.stopping, state.current, loss, jnp.int32(step), jnp.int32(patience))
+    state = eqx.tree_at(lambda s: s.stopping, state, stopping)
+    return state, bool(np.any(to_host(stopping.active)))
+
+
+def _checkpoint(options: Options) -> FileCheckpoint | ShardedCheckpoint | None:
+    given = options.checkpoint
+    return given if given is None or isinstance(given, ShardedCheckpoint) else FileCheckpoint(given)
+
+
+def _begin(
+    run: Run, checkpoint: FileCheckpoint | ShardedCheckpoint | None
+) -> tuple[Run, _Moment, dict, int]:
     """The first moment: that of the checkpoint to be resumed, or the beginning."""
-    options, path = run.options, run.options.checkpoint
-    state = initial_state(run.setup, run.params, run.seeds)
-    seeds = state.mean_square.shape
+    options, layout, members = run.options, run.layout, run.members
+    unspread = dataclasses.replace(layout, mesh=None)
+    state = initial_state(run.setup, run.params, unspread, options.patience is not None)
+    fingerprint = {} if checkpoint is None else run.fingerprint(state)
+    run = run.placed()
+    seeds = (layout.padded(members),) if layout.seeds else ()
+    dtype = run.data.dtype
     history = {
-        "loss": np.zeros((0, *seeds), run.data.dtype),
+        "loss": np.zeros((0, *seeds), dtype),
         "gradient_norm": np.zeros((0, *seeds), state.mean_square.dtype),
         "holdout_step": np.zeros((0,), np.int32),
-        "holdout_loss": np.zeros((0, *seeds), run.data.dtype),
+        "holdout_loss": np.zeros((0, *seeds), dtype),
     }
-    step = 0
-    fingerprint = {} if path is None else run.fingerprint(state)
-    if options.resume and path is not None and path.exists():
-        step, state, history = read_checkpoint(path, fingerprint, state)
-    return _Moment(step, state, run.order(step), history), fingerprint, step
+    step, active = 0, True
+    if options.resume and checkpoint is not None and checkpoint.exists():
+        step, state, found = checkpoint.read(fingerprint, state, layout, members)
+        history = {k: _members(v, *seeds) for k, v in found.items()}
+        if state.stopping is not None:
+            active = bool(np.any(to_host(state.stopping.active)))
+    elif layout.mesh is not None:
+        state = layout.place(resized(state, seeds[0]) if layout.seeds else state)
+    return run, _Moment(step, state, run.order(step), history, active), fingerprint, step
 
 
 def _next_stop(options: Options, step: int) -> int:
@@ -188,7 +344,7 @@ def _check_finite(
         bad = np.argwhere(~np.isfinite(values))
         if len(bad):
             at = tuple(bad[0])
-            seed = f" of seed {at[1]}" if values.ndim > 1 else ""
+            seed = f" of member {at[1]}" if values.ndim > 1 else ""
             raise FloatingPointError(
                 f"the {name} must stay finite, got {values[at]} at step {first + at[0] + 1}{seed}: "
                 "lower the learning rate, or check data and network."
@@ -200,13 +356,14 @@ def _plain(metrics: dict[str, Any]) -> dict[str, Any]:
     return {k: np.asarray(v) if np.ndim(v) else float(v) for k, v in metrics.items()}
 
 
-def _as_history(history: dict[str, np.ndarray]) -> History:
+def _as_history(history: dict[str, np.ndarray], best: np.ndarray) -> History:
     return History(
         step=jnp.arange(1, len(history["loss"]) + 1),
         loss=jnp.asarray(history["loss"].T),
         gradient_norm=jnp.asarray(history["gradient_norm"].T),
         holdout_step=jnp.asarray(history["holdout_step"]),
         holdout_loss=jnp.asarray(history["holdout_loss"].T),
+        best_step=jnp.asarray(best),
     )
 
 
@@ -235,7 +392,7 @@ class _ProgressBar:
 
 
 def _progress_bar(options: Options, start: int) -> _ProgressBar:
-    if not options.progress:
+    if not options.progress or jax.process_index() > 0:
         return _ProgressBar(None)
     try:
         from tqdm import tqdm

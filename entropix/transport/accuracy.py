@@ -25,6 +25,7 @@ from entropix._core.arrays import Key
 from entropix._core.checks import conditions, finite, positive_integer, prng_key, samples
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractModel
+from entropix._core.precision import full_precision
 from entropix.distributions import Gaussian, IsotropicGaussian
 from entropix.dynamics import solve_flow
 from entropix.transport.couplings import assignment, costs_of, sorted_cost, sorted_potentials
@@ -81,6 +82,7 @@ class SpeedAccuracy(eqx.Module):
         return "\n".join(lines)
 
 
+@full_precision
 def speed_accuracy(
     model: AbstractModel,
     data: Any,

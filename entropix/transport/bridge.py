@@ -137,7 +137,7 @@ def schroedinger_bridge(
         )
         clip = RelativeClip(as_float(2.0))
         setup = Setup(shell, objective, adam(), rate, clip, ema_decay, options.batch_size)
-        run = Run(setup, params, fixed, Keys(key), pairs, None, None, None, options, False)
+        run = Run(setup, params, fixed, Keys(key), pairs, None, None, None, options)
         params, history = train(run)
         return join_model(shell, params, fixed), history.loss
 

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from entropix._core.arrays import Key, safe_sqrt
 from entropix._core.checks import conditions, finite, positive_integer, prng_key, samples
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix._core.precision import full_precision
 from entropix.transport.interpolation import displacement_interpolation
 from entropix.transport.speed import SpeedProfile, sampled_profile
 from entropix.transport.wasserstein import wasserstein
@@ -55,6 +56,7 @@ class GeodesicDeviation(eqx.Module):
         return self.excess / self.w2[..., None]
 
 
+@full_precision
 def geodesic_deviation(
     model: AbstractModel,
     data: Any,

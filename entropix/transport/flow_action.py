@@ -18,6 +18,7 @@ from jaxtyping import Array
 from entropix._core.arrays import safe_sqrt
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractModel
+from entropix._core.precision import full_precision
 from entropix.dynamics import solve_flow
 
 
@@ -37,6 +38,7 @@ class FlowAction(eqx.Module):
     bending: Estimate
 
 
+@full_precision
 def flow_action(
     model: AbstractModel,
     x: Any,

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import safe_sqrt
 from entropix._core.checks import checked, finite, is_concrete
+from entropix._core.precision import full_precision
 
 
 @jax.custom_jvp
@@ -83,6 +84,7 @@ def _polar_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return left @ right, left @ turn @ right
 
 
+@full_precision
 def bures_wasserstein(m1: Any, C1: Any, m2: Any, C2: Any) -> Float[Array, ""]:
     r"""$W_2$ between $N(m_1, C_1)$ and $N(m_2, C_2)$: a distance, not its square.
 
@@ -109,6 +111,7 @@ def bures_wasserstein(m1: Any, C1: Any, m2: Any, C2: Any) -> Float[Array, ""]:
     return safe_sqrt(jnp.sum((m1 - m2) ** 2) + jnp.sum(gap**2))
 
 
+@full_precision
 def bures_geodesic(
     m1: Any, C1: Any, m2: Any, C2: Any, t: Any
 ) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:

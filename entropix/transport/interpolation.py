@@ -15,11 +15,13 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from entropix._core.checks import choice, finite, positive_integer
+from entropix._core.precision import full_precision
 from entropix.transport.couplings import assignment, sorted_coupling
 from entropix.transport.points import as_points
 from entropix.transport.sinkhorn import regularise
 
 
+@full_precision
 def displacement_interpolation(
     x: Any,
     y: Any,

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from entropix._core.arrays import Key
 from entropix._core.checks import positive_integer, prng_key
 from entropix._core.estimate import format_with_error
+from entropix._core.precision import full_precision
 from entropix.transport.points import as_points
 from entropix.transport.wasserstein import Wasserstein, wasserstein
 
@@ -67,6 +68,7 @@ class WassersteinNull(eqx.Module):
         return f"W{self.p:g} null = {value} ({size})"
 
 
+@full_precision
 def wasserstein_null(
     x: Any,
     p: float | int = 2,

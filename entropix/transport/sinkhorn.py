@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.checks import positive
+from entropix._core.precision import full_precision
 from entropix.transport.points import as_points, order
 
 
@@ -53,6 +54,7 @@ class Regularised(eqx.Module):
     mapped: Float[Array, "*seeds n dim"]
 
 
+@full_precision
 def sinkhorn_divergence(
     x: Any,
     y: Any,

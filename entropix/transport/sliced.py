@@ -20,12 +20,14 @@ from entropix._core.arrays import Key
 from entropix._core.checks import positive_integer, prng_key
 from entropix._core.chunks import in_chunks, unchunk
 from entropix._core.estimate import Estimate
+from entropix._core.precision import full_precision
 from entropix.transport.couplings import sorted_cost, sorted_potentials
 from entropix.transport.errors import two_sample_error
 from entropix.transport.points import as_points, order
 from entropix.transport.wasserstein import power_root
 
 
+@full_precision
 def sliced_wasserstein(
     x: Any,
     y: Any,

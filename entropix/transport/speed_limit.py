@@ -22,6 +22,7 @@ from entropix._core.arrays import Key, safe_sqrt
 from entropix._core.checks import conditions, positive_integer, samples
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix._core.precision import full_precision
 from entropix.entropy import neural_entropy
 from entropix.transport.couplings import Coupling, assignment, costs_of, sorted_coupling
 from entropix.transport.errors import split_errors
@@ -30,6 +31,7 @@ from entropix.transport.speed import SpeedProfile, sampled_profile
 from entropix.transport.speed_result import SpeedLimit
 
 
+@full_precision
 def speed_limit(
     model: AbstractModel,
     data: Any,

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.checks import positive
 from entropix._core.estimate import Estimate
+from entropix._core.precision import full_precision
 from entropix.transport.points import as_points
 
 
@@ -56,6 +57,7 @@ class StaticBridge(eqx.Module):
         )
 
 
+@full_precision
 def static_bridge(x: Any, y: Any, *, epsilon: Any, max_iterations: int = 10_000) -> StaticBridge:
     r"""Entropic optimal transport between two samples: what a Schroedinger bridge must agree with.
 

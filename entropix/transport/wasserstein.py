@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 from entropix._core.arrays import safe_sqrt
 from entropix._core.checks import choice, positive_integer
 from entropix._core.estimate import format_with_error
+from entropix._core.precision import full_precision
 from entropix.transport.couplings import assignment, costs_of, sorted_cost, sorted_potentials
 from entropix.transport.errors import two_sample_error
 from entropix.transport.points import as_points, order
@@ -73,6 +74,7 @@ class Wasserstein(eqx.Module):
         return f"W{self.p:g} = {value} ({self.method}, {size})"
 
 
+@full_precision
 def wasserstein(
     x: Any,
     y: Any,

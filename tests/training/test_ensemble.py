@@ -1,12 +1,16 @@
 """Many seeds as one program are the single runs, side by side."""
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import entropix as ex
 from entropix.training import fit, fit_ensemble
+from entropix.training.source import epoch_order
 from tests.helpers import PROCESSES
 from tests.training.common import (
     assert_same,
@@ -19,6 +23,7 @@ from tests.training.common import (
 
 QUICK = {"steps": 20, "batch_size": 8, "num_draws": 2, "chunk": 8}
 KEYS = 3
+KEY = jax.random.key(7)
 
 
 def maker(data, process=None):
@@ -96,7 +101,7 @@ def test_a_seed_that_diverges_is_named():
             return eqx.tree_at(lambda m: m.network.head.bias, model, jnp.full(2, jnp.inf))
         return model
 
-    with pytest.raises(FloatingPointError, match="at step 1 of seed 1"):
+    with pytest.raises(FloatingPointError, match="at step 1 of member 1"):
         fit_ensemble(make_model, data, keys=keys, **QUICK)
 
 
@@ -116,24 +121,156 @@ def test_resumes_as_a_whole(tmp_path):
     assert_same(resumed, whole)
 
 
+def grid_maker(data):
+    """Another kappa, and another scaling with it, for each member."""
+
+    def make_model(key, kappa):
+        return maker(data, ex.VariancePreserving(ex.LinearSchedule(), kappa=kappa))(key)
+
+    return make_model
+
+
+OVER = {"kappa": [1.0, 0.5], "learning_rate": [1e-3, 4e-3], "num_samples": [10, 64]}
+
+
+def test_hyper_parameters_as_one_program(x64):
+    data, keys = gaussian_data(), jax.random.split(jax.random.key(0), 2)
+    options = QUICK | {"steps": 12}
+    make_model = grid_maker(data)
+    fits = fit_ensemble(make_model, data, keys=keys, over=OVER, **options)
+    assert fits.dims == {"kappa": 2, "learning_rate": 2, "num_samples": 2, "seed": 2}
+    assert fits.num_members == 16
+    # What differs has the axis of members, what does not is shared.
+    assert fits.model.process.kappa.shape == (16,)
+    assert fits.model.process.schedule.beta_min.shape == ()
+    points = itertools.product(*OVER.values(), keys)
+    for i, (kappa, rate, count, key) in enumerate(points):
+        if i % 3:  # every value of every name is met
+            continue
+        single = fit(
+            make_model(key, kappa), data, key=key, learning_rate=rate, num_samples=count, **options
+        )
+        member = fits.member(i)
+        assert jax.tree.structure(member) == jax.tree.structure(single.model)
+        assert largest_difference(parameters(member), parameters(single.model)) < 1e-10
+        assert member.process.kappa == kappa
+
+
+def test_results_as_a_record_with_named_dimensions():
+    data, keys = gaussian_data(), jax.random.split(jax.random.key(0), 2)
+    over = {"kappa": np.array([1.0, 0.5]), "num_samples": [16, 32, 64]}
+    fits = fit_ensemble(grid_maker(data), data, keys=keys, over=over, **QUICK)
+    entropy = fits.map(lambda m: ex.neural_entropy(m, data, key=KEY, num_evaluations=512))
+    by_threes = fits.map(
+        lambda m: ex.neural_entropy(m, data, key=KEY, num_evaluations=512), batch_size=3
+    )
+    assert jnp.allclose(entropy.value, by_threes.value, rtol=1e-5)
+    record = fits.record(entropy=entropy, field=fits.map(lambda m: m.entropy_field(0.5, data[0])))
+    assert record["entropy"].dims == ("kappa", "num_samples", "seed")
+    assert record["entropy_stderr"].shape == (2, 3, 2)
+    assert record["field"].dims == ("kappa", "num_samples", "seed", "field_0")
+    assert record["loss"].dims == ("kappa", "num_samples", "seed", "step")
+    picked = record["entropy"].sel(kappa=0.5, num_samples=64, seed=1)
+    assert float(picked) == float(entropy.value[-1])
+    alone = ex.neural_entropy(fits.member(-1), data, key=KEY, num_evaluations=512)
+    assert float(picked) == pytest.approx(float(alone.value), rel=1e-4)
+    with pytest.raises(ValueError, match="`entropy` must have a leading axis of 12 members"):
+        fits.record(entropy=entropy.value[:3])
+
+
+@pytest.mark.slow
+def test_schedules_side_by_side(x64):
+    data = gaussian_data()
+
+    def make_model(key, schedule):
+        return maker(data, ex.VariancePreserving(schedule))(key)
+
+    schedules = [ex.LinearSchedule(0.1, 16.0), ex.LinearSchedule(0.1, 10.0)]
+    over = {"schedule": schedules}
+    fits = fit_ensemble(make_model, data, keys=[KEY], over=over, **QUICK)
+    for i, schedule in enumerate(schedules):
+        single = fit(make_model(KEY, schedule), data, key=KEY, **QUICK)
+        assert largest_difference(parameters(fits.member(i)), parameters(single.model)) < 1e-10
+    assert fits.record().sizes["schedule"] == 2
+
+
+def test_a_limit_on_the_samples_is_a_limit():
+    data = gaussian_data()
+    spoilt = data.at[20:].set(1e3)
+    make_model = maker(data)
+    options = QUICK | {"num_samples": 20, "weighting": "likelihood", "times": ex.UniformTimes()}
+    one, other = (fit(make_model(KEY), x, key=KEY, **options) for x in (data, spoilt))
+    assert_same(one, other)
+    orders = [np.asarray(epoch_order(KEY, jnp.int32(e), 64, False, 20))[:20] for e in range(3)]
+    assert all(sorted(order) == list(range(20)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+
+
+@pytest.mark.slow
+def test_each_member_stops_by_itself(tmp_path):
+    data, keys = gaussian_data(), jax.random.split(jax.random.key(0), 4)
+    options = {"steps": 60, "batch_size": 8, "num_draws": 2, "chunk": 4, "learning_rate": 0.05}
+    make_model = maker(data)
+    options |= {"holdout": data[:9], "patience": 8}
+    fits = fit_ensemble(make_model, data, keys=keys, **options)
+    history = fits.history
+    assert len(set(np.asarray(history.best_step).tolist())) > 1
+    for i, key in enumerate(keys):
+        single = fit(make_model(key), data, key=key, **options)
+        best = int(history.best_step[i])
+        assert best == int(single.history.best_step)
+        difference = largest_difference(parameters(fits.member(i)), parameters(single.model))
+        assert difference < 1e-4
+        # It stopped, and what came back is the minimum of what was looked at.
+        looks = np.asarray(single.history.holdout_loss)
+        steps = np.asarray(single.history.holdout_step)
+        assert best == steps[np.argmin(looks)]
+        assert steps[-1] == min(best + 8, 60)
+    assert history.step[-1] == min(max(history.best_step) + 8, 60)
+
+    def interrupt(step, metrics):
+        if step == 12:
+            raise KeyboardInterrupt
+
+    options |= {"checkpoint": tmp_path / "run"}
+    with pytest.raises(KeyboardInterrupt):
+        fit_ensemble(make_model, data, keys=keys, callback=interrupt, **options)
+    assert_same(fit_ensemble(make_model, data, keys=keys, resume=True, **options), fits)
+    assert_same(fit_ensemble(make_model, data, keys=keys, resume=True, **options), fits)
+
+
 def test_bad_ensembles():
     data, keys = gaussian_data(), jax.random.split(jax.random.key(0), 2)
-    kappas = iter([1.0, 0.5])
+    processes = iter(["vp", "sl"])
 
     def other_process(key):
-        process = ex.VariancePreserving(ex.LinearSchedule(), kappa=next(kappas))
-        return ex.EntropyMatching(small_network(), process)
+        return maker(data, PROCESSES[next(processes)]())(key)
 
-    with pytest.raises(ValueError, match="got another process and scaling for key 1"):
+    with pytest.raises(ValueError, match="another structure of process and scaling for member 1"):
         fit_ensemble(other_process, data, keys=keys)
     widths = iter([4, 5])
 
     def other_network(key):
         return ex.EntropyMatching(small_network(widths=(next(widths),)), PROCESSES["vp"]())
 
-    with pytest.raises(ValueError, match="got another structure of the network for key 1"):
+    with pytest.raises(ValueError, match="got another structure of the network for member 1"):
         fit_ensemble(other_network, data, keys=keys)
     with pytest.raises(ValueError, match="`keys` must be a stack of keys"):
         fit_ensemble(maker(data), data, keys=keys[0])
     with pytest.raises(ValueError, match="`batch_size` must be at most"):
         fit_ensemble(maker(data), data, keys=keys, batch_size=100)
+    for options, message in (
+        ({"over": {"kappa": []}}, "`over` must give a sequence of values for 'kappa'"),
+        ({"over": {"seed": [1]}}, "`over` must not name 'seed'"),
+        (
+            {"over": {"learning_rate": [1e-3]}, "learning_rate": 1e-3},
+            "`learning_rate` must be left",
+        ),
+        ({"num_samples": 31}, "`num_samples` must be an integer from the batch size, 32, to"),
+        ({"over": {"num_samples": [40, 65]}}, "to the number of samples, 64, got 65"),
+        ({"patience": 3}, "`patience` must be None without a `holdout`"),
+        ({"precision": "exact"}, "`precision` must be one of"),
+        ({"mesh": 8}, "`mesh` must be made by make_mesh, got int"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit_ensemble(maker(data), data, keys=keys, **options)

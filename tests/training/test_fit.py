@@ -11,8 +11,8 @@ import pytest
 
 import entropix as ex
 from entropix.training import LogisticTimes, UniformTimes, fit, fit_ensemble
-from entropix.training.loop import epoch_order
 from entropix.training.options import Options
+from entropix.training.source import epoch_order
 from entropix.training.times import AbstractTimes
 from tests.helpers import PROCESSES, as_shipped
 from tests.training.common import (
