@@ -35,6 +35,23 @@ def in_chunks(fn: Callable[[Any, Array], Any], args: Any, count: int, chunk: int
     return jax.lax.map(body, (position, weight))
 
 
+def map_in_batches(fn: Callable[[Any], Any], args: Any, batch: int) -> Any:
+    """`jax.lax.map(fn, args, batch_size=batch)`, each batch spread over the ambient mesh."""
+    count = jax.tree.leaves(args)[0].shape[0]
+    batch = min(batch, count)
+    whole = count // batch * batch
+
+    def several(part: Any) -> Any:
+        return jax.vmap(fn)(spread(part))
+
+    split = jax.tree.map(lambda a: a[:whole].reshape(-1, batch, *a.shape[1:]), args)
+    done = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), jax.lax.map(several, split))
+    if whole == count:
+        return done
+    rest = several(jax.tree.map(lambda a: a[whole:], args))
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), done, rest)
+
+
 def unchunk(x: Array, count: int) -> Array:
     """Undo the chunk axis of per-entry output and drop the padding."""
     return x.reshape((-1, *x.shape[2:]))[:count]

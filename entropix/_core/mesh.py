@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
 
 from entropix._core.checks import positive_integer
 
@@ -115,7 +114,7 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(one, tree)
 
 
-def to_host(x: Array) -> np.ndarray:
+def to_host(x: Any) -> np.ndarray:
     """The whole array in every process."""
     if not isinstance(x, jax.Array) or x.is_fully_addressable:
         return np.asarray(x)

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, inner
 from entropix._core.checks import choice, positive, positive_integer
+from entropix._core.chunks import map_in_batches
 from entropix._core.interfaces import AbstractModel
 from entropix.density.method import AbstractDensityMethod
 from entropix.density.result import LogDensity
@@ -159,7 +160,7 @@ def _log_densities(
         return *_with_error(method, value, gains), slope
 
     args = (x, condition, jnp.arange(x.shape[0]))
-    return jax.lax.map(one, args, batch_size=chunk)
+    return map_in_batches(one, args, chunk)
 
 
 def _with_error(method: ProbabilityFlow, value: Array, gains: Array) -> tuple[Array, Array]:

@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from entropix._core.arrays import Key
 from entropix._core.chunks import in_chunks
+from entropix._core.mesh import spread
 from entropix.dynamics.brownian import AdditiveNoise, GridBrownianPath
 from entropix.dynamics.plan import Plan
 from entropix.dynamics.solvers import Accumulate
@@ -95,7 +96,7 @@ def run(
 
     chunk = (jnp.arange(count), initial, conditions)
     if plan.chunk == count:
-        states, interpolation = solve(chunk)
+        states, interpolation = solve(spread(chunk))
     else:
         states = in_chunks(lambda c, w: solve(c, w)[0], chunk, count, plan.chunk)
         states = jax.tree.map(lambda a: a.reshape((-1, *a.shape[2:]))[:count], states)

@@ -34,6 +34,7 @@ from entropix._core.checks import (
     prng_key,
     samples,
 )
+from entropix._core.chunks import map_in_batches
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix._core.precision import full_precision
 from entropix.dynamics import solve_forward
@@ -186,4 +187,4 @@ def _log_ratios(
 
     args = (x, condition, jnp.arange(x.shape[0]))
     batch = max(1, min(chunk_size // num_paths, x.shape[0]))
-    return jax.lax.map(one, args, batch_size=batch)
+    return map_in_batches(one, args, batch)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -154,6 +155,14 @@ class EnsembleFit(eqx.Module):
             self.model,
             is_leaf=lambda x: x is None,
         )
+
+    def gathered(self) -> "EnsembleFit":
+        """The same with every array whole in every process, for `member` and for saving.
+
+        What a run over several processes returns lies where it was trained.
+        """
+        arrays, rest = eqx.partition(self, eqx.is_array)
+        return eqx.combine(jax.tree.map(lambda leaf: jnp.asarray(to_host(leaf)), arrays), rest)
 
     def record(self, **results: Any) -> "xarray.Dataset":
         """Results of the members as one record with named dimensions.

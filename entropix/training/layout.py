@@ -7,7 +7,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from entropix._core.mesh import DATA, SEED, axis_size, check_mesh, put, spec
 
@@ -98,17 +100,19 @@ class Layout:
 
 def resized(tree: Any, size: int) -> Any:
     """Arrays with a seed axis of `size`: cut, or filled up with the last member."""
-
-    def one(leaf: Any) -> Any:
-        have = leaf.shape[0]
-        if have == size:
-            return leaf
-        if have > size:
-            return leaf[:size]
-        return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], size - have, axis=0)])
-
     arrays, rest = eqx.partition(tree, eqx.is_array)
-    return eqx.combine(jax.tree.map(one, arrays), rest)
+    return eqx.combine(jax.tree.map(lambda leaf: _resized(leaf, size), arrays), rest)
+
+
+def _resized(leaf: Any, size: int) -> Any:
+    # By index, and compiled: some of the shards may lie in other processes.
+    have = leaf.shape[0]
+    return leaf if have == size else _take(leaf, np.minimum(np.arange(size), have - 1))
+
+
+@jax.jit
+def _take(leaf: Array, index: Array) -> Array:
+    return leaf[index]
 
 
 def stack_members(members: Sequence[Any]) -> tuple[Any, tuple[bool, ...]]:

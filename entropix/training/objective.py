@@ -79,9 +79,13 @@ class AbstractObjective(eqx.Module):
         """The weighted loss of one draw."""
 
     def draws(
-        self, x: Float[Array, "_ *shape"], time_key: Key, noise_key: Key, n: int
+        self, x: Float[Array, "_ *shape"], time_key: Key, noise_key: Key, n: int | None = None
     ) -> tuple[Array, Array]:
-        """For `n` examples like `x`, quantiles of time, (n, num_draws), and noise, (n, ..., *)."""
+        """Quantiles of time, shape (n, num_draws), and noise, shape (n, num_draws, ...).
+
+        For `n` examples like those of `x`; None: for `x`.
+        """
+        n = x.shape[0] if n is None else n
         num = self.num_draws // 2 if self.antithetic else self.num_draws
         u = stratified(time_key, n, num, x.dtype)
         z = jax.random.normal(noise_key, (n, num, *self.noise_shape(x.shape[1:])), x.dtype)
@@ -156,7 +160,7 @@ class AbstractObjective(eqx.Module):
         batch_size: int,
     ) -> Float[Array, ""]:
         """The mean over a whole data set, `batch_size` examples at a time, no dropout."""
-        u, z = self.draws(x, *jax.random.split(key), x.shape[0])
+        u, z = self.draws(x, *jax.random.split(key))
         path_keys = jax.random.split(jax.random.fold_in(key, _PATHS), x.shape[0])
 
         def example(args: Any) -> Array:

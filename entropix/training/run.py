@@ -267,7 +267,9 @@ def _train(run: Run, checkpoint: FileCheckpoint | ShardedCheckpoint | None) -> t
     best = best if stopping is None else to_host(stopping.step)
     history = _as_history(now.history, best)
     if run.layout.seeds:
-        params, history = resized(params, members), history.members(members)
+        return resized(params, members), history.members(members)
+    if jax.process_count() > 1:  # every process has all of it
+        params = jax.tree.map(lambda leaf: jnp.asarray(to_host(leaf)), params)
     return params, history
 
 

@@ -98,19 +98,17 @@ class ShardedCheckpoint:
         Raises:
             ValueError: if none can be read, or the run was set up differently.
         """
+        import orbax.checkpoint as ocp
+
         manager = self._open()
-        failure: Exception | None = None
+        failure: BaseException | None = None
         for step in sorted(manager.all_steps(), reverse=True):
             try:
-                about = self._about(manager, step)
-            except Exception as error:  # whatever a damaged file makes Orbax raise
-                failure = error
-                continue
-            check_fingerprint(about["fingerprint"], fingerprint, self.folder)
-            try:
+                about = _load(manager, step, about=ocp.args.JsonRestore())["about"]
+                check_fingerprint(about["fingerprint"], fingerprint, self.folder)
                 state, history = self._restore(manager, step, about, like, layout)
-            except Exception as error:
-                failure = error
+            except _DamagedError as error:
+                failure = error.__cause__
                 continue
             if layout.seeds:
                 state = layout.place(resized(state, layout.padded(members)))
@@ -153,12 +151,6 @@ class ShardedCheckpoint:
                 raise _unwritten(self.folder, error) from error
         return self._manager
 
-    def _about(self, manager: Any, step: int) -> dict:
-        import orbax.checkpoint as ocp
-
-        restore = ocp.args.Composite(about=ocp.args.JsonRestore())
-        return manager.restore(step, args=restore)["about"]
-
     def _restore(
         self, manager: Any, step: int, about: dict, like: Any, layout: Layout
     ) -> tuple[Any, dict]:
@@ -174,17 +166,35 @@ class ShardedCheckpoint:
         }
         empty = {k: np.zeros(s, d) for k, (s, d) in about["history"].items()}
         history = {k: v for k, v in empty.items() if v.size}
-        found = manager.restore(
+        found = _load(
+            manager,
             step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(wanted), history=ocp.args.StandardRestore(history)
-            ),
+            state=ocp.args.StandardRestore(wanted),
+            history=ocp.args.StandardRestore(history),
         )
         leaves, structure = jax.tree.flatten(like)
         names = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(like)]
         leaves = [found["state"].get(n, leaf) for n, leaf in zip(names, leaves, strict=True)]
         restored = {k: to_host(v) for k, v in found["history"].items()}
         return jax.tree.unflatten(structure, leaves), empty | restored
+
+
+class _DamagedError(Exception):
+    """A checkpoint that cannot be read, for the reason that is its cause."""
+
+
+def _load(manager: Any, step: int, **items: Any) -> Any:
+    """Items of a checkpoint.
+
+    Raises:
+        _DamagedError: if they cannot be read.
+    """
+    import orbax.checkpoint as ocp
+
+    try:
+        return manager.restore(step, args=ocp.args.Composite(**items))
+    except Exception as error:  # a damaged file makes Orbax raise one of many
+        raise _DamagedError from error
 
 
 def _named(state: Any) -> dict[str, Any]:

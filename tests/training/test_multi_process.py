@@ -1,0 +1,77 @@
+"""Training over two processes, which talk over the loopback, is training in one."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+ROOT = Path(__file__).parents[2]
+PLAIN = {"seed": 1, "kill_at": 0, "folder": "", "sharded": True}
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def launch(out, processes, **settings):
+    """Start all processes; the first that dies takes the others with it, as a scheduler would."""
+    port = free_port()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    started = []
+    for process in range(processes):
+        given = {**PLAIN, **settings, "out": str(out), "port": port}
+        given |= {"process": process, "processes": processes}
+        command = [sys.executable, str(ROOT / "tests/training/worker.py"), json.dumps(given)]
+        with open(f"{out}-{process}.log", "w") as log:
+            started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+    codes = []
+    for worker in reversed(started):
+        codes.append(worker.wait(timeout=900))
+        if codes[-1]:
+            for other in started:
+                other.kill()
+    return codes
+
+
+def result(out, process=0):
+    with np.load(f"{out}-{process}.npz") as found:
+        return {name: found[name] for name in found.files}
+
+
+def log(out):
+    return "".join(path.read_text()[-2000:] for path in out.parent.glob(f"{out.name}-*.log"))
+
+
+def assert_close(one, other, tolerance):
+    for name, value in one.items():
+        scale = np.max(np.abs(value))
+        assert np.max(np.abs(value - other[name])) <= tolerance * scale, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [2, 1])  # members, or the examples of a batch, shared out
+def test_two_processes_are_one(tmp_path, seed):
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert launch(one, 1) == [0], log(one)
+    folder = str(tmp_path / "checkpoints")
+    assert launch(two, 2, seed=seed, folder=folder, sharded=seed == 2) == [0, 0], log(two)
+    assert_close(result(one), result(two), 1e-4)
+    assert_close(result(two, 0), result(two, 1), 0)
+
+    # One of them is killed without warning; both start again.
+    again, folder = tmp_path / "again", str(tmp_path / "others")
+    settings = {"seed": seed, "folder": folder, "sharded": seed == 2}
+    codes = launch(again, 2, kill_at=12, **settings)
+    assert codes[0] == -signal.SIGKILL, log(again)
+    assert not (tmp_path / "again-0.npz").exists()
+    assert launch(again, 2, **settings) == [0, 0], log(again)
+    assert_close(result(again), result(two), 0)
