@@ -1,4 +1,4 @@
-"""The main programs lower for a TPU on a machine without one, and ask for the precision they need."""
+"""Programs lower for a TPU on a machine without one, in the precision that they need."""
 
 import json
 import os
