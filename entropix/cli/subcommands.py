@@ -31,8 +31,9 @@ from entropix.studies.schedule import (
 
 
 _SOURCE_HELP = (
-    "A file (.npy, .npz, .csv, .parquet, IDX), a folder of PNG images, or the name of an embedded "
-    f"set: {', '.join(available())}."
+    "A file (.npy, .npz, .csv, .parquet, IDX), a folder of PNG images, MNIST or CIFAR-10 as they "
+    "are distributed, a Hugging Face dataset (a folder of save_to_disk, or hf:user/name), or the "
+    f"name of an embedded set: {', '.join(available())}."
 )
 
 
