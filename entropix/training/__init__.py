@@ -12,6 +12,7 @@ from entropix.training.path_losses import LocalDenoising as LocalDenoising
 from entropix.training.path_losses import SlicedScoreMatching as SlicedScoreMatching
 from entropix.training.save import load as load
 from entropix.training.save import save as save
+from entropix.training.stream import AbstractStream as AbstractStream
 from entropix.training.times import AbstractTimes as AbstractTimes
 from entropix.training.times import LogisticTimes as LogisticTimes
 from entropix.training.times import UniformTimes as UniformTimes
