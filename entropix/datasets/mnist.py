@@ -22,7 +22,7 @@ from entropix.datasets.idx import read_idx
 from entropix.datasets.splits import TRAIN_TEST, chosen
 
 
-_PREFIX = dict(zip(TRAIN_TEST, ("train", "t10k"), strict=True))
+_PREFIX: dict[str, str] = {"train": "train", "test": "t10k"}
 
 
 def is_idx_folder(path: Path) -> bool:

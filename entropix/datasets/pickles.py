@@ -94,8 +94,9 @@ def _check_memo(content: bytes) -> None:
     Every pickler numbers what it remembers by counting.
     """
     for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count + 1:
-            raise pickle.UnpicklingError(f"it remembers number {argument} of {count} things")
+        number = argument if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") else 0
+        if isinstance(number, int) and number > count + 1:
+            raise pickle.UnpicklingError(f"it remembers number {number} of {count} things")
 
 
 def _as_array(recorded: _Array) -> np.ndarray:
