@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from entropix.datasets import available
+from entropix.datasets.files import needed
 from entropix.studies import (
     ConditionOptions,
     DataOptions,
@@ -67,8 +68,11 @@ def commands(words: list[str]) -> dict[str, Callable[..., Any]]:
 
     Args:
         words: what was typed after `entropix`, for the job to know.
+
+    Raises:
+        ValueError: if tyro is not installed.
     """
-    from tyro.conf import arg
+    arg = needed("tyro.conf", "the command line", "tyro", "studies").arg
 
     def measure(
         source: Annotated[str, arg(metavar="[DATA]", help=_SOURCE_HELP)] = "digits",
