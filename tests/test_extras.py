@@ -24,8 +24,15 @@ def says(message, package, extra):
 STUDIES = ("tyro", "tqdm", "xarray", "h5netcdf", "matplotlib")
 
 
-@pytest.mark.parametrize("command", ["measure", "schedule", "information"])
-@pytest.mark.parametrize("module", STUDIES)
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        *((module, "measure") for module in STUDIES),
+        ("tyro", "schedule"),
+        ("xarray", "schedule"),
+        ("xarray", "information"),
+    ],
+)
 def test_the_command_line(module, command, capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, module, None)
     data = ["mixture2"] * (2 if command == "information" else 1)

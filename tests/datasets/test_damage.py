@@ -146,7 +146,7 @@ def company(name):
     ["mnist", "bin", "python2", "pickle", "state.json", "info.json", ".arrow"],
 )
 @hypothesis.given(flips=flips, kept=kept)
-@hypothesis.settings(max_examples=60)
+@hypothesis.settings(max_examples=25)
 def test_damaged_folder(name, flips, kept):
     """A data set of several files, one of them damaged."""
     files, victim = company(name)
@@ -159,7 +159,7 @@ def test_damaged_folder(name, flips, kept):
 
 @pytest.mark.parametrize("name", ["x.tar.gz", "x.tar"])
 @hypothesis.given(flips=flips, kept=kept)
-@hypothesis.settings(max_examples=40)
+@hypothesis.settings(max_examples=20)
 def test_damaged_archive(name, flips, kept):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
@@ -192,7 +192,7 @@ def records():
 
 @pytest.mark.parametrize("name", ["x.parquet", "x.array_record", "x.npy"])
 @hypothesis.given(flips=flips, kept=kept)
-@hypothesis.settings(max_examples=40)
+@hypothesis.settings(max_examples=20)
 def test_damaged_stream(name, flips, kept):
     """The same of streams, which find some damage only when they come to it."""
     pytest.importorskip("grain")

@@ -60,6 +60,7 @@ def close(found, expected, scale=0.0):
 
 @pytest.mark.parametrize("name", PROCESS)
 @hypothesis.given(mixture=mixtures(), s=st.floats(0.01, 0.99), seed=st.integers(0, 2**16))
+@hypothesis.settings(max_examples=15)
 def test_mixture(name, mixture, s, seed):
     """Its diffused density and score, at samples and far from all of them."""
     weights, means, stds = mixture
@@ -139,6 +140,7 @@ def draw(mixture):
 
 
 @hypothesis.given(mixture=mixtures())
+@hypothesis.settings(max_examples=15)
 def test_samples_of_a_mixture(mixture):
     """Shares of the components, and mean and variance within each, to five standard errors."""
     weights, means, stds = mixture
