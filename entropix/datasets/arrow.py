@@ -27,13 +27,13 @@ class Layout:
     Attributes:
         kind: `"image"`, `"array"` (lists) or `"table"` (numbers).
         columns: one, or for a table one per feature.
-        label: the column of the labels, or None.
+        label: the column of the labels, or None; or several columns of numbers.
         subject: the source, as errors write it.
     """
 
     kind: str
     columns: tuple[str, ...]
-    label: str | None
+    label: str | tuple[str, ...] | None
     subject: str
 
     @classmethod
@@ -41,7 +41,7 @@ class Layout:
         cls,
         schema: Any,
         columns: str | Sequence[str] | None,
-        label: str | None,
+        label: str | Sequence[str] | None,
         subject: str,
         classes: Sequence[str] = (),
     ) -> "Layout":
@@ -51,7 +51,7 @@ class Layout:
             schema: of Arrow.
             columns: those that make up the example. None: the only one of images, otherwise the
                 only one of lists, otherwise all of numbers.
-            label: the column of the labels, or None.
+            label: the column of the labels, or None; or several, of numbers.
             subject: the source, as errors write it.
             classes: columns that hold names of classes, which are no numbers though stored so.
 
@@ -60,12 +60,16 @@ class Layout:
         """
         kinds = {field.name: _kind(field.type) for field in schema}
         listed = ", ".join(repr(name) for name in kinds)
-        if label is not None and label not in kinds:
+        label = label if label is None or isinstance(label, str) else tuple(label)
+        given = _names(label)
+        if not set(given) <= set(kinds):
             raise ValueError(f"`label` must be a column of {subject}: {listed}; got {label!r}.")
+        if not given and label is not None:
+            raise ValueError("`label` must name at least one column, got none.")
         if columns is None:
-            rest = {k: v for k, v in kinds.items() if k != label and k not in classes}
+            rest = {k: v for k, v in kinds.items() if k not in given and k not in classes}
             for kind in ("image", "array", "table"):
-                names = tuple(name for name, given in rest.items() if given == kind)
+                names = tuple(name for name, found in rest.items() if found == kind)
                 if names and (kind == "table" or len(names) == 1):
                     return cls(kind, names, label, subject)
                 if names:
@@ -92,7 +96,7 @@ class Layout:
     @property
     def needed(self) -> list[str]:
         """All columns to be read."""
-        return [*self.columns, *([] if self.label is None else [self.label])]
+        return list(dict.fromkeys((*self.columns, *_names(self.label))))
 
     def examples(self, table: Any) -> np.ndarray:
         """The examples of a table, shape (N, ...), as they are stored.
@@ -108,18 +112,22 @@ class Layout:
         return self._lists(arrays[0])
 
     def labels(self, table: Any) -> np.ndarray | None:
-        """The labels of a table, numbers or text, shape (N,).
+        """The labels of a table, numbers or text, shape (N,); of several columns, shape (N, C).
 
         Raises:
             ValueError: if one is missing, or they are neither numbers nor text.
         """
-        if self.label is None:
-            return None
-        column = _combined(table, self.label)
+        columns = [self._labels(table, name) for name in _names(self.label)]
+        if self.label is None or isinstance(self.label, str):
+            return columns[0] if columns else None
+        return np.stack(columns, axis=-1)
+
+    def _labels(self, table: Any, name: str) -> np.ndarray:
+        column = _combined(table, name)
         if column.null_count:
             raise ValueError(
                 f"{self.subject} must have a label for every sample, "
-                f"got {column.null_count} missing in column {self.label!r}."
+                f"got {column.null_count} missing in column {name!r}."
             )
         array = column.to_numpy(zero_copy_only=False)
         if array.dtype.kind in "biuf":
@@ -128,7 +136,7 @@ class Layout:
             return array.astype(str)
         raise ValueError(
             f"{self.subject} must have labels of numbers or text, "
-            f"got {column.type} in column {self.label!r}."
+            f"got {column.type} in column {name!r}."
         )
 
     def _images(self, column: Any) -> np.ndarray:
@@ -177,6 +185,10 @@ class Layout:
     @property
     def _column(self) -> str:
         return f"column {self.columns[0]!r} of {self.subject}"
+
+
+def _names(label: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return () if label is None else (label,) if isinstance(label, str) else label
 
 
 def _combined(table: Any, name: str) -> Any:

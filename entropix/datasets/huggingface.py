@@ -60,7 +60,7 @@ def open_huggingface(source: Path | str, split: str | None) -> Any:
         return parts[0] if len(parts) == 1 else hf.concatenate_datasets(parts)
 
 
-def layout(dataset: Any, columns: Any, label: str | None, subject: str) -> Layout:
+def layout(dataset: Any, columns: Any, label: Any, subject: str) -> Layout:
     """Which columns are the examples; see `Layout.of`."""
     return Layout.of(
         dataset.with_format("arrow")[:0].schema, columns, label, subject, _classes(dataset)

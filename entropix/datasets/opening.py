@@ -30,7 +30,7 @@ _ALLOWED = (
 def open_source(
     source: Any,
     columns: str | Sequence[str] | None,
-    label: str | None,
+    label: str | Sequence[str] | None,
     split: str | None,
     shape: tuple[int, ...] | None,
     dtype: Any,

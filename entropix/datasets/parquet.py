@@ -25,7 +25,7 @@ class ParquetSource(AbstractSource):
     Args:
         paths: the files, all with the same columns.
         columns: those of the example; see `Layout.of`.
-        label: the column of the labels, or None.
+        label: the column or columns of the labels, or None.
         cache_bytes: how much memory the decoded row groups may take; one is always kept.
     """
 
@@ -33,7 +33,7 @@ class ParquetSource(AbstractSource):
         self,
         paths: list[Path],
         columns: str | Sequence[str] | None,
-        label: str | None,
+        label: str | Sequence[str] | None,
         cache_bytes: int,
     ):
         self._parquet = needed("pyarrow.parquet", "reading .parquet", "pyarrow", "data")

@@ -36,6 +36,8 @@ class AbstractSource(abc.ABC):
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """The samples of these numbers, shape (len(indices), *shape), and labels or None.
 
+        Labels have the shape (len(indices),), or (len(indices), C) if they are C columns.
+
         Several threads may read at the same time.
 
         Raises:
@@ -48,7 +50,7 @@ class ArraySource(AbstractSource):
 
     Args:
         points: shape (N, ...).
-        labels: shape (N,), or None.
+        labels: shape (N,) or (N, C), or None.
         subject: as errors write it.
     """
 
@@ -62,14 +64,20 @@ class ArraySource(AbstractSource):
         self.shape, self.dtype, self.subject = tuple(shape), points.dtype, subject
 
     @classmethod
-    def of_dataset(cls, dataset: Dataset, label: str | None) -> "ArraySource":
-        """The samples of a `Dataset`, with its own labels if `label` is `"labels"`."""
+    def of_dataset(cls, dataset: Dataset, label: Any) -> "ArraySource":
+        """The samples of a `Dataset`, with its own labels if `label` is `"labels"`.
+
+        With `["labels"]`, they are a column of shape (N, 1).
+        """
         subject = repr(dataset.source or dataset.name)
-        if label is not None and (label != "labels" or dataset.labels is None):
+        column = not isinstance(label, str)
+        names = [] if label is None else list(label) if column else [label]
+        if label is not None and (names != ["labels"] or dataset.labels is None):
             allowed = "None" if dataset.labels is None else "None or 'labels'"
             raise ValueError(f"`label` must be {allowed} for {subject}, got {label!r}.")
         points = dataset.points.reshape(-1, *dataset.shape)
-        return cls(points, None if label is None else dataset.labels, subject)
+        labels = dataset.labels if names else None
+        return cls(points, labels[:, None] if labels is not None and column else labels, subject)
 
     @classmethod
     def of_npy(cls, path: Path) -> "ArraySource":
@@ -90,7 +98,7 @@ class HuggingFaceSource(AbstractSource):
         source: a folder of `save_to_disk`, or `hf:user/name`, which is downloaded once.
         split: see `open_huggingface`.
         columns: those of the example; see `Layout.of`.
-        label: the column of the labels, or None.
+        label: the column or columns of the labels, or None.
     """
 
     def __init__(
@@ -98,7 +106,7 @@ class HuggingFaceSource(AbstractSource):
         source: Path | str,
         split: str | None,
         columns: str | Sequence[str] | None,
-        label: str | None,
+        label: str | Sequence[str] | None,
     ):
         dataset = open_huggingface(source, split)
         self.path, self.subject = Path(source), quoted(Path(source))

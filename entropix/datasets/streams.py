@@ -36,7 +36,7 @@ def stream(
     seed: int = 0,
     shuffle: bool = True,
     columns: str | Sequence[str] | None = None,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     split: str | None = None,
     shape: tuple[int, ...] | None = None,
     dtype: Any = None,
@@ -58,8 +58,9 @@ def stream(
     | a `Dataset` or an array | memory |
 
     Examples are floating: float64 if they are stored in float64 or in integers of 32 bits or more,
-    otherwise float32. Their values stay what they are, pixels 0 to 255. Conditions are the labels
-    as they are stored, which must be numbers.
+    otherwise float32. Their values stay what they are, pixels 0 to 255. Conditions are the labels,
+    which must be numbers: of one column as they are stored, shape (B,); of a list of columns
+    floating as the examples are, shape (B, C), which is what the networks of this library take.
 
     Args:
         source: see the table.
@@ -69,7 +70,8 @@ def stream(
         columns: of parquet files and Hugging Face datasets, those that make up one example: one
             of images or of lists of equal sizes, or several of numbers. None: the only one of
             images, or else the only one of lists, or else all of numbers but `label`.
-        label: the column of the conditions; of a `Dataset`, `"labels"`. None: no conditions.
+        label: the column of the conditions, or a list of columns; of a `Dataset`, `"labels"` or
+            `["labels"]`. None: no conditions.
         split: of Hugging Face datasets, see `load`.
         shape: of one example; required for ArrayRecord, where the data are flat otherwise.
         dtype: of a record of ArrayRecord, where it is required.
@@ -242,6 +244,8 @@ class _Stream(AbstractStream):
                 f"{self._source.subject} must have labels of numbers to be streamed, "
                 f"got dtype {labels.dtype}."
             )
+        if labels is not None and labels.ndim > 1:
+            labels = labels.astype(self.dtype)
         if self._dequantise:
             noise = np.stack([self._noise(epoch, int(index)) for index in indices])
             # 255 + 0.99999994 rounds to 256 in float32, which is the next level.

@@ -156,6 +156,25 @@ def test_orders_are_independent():
     assert np.abs(correlations).max() < 4 / np.sqrt(n)
 
 
+@pytest.mark.parametrize("name", ["parquet", "folder", "huggingface", "dataset"])
+def test_several_columns_of_conditions(tmp_path, name):
+    """Of a list of columns: floating, with an axis of their own."""
+    make, options = SOURCES[name]
+    label = [options["label"]]
+    it = stream(make(tmp_path), batch_size=BATCH, label=label)
+    points, conditions = next(it.batches(0))
+    np.testing.assert_array_equal(points, in_memory()[0][0])
+    np.testing.assert_array_equal(conditions, in_memory()[1][0][:, None])
+    assert conditions.dtype == it.dtype
+    if name == "parquet":
+        both = stream(next(tmp_path.iterdir()), batch_size=BATCH, columns="a", label=["b", "label"])
+        points, conditions = both.head(N)
+        np.testing.assert_array_equal(points[:, 0], POINTS[:, 0])
+        np.testing.assert_array_equal(conditions, np.stack([POINTS[:, 1], LABELS], axis=-1))
+        with pytest.raises(ValueError, match="`label` must name at least one column, got none"):
+            stream(next(tmp_path.iterdir()), batch_size=BATCH, label=[])
+
+
 def test_in_the_order_of_the_source():
     found, _ = take(stream(POINTS, batch_size=BATCH, shuffle=False), 0, 2 * STEPS)
     expected = POINTS[: STEPS * BATCH].reshape(STEPS, BATCH, 3)
