@@ -121,6 +121,7 @@ class HuggingFaceSource(AbstractSource):
     def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         with reading(self.path, "a Hugging Face dataset"):
             table = self._rows[indices.tolist()]
+            table.validate(full=True)  # of mapped files, no one has
         return self._layout.examples(table), self._layout.labels(table)
 
 

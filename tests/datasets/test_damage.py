@@ -190,7 +190,7 @@ def records():
         return path.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["x.parquet", "x.array_record", "x.npy"])
+@pytest.mark.parametrize("name", ["x.parquet", "x.array_record", "x.npy", "x.arrow"])
 @hypothesis.given(flips=flips, kept=kept)
 @hypothesis.settings(max_examples=20)
 def test_damaged_stream(name, flips, kept):
@@ -201,11 +201,18 @@ def test_damaged_stream(name, flips, kept):
         valid = PARQUET
     elif name == "x.npy":
         valid = VALID[name]
+    elif name == "x.arrow":
+        files, victim = company(".arrow")
+        valid = files[victim]
     else:
         valid, options = records(), {"shape": (12,), "dtype": "u1"}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(damaged(valid, flips, kept))
+        if name == "x.arrow":  # beside the other files of its data set, as one of them
+            for file, content in files.items():
+                (path.parent / file).write_bytes(content)
+            path = path.rename(path.with_name(victim)).parent
         try:
             points, _ = stream(path, batch_size=2, **options).head(6)
         except ValueError as error:
