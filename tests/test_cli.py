@@ -168,6 +168,7 @@ def test_bad_data(capsys, case):
 
 BAD_OPTIONS = {
     "--array wrong": "`array` must be None",
+    "--split test": "`split` must be None for data without splits, got 'test'",
     "--kappa 0": "`kappa` must be positive",
     "--process sl --sigma0 -0.1": "`sigma0` must be positive",
     "--process ve --sigma-min -1": "`sigma_min` must be positive",

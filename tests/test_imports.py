@@ -17,6 +17,8 @@ import entropix
 # Heavy, optional, or both: imported by the function that needs them.
 LATE = {
     "PIL",
+    "datasets",
+    "grain",
     "h5netcdf",
     "jaxopt",
     "matplotlib",

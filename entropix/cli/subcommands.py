@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from entropix.datasets import available
+from entropix.datasets.files import needed
 from entropix.studies import (
     ConditionOptions,
     DataOptions,
@@ -31,8 +32,9 @@ from entropix.studies.schedule import (
 
 
 _SOURCE_HELP = (
-    "A file (.npy, .npz, .csv, .parquet, IDX), a folder of PNG images, or the name of an embedded "
-    f"set: {', '.join(available())}."
+    "A file (.npy, .npz, .csv, .parquet, IDX), a folder of PNG images, MNIST or CIFAR-10 as they "
+    "are distributed, a Hugging Face dataset (a folder of save_to_disk, or hf:user/name), or the "
+    f"name of an embedded set: {', '.join(available())}."
 )
 
 
@@ -66,8 +68,11 @@ def commands(words: list[str]) -> dict[str, Callable[..., Any]]:
 
     Args:
         words: what was typed after `entropix`, for the job to know.
+
+    Raises:
+        ValueError: if tyro is not installed.
     """
-    from tyro.conf import arg
+    arg = needed("tyro.conf", "the command line", "tyro", "studies").arg
 
     def measure(
         source: Annotated[str, arg(metavar="[DATA]", help=_SOURCE_HELP)] = "digits",

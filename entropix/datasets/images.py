@@ -63,24 +63,33 @@ def _png_files(folder: Path) -> list[Path]:
 
 def _read_png(path: Path, pillow: Any) -> np.ndarray:
     with reading(path, "a PNG image"), pillow.open(path, formats=["PNG"]) as image:
-        image.load()
-        mode = image.mode
-        transparent = image.has_transparency_data
-        if mode == "1":
-            image = image.convert("L")
-        elif transparent:
-            image = image.convert("LA" if mode in ("L", "LA") else "RGBA")
-        elif mode == "P":
-            image = image.convert("RGB")
-        pixels = np.asarray(image)
-    if pixels.dtype != np.uint8:
-        raise ValueError(f"{quoted(path)} must have 8 bits per channel, got the mode {mode}.")
+        loaded = image.copy()
+    return pixels(loaded, quoted(path))
+
+
+def pixels(image: Any, subject: str) -> np.ndarray:
+    """The pixels of an image of pillow: grey (H, W) or RGB (H, W, 3), 8 bits per channel.
+
+    Raises:
+        ValueError: if it has more bits, or is transparent; `subject` names it.
+    """
+    mode = image.mode
+    transparent = image.has_transparency_data
+    if mode == "1":
+        image = image.convert("L")
+    elif transparent:
+        image = image.convert("LA" if mode in ("L", "LA") else "RGBA")
+    elif mode == "P":
+        image = image.convert("RGB")
+    array = np.asarray(image)
+    if array.dtype != np.uint8:
+        raise ValueError(f"{subject} must have 8 bits per channel, got the mode {mode}.")
     if transparent:
-        if (pixels[..., -1] < 255).any():
+        if (array[..., -1] < 255).any():
             raise ValueError(
-                f"{quoted(path)} must be opaque, got transparent pixels: "
+                f"{subject} must be opaque, got transparent pixels: "
                 f"flatten the image onto a background."
             )
-        pixels = pixels[..., :-1]
-        pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-    return pixels
+        array = array[..., :-1]
+        array = array[..., 0] if array.shape[-1] == 1 else array
+    return array

@@ -13,11 +13,14 @@ import numpy as np
 from entropix._core.arrays import Key
 from entropix._core.checks import choice
 from entropix.datasets.arrays import read_npy, read_npz
+from entropix.datasets.cifar import is_cifar, read_cifar
 from entropix.datasets.dataset import KINDS, Dataset
 from entropix.datasets.embedded import available, embedded
 from entropix.datasets.files import Raw, quoted
+from entropix.datasets.huggingface import PREFIX, is_huggingface, read_huggingface
 from entropix.datasets.idx import read_idx
 from entropix.datasets.images import read_folder
+from entropix.datasets.mnist import is_idx_folder, read_idx_folder
 from entropix.datasets.tables import read_csv, read_parquet
 
 
@@ -27,7 +30,10 @@ _TABLES: dict[str, Callable[[Path, str | None], Raw]] = {
 }
 # train-images-idx3-ubyte, train-images.idx3-ubyte, x.idx, x.idx3, each with .gz or without.
 _IDX_NAME = re.compile(r".+([-.]idx\d?|ubyte)(\.gz)?", flags=re.IGNORECASE)
-_ALLOWED = ".npy, .npz, .csv, .parquet, .idx or *-ubyte (also with .gz), or a folder of PNG images"
+_ALLOWED = (
+    ".npy, .npz, .csv, .parquet, .idx or *-ubyte (also with .gz), an archive of CIFAR-10 "
+    "(.tar.gz), or a folder of PNG images, of IDX files, of CIFAR-10 or of a Hugging Face dataset"
+)
 
 
 def load(
@@ -38,8 +44,9 @@ def load(
     array: str | None = None,
     kind: str | None = None,
     labels: str | os.PathLike[str] | None = None,
+    split: str | None = None,
 ) -> Dataset:
-    """Load an embedded data set or a file.
+    """Load an embedded data set, a file, or a data set of many files.
 
     | source | what it holds |
     |---|---|
@@ -49,6 +56,10 @@ def load(
     | `.csv`, `.parquet` | a table of numbers, one sample per row |
     | `.idx`, `*-ubyte`, with `.gz` or not | an IDX file, as MNIST has |
     | a folder | PNG images of one size, perhaps in one subfolder per label |
+    | a folder of IDX files | MNIST, Fashion-MNIST: `train-images-idx3-ubyte`, `t10k-...`; splits |
+    | `cifar-10-python.tar.gz`, `cifar-10-binary.tar.gz`, or the folder in it | CIFAR-10; splits |
+    | a folder written by `save_to_disk` | a Hugging Face dataset, perhaps with splits |
+    | `"hf:mnist"`, `"hf:user/name"` | one of the Hugging Face hub, with `:configuration` or not |
 
     Args:
         source: a name or a path. A name wins over a file of the same name in the working
@@ -56,53 +67,71 @@ def load(
         num_samples: synthetic sets: how many samples to draw; 8192 by default. Other data come
             whole.
         key: synthetic sets: the random key, required. Ignored by the others.
-        array: the array of an `.npz` file; may be left out if there is only one.
+        array: the array of an `.npz` file, or the column of a Hugging Face dataset, that holds the
+            samples; may be left out if there is only one.
         kind: `"table"`, `"image"` or `"points"`, overriding the inferred kind (see `Dataset`).
         labels: what holds one label for each sample: a file of any of the formats above; a column
-            of a table or an array of an `.npz` file, which is then no part of the samples; or
-            `"labels"` for those the data carry, as digits and mixtures do. None: these too, if
-            there are any.
+            of a table or a Hugging Face dataset or an array of an `.npz` file, which is then no
+            part of the samples; or `"labels"` for those the data carry, as digits, mixtures, MNIST
+            and CIFAR-10 do. None: these too, if there are any.
+        split: of data that come in splits, `"train"`, `"test"`, any other that a Hugging Face
+            dataset has, or `"all"` for all of them, one after the other. None: `"train"`, or the
+            only one.
 
     Returns:
         The validated data set, in the units of its source: neither standardised nor dequantised.
 
     Raises:
         ValueError: in one line, for an unknown name (with the nearest known one), a file that is
-            missing, damaged or of an unknown format, for labels that are not there, and for data
-            that `Dataset` refuses.
+            missing, damaged or of an unknown format, for labels or a split that are not there, and
+            for data that `Dataset` refuses.
     """
     if labels is not None and os.path.isfile(labels):
-        data = load(source, num_samples=num_samples, key=key, array=array, kind=kind)
+        data = load(source, num_samples=num_samples, key=key, array=array, kind=kind, split=split)
         return dataclasses.replace(data, labels=_labels_of(Path(labels)))
     if kind is not None:
         choice(kind, "kind", KINDS)
-    name = source if isinstance(source, str) and source in available() else None
-    path = _existing(source) if name is None else None
+    text = source if isinstance(source, str) else ""
+    name = text if text in available() else None
+    remote = text.startswith(PREFIX)
+    path = None if name is not None or remote else _existing(source)
     if num_samples is not None and name in (None, "digits"):
         raise ValueError(
             f"`num_samples` must be None for data that are not synthetic, got {num_samples!r} "
             f"for {str(source)!r}."
         )
-    if array is not None and (path is None or path.suffix.lower() != ".npz"):
-        raise ValueError(
-            f"`array` must be None unless the source is an .npz file, got {array!r} "
-            f"for {str(source)!r}."
-        )
-    if path is None:
-        data = embedded(str(source), num_samples, key)
+    if name is not None:
+        _check_absent(array, "array", "unless the source is an .npz file", source)
+        _check_absent(split, "split", "for data without splits", source)
+        data = embedded(name, num_samples, key)
         _check_labels(labels, data.labels, data.source)
         if kind in (None, data.kind):
             return data
         return dataclasses.replace(data, kind=kind, levels=None)
-    raw = _read(path, array, labels)
+    if path is None:
+        raw = read_huggingface(text, split, array, _column_of_labels(labels))
+        short, where = re.split(r"[:/]", text)[-1], text
+    else:
+        raw = _read(path, array, labels, split)
+        short, where = _name(path), str(path)
     return Dataset.from_array(
         raw.array,
-        name=_name(path),
+        name=short,
         kind=kind,
         labels=raw.labels,
         columns=raw.columns,
-        source=str(path),
+        source=where,
     )
+
+
+def _check_absent(value: str | None, name: str, when: str, source: Any) -> None:
+    if value is not None:
+        raise ValueError(f"`{name}` must be None {when}, got {value!r} for {str(source)!r}.")
+
+
+def _column_of_labels(labels: str | os.PathLike[str] | None) -> str | None:
+    """A column by its name, or the one that a Hugging Face dataset has for them."""
+    return None if labels in (None, "labels") else os.fspath(labels)
 
 
 def _existing(source: str | os.PathLike[str]) -> Path:
@@ -124,17 +153,39 @@ def _existing(source: str | os.PathLike[str]) -> Path:
     )
 
 
-def _read(path: Path, array: str | None, labels: str | os.PathLike[str] | None = None) -> Raw:
+def _read(
+    path: Path,
+    array: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+) -> Raw:
     suffix = path.suffix.lower()
-    if not path.is_dir():
+    if path.is_dir() and is_huggingface(path):
+        raw = read_huggingface(path, split, array, _column_of_labels(labels))
+        _check_labels("labels" if labels == "labels" else None, raw.labels, str(path))
+        return raw
+    if suffix != ".npz":
+        _check_absent(array, "array", "unless the source is an .npz file", path)
+    raw = _read_splits(path, split)
+    if raw is None:
+        _check_absent(split, "split", "for data without splits", path)
         named = None if labels is None else os.fspath(labels)
-        if suffix == ".npz":
+        if suffix == ".npz" and not path.is_dir():
             return read_npz(path, array, named)
-        if suffix in _TABLES:
+        if suffix in _TABLES and not path.is_dir():
             return _TABLES[suffix](path, named)
-    raw = _read_whole(path)
+        raw = _read_whole(path)
     _check_labels(labels, raw.labels, str(path))
     return raw
+
+
+def _read_splits(path: Path, split: str | None) -> Raw | None:
+    """Data that come in splits, or None if these do not."""
+    if is_cifar(path):
+        return read_cifar(path, split)
+    if path.is_dir() and is_idx_folder(path):
+        return read_idx_folder(path, split)
+    return None
 
 
 def _check_labels(wanted: str | os.PathLike[str] | None, given: Any, source: str) -> None:
@@ -147,7 +198,7 @@ def _check_labels(wanted: str | os.PathLike[str] | None, given: Any, source: str
 
 def _labels_of(path: Path) -> np.ndarray:
     """The labels that a file holds: one axis, or a second of size one."""
-    array = _read(path, None).array
+    array = _read(path).array
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 
 

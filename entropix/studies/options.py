@@ -15,7 +15,10 @@ class DataOptions:
     num_samples: int | None = None
     """How many samples to draw of a synthetic set; auto: 8192."""
     array: str | None = None
-    """Which array of an .npz file; auto: the only one."""
+    """Which array of an .npz file, or column of a Hugging Face dataset; auto: the only one."""
+    split: str | None = None
+    """Which part of data that come in splits (MNIST, CIFAR-10, Hugging Face): train, test, any
+    other name they have, or all; auto: train. --held-out divides what this leaves."""
     kind: Literal["auto", "table", "image", "points"] = "auto"
     """What the columns mean; auto: what the shape suggests."""
     held_out: float = 0.2

@@ -81,6 +81,7 @@ def read_parts(
             array=options.array,
             kind=None if options.kind == "auto" else options.kind,
             labels=condition.condition,
+            split=options.split,
         )
     given = make_condition(dataset.labels, condition, options.data_seed)
     dequantised = options.dequantise and dataset.levels is not None

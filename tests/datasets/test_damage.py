@@ -8,10 +8,12 @@ from pathlib import Path
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from entropix.datasets import Dataset, load
+from entropix.datasets import Dataset, load, stream
+from tests.datasets.sets import cifar_batches, cifar_files, idx, save_cifar, save_huggingface
 
 
 ARRAY = np.random.default_rng(0).integers(0, 256, size=(6, 4, 3), dtype=np.uint8)
@@ -98,9 +100,122 @@ def test_any_text_as_csv(data):
     valid_or_refused("x.csv", data)
 
 
+PARQUET = content(
+    lambda file: pd.DataFrame({"a": [1.0, 2.0, 3.5], "b": [4, 5, 7]}).to_parquet(file)
+)
+
+
 def test_truncated_parquet():
-    pandas = pytest.importorskip("pandas")
-    valid = content(lambda file: pandas.DataFrame({"a": [1.0, 2.0]}).to_parquet(file))
-    assert valid_or_refused("x.parquet", valid) is not None
-    for length in np.linspace(0, len(valid) - 1, 40, dtype=int):
-        assert valid_or_refused("x.parquet", valid[:length]) is None
+    assert valid_or_refused("x.parquet", PARQUET) is not None
+    for length in np.linspace(0, len(PARQUET) - 1, 40, dtype=int):
+        assert valid_or_refused("x.parquet", PARQUET[:length]) is None
+
+
+# ---------------------------------------------------------------------------- files in company
+
+
+def archive(form, name):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        save_cifar(path, cifar_files(cifar_batches(1)[0], form))
+        return path.read_bytes()
+
+
+BATCHES = cifar_batches(1)[0]
+
+
+def company(name):
+    """The files of a data set in a folder, and the one that is damaged."""
+    if name == "mnist":
+        files = {
+            "t10k-images-idx3-ubyte": idx(ARRAY),
+            "t10k-labels-idx1-ubyte": idx(np.arange(6) % 3),
+        }
+        return files, "t10k-labels-idx1-ubyte"
+    if name in ("bin", "python2", "pickle"):
+        files = cifar_files(BATCHES, 2 if name == "pickle" else name)
+        return files, "data_batch_2" + ".bin" * (name == "bin")
+    with tempfile.TemporaryDirectory() as folder:
+        path = save_huggingface(Path(folder) / "x", {"x": ARRAY.reshape(6, 12).tolist()})
+        files = {file.name: file.read_bytes() for file in path.iterdir()}
+    return files, next(file for file in files if file.endswith(name))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mnist", "bin", "python2", "pickle", "state.json", "info.json", ".arrow"],
+)
+@hypothesis.given(flips=flips, kept=kept)
+@hypothesis.settings(max_examples=25)
+def test_damaged_folder(name, flips, kept):
+    """A data set of several files, one of them damaged."""
+    files, victim = company(name)
+    with tempfile.TemporaryDirectory() as folder:
+        for file, valid in files.items():
+            data = damaged(valid, flips, kept) if file == victim else valid
+            (Path(folder) / file).write_bytes(data)
+        loads_or_refused(Path(folder))
+
+
+@pytest.mark.parametrize("name", ["x.tar.gz", "x.tar"])
+@hypothesis.given(flips=flips, kept=kept)
+@hypothesis.settings(max_examples=20)
+def test_damaged_archive(name, flips, kept):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(damaged(ARCHIVES[name], flips, kept))
+        loads_or_refused(path)
+
+
+ARCHIVES = {name: archive("python2", name) for name in ("x.tar.gz", "x.tar")}
+
+
+def loads_or_refused(path):
+    try:
+        result = load(path)
+    except ValueError as error:
+        assert len(str(error).splitlines()) == 1  # noqa: PT017
+    else:
+        assert np.isfinite(result.points).all()
+
+
+def records():
+    module = pytest.importorskip("array_record.python.array_record_module")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.array_record"
+        writer = module.ArrayRecordWriter(str(path), "group_size:1")
+        for row in ARRAY.reshape(6, 12):
+            writer.write(row.tobytes())
+        writer.close()
+        return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.array_record", "x.npy", "x.arrow"])
+@hypothesis.given(flips=flips, kept=kept)
+@hypothesis.settings(max_examples=20)
+def test_damaged_stream(name, flips, kept):
+    """The same of streams, which find some damage only when they come to it."""
+    pytest.importorskip("grain")
+    options = {}
+    if name == "x.parquet":
+        valid = PARQUET
+    elif name == "x.npy":
+        valid = VALID[name]
+    elif name == "x.arrow":
+        files, victim = company(".arrow")
+        valid = files[victim]
+    else:
+        valid, options = records(), {"shape": (12,), "dtype": "u1"}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(damaged(valid, flips, kept))
+        if name == "x.arrow":  # beside the other files of its data set, as one of them
+            for file, content in files.items():
+                (path.parent / file).write_bytes(content)
+            path = path.rename(path.with_name(victim)).parent
+        try:
+            points, _ = stream(path, batch_size=2, **options).head(6)
+        except ValueError as error:
+            assert len(str(error).splitlines()) == 1  # noqa: PT017
+        else:
+            assert np.isfinite(points).all()

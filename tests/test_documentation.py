@@ -1,0 +1,117 @@
+"""The Python of README.md and of docs/: every page runs from its top to its end, at small sizes.
+
+The blocks of a page are one program, in their order. What a page takes as given, such as two
+samples x and y, stands in `GIVEN`; a block that is not to be run has `<!-- not run -->` on the line
+above it. Training, sampling and estimates are cut short here, so what is printed means nothing.
+"""
+
+import functools
+import re
+import textwrap
+from pathlib import Path
+
+import jax
+import matplotlib
+import pytest
+
+import entropix as ex
+
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(
+    r"(?P<before>^.*\n)?^(?P<indent> *)```python.*\n(?P<code>(?:.*\n)*?)^ *```$", flags=re.MULTILINE
+)
+NOT_RUN = "<!-- not run -->"
+
+TWO_SETS = """
+import jax, jax.numpy as jnp, numpy as np, diffrax
+import entropix as ex
+key = jax.random.key(0)
+model_key, fit_key, key_1, key_2, key_3, key_4 = jax.random.split(key, 6)
+x = jax.random.normal(key_1, (128, 2))
+y = x @ jnp.array([[1.0, 0.4], [0.0, 0.8]]) + 0.3 * jax.random.normal(key_2, (128, 2)) + 1.0
+"""
+# What comes before the first block of a page.
+GIVEN = {
+    "docs/bridges.md": TWO_SETS + "data, s = x, 0.5\n",
+    "docs/information.md": TWO_SETS + "dim_x, dim_y, held_out_x, held_out_y = 2, 2, x, y\n",
+    "docs/transport.md": TWO_SETS + "v = 0.25\n",
+    "docs/schedules.md": TWO_SETS
+    + """
+distribution = ex.Gaussian([0.5, -1.0], [[0.6, 0.35], [0.35, 0.9]])
+model = ex.ExactModel(distribution, ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0)))
+sampler_error = lambda process: process.noise_budget()
+""",
+}
+# Arguments that decide how long a function takes, and what they are here, whatever a page says.
+SHORT = {
+    "fit": {"steps": 8},
+    "optimise_schedule": {"steps": 2},
+    "KineticAction": {"num_samples": 64, "num_times": 16},
+    "sample": {"num_samples": 8},
+    "neural_entropy": {"num_evaluations": 512},
+    "path_kl": {"num_evaluations": 512},
+    "mutual_information": {"num_evaluations": 512},
+}
+# Pages that take more than a few seconds.
+SLOW = {"README.md", "docs/bridges.md", "docs/information.md", "docs/schedules.md"}
+
+
+def pages():
+    found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    names = [path.relative_to(ROOT).as_posix() for path in found if path.exists()]
+    return [name for name in names if "```python" in (ROOT / name).read_text()]
+
+
+def program(name):
+    """The blocks of a page as one program, each on the lines it has in the page."""
+    text = (ROOT / name).read_text()
+    lines: list[str] = []
+    for block in BLOCK.finditer(text):
+        if NOT_RUN in (block["before"] or ""):
+            continue
+        start = text[: block.start("code")].count("\n")
+        lines += [""] * (start - len(lines))
+        lines += textwrap.dedent(block["code"]).splitlines()
+    return "\n".join(lines) + "\n"
+
+
+def shortened(function, limits):
+    @functools.wraps(function)
+    def call(*arguments, **options):
+        return function(*arguments, **(options | limits))
+
+    return call
+
+
+@pytest.fixture
+def quick_compilation():
+    """Every program runs once: the compiler leaves out what makes code fast."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in pages()],
+)
+def test_page(name, tmp_path, monkeypatch, quick_compilation):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(matplotlib, "use", lambda *arguments, **options: None)
+    for function, limits in SHORT.items():
+        monkeypatch.setattr(ex, function, shortened(getattr(ex, function), limits))
+    scope = {"__name__": "__page__"}
+    exec(GIVEN.get(name, ""), scope)
+    exec(compile(program(name), str(ROOT / name), "exec"), scope)
+
+
+def test_the_pages_are_there():
+    if not (ROOT / "docs").exists():
+        pytest.skip("not a source tree")
+    assert set(GIVEN) | SLOW <= set(pages())
+    for name in pages():
+        text = (ROOT / name).read_text()
+        found = len(BLOCK.findall(text))
+        assert found == len(re.findall(r"^ *```python", text, flags=re.MULTILINE)), name
