@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from entropix._core.checks import positive_integer
 
@@ -53,13 +53,18 @@ def make_mesh(*, seed: int = 1, data: int | None = None, devices: Any = None) ->
     return jax.make_mesh((seed, data), (SEED, DATA), (AxisType.Auto,) * 2, devices=devices)
 
 
-def ambient_mesh() -> Mesh | None:
-    """The mesh that `jax.set_mesh` has set, or None."""
-    mesh = jax.sharding.get_mesh()
-    return None if mesh.empty else mesh
+def ambient_mesh() -> Mesh | AbstractMesh | None:
+    """The mesh that `jax.set_mesh` has set, or None; inside of `jax.jit`, its shape alone."""
+    abstract = jax.sharding.get_abstract_mesh()
+    if abstract.empty:
+        return None
+    try:
+        return jax.sharding.get_mesh()
+    except ValueError:
+        return abstract
 
 
-def check_mesh(mesh: Any) -> Mesh | None:
+def check_mesh(mesh: Any) -> Mesh | AbstractMesh | None:
     """`mesh`, or the ambient one, if it has an axis that we know.
 
     Raises:
@@ -77,7 +82,7 @@ def check_mesh(mesh: Any) -> Mesh | None:
     return mesh
 
 
-def axis_size(mesh: Mesh | None, axis: str) -> int:
+def axis_size(mesh: Mesh | AbstractMesh | None, axis: str) -> int:
     """Devices along an axis; 1 where there is none."""
     return 1 if mesh is None else dict(mesh.shape).get(axis, 1)
 
