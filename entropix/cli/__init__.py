@@ -1,7 +1,7 @@
 """The command line, `entropix COMMAND`: a thin face over `entropix.studies`.
 
 What is wrong with a request is said in one line on stderr, with exit code 2, before any training
-starts; a training that diverges, in one line with exit code 1. A mistake of the program itself is
+starts; a training that diverges, or a disk that is full, in one line with exit code 1. A mistake of the program itself is
 not dressed up as one of the user: it surfaces with its traceback. Ctrl-C ends with exit code 130
 and the command that takes the run up again.
 """
@@ -17,6 +17,7 @@ from typing import Any
 from entropix import __version__
 from entropix.cli.parsing import parse
 from entropix.cli.subcommands import Job, commands
+from entropix.studies import FolderError
 
 
 FAILURE, USAGE_ERROR, INTERRUPTED = 1, 2, 130
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _termination_interrupts():
             job.run()
-    except FloatingPointError as error:
+    except (FloatingPointError, FolderError) as error:
         return _fail(str(error), FAILURE)
     except KeyboardInterrupt:
         return _interrupted(job)

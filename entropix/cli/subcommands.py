@@ -28,6 +28,14 @@ from entropix.studies.schedule import (
     prepare_schedule,
     run_schedule,
 )
+from entropix.studies.transport import (
+    MixtureOptions,
+    TransportEstimation,
+    TransportOptions,
+    TransportTraining,
+    prepare_transport,
+    run_transport,
+)
 
 
 _SOURCE_HELP = (
@@ -156,4 +164,31 @@ def commands(words: list[str]) -> dict[str, Callable[..., Any]]:
         prepare = functools.partial(prepare_information, first)
         return functools.partial(_job, prepare, run_information, words, second, options)
 
-    return {"measure": measure, "information": information, "schedule": schedule}
+    def transport(
+        mixtures: MixtureOptions = MixtureOptions(),
+        training: TransportTraining = TransportTraining(),
+        estimation: TransportEstimation = TransportEstimation(),
+        output: OutputOptions = OutputOptions(),
+    ) -> Any:
+        """Measure what networks store of Gaussian mixtures, the longer they are trained.
+
+        Reports S_NN beside the exact S_tot, and the path KL to the exact field, for several
+        dimensions, processes, lengths of training and seeds: a table here, report.md, plots, and
+        results.nc in the output folder. Every cell of that grid is a file of its own: processes
+        started with the same words and --resume share the work, on one machine or on many.
+
+        Args:
+            mixtures: The data.
+            training: The networks and their training. All seeds are trained as one program.
+            estimation: What is spent on measuring. Every number has its standard error.
+            output: Where results go.
+        """
+        options = TransportOptions(mixtures, training, estimation, output)
+        return functools.partial(_job, prepare_transport, run_transport, words, options)
+
+    return {
+        "measure": measure,
+        "information": information,
+        "schedule": schedule,
+        "transport": transport,
+    }
