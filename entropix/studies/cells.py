@@ -1,9 +1,10 @@
 """A study in cells, which any number of processes compute together in one folder.
 
-Each cell is one file of the folder `cells`, written whole or not at all, and nothing else is shared: a
-process takes the next cell that is neither finished nor claimed, and comes back to the claimed ones
-at the end. The claim is a lock of the system, which a process loses when it dies. Cells depend on
-the configuration alone, so that it does not matter which process computes which, or whether two do.
+Each cell is one file of the folder `cells`, written whole or not at all, and nothing else is
+shared: a process takes the next cell that is neither finished nor claimed, and comes back to the
+claimed ones at the end. The claim is a lock of the system, which a process loses when it dies.
+Cells depend on the configuration alone, so that it does not matter which process computes which,
+or whether two do.
 """
 
 import contextlib

@@ -20,9 +20,9 @@ _COMPONENTS = 5
 def read_mixtures(path: str) -> dict[int, GaussianMixture]:
     """Mixtures by dimension, from a JSON file.
 
-    Its layout is `{"3": {"weights": [...], "means": [[...], ...], "stds": [[...], ...]}, ...}`, with
-    shapes (K,), (K, D) and (K, D), or (K,) for `stds` that are the same along every axis. Whatever
-    else it holds is left alone.
+    Its layout is `{"3": {"weights": [...], "means": [[...], ...], "stds": [[...], ...]}, ...}`,
+    with shapes (K,), (K, D) and (K, D), or (K,) for `stds` that are the same along every axis.
+    Whatever else it holds is left alone.
 
     Raises:
         ValueError: in one line, for a file that is missing or not of this layout.
@@ -35,8 +35,8 @@ def read_mixtures(path: str) -> dict[int, GaussianMixture]:
     found = {int(name): _mixture(v, int(name)) for name, v in named.items() if name.isdecimal()}
     if not found:
         raise ValueError(
-            "`mixtures` must be a JSON file with the parameters of a mixture under the name of each "
-            f"dimension, such as '3', got {path!r}."
+            "`mixtures` must be a JSON file with the parameters of a mixture under the name of "
+            f"each dimension, such as '3', got {path!r}."
         )
     return found
 
@@ -61,8 +61,8 @@ def drawn_mixture(dim: int, seed: int) -> GaussianMixture:
     """Five components drawn at random: like the paper's, whose own are published for D = 3 only.
 
     With NumPy's default generator of the seed (`seed`, D), in this order: weights from the flat
-    Dirichlet distribution, means uniform in [-2, 2], one standard deviation per component uniform in
-    [0.4, 0.9].
+    Dirichlet distribution, means uniform in [-2, 2], one standard deviation per component uniform
+    in [0.4, 0.9].
     """
     rng = np.random.default_rng((seed, dim))
     weights = rng.dirichlet(np.ones(_COMPONENTS))

@@ -66,4 +66,4 @@ class TransportOptions:
     mixtures: MixtureOptions = MixtureOptions()
     training: TransportTraining = TransportTraining()
     estimation: TransportEstimation = TransportEstimation()
-    output: OutputOptions = OutputOptions()
+    output: OutputOptions = dataclasses.field(default_factory=OutputOptions)
