@@ -223,9 +223,12 @@ class _Bar:
 
     def finish(self, name: str) -> None:
         """A cell is finished."""
-        if self._taken[name] == 0:  # earlier, or by another process: it tells nothing of the pace
+        if self._taken[name] == 0 and not self._bar.disable:
+            # Earlier, or by another process: it tells nothing of the pace of this one.
             self._bar.initial += self._sizes[name]
-        self.advance(name, self._sizes[name])
+            self._bar.n += self._sizes[name]
+        else:
+            self.advance(name, self._sizes[name])
         self._ended += 1
         self._bar.set_description(self._title())
 

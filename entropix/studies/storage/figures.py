@@ -38,7 +38,7 @@ def plot_storage(record: "xarray.Dataset", path: Path) -> None:
     """S_NN against N, with the fitted logarithms, and against steps; bands are ranges of seeds."""
     sizes, steps = record["size"].values, record["steps"].values
     entropy = record["neural_entropy"].transpose("size", "steps", "seed").values
-    with figure(path, (9.0, 4.0)) as made:
+    with figure(path, (9.0, 4.4)) as made:
         left, right = made.subplots(1, 2, sharey=True)
         for i, colour in enumerate(_colours(len(steps))):
             _band(left, sizes, entropy[:, i], colour, f"{steps[i]} steps")
@@ -55,8 +55,8 @@ def plot_storage(record: "xarray.Dataset", path: Path) -> None:
         _logarithmic(left, sizes, "training samples N")
         _logarithmic(right, steps, "steps of training")
         left.set_ylabel("S_NN on held-out data [nats]")
-        for axes in (left, right):
-            axes.legend()
+        for axes in (left, right):  # above, where a legend can cover nothing
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
 
 def plot_memorisation(record: "xarray.Dataset", path: Path) -> None:
@@ -76,5 +76,6 @@ def plot_memorisation(record: "xarray.Dataset", path: Path) -> None:
             axes.plot(sizes, reference, color=EXACT, lw=1, ls="--", label="held-out samples")
             axes.set_ylabel(label)
             _logarithmic(axes, sizes, "training samples N")
-        both[0].set_ylim(bottom=min(-0.02, both[0].get_ylim()[0]))
+        top = max(0.05, 1.05 * both[0].get_ylim()[1])
+        both[0].set_ylim(-0.03 * top, top)
         legend_above(made, both[0])

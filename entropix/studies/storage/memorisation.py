@@ -5,9 +5,11 @@ For a sample x and its nearest and second nearest training samples,
 $$r(x) = \frac{\|x - x_{(1)}\|}{\|x - x_{(2)}\|} \in [0, 1],$$
 
 and x counts as memorised if $r < 1/3$: it is then much nearer to one training sample than to any
-other (Yoon et al., *Diffusion Probabilistic Models Generalize when They Fail to Memorize*, 2023; Gu
-et al., *On Memorization in Diffusion Models*, 2310.02664). What r means depends on how densely the
-training samples lie; held-out samples in place of x say what it is without memorisation.
+other (Yoon et al., *Diffusion Probabilistic Models Generalize when They Fail to Memorize*, 2023;
+Gu et al., *On Memorization in Diffusion Models*, 2310.02664). What r is without memorisation
+depends on the dimension d of the data: where x and the training samples have one smooth density and
+there are many of these, $P(r < t) = t^d$ and $E\,r = d/(d + 1)$. Held-out samples in place of x
+say what it is for the data at hand.
 
 Samples of dequantised images are rounded down to their integer levels first, as the training
 samples are, so that the noise of dequantisation sets no least distance.

@@ -31,6 +31,10 @@ def _size(record: "xarray.Dataset") -> tuple[float, float]:
     return 0.8 + 2.7 * record.sizes["process"], 0.7 + 2.3 * record.sizes["dimension"]
 
 
+def _length(epochs: int) -> str:
+    return "1 epoch" if epochs == 1 else f"{epochs} epochs"
+
+
 def plot_epochs(record: "xarray.Dataset", path: Path) -> None:
     """S_NN against epochs: mean and range over seeds, with S_tot on the same samples."""
     from matplotlib.ticker import NullLocator
@@ -66,7 +70,7 @@ def plot_epochs(record: "xarray.Dataset", path: Path) -> None:
 def plot_matching(record: "xarray.Dataset", path: Path) -> None:
     """S_NN / S_tot against L for every seed, and where the triangle inequality lets it lie."""
     import matplotlib
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     epochs = record["epochs"].values
     colours = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.9, len(epochs)))
@@ -90,10 +94,12 @@ def plot_matching(record: "xarray.Dataset", path: Path) -> None:
                 axes.set_xlim(low, high)
             axes.axhline(1, color=EXACT, ls="--", lw=1)
             for i, count in enumerate(epochs):
-                axes.plot(kl[i], share[i], "o", ms=4, color=colours[i], label=f"{count} epochs")
+                axes.plot(kl[i], share[i], "o", ms=4, color=colours[i], label=_length(count))
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(numticks=4))
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.tick_params(axis="x", labelsize=7)
             if number >= len(panels) - record.sizes["process"]:
                 axes.set_xlabel("path KL L to the exact field [nats]")
             if number % record.sizes["process"] == 0:
