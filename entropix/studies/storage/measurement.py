@@ -14,7 +14,13 @@ from entropix.models import ExactModel
 from entropix.studies.axis import Cutoff
 from entropix.studies.cells import Arrays, Task
 from entropix.studies.stages import asks_for_cutoff
-from entropix.studies.storage.memorisation import THRESHOLD, comparable, nearest_ratio
+from entropix.studies.storage.memorisation import (
+    THRESHOLD,
+    generated_points,
+    held_out_points,
+    nearest_ratio,
+    training_points,
+)
 from entropix.studies.storage.plan import StorageCell, StoragePlan
 
 
@@ -33,7 +39,7 @@ def measure_cell(plan: StoragePlan, cell: StorageCell, task: Task) -> Arrays:
     """
     rows = plan.training_rows(cell.size)
     fits, loss = plan.training.train(task, plan.make_model(rows), rows, cell.steps, plan.process)
-    known = comparable(plan.data, rows[: cell.size].reshape(cell.size, -1))
+    known = training_points(plan.data, cell.size)
     per_seed = [
         _of_network(plan, fits.member(i), known, key) for i, key in enumerate(plan.training.keys())
     ]
@@ -60,13 +66,12 @@ def _of_network(
         chunk_size=max(1, min(4096, 2**22 // plan.data.dim)),  # bounded memory
     )
     flat = np.asarray(made).reshape(options.samples, -1)
-    return found | _ratios("nearest_ratio", comparable(plan.data, flat), known)
+    return found | _ratios("nearest_ratio", generated_points(plan.data, flat), known)
 
 
 def _of_data(plan: StoragePlan, known: np.ndarray, seeds: int) -> dict[str, Any]:
     """What held-out samples would be taken for, and the truth where it is known."""
-    held_out = comparable(plan.data, plan.data.held_out)
-    found = _ratios("nearest_ratio", held_out, known)
+    found = _ratios("nearest_ratio", held_out_points(plan.data), known)
     found = {name.replace("nearest_ratio", "nearest_ratio_null"): v for name, v in found.items()}
     found["memorised_null"] = found.pop("memorised")
     distribution = plan.data.distribution

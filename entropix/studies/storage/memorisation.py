@@ -43,11 +43,27 @@ def nearest_ratio(points: np.ndarray, training: np.ndarray) -> np.ndarray:
     return nearest / second
 
 
-def comparable(data: PreparedData, points: np.ndarray) -> np.ndarray:
-    """Points of the model's coordinates, shape (M, D), as they are compared: see above."""
-    if not data.dequantised or data.projection is not None:
+def generated_points(data: PreparedData, points: np.ndarray) -> np.ndarray:
+    """Samples of a model, shape (M, D), as they are compared: see above."""
+    if not _as_images(data):
         return np.asarray(points)
     levels = data.dataset.levels
     assert levels is not None
     images = np.floor(np.asarray(data.standardisation.inverse(points)))
     return np.clip(images, 0, levels - 1)
+
+
+def training_points(data: PreparedData, size: int) -> np.ndarray:
+    """The first `size` training samples, as they are compared."""
+    if not _as_images(data):
+        return data.train[:size]
+    return data.dataset.points[data.order[1][:size]]
+
+
+def held_out_points(data: PreparedData) -> np.ndarray:
+    """Held-out samples, as they are compared."""
+    return data.dataset.points[data.order[0]] if _as_images(data) else data.held_out
+
+
+def _as_images(data: PreparedData) -> bool:
+    return data.dequantised and data.projection is None

@@ -170,6 +170,8 @@ def prepare_storage(
         raise ValueError(
             f"`batch_size` must be at most the largest of `sizes`, {sizes[-1]}, got {t.batch_size}."
         )
+    cutoff = choose_cutoff(options.estimation.cutoff, process, data)
+    fallback = default_cutoff(data, "chosen, because an entropy does not converge without")
     grid = prepare_grid(
         options.output,
         {cell.name: cell.steps for cell in _cells(sizes, steps)},
@@ -193,8 +195,8 @@ def prepare_storage(
         options=options,
         data=data,
         process=process,
-        cutoff=choose_cutoff(options.estimation.cutoff, process, data),
-        fallback=default_cutoff(data, "chosen, because an entropy does not converge without"),
+        cutoff=cutoff,
+        fallback=fallback,
         sizes=sizes,
         steps=steps,
         training=training,
