@@ -107,6 +107,32 @@ def test_schedule_optimisation(tmp_path, capsys):
     assert "squared length" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_transport_study(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "figure.png"
+    least, share = load_example("transport_study").main(
+        out, epochs=(1, 3), samples=1024, evaluations=512, widths=(32,)
+    )
+    assert least > -3
+    assert 0.05 < share < 1.1
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "L falls from one length of training" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_storage_digits(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "figure.png"
+    slope, error = load_example("storage_digits").main(
+        out, sizes=(64, 256, 1024), steps=60, seeds=2, samples=20, widths=(32,)
+    )
+    assert abs(slope) < 10
+    assert error > 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "S_NN = a + b log N" in capsys.readouterr().out
+
+
 def test_every_example_is_run():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     text = Path(__file__).read_text()

@@ -17,6 +17,7 @@ import entropix
 # Heavy, optional, or both: imported by the function that needs them.
 LATE = {
     "PIL",
+    "filelock",
     "h5netcdf",
     "jaxopt",
     "matplotlib",

@@ -36,12 +36,13 @@ def _logarithmic(axes: Any, ticks: np.ndarray, label: str) -> None:
 
 def plot_storage(record: "xarray.Dataset", path: Path) -> None:
     """S_NN against N, with the fitted logarithms, and against steps; bands are ranges of seeds."""
-    sizes, steps = record["size"].values, record["steps"].values
-    entropy = record["neural_entropy"].transpose("size", "steps", "seed").values
+    unit = record.attrs["unit_of_length"]
+    sizes, steps = record["size"].values, record[unit].values
+    entropy = record["neural_entropy"].transpose("size", unit, "seed").values
     with figure(path, (9.0, 4.4)) as made:
         left, right = made.subplots(1, 2, sharey=True)
         for i, colour in enumerate(_colours(len(steps))):
-            _band(left, sizes, entropy[:, i], colour, f"{steps[i]} steps")
+            _band(left, sizes, entropy[:, i], colour, f"{steps[i]} {unit}")
             a, b = (float(record[f"log_fit_{n}"][i]) for n in ("intercept", "slope"))
             if np.isfinite(b):
                 left.plot(sizes, a + b * np.log(sizes), color=colour, lw=1, ls=":")
@@ -53,7 +54,7 @@ def plot_storage(record: "xarray.Dataset", path: Path) -> None:
             for axes in (left, right):
                 axes.axhline(total, color=EXACT, lw=1, ls="--", label="S_tot")
         _logarithmic(left, sizes, "training samples N")
-        _logarithmic(right, steps, "steps of training")
+        _logarithmic(right, steps, f"{unit} of training")
         left.set_ylabel("S_NN on held-out data [nats]")
         for axes in (left, right):  # above, where a legend can cover nothing
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
@@ -61,7 +62,8 @@ def plot_storage(record: "xarray.Dataset", path: Path) -> None:
 
 def plot_memorisation(record: "xarray.Dataset", path: Path) -> None:
     """Share of memorised samples and mean ratio of distances against N, with held-out samples."""
-    sizes, steps = record["size"].values, record["steps"].values
+    unit = record.attrs["unit_of_length"]
+    sizes, steps = record["size"].values, record[unit].values
     panels = (
         ("memorised", "memorised_null", "share of samples with r < 1/3"),
         ("nearest_ratio", "nearest_ratio_null", "mean ratio r of distances"),
@@ -70,8 +72,8 @@ def plot_memorisation(record: "xarray.Dataset", path: Path) -> None:
         both = made.subplots(1, 2)
         for axes, (name, null, label) in zip(both, panels, strict=True):
             for i, colour in enumerate(_colours(len(steps))):
-                values = record[name].transpose("size", "steps", "seed").values[:, i]
-                _band(axes, sizes, values, colour, f"generated, {steps[i]} steps")
+                values = record[name].transpose("size", unit, "seed").values[:, i]
+                _band(axes, sizes, values, colour, f"generated, {steps[i]} {unit}")
             reference = np.nanmean(record[null].values, axis=(1, 2))
             axes.plot(sizes, reference, color=EXACT, lw=1, ls="--", label="held-out samples")
             axes.set_ylabel(label)

@@ -41,7 +41,8 @@ def measure_cell(plan: StoragePlan, cell: StorageCell, task: Task) -> Arrays:
     fits, loss = plan.training.train(task, plan.make_model(rows), rows, cell.steps, plan.process)
     known = training_points(plan.data, cell.size)
     per_seed = [
-        _of_network(plan, fits.member(i), known, key) for i, key in enumerate(plan.training.keys())
+        _of_network(plan, fits.member(i), rows, known, key)
+        for i, key in enumerate(plan.training.keys())
     ]
     found = {name: np.stack([found[name] for found in per_seed]) for name in per_seed[0]}
     found |= {"loss": loss, **_of_data(plan, known, len(per_seed))}
@@ -49,14 +50,13 @@ def measure_cell(plan: StoragePlan, cell: StorageCell, task: Task) -> Arrays:
 
 
 def _of_network(
-    plan: StoragePlan, model: AbstractModel, known: np.ndarray, key: Key
+    plan: StoragePlan, model: AbstractModel, rows: np.ndarray, known: np.ndarray, key: Key
 ) -> dict[str, Any]:
     """What one network stores, and how much of what it makes it has by heart."""
-    entropy_key, cut_key, sample_key = jax.random.split(key, 3)
-    found = _entropy(plan, model, "neural_entropy", entropy_key, plan.cutoff)
-    if plan.cutoff.value is None:
-        cut = _entropy(plan, model, "neural_entropy", cut_key, plan.fallback)
-        found |= {f"{CUT}{name}": value for name, value in cut.items()}
+    entropy_key, train_key, sample_key = jax.random.split(key, 3)
+    held_out = plan.data.held_out.reshape(-1, *plan.shape)
+    found = _entropy(plan, model, "neural_entropy", held_out, entropy_key)
+    found |= _entropy(plan, model, "neural_entropy_train", rows, train_key)
     options = plan.options.estimation
     made = sample(
         model,
@@ -78,23 +78,34 @@ def _of_data(plan: StoragePlan, known: np.ndarray, seeds: int) -> dict[str, Any]
     if distribution is not None:
         exact = ExactModel(distribution, plan.process)
         first = jax.random.fold_in(jax.random.key(plan.options.data.data_seed), _TRUTH)
-        found |= _entropy(plan, exact, "total_entropy", first, plan.cutoff)
-        if plan.cutoff.value is None:
-            cut = _entropy(plan, exact, "total_entropy", first, plan.fallback)
-            found |= {f"{CUT}{name}": value for name, value in cut.items()}
+        found |= _entropy(plan, exact, "total_entropy", plan.data.held_out, first)
     return {name: np.full(seeds, value) for name, value in found.items()}
 
 
 def _entropy(
-    plan: StoragePlan, model: AbstractModel, name: str, key: Key, cutoff: Cutoff
+    plan: StoragePlan, model: AbstractModel, name: str, points: np.ndarray, key: Key
 ) -> dict[str, float]:
-    """An entropy on held-out samples; NaN where it is infinite without a cut-off."""
-    exact = isinstance(model, ExactModel)
-    held_out = plan.data.held_out
+    """An entropy, with the cut-off that all take if one needs one as well as without."""
+    found = _with_cutoff(plan, model, name, points, key, plan.cutoff)
+    if plan.cutoff.value is None:
+        cut = _with_cutoff(plan, model, name, points, key, plan.fallback)
+        found |= {f"{CUT}{name}": value for name, value in cut.items()}
+    return found
+
+
+def _with_cutoff(
+    plan: StoragePlan,
+    model: AbstractModel,
+    name: str,
+    points: np.ndarray,
+    key: Key,
+    cutoff: Cutoff,
+) -> dict[str, float]:
+    """An entropy; NaN where it is infinite without a cut-off."""
     try:
         found: Estimate | None = neural_entropy(
             model,
-            held_out if exact else held_out.reshape(-1, *plan.shape),
+            points,
             key=key,
             num_evaluations=plan.options.estimation.evaluations,
             cutoff=cutoff.value,

@@ -20,6 +20,8 @@ class StorageTraining:
     steps: tuple[int, ...] = (250, 1000, 4000)
     """Lengths of training, the same for all N. Each is a run of its own, because the learning rate
     ends at zero with it."""
+    epochs: tuple[int, ...] = ()
+    """Lengths of training in epochs of N samples, in place of --steps: more steps for larger N."""
     network: Literal["mlp", "unet"] = "mlp"
     """mlp: hidden layers of --widths; unet: entropix.UNet with its defaults, for images."""
     seeds: int = 4
@@ -30,7 +32,7 @@ class StorageTraining:
     """Noise draws per sample and step."""
     learning_rate: float = 2e-3
     """Peak learning rate; it warms up and decays to zero along a cosine."""
-    widths: tuple[int, ...] = (512, 512)
+    widths: tuple[int, ...] = (256, 256)
     """Hidden layers of the network."""
     checkpoint_every: int = 500
     """Steps between checkpoints: what a killed process may lose at most."""
@@ -41,7 +43,7 @@ class StorageEstimation:
     """What is spent on measuring. Standard errors are reported with every number."""
 
     evaluations: int = 16_384
-    """Network evaluations per estimate of S_NN and network."""
+    """Network evaluations per estimate of S_NN, of which a network gets two or more."""
     samples: int = 500
     """Samples to generate per network, whose nearest training samples are looked for."""
     sampling_steps: int = 100

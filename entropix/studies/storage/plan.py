@@ -35,16 +35,20 @@ class StorageCell:
 
     Attributes:
         size: N, the number of training samples.
-        steps: length of training.
+        length: of training.
+        unit: of the length, steps or epochs.
+        steps: length of training in steps.
     """
 
     size: int
+    length: int
+    unit: str
     steps: int
 
     @property
     def name(self) -> str:
         """Of its file."""
-        return f"N{self.size}-{self.steps}-steps"
+        return f"N{self.size}-{self.length}-{self.unit}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,7 +62,8 @@ class StoragePlan:
         cutoff: of the entropies, the same for all N.
         fallback: the cut-off of all of them, should one be infinite without.
         sizes: increasing.
-        steps: increasing.
+        lengths: of training, increasing.
+        unit: of the lengths, steps or epochs.
         training: of the networks.
         grid: the cells, and where results are written.
     """
@@ -69,7 +74,8 @@ class StoragePlan:
     cutoff: Cutoff
     fallback: Cutoff
     sizes: tuple[int, ...]
-    steps: tuple[int, ...]
+    lengths: tuple[int, ...]
+    unit: str
     training: CellTraining
     grid: Grid
 
@@ -81,7 +87,7 @@ class StoragePlan:
     @property
     def cells(self) -> list[StorageCell]:
         """Size by size."""
-        return _cells(self.sizes, self.steps)
+        return _cells(self.sizes, self.lengths, self.unit, self.training.batch_size)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -155,7 +161,8 @@ def prepare_storage(
     choice(t.network, "network", ("mlp", "unet"))
     for width in t.widths:
         positive_integer(width, "widths")
-    steps = increasing(t.steps, "steps")
+    unit = "epochs" if t.epochs else "steps"
+    lengths = increasing(t.epochs or t.steps, unit)
     training = CellTraining(
         seed_labels(t.seeds), t.batch_size, t.num_draws, t.learning_rate, t.checkpoint_every
     )
@@ -174,7 +181,7 @@ def prepare_storage(
     fallback = default_cutoff(data, "chosen, because an entropy does not converge without")
     grid = prepare_grid(
         options.output,
-        {cell.name: cell.steps for cell in _cells(sizes, steps)},
+        {cell.name: cell.steps for cell in _cells(sizes, lengths, unit, t.batch_size)},
         name=f"storage-{data.dataset.name}",
         configuration={
             "study": "storage",
@@ -184,7 +191,7 @@ def prepare_storage(
             **process_parameters(options.process),
             "sizes": list(sizes),
             **dataclasses.asdict(training),
-            "steps": list(steps),
+            unit: list(lengths),
             "network": t.network,
             "widths": list(t.widths),
             **dataclasses.asdict(options.estimation),
@@ -198,7 +205,8 @@ def prepare_storage(
         cutoff=cutoff,
         fallback=fallback,
         sizes=sizes,
-        steps=steps,
+        lengths=lengths,
+        unit=unit,
         training=training,
         grid=grid,
     )
@@ -230,5 +238,10 @@ def _check_estimation(options: StorageEstimation) -> None:
     positive_integer(options.sampling_steps, "sampling_steps")
 
 
-def _cells(sizes: tuple[int, ...], steps: tuple[int, ...]) -> list[StorageCell]:
-    return [StorageCell(size, count) for size in sizes for count in steps]
+def _cells(
+    sizes: tuple[int, ...], lengths: tuple[int, ...], unit: str, batch_size: int
+) -> list[StorageCell]:
+    def steps(size: int, length: int) -> int:
+        return length if unit == "steps" else -(-length * size // batch_size)
+
+    return [StorageCell(n, length, unit, steps(n, length)) for n in sizes for length in lengths]

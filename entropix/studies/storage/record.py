@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
 _EACH, _STEPS = ("size", "steps", "seed"), ("steps",)
 
-# name: (dimensions, unit, meaning)
+# name: (dimensions, unit, meaning); the dimension steps is epochs where these are asked for
 SCHEMA: Schema = {
     "neural_entropy": (_EACH, "nats", "neural entropy S_NN on held-out data"),
     "neural_entropy_stderr": (_EACH, "nats", "its standard error, for the population"),
     "neural_entropy_mc_stderr": (_EACH, "nats", "its standard error, for these samples"),
+    "neural_entropy_train": (_EACH, "nats", "neural entropy S_NN on the N training samples"),
+    "neural_entropy_train_stderr": (_EACH, "nats", "its standard error, for the population"),
+    "neural_entropy_train_mc_stderr": (_EACH, "nats", "its standard error, for these samples"),
     "total_entropy": (_EACH, "nats", "exact total entropy production S_tot, same samples"),
     "total_entropy_stderr": (_EACH, "nats", "its standard error, for the population"),
     "total_entropy_mc_stderr": (_EACH, "nats", "its standard error, for these samples"),
@@ -52,18 +55,22 @@ def storage_record(plan: StoragePlan, found: dict[str, Arrays]) -> "xarray.Datas
         found: the results of cells by name, at least one.
     """
     seeds = plan.training.seeds
-    shape = (len(plan.sizes), len(plan.steps), len(seeds))
+    shape = (len(plan.sizes), len(plan.lengths), len(seeds))
     cells = stacked([cell.name for cell in plan.cells], found)
     values = {name: value.reshape(shape) for name, value in cells.items()}
     values, cutoff = _one_cutoff(plan, values, found)
     if "total_entropy" in values:
         values["efficiency"] = values["neural_entropy"] / values["total_entropy"]
+    schema = {
+        name: (tuple(plan.unit if dim == "steps" else dim for dim in dims), unit, meaning)
+        for name, (dims, unit, meaning) in SCHEMA.items()
+    }
     return assemble(
-        SCHEMA,
+        schema,
         values | _fits(plan, values["neural_entropy"]),
         {
             "size": (list(plan.sizes), "number N of training samples"),
-            "steps": (list(plan.steps), "length of training, in steps"),
+            plan.unit: (list(plan.lengths), f"length of training, in {plan.unit}"),
             "seed": (list(seeds), "seed of training"),
         },
         describe(plan, cutoff) | plan.grid.attributes(len(found)),
@@ -75,7 +82,8 @@ def _one_cutoff(
 ) -> tuple[Arrays, Cutoff]:
     """Entropies of all cells with one cut-off: none, unless one of them is infinite then."""
     plain = {name: value for name, value in values.items() if not name.startswith(CUT)}
-    infinite = any(np.isnan(cell["neural_entropy"]).any() for cell in found.values())
+    entropies = ("neural_entropy", "neural_entropy_train")
+    infinite = any(np.isnan(cell[name]).any() for cell in found.values() for name in entropies)
     if not infinite:
         return plain, plan.cutoff
     cut = {name.removeprefix(CUT): v for name, v in values.items() if name.startswith(CUT)}
@@ -91,7 +99,7 @@ def _fits(plan: StoragePlan, entropy: np.ndarray) -> dict[str, list[float]]:
         "slope_high": "high",
         "chi_squared": "chi_squared",
     }
-    lines = [fit_logarithm(np.array(plan.sizes), entropy[:, i]) for i in range(len(plan.steps))]
+    lines = [fit_logarithm(np.array(plan.sizes), entropy[:, i]) for i in range(len(plan.lengths))]
     return {
         f"log_fit_{name}": [
             float("nan") if line is None else getattr(line, field) for line in lines
@@ -124,7 +132,8 @@ def describe(plan: StoragePlan, cutoff: Cutoff) -> dict[str, Any]:
         f"{t.batch_size} samples a step with {t.num_draws} noise draws, "
         f"learning rate {t.learning_rate:g} falling to zero with the last step",
         "grid_text": f"N = {', '.join(map(str, plan.sizes))}; "
-        f"{', '.join(map(str, plan.steps))} steps; {len(plan.cells)} cells",
+        f"{', '.join(map(str, plan.lengths))} {plan.unit}; {len(plan.cells)} cells",
+        "unit_of_length": plan.unit,
         "cutoff": 0.0 if cutoff.value is None else cutoff.value,
         "cutoff_text": cutoff_text(cutoff),
         "evaluations": options.estimation.evaluations,

@@ -21,15 +21,16 @@ _FIGURES = (
 def table(record: "xarray.Dataset") -> list[list[str]]:
     """Header and rows: one for each cell that is finished."""
     known = "efficiency" in record
-    header = ["N", "steps", "S_NN", *(["S_tot", "S_NN / S_tot"] if known else [])]
+    unit = record.attrs["unit_of_length"]
+    header = ["N", unit, "S_NN", "S_NN, training", *(["S_tot", "S_NN / S_tot"] if known else [])]
     rows = [[*header, "memorised", "held-out", "ratio r", "r held-out"]]
-    stacked = record.stack(cell=("size", "steps"))
+    stacked = record.stack(cell=("size", unit))
     for i in range(stacked.sizes["cell"]):
         of = stacked.isel(cell=i)
         if np.isnan(of["neural_entropy"]).all():
             continue
-        row = [str(of["size"].item()), str(of["steps"].item())]
-        row.append(quantity(of["neural_entropy"].values))
+        row = [str(of["size"].item()), str(of[unit].item())]
+        row += [quantity(of[n].values) for n in ("neural_entropy", "neural_entropy_train")]
         if known:
             total, error = (of[n].values[0] for n in ("total_entropy", "total_entropy_mc_stderr"))
             row += [format_with_error(total, error), quantity(of["efficiency"].values)]
@@ -47,18 +48,18 @@ def table(record: "xarray.Dataset") -> list[list[str]]:
 
 def verdicts(record: "xarray.Dataset") -> list[str]:
     """The fitted logarithm, in a sentence for each length of training."""
-    said = []
-    for steps in record["steps"].values:
+    said, unit = [], record.attrs["unit_of_length"]
+    for i, length in enumerate(record[unit].values):
         fit = {
-            name: float(record[f"log_fit_{name}"].sel(steps=steps))
+            name: float(record[f"log_fit_{name}"][i])
             for name in ("intercept", "slope", "slope_stderr", "slope_low", "slope_high")
         }
         if np.isnan(fit["slope"]):
-            said.append(f"{steps} steps: fewer than three sizes, no fit")
+            said.append(f"{length} {unit}: fewer than three sizes, no fit")
             continue
-        chi = float(record["log_fit_chi_squared"].sel(steps=steps))
+        chi = float(record["log_fit_chi_squared"][i])
         text = (
-            f"{steps} steps: S_NN = a + b log N with b = "
+            f"{length} {unit}: S_NN = a + b log N with b = "
             f"{format_with_error(fit['slope'], fit['slope_stderr'])} nats per e-fold, 95% "
             f"{fit['slope_low']:.3g} to {fit['slope_high']:.3g}, a = {fit['intercept']:.4g}"
         )
@@ -96,6 +97,9 @@ def markdown_report(record: "xarray.Dataset", figures: list[str]) -> str:
         f"- Nats, averaged over held-out samples; ± is {spread}. All seeds and all N are measured "
         "on the same held-out samples, and train on the first N of the same order: the choice of "
         "samples is in no error here, `--data-seed` makes another one.",
+        "- A network that has learnt few samples by heart has a large field at held-out ones: S_NN "
+        "on held-out data may fall with N. On the training samples it falls by log N where these, "
+        "with their noise, do not overlap, as their density has log N nats more entropy.",
         "- The fit weighs each N by the scatter of its mean over seeds, and widens its interval, "
         "by Student's t, where the means do not lie on a line.",
         "- r is the distance of a sample to its nearest training sample over that to the second "
