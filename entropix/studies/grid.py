@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -24,6 +24,7 @@ from entropix.studies.run import versions
 from entropix.training import EnsembleFit, fit_ensemble
 
 
+R = TypeVar("R")
 # Those of the paper (2409.03817); further ones follow the last.
 _SEEDS = (1, 7, 17, 23)
 # Folded into the key of a seed: what follows training draws other numbers than training does.
@@ -120,10 +121,20 @@ class Grid:
         """Print, or do not."""
         return (lambda _: None) if self.output.quiet else print
 
-    def compute(self, work: Callable[[Task], Arrays]) -> dict[str, Arrays]:
-        """All cells; see `Cells.compute`."""
-        self.cells.compute(work, progress=not self.output.quiet)
-        return self.cells.finished()
+    def run(self, work: Callable[[Task], Arrays], summarise: Callable[[dict[str, Arrays]], R]) -> R:
+        """Compute all cells, and sum them up; those that are finished, should it be interrupted.
+
+        Args:
+            work: see `Cells.compute`.
+            summarise: writes what cells come to, by name; there may be some missing.
+        """
+        try:
+            self.cells.compute(work, progress=not self.output.quiet)
+        except (KeyboardInterrupt, FloatingPointError):
+            if found := self.cells.finished():
+                summarise(found)
+            raise
+        return summarise(self.cells.finished())
 
     def staged(self) -> AbstractContextManager[Path]:
         """See `OutputFolder.summary`."""

@@ -53,7 +53,12 @@ def run_storage(plan: StoragePlan) -> "xarray.Dataset":
     def work(task: Task) -> Arrays:
         return measure_cell(plan, places[task.name], task)
 
-    record = storage_record(plan, grid.compute(work))
+    return grid.run(work, partial(_summarise, plan))
+
+
+def _summarise(plan: StoragePlan, found: dict[str, Arrays]) -> "xarray.Dataset":
+    """Record, report and figures of the cells there are."""
+    grid, record = plan.grid, storage_record(plan, found)
     if record.attrs["cutoff_text"] != describe(plan, plan.cutoff)["cutoff_text"]:
         grid.say(f"  {'cutoff':<12} {record.attrs['cutoff_text']}")
     plots = {

@@ -49,7 +49,12 @@ def run_transport(plan: TransportPlan) -> "xarray.Dataset":
     def work(task: Task) -> Arrays:
         return measure_cell(plan, places[task.name], task)
 
-    record = transport_record(plan, grid.compute(work))
+    return grid.run(work, partial(_summarise, plan))
+
+
+def _summarise(plan: TransportPlan, found: dict[str, Arrays]) -> "xarray.Dataset":
+    """Record, report and figures of the cells there are."""
+    grid, record = plan.grid, transport_record(plan, found)
     plots = {EPOCHS: partial(plot_epochs, record), MATCHING: partial(plot_matching, record)}
     write_summary(grid, record, plots, partial(markdown_report, record))
     grid.say(f"\n{text_report(record)}\n\n  written to {grid.folder.path}{os.sep}")
