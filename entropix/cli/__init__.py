@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         make = parse(words, commands(words))
         job: Job | None = None if isinstance(make, int) else make()
-    except ValueError as error:
+    except (ValueError, FolderError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         return _interrupted(None)

@@ -117,8 +117,10 @@ def prepare_transport(
     epochs = increasing(t.epochs or (_FULL_EPOCHS if t.full else _EPOCHS), "epochs")
     if not t.processes:
         raise ValueError("`processes` must name at least one process, got none.")
-    names = tuple(dict.fromkeys(choice(name, "processes", _PROCESSES) for name in t.processes))
-    processes = {name: make_process(ProcessOptions(process=name)) for name in names}
+    processes: dict[str, AbstractGaussianProcess] = {}
+    for name in t.processes:
+        choice(name, "processes", _PROCESSES)
+        processes[name] = make_process(ProcessOptions(process=name))
     for width in t.widths:
         positive_integer(width, "widths")
     training = CellTraining(
