@@ -9,6 +9,8 @@ from filelock import FileLock
 
 from entropix.studies.cells import Cells, stacked
 from entropix.studies.folder import FolderError, OutputFolder
+from entropix.studies.grid import Grid
+from entropix.studies.options import OutputOptions
 
 
 SIZES = {"small": 1, "large": 3, "middle": 2}
@@ -198,3 +200,22 @@ def test_a_summary_that_cannot_be_written_leaves_the_old_one(tmp_path):
         fail()
     assert (tmp_path / "report.md").read_text() == "old"
     assert not list(tmp_path.glob(".staging*"))
+
+
+def test_an_interrupted_run_sums_up_what_is_finished(tmp_path):
+    folder = OutputFolder(tmp_path / "out")
+    folder.share(CONFIG, resume=False, overwrite=False, clear=lambda: None)
+    quiet, work, summed = OutputOptions(quiet=True), Work(), []
+
+    def interrupted(task):
+        if task.name == "small":
+            raise KeyboardInterrupt
+        return work(task)
+
+    grid = Grid(quiet, folder, cells(folder.path), ("entropix",), CONFIG)
+    with pytest.raises(KeyboardInterrupt):
+        grid.run(interrupted, lambda found: summed.append(sorted(found)))
+    assert summed == [["large", "middle"]]
+    grid = Grid(quiet, folder, cells(folder.path), ("entropix",), CONFIG)
+    assert list(grid.run(work, lambda found: found)) == list(SIZES)
+    assert work.done == ["large", "middle", "small"]
