@@ -12,6 +12,7 @@ import xarray
 import entropix
 from entropix.cli import main
 from entropix.cli.parsing import parse
+from entropix.studies import FolderError
 from tests.studies.common import NUM_SAMPLES
 
 
@@ -280,6 +281,18 @@ def test_a_training_that_diverges_says_so_in_one_line(capsys, monkeypatch):
     code, _, err = run(capsys, "measure", "mixture2", "--num-samples", "50", "--out", "out")
     assert code == 1
     assert err == "entropix: error: the loss must stay finite, got nan at step 3\n"
+
+
+def test_a_full_disk_ends_in_one_line(capsys, monkeypatch):
+    message = "the output folder 'out' must be one that can be written to: no space left"
+
+    def full(plan):
+        raise FolderError(message)
+
+    monkeypatch.setattr("entropix.cli.subcommands.run_transport", full)
+    code, _, err = run(capsys, "transport", "--out", "out")
+    assert code == 1
+    assert err == f"entropix: error: {message}\n"
 
 
 # ------------------------------------------------------------------ the main job

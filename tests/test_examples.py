@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.studies.common import quick_compilation
+
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -105,6 +107,34 @@ def test_schedule_optimisation(tmp_path, capsys):
     assert 0.999 < ratio < 1.05
     assert out.read_bytes().startswith(b"\x89PNG")
     assert "squared length" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_transport_study(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "figure.png"
+    with quick_compilation():
+        least, share = load_example("transport_study").main(
+            out, epochs=(1, 3), samples=1024, evaluations=512, widths=(32,)
+        )
+    assert least > -3
+    assert 0.05 < share < 1.1
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "L falls from one length of training" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_storage_digits(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "figure.png"
+    with quick_compilation():
+        slope, error = load_example("storage_digits").main(
+            out, sizes=(64, 256, 1024), steps=60, seeds=2, samples=20, widths=(32,)
+        )
+    assert abs(slope) < 10
+    assert error > 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "S_NN = a + b log N" in capsys.readouterr().out
 
 
 def test_every_example_is_run():

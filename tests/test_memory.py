@@ -47,8 +47,10 @@ def samples(count):
 
 def densities(count):
     x = gaussian_data(count, DIM)
-    method = ex.PathBound(num_evaluations=64, reference=gaussian_data(64, DIM), chunk_size=256)
-    return memory(lambda x: ex.log_prob(model(), x, key=KEY, method=method).value, x)
+    method = ex.PathBound(num_evaluations=64, reference=gaussian_data(64, DIM))
+    return memory(
+        lambda x: ex.log_prob(model(), x, key=KEY, method=method, chunk_size=256).value, x
+    )
 
 
 def members(count):

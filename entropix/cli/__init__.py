@@ -1,9 +1,9 @@
 """The command line, `entropix COMMAND`: a thin face over `entropix.studies`.
 
 What is wrong with a request is said in one line on stderr, with exit code 2, before any training
-starts; a training that diverges, in one line with exit code 1. A mistake of the program itself is
-not dressed up as one of the user: it surfaces with its traceback. Ctrl-C ends with exit code 130
-and the command that takes the run up again.
+starts; a training that diverges, or a disk that is full, in one line with exit code 1. A mistake of
+the program itself is not dressed up as one of the user: it surfaces with its traceback. Ctrl-C ends
+with exit code 130 and the command that takes the run up again.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from typing import Any
 from entropix import __version__
 from entropix.cli.parsing import parse
 from entropix.cli.subcommands import Job, commands
+from entropix.studies import FolderError
 
 
 FAILURE, USAGE_ERROR, INTERRUPTED = 1, 2, 130
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         make = parse(words, commands(words))
         job: Job | None = None if isinstance(make, int) else make()
-    except ValueError as error:
+    except (ValueError, FolderError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         return _interrupted(None)
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _termination_interrupts():
             job.run()
-    except FloatingPointError as error:
+    except (FloatingPointError, FolderError) as error:
         return _fail(str(error), FAILURE)
     except KeyboardInterrupt:
         return _interrupted(job)

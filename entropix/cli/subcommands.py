@@ -29,6 +29,21 @@ from entropix.studies.schedule import (
     prepare_schedule,
     run_schedule,
 )
+from entropix.studies.storage import (
+    StorageEstimation,
+    StorageOptions,
+    StorageTraining,
+    prepare_storage,
+    run_storage,
+)
+from entropix.studies.transport import (
+    MixtureOptions,
+    TransportEstimation,
+    TransportOptions,
+    TransportTraining,
+    prepare_transport,
+    run_transport,
+)
 
 
 _SOURCE_HELP = (
@@ -161,4 +176,60 @@ def commands(words: list[str]) -> dict[str, Callable[..., Any]]:
         prepare = functools.partial(prepare_information, first)
         return functools.partial(_job, prepare, run_information, words, second, options)
 
-    return {"measure": measure, "information": information, "schedule": schedule}
+    def transport(
+        mixtures: MixtureOptions = MixtureOptions(),
+        training: TransportTraining = TransportTraining(),
+        estimation: TransportEstimation = TransportEstimation(),
+        output: OutputOptions = OutputOptions(),
+    ) -> Any:
+        """Measure what networks store of Gaussian mixtures, the longer they are trained.
+
+        Reports S_NN beside the exact S_tot, and the path KL to the exact field, for several
+        dimensions, processes, lengths of training and seeds: a table here, report.md, plots, and
+        results.nc in the output folder. Every cell of that grid is a file of its own: processes
+        started with the same words and --resume share the work, on one machine or on many.
+
+        Args:
+            mixtures: The data.
+            training: The networks and their training. All seeds are trained as one program.
+            estimation: What is spent on measuring. Every number has its standard error.
+            output: Where results go.
+        """
+        options = TransportOptions(mixtures, training, estimation, output)
+        return functools.partial(_job, prepare_transport, run_transport, words, options)
+
+    def storage(
+        source: Annotated[str, arg(metavar="[DATA]", help=_SOURCE_HELP)] = "digits",
+        /,
+        data: DataOptions = StorageOptions().data,
+        process: ProcessOptions = ProcessOptions(),
+        training: StorageTraining = StorageTraining(),
+        estimation: StorageEstimation = StorageEstimation(),
+        output: OutputOptions = OutputOptions(),
+    ) -> Any:
+        """Measure what networks store of DATA, the more samples they are trained on.
+
+        Reports S_NN on held-out data for several numbers N of training samples and lengths of
+        training, the slope of its logarithm in N, S_NN / S_tot where the truth is known, and how
+        much of what the networks generate they have by heart: a table here, report.md, plots, and
+        results.nc in the output folder. Every cell of that grid is a file of its own: processes
+        started with the same words and --resume share the work, on one machine or on many.
+
+        Args:
+            source: What to store.
+            data: How the data are read, split and put into the model's coordinates.
+            process: The forward process, in the model's coordinates.
+            training: The networks and their training. All seeds are trained as one program.
+            estimation: What is spent on measuring. Every number has its standard error.
+            output: Where results go.
+        """
+        options = StorageOptions(data, process, training, estimation, output)
+        return functools.partial(_job, prepare_storage, run_storage, words, source, options)
+
+    return {
+        "measure": measure,
+        "information": information,
+        "schedule": schedule,
+        "transport": transport,
+        "storage": storage,
+    }

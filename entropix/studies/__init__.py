@@ -2,6 +2,7 @@
 
 from entropix.studies.comparison import information as information
 from entropix.studies.comparison import run_information as run_information
+from entropix.studies.folder import FolderError as FolderError
 from entropix.studies.measurement import measure as measure
 from entropix.studies.measurement import run_measure as run_measure
 from entropix.studies.options import ConditionOptions as ConditionOptions

@@ -7,6 +7,9 @@ DIVERGENCE = "divergence.png"
 ENTROPY, SAMPLES, LOG_DENSITY, LOSS = "entropy.png", "samples.png", "log_density.png", "loss.png"
 SCHEDULES, PRICES, STEPS = "schedules.png", "prices.png", "steps.png"
 RETRAINING = "retraining.ckpt"
+CELLS = "cells"
+EPOCHS, MATCHING = "epochs.png", "matching.png"
+STORAGE, MEMORISATION = "storage.png", "memorisation.png"
 
 
 def model_file(seed: int) -> str:
@@ -21,6 +24,7 @@ def schedule_file(name: str, seed: int) -> str:
 
 # What a killed run may leave half written, and what a new run may find of an earlier one.
 PARTS_OF_A_RUN = (f"{CHECKPOINT}.*.tmp", f"{RETRAINING}.*.tmp")
+OF_A_GRID = (RECORD, REPORT, EPOCHS, MATCHING, STORAGE, MEMORISATION)
 OF_A_RUN = (
     f"{CHECKPOINT}*",
     RECORD,

@@ -202,13 +202,18 @@ def versions() -> dict[str, str]:
     return {"entropix": package_version(), **others}
 
 
-def check_packages(*, plots: bool) -> None:
+def check_packages(*, plots: bool, shared: bool = False) -> None:
     """Refuse to begin where a package will be missing at the end.
+
+    Args:
+        plots: whether figures will be drawn.
+        shared: whether several processes may work in one folder.
 
     Raises:
         ValueError: naming what is missing.
     """
     wanted = ["tqdm", "xarray", "h5netcdf"] + (["matplotlib"] if plots else [])
+    wanted += ["filelock"] if shared else []
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"this study needs {', '.join(missing)}: pip install 'entropix[studies]'.")

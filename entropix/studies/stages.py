@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from entropix.studies.axis import Cutoff
+from entropix.studies.grid import Grid
 from entropix.studies.record import Schema, make_record
 from entropix.studies.run import Run
 from entropix.training import EnsembleFit
@@ -25,7 +26,7 @@ S = TypeVar("S")
 _ESTIMATES = 0xE571
 
 
-def announce(run: Run, attributes: dict[str, Any]) -> None:
+def announce(run: Run | Grid, attributes: dict[str, Any]) -> None:
     """Say what is about to happen: the texts among the attributes of the record."""
     for name, text in attributes.items():
         if name.endswith("_text"):

@@ -1,0 +1,69 @@
+r"""Memorisation: whether samples are copies of single training samples.
+
+For a sample x and its nearest and second nearest training samples,
+
+$$r(x) = \frac{\|x - x_{(1)}\|}{\|x - x_{(2)}\|} \in [0, 1],$$
+
+and x counts as memorised if $r < 1/3$: it is then much nearer to one training sample than to any
+other (Yoon et al., *Diffusion Probabilistic Models Generalize when They Fail to Memorize*, 2023;
+Gu et al., *On Memorization in Diffusion Models*, 2310.02664). What r is without memorisation
+depends on the dimension d of the data: where x and the training samples have one smooth density and
+there are many of these, $P(r < t) = t^d$ and $E\,r = d/(d + 1)$. Held-out samples in place of x
+say what it is for the data at hand.
+
+Samples of dequantised images are rounded down to their integer levels first, as the training
+samples are, so that the noise of dequantisation sets no least distance.
+"""
+
+import numpy as np
+
+from entropix.studies.data import PreparedData
+
+
+THRESHOLD = 1 / 3
+
+
+def nearest_ratio(points: np.ndarray, training: np.ndarray) -> np.ndarray:
+    """Distance to the nearest training sample over that to the second nearest.
+
+    Args:
+        points: samples, shape (M, D).
+        training: training samples, shape (N, D); of equal ones a single one counts.
+
+    Returns:
+        Ratios, shape (M,); 1 where there are not two different training samples.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    training = np.unique(np.asarray(training), axis=0)
+    if len(training) < 2:
+        return np.ones(len(points))
+    search = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(training)
+    nearest, second = search.kneighbors(np.asarray(points))[0].T
+    return nearest / second
+
+
+def generated_points(data: PreparedData, points: np.ndarray) -> np.ndarray:
+    """Samples of a model, shape (M, D), as they are compared: see above."""
+    if not _as_images(data):
+        return np.asarray(points)
+    levels = data.dataset.levels
+    assert levels is not None
+    images = np.floor(np.asarray(data.standardisation.inverse(points)))
+    return np.clip(images, 0, levels - 1)
+
+
+def training_points(data: PreparedData, size: int) -> np.ndarray:
+    """The first `size` training samples, as they are compared."""
+    if not _as_images(data):
+        return data.train[:size]
+    return data.dataset.points[data.order[1][:size]]
+
+
+def held_out_points(data: PreparedData) -> np.ndarray:
+    """Held-out samples, as they are compared."""
+    return data.dataset.points[data.order[0]] if _as_images(data) else data.held_out
+
+
+def _as_images(data: PreparedData) -> bool:
+    return data.dequantised and data.projection is None

@@ -1,0 +1,221 @@
+"""Cells that several processes share: claimed, finished, damaged, and a disk that is full."""
+
+import errno
+import threading
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from entropix.studies.cells import Cells, stacked
+from entropix.studies.folder import FolderError, OutputFolder
+from entropix.studies.grid import Grid
+from entropix.studies.options import OutputOptions
+
+
+SIZES = {"small": 1, "large": 3, "middle": 2}
+CONFIG = {"steps": 10, "widths": (3, 4)}
+
+
+class Work:
+    """Cells whose result follows from their name; keeps count of what it did."""
+
+    def __init__(self):
+        self.done = []
+
+    def __call__(self, task):
+        self.done.append(task.name)
+        task.advance(1)
+        return {"value": np.arange(2.0) + SIZES[task.name], "count": np.asarray(1)}
+
+
+def cells(folder, configuration=CONFIG):
+    return Cells(folder, SIZES, configuration)
+
+
+def computed(folder):
+    cells(folder).compute(Work(), progress=False)
+    return folder / "cells"
+
+
+def test_each_cell_is_computed_once_the_largest_first(tmp_path):
+    work = Work()
+    first = cells(tmp_path)
+    first.compute(work, progress=False)
+    assert work.done == ["large", "middle", "small"]
+    cells(tmp_path).compute(work, progress=False)
+    assert len(work.done) == 3
+    found = cells(tmp_path).finished()
+    assert list(found) == list(SIZES)
+    for name, arrays in found.items():
+        np.testing.assert_array_equal(arrays["value"], [SIZES[name], SIZES[name] + 1])
+
+
+def test_a_claimed_cell_is_left_to_its_owner_and_waited_for(tmp_path, monkeypatch):
+    """Another process has the first cell and finishes it while this one does the others."""
+    monkeypatch.setattr("entropix.studies.cells._PATIENCE", 0.01)
+    (tmp_path / "cells").mkdir()
+    owner = FileLock(tmp_path / "cells" / "large.lock", thread_local=False)
+    owner.acquire()
+    others_done, work = threading.Event(), Work()
+
+    def mine(task):
+        if len(work.done) == 1:
+            others_done.set()
+        return work(task)
+
+    def finish():
+        others_done.wait(20)
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        done = computed(elsewhere) / "large.cell"
+        done.rename(tmp_path / "cells" / "large.cell")
+        owner.release()
+
+    thread = threading.Thread(target=finish)
+    thread.start()
+    cells(tmp_path).compute(mine, progress=False)
+    thread.join()
+    assert work.done == ["middle", "small"]
+    assert set(cells(tmp_path).finished()) == set(SIZES)
+
+
+def test_a_claim_that_is_given_up_is_taken_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("entropix.studies.cells._PATIENCE", 0.01)
+    (tmp_path / "cells").mkdir()
+    owner = FileLock(tmp_path / "cells" / "small.lock", thread_local=False)
+    owner.acquire()
+    threading.Timer(0.1, owner.release).start()
+    work = Work()
+    cells(tmp_path).compute(work, progress=False)
+    assert work.done == ["large", "middle", "small"]
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "flipped", "other cell", "other run"])
+def test_a_damaged_cell_is_computed_again_and_no_other(tmp_path, capsys, how):
+    folder = computed(tmp_path)
+    file = folder / "middle.cell"
+    good = file.read_bytes()
+    configuration = CONFIG
+    if how == "truncated":
+        file.write_bytes(good[: len(good) // 2])
+    elif how == "empty":
+        file.write_bytes(b"")
+    elif how == "flipped":
+        at = good.index(b"NUMPY") + 100
+        file.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+    elif how == "other cell":
+        file.write_bytes((folder / "large.cell").read_bytes())
+    else:
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        cells(elsewhere, {**CONFIG, "steps": 11}).compute(Work(), progress=False)
+        file.write_bytes((elsewhere / "cells" / "middle.cell").read_bytes())
+    assert set(cells(tmp_path, configuration).finished()) == {"small", "large"}
+    work = Work()
+    cells(tmp_path, configuration).compute(work, progress=False)
+    assert work.done == ["middle"]
+    assert file.read_bytes() == good
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "middle.cell is damaged or of another run" in err
+
+
+def test_a_full_disk_is_one_error_and_keeps_what_is_finished(tmp_path, monkeypatch):
+    from entropix.studies import cells as module
+
+    write = module.write_archive
+
+    def full(path, *arguments):
+        if path.name == "middle.cell":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, *arguments)
+
+    monkeypatch.setattr(module, "write_archive", full)
+    with pytest.raises(FolderError, match=r"No space left on device; 1 of 3 cells are kept"):
+        cells(tmp_path).compute(Work(), progress=False)
+    monkeypatch.undo()
+    work = Work()
+    cells(tmp_path).compute(work, progress=False)
+    assert work.done == ["middle", "small"]
+
+
+def test_a_damaged_checkpoint_begins_again(tmp_path, capsys):
+    (tmp_path / "cells").mkdir()
+    checkpoint = tmp_path / "cells" / "large.ckpt"
+    checkpoint.write_bytes(b"half")
+    computed(tmp_path)
+    assert "large.ckpt is damaged: training begins again" in capsys.readouterr().err
+    assert not checkpoint.exists()
+
+
+def test_what_is_missing_is_nan():
+    found = {"b": {"x": np.array([1.0, 2.0])}}
+    np.testing.assert_array_equal(stacked(["a", "b"], found)["x"], [[np.nan] * 2, [1, 2]])
+
+
+# ------------------------------------------------------------------ the folder
+
+
+def share(path, configuration=CONFIG, **how):
+    how = {"resume": False, "overwrite": False, **how}
+    return OutputFolder(path).share(configuration, clear=cells(path).clear, **how)
+
+
+def test_a_shared_folder_is_joined_by_the_same_configuration_alone(tmp_path):
+    out = tmp_path / "out"
+    assert not share(out, resume=True)  # whoever comes first
+    assert share(out, resume=True)
+    with pytest.raises(ValueError, match=r"`steps` must be 10.*got 11"):
+        share(out, {**CONFIG, "steps": 11}, resume=True)
+    with pytest.raises(ValueError, match=r"new or empty folder.*--resume"):
+        share(out)
+
+
+def test_what_others_are_at_work_on_is_not_overwritten(tmp_path):
+    out = tmp_path / "out"
+    share(out)
+    folder = computed(out)
+    with (
+        FileLock(folder / "large.lock", thread_local=False),
+        pytest.raises(ValueError, match=r"`overwrite` must wait.* at work on large"),
+    ):
+        share(out, overwrite=True)
+    assert set(cells(out).finished()) == set(SIZES)
+    share(out, {**CONFIG, "steps": 11}, overwrite=True)
+    assert cells(out).finished() == {}
+
+
+def test_a_summary_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    folder = OutputFolder(tmp_path)
+    with folder.summary() as staging:
+        (staging / "report.md").write_text("old")
+
+    def fail():
+        with folder.summary() as staging:
+            (staging / "report.md").write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(FolderError, match="No space left on device"):
+        fail()
+    assert (tmp_path / "report.md").read_text() == "old"
+    assert not list(tmp_path.glob(".staging*"))
+
+
+def test_an_interrupted_run_sums_up_what_is_finished(tmp_path):
+    folder = OutputFolder(tmp_path / "out")
+    folder.share(CONFIG, resume=False, overwrite=False, clear=lambda: None)
+    quiet, work, summed = OutputOptions(quiet=True), Work(), []
+
+    def interrupted(task):
+        if task.name == "small":
+            raise KeyboardInterrupt
+        return work(task)
+
+    grid = Grid(quiet, folder, cells(folder.path), ("entropix",), CONFIG)
+    with pytest.raises(KeyboardInterrupt):
+        grid.run(interrupted, lambda found: summed.append(sorted(found)))
+    assert summed == [["large", "middle"]]
+    grid = Grid(quiet, folder, cells(folder.path), ("entropix",), CONFIG)
+    assert list(grid.run(work, lambda found: found)) == list(SIZES)
+    assert work.done == ["large", "middle", "small"]
