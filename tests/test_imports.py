@@ -19,7 +19,6 @@ LATE = {
     "PIL",
     "datasets",
     "grain",
-    "filelock",
     "h5netcdf",
     "jaxopt",
     "matplotlib",

@@ -1,6 +1,5 @@
 """What models that wrap a network share."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from jaxtyping import Array
 from entropix._core.arrays import Key, RealScalarLike
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel, AbstractProcess
 from entropix.distributions import IsotropicGaussian
+from entropix.networks.keys import with_key
 
 
 class AbstractNetworkModel(AbstractModel):
@@ -94,13 +94,6 @@ def example_shape(network: Any, shape: tuple[int, ...] | None) -> tuple[int, ...
     return None if dim is None else (int(dim),)
 
 
-def _accepts_key(network: Any) -> bool:
-    try:
-        return "key" in inspect.signature(network).parameters
-    except (TypeError, ValueError):
-        return False
-
-
 def noise_level(process: AbstractProcess, s: RealScalarLike) -> Array:
     """What a network is given for the time `s`: the log-SNR, or `s` itself where there is none."""
     if isinstance(process, AbstractGaussianProcess):
@@ -122,8 +115,7 @@ def call_network(
     network: Callable, level: RealScalarLike, y: Array, condition: Any, key: Key | None
 ) -> Array:
     """Call a network; a key goes only to networks that accept one (dropout)."""
-    extra = {"key": key} if _accepts_key(network) else {}
-    out = network(level, y, condition, **extra)
+    out = network(level, y, condition, **with_key(network, key))
     if jnp.shape(out) != jnp.shape(y):
         raise ValueError(
             f"`network` must return an array of y's shape {jnp.shape(y)}, got {jnp.shape(out)}."

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from entropix._core.arrays import Key, RealScalarLike
 from entropix._core.checks import checked, finite, positive_integer
 from entropix.networks.fixed import Fixed
+from entropix.networks.keys import with_key
 
 
 class ConditionDropout(eqx.Module):
@@ -97,4 +98,6 @@ class ConditionDropout(eqx.Module):
             if part.size != size:
                 raise ValueError(f"`condition` must hold {size} numbers, got {part.size}.")
             parts.append(flag * part.ravel())
-        return self.network(log_snr, y, jnp.concatenate([*parts, told]))
+        inside = None if key is None else jax.random.fold_in(key, 1)
+        told = jnp.concatenate([*parts, told])
+        return self.network(log_snr, y, told, **with_key(self.network, inside))

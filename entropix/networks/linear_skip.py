@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealScalarLike
 from entropix._core.checks import positive_integer
+from entropix.networks.keys import with_key
 
 
 _LEVEL = 4.0  # log-SNR at which the bounded embedding has gone half its way, as in FourierMLP
@@ -93,6 +94,8 @@ class LinearSkip(eqx.Module):
         log_snr: RealScalarLike,
         y: Float[Array, " dim"],
         condition: Any = None,
+        *,
+        key: Key | None = None,
     ) -> Float[Array, " dim"]:
         angle = 2 * jnp.arctan(log_snr / _LEVEL) * jnp.arange(1, 5) / 2
         level = jnp.arctan(log_snr / _LEVEL)[None]
@@ -104,4 +107,4 @@ class LinearSkip(eqx.Module):
             features = jnp.concatenate([features, told[told.size - self.num_flags :]])
         # Maps of the input first: the matrices are not mixed for each example.
         linear = self.gate(features) @ (self.maps @ inputs)
-        return self.network(log_snr, y, condition) + linear
+        return self.network(log_snr, y, condition, **with_key(self.network, key)) + linear

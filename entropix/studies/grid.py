@@ -43,6 +43,8 @@ class CellTraining:
         num_draws: noise draws per sample.
         learning_rate: peak of the cosine, which ends at zero with the last step of the cell.
         checkpoint_every: steps between checkpoints.
+        patience: steps without a new least held-out loss after which a network stops; None: all
+            networks take all steps.
     """
 
     seeds: tuple[int, ...]
@@ -50,11 +52,14 @@ class CellTraining:
     num_draws: int
     learning_rate: float
     checkpoint_every: int
+    patience: int | None = None
 
     def __post_init__(self):
         for name in ("batch_size", "num_draws", "checkpoint_every"):
             positive_integer(getattr(self, name), name)
         positive(self.learning_rate, "learning_rate")
+        if self.patience is not None:
+            positive_integer(self.patience, "patience")
 
     def train(
         self,
@@ -63,6 +68,7 @@ class CellTraining:
         data: np.ndarray,
         steps: int,
         process: AbstractGaussianProcess,
+        holdout: np.ndarray | None = None,
     ) -> tuple[EnsembleFit, np.ndarray]:
         """Networks for all seeds, from the checkpoint of the cell on if there is one.
 
@@ -72,6 +78,7 @@ class CellTraining:
             data: shape (N, *shape).
             steps: in all.
             process: that of the models.
+            holdout: held-out samples, for `patience`.
 
         Returns:
             The networks, and their training loss over the last steps, shape (seeds,).
@@ -89,6 +96,8 @@ class CellTraining:
             checkpoint_every=self.checkpoint_every,
             resume=True,
             callback=lambda step, _: task.advance(step),
+            holdout=None if self.patience is None else holdout,
+            patience=self.patience,
         )
         return fits, np.asarray(fits.history.loss)[:, -_LOSSES:].mean(axis=1)
 

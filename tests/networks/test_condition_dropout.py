@@ -65,3 +65,17 @@ def test_bad_blocks():
         network(0.0, jnp.zeros(5), jnp.zeros(2))
     with pytest.raises(ValueError, match="`condition` must hold 1 numbers, got 2"):
         network(0.0, jnp.zeros(5), (jnp.zeros(2), jnp.zeros(2)))
+
+
+def test_a_network_with_dropout_gets_a_key():
+    y, key = jnp.array([0.3, -0.2]), jax.random.key(0)
+
+    class Dropout(eqx.Module):
+        def __call__(self, log_snr, y, condition=None, *, key=None):
+            return y if key is None else y * jax.random.uniform(key)
+
+    network = ex.ConditionDropout(ex.LinearSkip(Dropout(), 2, condition_dim=3, key=key), 2)
+    condition = jnp.ones(2)
+    still = network(0.0, y, condition)
+    assert jnp.array_equal(still, network(0.0, y, condition))
+    assert not jnp.array_equal(still, network(0.0, y, condition, key=key))

@@ -38,14 +38,18 @@ def measure_cell(plan: StoragePlan, cell: StorageCell, task: Task) -> Arrays:
         task: the claim to it.
     """
     rows = plan.training_rows(cell.size)
-    fits, loss = plan.training.train(task, plan.make_model(rows), rows, cell.steps, plan.process)
+    held_out = plan.data.held_out.reshape(-1, *plan.shape)
+    fits, loss = plan.training.train(
+        task, plan.make_model(rows), rows, cell.steps, plan.process, held_out
+    )
     known = training_points(plan.data, cell.size)
     per_seed = [
         _of_network(plan, fits.member(i), rows, known, key)
         for i, key in enumerate(plan.training.keys())
     ]
     found = {name: np.stack([found[name] for found in per_seed]) for name in per_seed[0]}
-    found |= {"loss": loss, **_of_data(plan, known, len(per_seed))}
+    found |= {"loss": loss, "best_step": fits.history.best_step}
+    found |= {**_of_data(plan, known, len(per_seed))}
     return {name: np.asarray(value) for name, value in found.items()}
 
 

@@ -22,6 +22,9 @@ class StorageTraining:
     ends at zero with it."""
     epochs: tuple[int, ...] = ()
     """Lengths of training in epochs of N samples, in place of --steps: more steps for larger N."""
+    patience: int | None = None
+    """Stop each network when its held-out loss has not fallen for so many steps, and keep the
+    parameters of its minimum; auto: train to the end."""
     network: Literal["mlp", "unet"] = "mlp"
     """mlp: hidden layers of --widths; unet: entropix.UNet with its defaults, for images."""
     seeds: int = 4

@@ -164,7 +164,12 @@ def prepare_storage(
     unit = "epochs" if t.epochs else "steps"
     lengths = increasing(t.epochs or t.steps, unit)
     training = CellTraining(
-        seed_labels(t.seeds), t.batch_size, t.num_draws, t.learning_rate, t.checkpoint_every
+        seed_labels(t.seeds),
+        t.batch_size,
+        t.num_draws,
+        t.learning_rate,
+        t.checkpoint_every,
+        t.patience,
     )
     data = prepare_data(source, options.data)
     sizes = _sizes(t.sizes, len(data.train))

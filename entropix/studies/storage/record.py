@@ -38,6 +38,7 @@ SCHEMA: Schema = {
     "memorised": (_EACH, "1", "share of generated samples with a ratio below 1/3"),
     "memorised_null": (_EACH, "1", "the same of held-out samples"),
     "loss": (_EACH, "nats", "training loss over the last 100 steps"),
+    "best_step": (_EACH, "1", "steps to the parameters that were measured"),
     "log_fit_intercept": (_STEPS, "nats", "a of S_NN = a + b log N"),
     "log_fit_slope": (_STEPS, "nats", "b, per e-fold of N"),
     "log_fit_slope_stderr": (_STEPS, "nats", "its standard error, from scatter over seeds"),
@@ -116,6 +117,13 @@ def describe(plan: StoragePlan, cutoff: Cutoff) -> dict[str, Any]:
     network = f"hidden layers {', '.join(map(str, options.training.widths))}"
     if options.training.network == "unet":
         network = "U-Net"
+    stopping = (
+        ""
+        if t.patience is None
+        else (
+            f"; each network is that of its least held-out loss, stopped {t.patience} steps after"
+        )
+    )
     return {
         "title": f"entropix storage: {data.dataset.name}",
         "name": data.dataset.name,
@@ -130,7 +138,7 @@ def describe(plan: StoragePlan, cutoff: Cutoff) -> dict[str, Any]:
         "process_text": type(plan.process).__name__ + (f" ({process})" if process else ""),
         "training_text": f"entropy matching, seeds {', '.join(map(str, t.seeds))}, {network}, "
         f"{t.batch_size} samples a step with {t.num_draws} noise draws, "
-        f"learning rate {t.learning_rate:g} falling to zero with the last step",
+        f"learning rate {t.learning_rate:g} falling to zero with the last step{stopping}",
         "grid_text": f"N = {', '.join(map(str, plan.sizes))}; "
         f"{', '.join(map(str, plan.lengths))} {plan.unit}; {len(plan.cells)} cells",
         "unit_of_length": plan.unit,
