@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import entropix as ex
-from tests.helpers import PROCESSES, finite_difference, numbers, quick, small_gaussian
+from tests.helpers import KINDS, PROCESSES, finite_difference, numbers, quick, small_gaussian
 from tests.mixtures import mixture
 
 
@@ -39,7 +39,7 @@ def test_exact_in_float32(x32, name):
     assert not np.any(result.stderr)
 
 
-@pytest.mark.parametrize("name", quick(["sl"]))
+@pytest.mark.parametrize("name", quick(["sl"], KINDS))
 def test_exact_in_float64(name, x64):
     distribution = mixture(3)
     x = distribution.sample(64, key=jax.random.key(0))

@@ -105,12 +105,18 @@ def standard_errors(y, mean, covariance):
 
 
 def grid():
-    """Every sampler with every process; the default run takes one of each kind, in turn."""
+    """Every sampler with every kind of process, and every process with one sampler, in turn.
+
+    The default run takes one of each kind.
+    """
     cases = []
-    for process in PROCESSES:
-        turn = KINDS.index(process) % len(SAMPLERS) if process in KINDS else None
+    for i, process in enumerate(PROCESSES):
+        kind = process in KINDS
+        turn = (KINDS.index(process) if kind else i) % len(SAMPLERS)
         for j, sampler in enumerate(SAMPLERS):
-            cases.append(pytest.param(process, sampler, marks=() if j == turn else SLOW))
+            if kind or j == turn:
+                marks = () if kind and j == turn else SLOW
+                cases.append(pytest.param(process, sampler, marks=marks))
     return cases
 
 
@@ -134,7 +140,7 @@ def test_mixture(sampler):
     assert standard_errors(y, mixture.mean, mixture.covariance) < 4
 
 
-@pytest.mark.parametrize("name", quick(["rf"]))
+@pytest.mark.parametrize("name", quick(["rf"], KINDS))
 @pytest.mark.parametrize("sampler", DETERMINISTIC)
 def test_order(x64, name, sampler):
     """Errors of states carried by the flow of N(m, diag(v)), whose map is known."""
@@ -172,7 +178,7 @@ def test_order_between_two_times(x64, sampler):
     assert abs(slope - ORDER[sampler]) < 0.2
 
 
-@pytest.mark.parametrize("name", quick(["cosine"]))
+@pytest.mark.parametrize("name", quick(["cosine"], KINDS))
 @pytest.mark.parametrize("sampler", DETERMINISTIC)
 def test_point_data_are_exact(x64, name, sampler):
     """In any number of steps: y = mu x + (Sigma_r/Sigma_s)(y_s - mu_s x)."""
@@ -268,7 +274,7 @@ def test_conditions_belong_to_samples():
 # ---------------------------------------------------------------------------- the two ends
 
 
-@pytest.mark.parametrize("name", quick(["rf"]))
+@pytest.mark.parametrize("name", quick(["rf"], KINDS))
 def test_times_and_levels(x64, name):
     """Bridge.times are those of its knots, and a model is evaluated where it hears a signal."""
     process = PROCESSES[name]()

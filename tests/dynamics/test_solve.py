@@ -227,7 +227,7 @@ def test_exact_law_at_all_times(request, name, precision):
     np.testing.assert_allclose(covariance, gain * given[first], rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize("name", quick(["rf"]))
+@pytest.mark.parametrize("name", quick(["rf"], KINDS))
 def test_samples_have_the_law(x32, name):
     """The path that a key makes: independent over steps and samples, in single precision."""
     gaussian, process = small_gaussian(), PROCESSES[name]()
