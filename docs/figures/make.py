@@ -1,0 +1,55 @@
+"""Run examples at full size and keep their figures for the documentation, small.
+
+    python docs/figures/make.py                       # every figure there is none of
+    python docs/figures/make.py quickstart maxwell_demon
+
+Run by hand after an example has changed; the figures are committed, so that building the pages runs
+nothing. Each is reduced to a palette, which line drawings do not miss. What an example prints goes
+into the text of its page by hand: it is the evidence for the sentences there.
+"""
+
+import argparse
+import runpy
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+
+FIGURES = Path(__file__).parent
+EXAMPLES = FIGURES.parents[1] / "examples"
+LARGEST = 60_000  # bytes
+
+
+def shrink(source: Path, target: Path) -> int:
+    """Write `source` with as many colours as fit into the allowed size; returns it."""
+    image = Image.open(source).convert("RGB")
+    for width, colours in ((1350, 64), (1350, 32), (1200, 32), (1000, 32), (1000, 16)):
+        height = round(image.height * width / image.width)
+        small = image if image.width <= width else image.resize((width, height), Image.LANCZOS)
+        small.quantize(colours, dither=Image.Dither.NONE).save(target, optimize=True)
+        if target.stat().st_size <= LARGEST:
+            break
+    return target.stat().st_size
+
+
+def main() -> None:
+    """Make the figures named on the command line, or those there are none of."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", help="examples; none: those without a figure")
+    names = parser.parse_args().names or [
+        path.stem
+        for path in sorted(EXAMPLES.glob("*.py"))
+        if not (FIGURES / f"{path.stem}.png").exists()
+    ]
+    for name in names:
+        print(f"== {name}", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            figure = Path(folder) / "figure.png"
+            runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](figure)
+            size = shrink(figure, FIGURES / f"{name}.png")
+        print(f"{name}.png: {size / 1000:.0f} kB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
