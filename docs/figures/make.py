@@ -13,6 +13,7 @@ import runpy
 import tempfile
 from pathlib import Path
 
+import matplotlib.colors
 from PIL import Image
 
 
@@ -21,13 +22,29 @@ EXAMPLES = FIGURES.parents[1] / "examples"
 LARGEST = 60_000  # bytes
 
 
+def palette(shades: int) -> Image.Image:
+    """Greys, and matplotlib's ten colours in so many shades towards white.
+
+    A palette fitted to the image would merge colours that few lines have.
+    """
+    cycle = [matplotlib.colors.to_rgb(f"C{number}") for number in range(10)]
+    colours = [(level / 15,) * 3 for level in range(16)]
+    for shade in range(shades):
+        share = (shade + 1) / shades
+        colours += [tuple(1 - share * (1 - part) for part in colour) for colour in cycle]
+    image = Image.new("P", (1, 1))
+    image.putpalette([round(255 * part) for colour in colours for part in colour])
+    return image
+
+
 def shrink(source: Path, target: Path) -> int:
-    """Write `source` with as many colours as fit into the allowed size; returns it."""
+    """Write `source` in as many shades and pixels as the allowed size has room for; returns it."""
     image = Image.open(source).convert("RGB")
-    for width, colours in ((1350, 64), (1350, 32), (1200, 32), (1000, 32), (1000, 16)):
+    for width, shades in ((1350, 8), (1350, 4), (1200, 4), (1000, 4), (1000, 2), (800, 2)):
         height = round(image.height * width / image.width)
         small = image if image.width <= width else image.resize((width, height), Image.LANCZOS)
-        small.quantize(colours, dither=Image.Dither.NONE).save(target, optimize=True)
+        small = small.quantize(palette=palette(shades), dither=Image.Dither.NONE)
+        small.save(target, optimize=True)
         if target.stat().st_size <= LARGEST:
             break
     return target.stat().st_size
