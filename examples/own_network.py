@@ -54,17 +54,17 @@ def perceptron(params: list[dict[str, jax.Array]], features: jax.Array, y: jax.A
     return params[-1]["weight"] @ hidden + params[-1]["bias"]
 
 
-def main(out: Path, steps: int = 3000, samples: int = 8192, evaluations: int = 16_384) -> dict:
-    """Train it beside `FourierMLP`, measure and draw; returns (S_NN, path KL) of each."""
+def main(out: Path, steps=3000, samples=8192, evaluations=16_384, beside: bool = True) -> dict:
+    """Train it, `beside` a `FourierMLP`, measure and draw; returns (S_NN, path KL) of each."""
     data_key, model_key, fit_key, key = jax.random.split(jax.random.key(0), 4)
     dataset = datasets.load("mixture2", num_samples=samples, key=data_key)
     process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
     scaling = ex.GaussianScaling.from_data(dataset.points, process)
     exact = ex.ExactModel(dataset.distribution, process)
-    networks = {
-        "plain function": Wrapped(perceptron, initialise(dataset.dim, 256, model_key), dataset.dim),
-        "FourierMLP": ex.FourierMLP(dataset.dim, widths=(256, 256), key=model_key),
-    }
+    wrapped = Wrapped(perceptron, initialise(dataset.dim, 256, model_key), dataset.dim)
+    networks = {"plain function": wrapped}
+    if beside:
+        networks["FourierMLP"] = ex.FourierMLP(dataset.dim, widths=(256, 256), key=model_key)
 
     options = {"key": key, "num_evaluations": evaluations}
     truth = ex.entropy_curve(exact, dataset.points, **options)
