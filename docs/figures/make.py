@@ -13,7 +13,7 @@ import runpy
 import tempfile
 from pathlib import Path
 
-import matplotlib.colors
+import matplotlib as mpl
 from PIL import Image
 
 
@@ -23,15 +23,16 @@ LARGEST = 60_000  # bytes
 
 
 def palette(shades: int) -> Image.Image:
-    """Greys, and matplotlib's ten colours in so many shades towards white.
+    """Greys, matplotlib's ten colours in so many shades towards white, and its colour map.
 
     A palette fitted to the image would merge colours that few lines have.
     """
-    cycle = [matplotlib.colors.to_rgb(f"C{number}") for number in range(10)]
+    cycle = [mpl.colors.to_rgb(f"C{number}") for number in range(10)]
     colours = [(level / 15,) * 3 for level in range(16)]
     for shade in range(shades):
         share = (shade + 1) / shades
         colours += [tuple(1 - share * (1 - part) for part in colour) for colour in cycle]
+    colours += [mpl.colormaps["viridis"](step / 31)[:3] for step in range(32)]
     image = Image.new("P", (1, 1))
     image.putpalette([round(255 * part) for colour in colours for part in colour])
     return image
