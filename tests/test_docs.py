@@ -21,16 +21,25 @@ def pages():
 
 def test_every_public_name_is_documented_once():
     text = "\n".join(page for name, page in pages().items() if name.startswith("api/"))
-    documented = re.findall(r"^::: entropix\.(\w+)$", text, flags=re.MULTILINE)
+    # `entropix.datasets.load` is another function than `entropix.load`.
+    paths = re.findall(r"^::: (entropix\.(?!datasets\.)[\w.]+)$", text, flags=re.MULTILINE)
+    documented = [path.rpartition(".")[2] for path in paths]
     public = {
-        name
+        name: value
         for name, value in vars(entropix).items()
         if not name.startswith("_") and not isinstance(value, types.ModuleType)
     }
-    missing = public - set(documented)
+    missing = public.keys() - set(documented)
     assert not missing, f"add to the page of their room in docs/api: {sorted(missing)}"
     twice = {name for name in documented if documented.count(name) > 1}
     assert not twice, f"documented more than once: {sorted(twice)}"
+    # By its short path, a function that has the name of its module would show the module.
+    modules = {
+        f"{value.__module__}.{name}"
+        for name, value in public.items()
+        if value.__module__.rpartition(".")[2] == name
+    }
+    assert modules <= set(paths), f"give these paths: {sorted(modules - set(paths))}"
 
 
 def test_every_example_has_its_page_and_figure():
