@@ -79,7 +79,6 @@ def main(out: Path, few: int = 100, many: int = 4000, seeds: int = 6, steps=STEP
     result = {n: (np.mean(e), np.std(e, ddof=1) / np.sqrt(seeds)) for n, e in errors.items()}
     for name, (mean, error) in result.items():
         print(f"{name:<26} rms error of the couplings {mean:.3f} ± {error:.3f}")
-
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     means, stderrs = zip(*(result.pop(f"model, {n} steps") for n in steps), strict=True)
     axis.errorbar(steps, means, stderrs, fmt="o-", capsize=3, label=f"{many} of a diffusion model")
