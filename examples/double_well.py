@@ -74,7 +74,7 @@ def main(out: Path, samples: int = 20_000, num_steps: int = 400) -> dict[float, 
             label=f"paths at $s$ = 4, $T$ = {temperature}",
         )
         left.plot(grid, weight / np.trapezoid(weight, grid), colour, ls=":", label="equilibrium")
-    left.set(xlabel="$y$", ylabel="density")
+    left.set(xlabel="$y$", ylabel="density", ylim=(0, 1.8))
     left.legend()
     right.set(xlabel="time $s$", ylabel="entropy (nats)")
     right.legend()

@@ -137,6 +137,86 @@ def test_storage_digits(tmp_path, capsys):
     assert "S_NN = a + b log N" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_memorisation(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "figure.png"
+    found = load_example("memorisation").main(out, points=32, samples=100, stops=2)
+    assert found["copies"][0] < 0.01  # memorised
+    novelty, off = found["inertia update"]
+    assert novelty > 0.02
+    assert off < found["stopped"][1]
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "off the circle" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_self_consuming(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "figure.png"
+    lost = load_example("self_consuming").main(out, n=32, count=2, seeds=(40, 2), steps=20)
+    mean, error = lost["perfect", "replaced"]
+    assert abs(mean - lost["exact"]) < 4 * error
+    assert lost["perfect", "accumulated"][0] > mean
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "accumulated" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_subspace_dimension(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "figure.png"
+    found = load_example("subspace_dimension").main(out, dims=(2,), steps=300, samples=1024)
+    for dim, (network, exact) in found.items():
+        assert abs(exact - dim) < 0.1
+        assert abs(network - dim) < 0.7
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "by the network" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_inverse_ising(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "figure.png"
+    errors = load_example("inverse_ising").main(out, many=1000, seeds=2, steps=(200,))
+    assert errors["1000 true configurations"][0] < errors["100 configurations, prior"][0]
+    assert min(errors["model"]) < errors["100 configurations"][0]
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "rms error" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_spectral_entropy(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "figure.png"
+    peaks = load_example("spectral_entropy").main(out, steps=150, samples=1024, points=80, num=5)
+    assert 0 < peaks["entropy"] < 5
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "layer 3" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_own_network(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "figure.png"
+    sizes = {"steps": 150, "samples": 512, "evaluations": 512}
+    entropy, distance = load_example("own_network").main(out, **sizes, beside=False).popitem()[1]
+    assert 0.6 < entropy < 1.6
+    assert distance < 0.3
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "plain function" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_multi_seed(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "figure.png"
+    found = load_example("multi_seed").main(out, seeds=3, steps=(60,), samples=512)
+    assert all(scatter > mc_stderr for _, scatter, mc_stderr in found.values())
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert "over seeds" in capsys.readouterr().out
+
+
 def test_every_example_is_run():
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     text = Path(__file__).read_text()
