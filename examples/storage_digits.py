@@ -2,8 +2,9 @@
 
 The storage experiment of the Neural Entropy paper (arXiv 2409.03817), small: S_NN on held-out
 digits against the logarithm of the number N of training samples, and how near generated digits lie
-to single training samples (arXiv 2310.02664), beside held-out ones. All are trained for as many
-steps, so that S_NN falls with N; `entropix storage digits --epochs 40` shows it rise.
+to single training samples (arXiv 2310.02664), beside held-out ones. Each network stops where its
+held-out loss is least: for one length of training, those that have learnt few digits by heart would
+have the largest fields at all others.
 
     python examples/storage_digits.py --out storage_digits.png
 """
@@ -23,6 +24,7 @@ def main(
     out: Path,
     sizes: tuple[int, ...] = (50, 150, 500, 1500),
     steps: int = 1500,
+    patience: int = 300,
     seeds: int = 3,
     samples: int = 300,
     widths: tuple[int, ...] = (256, 256),
@@ -33,7 +35,9 @@ def main(
             "digits",
             StorageOptions(
                 data=DataOptions(held_out=0.15),
-                training=StorageTraining(sizes, (steps,), seeds=seeds, widths=widths),
+                training=StorageTraining(
+                    sizes, (steps,), patience=patience, seeds=seeds, widths=widths
+                ),
                 estimation=StorageEstimation(8192, samples, sampling_steps=50),
                 output=OutputOptions(out=folder, plots=False),
             ),

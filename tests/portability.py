@@ -42,7 +42,8 @@ def training_chunk(**options):
     run.donating_chunk = keep
     data, keys = gaussian_data(), jax.random.split(jax.random.key(0), 2)
     try:
-        ex.fit_ensemble(maker(data), data, keys=keys, batch_size=8, num_draws=2, **options)
+        options |= {"members_at_once": 2, "batch_size": 8, "num_draws": 2}
+        ex.fit_ensemble(maker(data), data, keys=keys, **options)
     except KeyboardInterrupt:
         return loop._chunk, *found[0]
     raise AssertionError

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from entropix._core.arrays import Key
+from entropix._core.checks import positive_integer
 from entropix._core.interfaces import AbstractModel
 from entropix.training.ensemble import (
     OF_TRAINING,
@@ -175,6 +176,7 @@ def fit_ensemble(
     *,
     keys: Any,
     over: Mapping[str, Any] | None = None,
+    members_at_once: int | None = None,
     **options: Any,
 ) -> EnsembleFit:
     """Train one model for each key, and for each combination of hyper-parameters, in one program.
@@ -202,6 +204,9 @@ def fit_ensemble(
         over: names and values of hyper-parameters: numbers, or modules of one structure such as
             schedules. `learning_rate` and `num_samples` (how many of the first samples a member
             sees) are settings of the training; all others are arguments of `make_model`.
+        members_at_once: how many members a device steps at once, the others after them, a chunk of
+            steps each: it bounds memory. None: one on a CPU, whose products of stacked matrices are
+            slower than those of single ones; all elsewhere.
         **options: as for `fit`.
 
     Returns:
@@ -237,7 +242,11 @@ def fit_ensemble(
         limits = jnp.stack(_limits(limits, data, settings))
     rates = [point.get("learning_rate") for point in points for _ in keys]
     setup, stacked = stack_members(members_setup(settings, models, _moments_of(data), rates))
-    layout = Layout(True, stacked, settings.mesh)
+    if members_at_once is not None:
+        positive_integer(members_at_once, "members_at_once")
+    elif jax.default_backend() == "cpu":
+        members_at_once = 1
+    layout = Layout(True, stacked, settings.mesh, members_at_once)
     networks = [split_model(model)[1:] for model in models]
     params, fixed = (_stacked(trees) for trees in zip(*networks, strict=True))
     repeated = jnp.tile(keys, len(points))

@@ -22,11 +22,13 @@ class Layout:
         seeds: whether there is a seed axis.
         stacked: for every array of the `Setup`, in the order of its leaves, whether it has one.
         mesh: the devices; None for the one where the arrays are.
+        at_once: how many members a device steps at once; None for all it has.
     """
 
     seeds: bool = False
     stacked: tuple[bool, ...] = ()
     mesh: Mesh | None = None
+    at_once: int | None = None
 
     @property
     def parts(self) -> int:
@@ -38,15 +40,21 @@ class Layout:
         size = axis_size(self.mesh, SEED)
         return -(-members // size) * size
 
+    def group(self, members: int) -> int:
+        """The size of equal groups that are stepped one after the other."""
+        most = members if self.at_once is None else min(self.at_once, members)
+        return next(size for size in range(most, 0, -1) if members % size == 0)
+
     def setup_axes(self, setup: Any) -> Any:
         """`in_axes` of a `Setup`."""
-        return self._flagged(setup, 0, None)
+        return self.flagged(setup, 0, None)
 
     def setup_specs(self, setup: Any) -> Any:
         """Where the arrays of a `Setup` go."""
-        return self._flagged(setup, self.seed_spec(), PartitionSpec())
+        return self.flagged(setup, self.seed_spec(), PartitionSpec())
 
-    def _flagged(self, setup: Any, stacked: Any, shared: Any) -> Any:
+    def flagged(self, setup: Any, stacked: Any, shared: Any) -> Any:
+        """A mark for every array of a `Setup`."""
         arrays, structure = jax.tree.flatten(eqx.filter(setup, eqx.is_array))
         flags = self.stacked or (False,) * len(arrays)
         return jax.tree.unflatten(structure, [stacked if flag else shared for flag in flags])

@@ -10,6 +10,7 @@ own members of the ensemble, for which it needs no other device, on its own shar
 which it needs one sum a step, of gradient and loss together.
 """
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -20,7 +21,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 
 from entropix._core.arrays import Key, squared_norm
-from entropix._core.mesh import DATA
+from entropix._core.mesh import DATA, spec
 from entropix.networks import trainable
 from entropix.training.early_stopping import Stopping
 from entropix.training.layout import Layout
@@ -112,6 +113,11 @@ class Inputs(eqx.Module):
     count: Any
     length: int = eqx.field(static=True)
     layout: Layout = eqx.field(static=True)
+
+    def within(self, layout: Layout) -> "Inputs":
+        """The same with another layout."""
+        arrays = (self.setup, self.source, self.fixed, self.keys, self.start, self.count)
+        return Inputs(*arrays, self.length, layout)
 
 
 def split_model(model: Any) -> tuple[Any, Any, Any]:
@@ -223,6 +229,61 @@ def _steps(
     return state, order, losses, norms, finite(state.params)
 
 
+def _everywhere(tree: Any, mark: Any) -> Any:
+    return jax.tree.map(lambda _: mark, tree)
+
+
+def _marked(arrays: Inputs, stacked: Any, shared: Any, streamed: Any) -> Inputs:
+    """A mark for every array: whether it has a seed axis, is shared, or belongs to a stream."""
+    return Inputs(
+        arrays.layout.flagged(arrays.setup, stacked, shared),
+        arrays.source.marked(stacked, shared, streamed),
+        _everywhere(arrays.fixed, stacked),
+        _everywhere(arrays.keys, stacked),
+        shared,
+        shared,
+        arrays.length,
+        arrays.layout,
+    )
+
+
+def _groups(
+    inputs: Inputs, state: State, order: Any
+) -> tuple[State, Any, Array, Array, Bool[Array, "*seeds"]]:
+    """The steps of a chunk for all members of a device, group after group."""
+    layout = inputs.layout
+    members = state.mean_square.shape[0] if layout.seeds else 1
+    size = layout.group(members)
+    if not layout.seeds or size == members > 1:
+        return _steps(inputs, state, order)
+    arrays, rest = eqx.partition(inputs, eqx.is_array)
+    grouped, shared = eqx.partition(arrays, _marked(arrays, True, False, False))
+    # A group of one is a run without a seed axis.
+    within = dataclasses.replace(layout, seeds=size > 1, stacked=layout.stacked if size > 1 else ())
+
+    def of_group(tree: Any) -> Any:
+        shape = (members // size, size) if size > 1 else (members,)
+        return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), tree)
+
+    def steps(group: Any) -> Any:
+        own, state, order = group
+        return _steps(eqx.combine(own, shared, rest).within(within), state, order)
+
+    found = jax.lax.map(steps, of_group((grouped, state, order)))
+    *stacked, losses, norms, finite = found
+
+    def of_members(tree: Any, axis: int = 0) -> Any:
+        def one(leaf: Array) -> Array:
+            leaf = jnp.moveaxis(leaf, 0, axis)
+            shape = (*leaf.shape[:axis], members, *leaf.shape[axis + (2 if size > 1 else 1) :])
+            return leaf.reshape(shape)
+
+        return jax.tree.map(one, tree)
+
+    state, order = of_members(tuple(stacked))
+    return state, order, of_members(losses, 1), of_members(norms, 1), of_members(finite)
+
+
 def _chunk(
     inputs: Inputs, carry: tuple[State, Any]
 ) -> tuple[State, Any, Array, Array, Bool[Array, "*seeds"]]:
@@ -238,28 +299,16 @@ def _chunk(
     """
     layout = inputs.layout
     if layout.mesh is None:
-        return _steps(inputs, *carry)
+        return _groups(inputs, *carry)
     arrays, rest = eqx.partition(inputs, eqx.is_array)
-    of_seed, shared, of_step = layout.seed_spec(), layout.seed_spec(False), layout.seed_spec(axis=1)
-
-    def everywhere(tree: Any, spec: Any) -> Any:
-        return jax.tree.map(lambda _: spec, tree)
-
-    specs = Inputs(
-        layout.setup_specs(arrays.setup),
-        arrays.source.specs(layout),
-        everywhere(arrays.fixed, of_seed),
-        everywhere(arrays.keys, of_seed),
-        shared,
-        shared,
-        inputs.length,
-        layout,
-    )
-    ins = (specs, *everywhere(carry, of_seed))
-    outs = (*everywhere(carry, of_seed), of_step, of_step, of_seed)
+    of_seed, of_step = layout.seed_spec(), layout.seed_spec(axis=1)
+    split = spec(layout.mesh, None, DATA)
+    specs = _marked(arrays, of_seed, layout.seed_spec(False), split)
+    ins = (specs, *_everywhere(carry, of_seed))
+    outs = (*_everywhere(carry, of_seed), of_step, of_step, of_seed)
 
     def local(arrays: Inputs, state: State, order: Any) -> Any:
-        return _steps(eqx.combine(arrays, rest), state, order)
+        return _groups(eqx.combine(arrays, rest), state, order)
 
     run = jax.shard_map(local, mesh=layout.mesh, in_specs=ins, out_specs=outs, check_vma=False)
     return run(arrays, *carry)

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from entropix._core.arrays import Key
-from entropix._core.mesh import DATA, spec
 from entropix.training.layout import Layout
 
 
@@ -57,8 +56,8 @@ class AbstractSource(eqx.Module):
         """
 
     @abc.abstractmethod
-    def specs(self, layout: Layout) -> Any:
-        """Where the arrays lie on the devices."""
+    def marked(self, stacked: Any, shared: Any, streamed: Any) -> Any:
+        """A mark for every array: whether it has a seed axis, is shared, or is a stream's."""
 
 
 class Resident(AbstractSource):
@@ -112,13 +111,9 @@ class Resident(AbstractSource):
         index = jax.lax.dynamic_slice_in_dim(order, start, size)
         return self.data[index], jax.tree.map(lambda leaf: leaf[index], self.condition)
 
-    def specs(self, layout: Layout) -> Any:
-        everywhere = layout.seed_spec(False)
-        return Resident(
-            everywhere,
-            jax.tree.map(lambda _: everywhere, self.condition),
-            None if self.limit is None else layout.seed_spec(),
-        )
+    def marked(self, stacked: Any, shared: Any, streamed: Any) -> Any:
+        condition = jax.tree.map(lambda _: shared, self.condition)
+        return Resident(shared, condition, None if self.limit is None else stacked)
 
 
 class Streamed(AbstractSource):
@@ -157,10 +152,8 @@ class Streamed(AbstractSource):
     ) -> tuple[Array, Any]:
         return self.data[i], jax.tree.map(lambda leaf: leaf[i], self.condition)
 
-    def specs(self, layout: Layout) -> Any:
-        assert layout.mesh is not None
-        split = spec(layout.mesh, None, DATA)
-        return Streamed(split, jax.tree.map(lambda _: split, self.condition))
+    def marked(self, stacked: Any, shared: Any, streamed: Any) -> Any:
+        return Streamed(streamed, jax.tree.map(lambda _: streamed, self.condition))
 
 
 @eqx.filter_jit

@@ -179,6 +179,23 @@ def test_results_as_a_record_with_named_dimensions():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("size", [4, 16])
+def test_many_at_once_are_one_after_the_other(size):
+    """In groups, as on an accelerator; alone, as on a CPU, where they are single runs bit by bit."""
+    data, keys = gaussian_data(), jax.random.split(jax.random.key(0), 4)
+    over = {"kappa": [1.0, 0.8, 0.6, 0.5]}
+    options = QUICK | {"keys": keys, "over": over, "holdout": data[:4]}
+    alone = fit_ensemble(grid_maker(data), data, members_at_once=1, **options)
+    together = fit_ensemble(grid_maker(data), data, members_at_once=size, **options)
+    assert largest_difference(parameters(alone.model), parameters(together.model)) < 1e-4
+    scale = float(jnp.max(jnp.abs(alone.history.loss)))
+    for name in ("loss", "gradient_norm", "holdout_loss"):
+        assert largest_difference(alone.history[name], together.history[name]) < 1e-4 * scale
+    single = fit(grid_maker(data)(keys[2], 0.8), data, key=keys[2], holdout=data[:4], **QUICK)
+    assert_same(parameters(alone.member(6)), parameters(single.model))
+
+
+@pytest.mark.slow
 def test_schedules_side_by_side(x64):
     data = gaussian_data()
 
