@@ -29,7 +29,7 @@ def full_precision(fn: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(fn)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        if jax.config.jax_default_matmul_precision is not None:
+        if getattr(jax.config, "jax_default_matmul_precision", None) is not None:
             return fn(*args, **kwargs)
         with jax.default_matmul_precision("highest"):
             return fn(*args, **kwargs)

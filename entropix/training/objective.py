@@ -119,12 +119,8 @@ class AbstractObjective(eqx.Module):
         def own(tree: Any, each: int = 1) -> Any:
             if share is None:
                 return tree
-            return jax.tree.map(
-                lambda leaf: jax.lax.dynamic_slice_in_dim(
-                    leaf, share[0] * size * each, size * each
-                ),
-                tree,
-            )
+            start, count = share[0] * size * each, size * each
+            return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, count), tree)
 
         u, z = own(self.draws(x, time_key, noise_key, total))
         z = self.paired(x, z, jax.random.fold_in(key, _PAIRS))

@@ -71,8 +71,10 @@ class Run:
     def fingerprint(self, state: State) -> dict:
         """What two runs must share for one to take up a checkpoint of the other."""
         options, setup = self.options, self.setup
-        streamed = isinstance(self.data, AbstractStream)
-        data = self.data.fingerprint() if streamed else describe((self.data, self.condition))
+        if isinstance(self.data, AbstractStream):
+            data: Any = self.data.fingerprint()
+        else:
+            data = describe((self.data, self.condition))
         optional = {"num_samples": self.limit, "patience": options.patience}
         return {
             "steps": options.steps,
@@ -320,7 +322,7 @@ def _begin(
         if state.stopping is not None:
             active = bool(np.any(to_host(state.stopping.active)))
     elif layout.mesh is not None:
-        state = layout.place(resized(state, seeds[0]) if layout.seeds else state)
+        state = layout.place(resized(state, *seeds) if seeds else state)
     return run, _Moment(step, state, run.order(step), history, active), fingerprint, step
 
 

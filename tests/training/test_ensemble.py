@@ -181,7 +181,7 @@ def test_results_as_a_record_with_named_dimensions():
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [4, 16])
 def test_many_at_once_are_one_after_the_other(size):
-    """In groups, as on an accelerator; alone, as on a CPU, where they are single runs bit by bit."""
+    """In groups, as on an accelerator; alone, as on a CPU: then as single runs, bit by bit."""
     data, keys = gaussian_data(), jax.random.split(jax.random.key(0), 4)
     over = {"kappa": [1.0, 0.8, 0.6, 0.5]}
     options = QUICK | {"keys": keys, "over": over, "holdout": data[:4]}
