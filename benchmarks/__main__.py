@@ -13,6 +13,7 @@ NAMES = (
     "imports",
     "scaling",
     "step",
+    "seeds",
     "sampling",
     "gradients",
     "entropy",
