@@ -31,8 +31,36 @@ model_key, fit_key, key_1, key_2, key_3, key_4 = jax.random.split(key, 6)
 x = jax.random.normal(key_1, (128, 2))
 y = x @ jnp.array([[1.0, 0.4], [0.0, 0.8]]) + 0.3 * jax.random.normal(key_2, (128, 2)) + 1.0
 """
+MODEL = (
+    TWO_SETS
+    + """
+from collections.abc import Callable
+from typing import Any
+import equinox as eqx
+mixture = ex.GaussianMixture([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.5]], [[0.3, 0.3], [0.3, 0.3]])
+data = mixture.sample(256, key=key)
+process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
+network = ex.FourierMLP(2, key=key, widths=(8,))
+model = ex.EntropyMatching(network, process, ex.GaussianScaling.from_data(data, process))
+exact = ex.ExactModel(mixture, process)
+dim, num_classes, label = 2, 3, jnp.arange(256) % 3
+
+def make_model(key):
+    return model
+"""
+)
 # What comes before the first block of a page.
 GIVEN = {
+    # Components wide enough for the fluctuation theorem to have a variance.
+    "docs/concepts/demon.md": MODEL.replace("[0.3, 0.3]", "[1.2, 1.2]"),
+    "docs/concepts/entropy.md": MODEL,
+    "docs/devices.md": TWO_SETS + "data = jnp.tile(x, (16, 1))\nheld_out = y\n",
+    "docs/getting-started.md": TWO_SETS
+    + "np.save('samples.npy', np.random.default_rng(0).normal(size=(3000, 3)))\n",
+    "docs/howto/conditional.md": MODEL,
+    "docs/howto/own-network.md": MODEL,
+    "docs/howto/own-process.md": MODEL,
+    "docs/howto/seeds.md": MODEL,
     "docs/bridges.md": TWO_SETS + "data, s = x, 0.5\n",
     "docs/information.md": TWO_SETS + "dim_x, dim_y, held_out_x, held_out_y = 2, 2, x, y\n",
     "docs/transport.md": TWO_SETS + "v = 0.25\n",
@@ -46,6 +74,7 @@ sampler_error = lambda process: process.noise_budget()
 # Arguments that decide how long a function takes, and what they are here, whatever a page says.
 SHORT = {
     "fit": {"steps": 8},
+    "fit_ensemble": {"steps": 8},
     "optimise_schedule": {"steps": 2},
     "KineticAction": {"num_samples": 64, "num_times": 16},
     "sample": {"num_samples": 8},
@@ -54,7 +83,16 @@ SHORT = {
     "mutual_information": {"num_evaluations": 512},
 }
 # Pages that take more than a few seconds.
-SLOW = {"README.md", "docs/bridges.md", "docs/information.md", "docs/schedules.md"}
+SLOW = {
+    "docs/concepts/demon.md",
+    "docs/concepts/entropy.md",
+    "docs/devices.md",
+    "docs/howto/conditional.md",
+    "README.md",
+    "docs/bridges.md",
+    "docs/information.md",
+    "docs/schedules.md",
+}
 
 
 def pages():
@@ -79,6 +117,8 @@ def program(name):
 def shortened(function, limits):
     @functools.wraps(function)
     def call(*arguments, **options):
+        if options.get("condition") is not None and "num_samples" in limits:
+            return function(*arguments, **options)  # as many samples as conditions
         return function(*arguments, **(options | limits))
 
     return call

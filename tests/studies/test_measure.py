@@ -157,14 +157,14 @@ COMMAND = ["measure", "mixture2", "--out", "out", "--seeds", "2", *WORDS]
 def test_an_interrupted_run_resumes_to_the_same_numbers(mixture, tmp_path, monkeypatch, capsys):
     """Ctrl-C after the first checkpoint: exit code 130, and one line that names the way back."""
     monkeypatch.chdir(tmp_path)
-    write = entropix.training.run.write_checkpoint
+    write = entropix.training.checkpoint.write_checkpoint
 
     def write_and_interrupt(*arguments):
         write(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("entropix.training.run.write_checkpoint", write_and_interrupt)
+        patch.setattr("entropix.training.checkpoint.write_checkpoint", write_and_interrupt)
         assert main([*COMMAND, "--quiet"]) == 130
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
@@ -185,7 +185,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(mixture, tmp_path, monkeypatch
     """kill -9 at the second checkpoint, in a process of its own; this one does the rest."""
     monkeypatch.chdir(tmp_path)
     program = (
-        "import pathlib, sys, time, entropix.training.run as run, entropix.cli\n"
+        "import pathlib, sys, time, entropix.training.checkpoint as run, entropix.cli\n"
         "write = run.write_checkpoint\n"
         "def write_and_wait(path, step, *rest):\n"
         "    write(path, step, *rest)\n"
@@ -257,14 +257,14 @@ def test_labels_are_measured_and_survive_an_interruption(tmp_path, monkeypatch, 
         assert np.isfinite(record[name]).all()
     assert "I(X; label), held-out data" in pathlib.Path("whole/report.md").read_text()
     assert "labels, 4 classes" in record.attrs["condition_text"]
-    write = entropix.training.run.write_checkpoint
+    write = entropix.training.checkpoint.write_checkpoint
 
     def write_and_interrupt(*arguments):
         write(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("entropix.training.run.write_checkpoint", write_and_interrupt)
+        patch.setattr("entropix.training.checkpoint.write_checkpoint", write_and_interrupt)
         assert main(command) == 130
     assert main([*command, "--resume", "--shuffle-labels"]) == 2
     assert "`data_fingerprint` must be" in capsys.readouterr().err
