@@ -57,19 +57,32 @@ def assert_close(one, other, tolerance):
         assert np.max(np.abs(value - other[name])) <= tolerance * scale, name
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [2, 1])  # members, or the examples of a batch, shared out
-def test_two_processes_are_one(tmp_path, seed):
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert launch(one, 1) == [0], log(one)
-    folder = str(tmp_path / "checkpoints")
-    assert launch(two, 2, seed=seed, folder=folder, sharded=seed == 2) == [0, 0], log(two)
-    assert_close(result(one), result(two), 1e-4)
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """The run of a single process."""
+    out = tmp_path_factory.mktemp("one") / "run"
+    assert launch(out, 1) == [0], log(out)
+    return result(out)
+
+
+def test_examples_of_a_batch_shared_out_are_one_process(tmp_path, one):
+    two, folder = tmp_path / "two", str(tmp_path / "checkpoint")
+    assert launch(two, 2, folder=folder, sharded=False) == [0, 0], log(two)
+    assert_close(one, result(two), 1e-4)
+    assert_close(result(two, 0), result(two, 1), 0)
+
+
+def test_members_shared_out_are_one_process_and_survive_a_kill(tmp_path, one):
+    two = tmp_path / "two"
+    assert launch(two, 2, seed=2, folder=str(tmp_path / "checkpoints")) == [0, 0], log(two)
+    assert_close(one, result(two), 1e-4)
     assert_close(result(two, 0), result(two, 1), 0)
 
     # One of them is killed without warning; both start again.
-    again, folder = tmp_path / "again", str(tmp_path / "others")
-    settings = {"seed": seed, "folder": folder, "sharded": seed == 2}
+    again, settings = tmp_path / "again", {"seed": 2, "folder": str(tmp_path / "others")}
     codes = launch(again, 2, kill_at=12, **settings)
     assert codes[0] == -signal.SIGKILL, log(again)
     assert not (tmp_path / "again-0.npz").exists()
