@@ -205,8 +205,8 @@ def fit_ensemble(
             schedules. `learning_rate` and `num_samples` (how many of the first samples a member
             sees) are settings of the training; all others are arguments of `make_model`.
         members_at_once: how many members a device steps at once, at most (groups are of one size),
-            the others after them, a chunk of steps each: it bounds memory. None: one on a CPU, whose products of stacked matrices are
-            slower than those of single ones; all elsewhere.
+            the others after them, a chunk of steps each: it bounds memory. None: one on a CPU,
+            where products of stacked matrices are slower than single ones; all elsewhere.
         **options: as for `fit`.
 
     Returns:
