@@ -113,7 +113,9 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         if sharding.is_fully_addressable:
             return jax.device_put(leaf, sharding)
-        host = np.asarray(leaf)
+        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+            return leaf  # shards in other processes are where they belong
+        host = to_host(leaf)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
     return jax.tree.map(one, tree)
