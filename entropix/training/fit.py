@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -252,12 +253,13 @@ def fit_ensemble(
     repeated = jnp.tile(keys, len(points))
     run = _run(models[0], setup, data, condition, settings, params, fixed, repeated, layout, limits)
     params, history = train(run)
-    shell, flags = stack_members([split_model(model)[0] for model in models])
+    # The shell is the first part of the setup, and its arrays are the first that were looked at.
+    shell_arrays = jax.tree.leaves(eqx.filter(setup.shell, eqx.is_array))
     return EnsembleFit(
-        join_model(shell, params, fixed),
+        join_model(setup.shell, params, fixed),
         history,
         len(models),
-        flags,
+        stacked[: len(shell_arrays)],
         tuple(grid.items()),
         len(keys),
     )
