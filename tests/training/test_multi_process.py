@@ -13,7 +13,7 @@ import pytest
 
 
 ROOT = Path(__file__).parents[2]
-PLAIN = {"seed": 1, "kill_at": 0, "folder": "", "sharded": True}
+PLAIN = {"seed": 1, "kill_at": 0, "folder": "", "sharded": True, "members": 3}
 
 
 def free_port():
@@ -88,3 +88,14 @@ def test_members_shared_out_are_one_process_and_survive_a_kill(tmp_path, one):
     assert not (tmp_path / "again-0.npz").exists()
     assert launch(again, 2, **settings) == [0, 0], log(again)
     assert_close(result(again), result(two), 0)
+
+
+def test_shards_of_a_killed_run_are_taken_up_where_they_lie(tmp_path):
+    """As many members as there are devices, or twice: no shard is gathered when it is read."""
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    settings = {"seed": 2, "members": 4}
+    assert launch(whole, 2, folder=str(tmp_path / "a"), **settings) == [0, 0], log(whole)
+    settings["folder"] = str(tmp_path / "b")
+    assert launch(again, 2, kill_at=12, **settings)[0] == -signal.SIGKILL, log(again)
+    assert launch(again, 2, **settings) == [0, 0], log(again)
+    assert_close(result(again), result(whole), 0)

@@ -34,7 +34,7 @@ if __name__ == "__main__":
         where = given["folder"]
         checkpoint = ex.ShardedCheckpoint(where) if given["sharded"] else where + ".ckpt"
         options |= {"checkpoint": checkpoint, "checkpoint_every": 4, "resume": True}
-    keys = jax.random.split(jax.random.key(0), 3)
+    keys = jax.random.split(jax.random.key(0), given["members"])
     fits = ex.fit_ensemble(maker(data), data, keys=keys, **options)
     single = ex.fit(maker(data)(keys[0]), data, key=keys[0], steps=8, batch_size=8, num_draws=2)
     with jax.set_mesh(options["mesh"]):
