@@ -26,7 +26,9 @@ def parse(words: list[str], commands: dict[str, Callable[..., Any]]) -> Any:
     try:
         import tyro
     except ImportError as error:
-        raise ValueError("the command line needs tyro: pip install 'entropix[studies]'.") from error
+        raise ValueError(
+            "the command line needs tyro: python -m pip install 'entropix[studies]'."
+        ) from error
     complaints = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaints):

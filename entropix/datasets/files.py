@@ -50,4 +50,6 @@ def needed(module: str, reason: str, package: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(f"{reason} needs {package}: pip install 'entropix[{extra}]'.") from error
+        raise ValueError(
+            f"{reason} needs {package}: python -m pip install 'entropix[{extra}]'."
+        ) from error

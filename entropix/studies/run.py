@@ -216,7 +216,9 @@ def check_packages(*, plots: bool, shared: bool = False) -> None:
     wanted += ["filelock"] if shared else []
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(f"this study needs {', '.join(missing)}: pip install 'entropix[studies]'.")
+        raise ValueError(
+            f"this study needs {', '.join(missing)}: python -m pip install 'entropix[studies]'."
+        )
 
 
 def checked_training(options: TrainingOptions, num_samples: int) -> TrainingOptions:

@@ -17,7 +17,7 @@ import numpy as np
 
 from entropix._core.mesh import to_host
 from entropix.training.archive import ArrayStore, read_archive, restore_array, write_archive
-from entropix.training.layout import Layout, resized
+from entropix.training.layout import Layout
 
 
 _KIND = "entropix checkpoint"
@@ -137,18 +137,13 @@ class FileCheckpoint:
         if jax.process_index() == 0:
             write_checkpoint(self.path, step, fingerprint, state, history)
 
-    def read(
-        self, fingerprint: dict, like: Any, layout: Layout, members: int
-    ) -> tuple[int, Any, dict]:
-        """The step, the state on the devices of `layout`, and the history.
+    def read(self, fingerprint: dict, like: Any, layout: Layout) -> tuple[int, Any, dict]:
+        """The step, the state, not yet on the devices of `layout`, and the history.
 
         Raises:
             ValueError: if the file is damaged, or its run was set up differently.
         """
-        step, state, history = read_checkpoint(self.path, fingerprint, like)
-        if layout.seeds:
-            state = resized(state, layout.padded(members))
-        return step, layout.place(state), history
+        return read_checkpoint(self.path, fingerprint, like)
 
     def close(self) -> None:
         """Nothing is left to be written."""

@@ -45,14 +45,6 @@ class Layout:
         most = members if self.at_once is None else min(self.at_once, members)
         return next(size for size in range(most, 0, -1) if members % size == 0)
 
-    def setup_axes(self, setup: Any) -> Any:
-        """`in_axes` of a `Setup`."""
-        return self.flagged(setup, 0, None)
-
-    def setup_specs(self, setup: Any) -> Any:
-        """Where the arrays of a `Setup` go."""
-        return self.flagged(setup, self.seed_spec(), PartitionSpec())
-
     def flagged(self, setup: Any, stacked: Any, shared: Any) -> Any:
         """A mark for every array of a `Setup`."""
         arrays, structure = jax.tree.flatten(eqx.filter(setup, eqx.is_array))
@@ -76,10 +68,10 @@ class Layout:
             return lambda *trees: of_arrays(arrays, *trees)
 
         def mapped(*trees: Any) -> Any:
-            axes = [jax.tree.map(lambda _: 0, tree) for tree in trees]
+            axes = [self.flagged(arrays, 0, None), *(jax.tree.map(lambda _: 0, t) for t in trees)]
             if last_shared:
                 axes[-1] = None
-            return jax.vmap(of_arrays, in_axes=(self.setup_axes(arrays), *axes))(arrays, *trees)
+            return jax.vmap(of_arrays, in_axes=tuple(axes))(arrays, *trees)
 
         return mapped
 
@@ -89,20 +81,30 @@ class Layout:
             return PartitionSpec()
         return spec(self.mesh, *(None,) * axis, SEED)
 
-    def place(self, tree: Any, partition: PartitionSpec | None = None) -> Any:
-        """The arrays of a tree on the devices, by default with their seed axis first."""
+    def place(self, tree: Any, *, stacked: bool = True) -> Any:
+        """The arrays of a tree on the devices.
+
+        Args:
+            tree: any.
+            stacked: whether they have a seed axis, where the run has one. It is filled up to a
+                multiple of the devices.
+        """
         if self.mesh is None:
             return tree
-        sharding = NamedSharding(self.mesh, self.seed_spec() if partition is None else partition)
         arrays, rest = eqx.partition(tree, eqx.is_array)
+        if self.seeds and stacked:
+            arrays = jax.tree.map(lambda leaf: resized(leaf, self.padded(leaf.shape[0])), arrays)
+        sharding = NamedSharding(self.mesh, self.seed_spec(stacked))
         return eqx.combine(put(arrays, sharding), rest)
 
     def place_setup(self, setup: Any) -> Any:
         """A `Setup` on the devices."""
-        if self.mesh is None:
-            return setup
         arrays, rest = eqx.partition(setup, eqx.is_array)
-        placed = jax.tree.map(self.place, arrays, self.setup_specs(arrays))
+        placed = jax.tree.map(
+            lambda leaf, stacked: self.place(leaf, stacked=stacked),
+            arrays,
+            self.flagged(arrays, True, False),
+        )
         return eqx.combine(placed, rest)
 
 

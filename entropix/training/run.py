@@ -28,6 +28,7 @@ from entropix.training.loop import (
     keeping_chunk,
 )
 from entropix.training.options import Options
+from entropix.training.progress import progress_bar
 from entropix.training.sharded_checkpoint import ShardedCheckpoint
 from entropix.training.source import AbstractSource, Resident, Streamed, epoch_order
 from entropix.training.stream import AbstractStream
@@ -94,35 +95,22 @@ class Run:
 
     def placed(self) -> "Run":
         """The run with its arrays on its devices, the seed axis filled up to a multiple of them."""
-        layout, shared = self.layout, self.layout.seed_spec(False)
-        if layout.mesh is None:
-            return self
-        size = layout.padded(self.members)
-
-        def of_seeds(tree: Any) -> Any:
-            return layout.place(resized(tree, size) if layout.seeds else tree)
+        layout = self.layout
 
         def everywhere(tree: Any) -> Any:
-            return tree if isinstance(tree, AbstractStream) else layout.place(tree, shared)
+            return tree if isinstance(tree, AbstractStream) else layout.place(tree, stacked=False)
 
-        setup = self.setup
-        if any(layout.stacked):
-            arrays, rest = eqx.partition(setup, eqx.is_array)
-            leaves, structure = jax.tree.flatten(arrays)
-            pairs = zip(leaves, layout.stacked, strict=True)
-            leaves = [resized(leaf, size) if flag else leaf for leaf, flag in pairs]
-            setup = eqx.combine(jax.tree.unflatten(structure, leaves), rest)
         return dataclasses.replace(
             self,
-            setup=layout.place_setup(setup),
-            params=of_seeds(self.params),
-            fixed=of_seeds(self.fixed),
-            keys=of_seeds(self.keys),
+            setup=layout.place_setup(self.setup),
+            params=layout.place(self.params),
+            fixed=layout.place(self.fixed),
+            keys=layout.place(self.keys),
             data=everywhere(self.data),
             condition=everywhere(self.condition),
             holdout=everywhere(self.holdout),
             holdout_condition=everywhere(self.holdout_condition),
-            limit=of_seeds(self.limit),
+            limit=layout.place(self.limit),
         )
 
     def order(self, step: int) -> Any:
@@ -214,7 +202,7 @@ def _train(run: Run, checkpoint: FileCheckpoint | ShardedCheckpoint | None) -> t
         checkpoint.write(now.step, fingerprint, state, history)
         return now.step
 
-    with _progress_bar(options, now.step) as bar:
+    with progress_bar(options, now.step) as bar:
         try:
             while now.step < options.steps and now.active:
                 stop = _next_stop(options, now.step)
@@ -317,12 +305,11 @@ def _begin(
     }
     step, active = 0, True
     if options.resume and checkpoint is not None and checkpoint.exists():
-        step, state, found = checkpoint.read(fingerprint, state, layout, members)
+        step, state, found = checkpoint.read(fingerprint, state, layout)
         history = {k: _members(v, *seeds) for k, v in found.items()}
         if state.stopping is not None:
             active = bool(np.any(to_host(state.stopping.active)))
-    elif layout.mesh is not None:
-        state = layout.place(resized(state, *seeds) if seeds else state)
+    state = layout.place(state)
     return run, _Moment(step, state, run.order(step), history, active), fingerprint, step
 
 
@@ -369,39 +356,3 @@ def _as_history(history: dict[str, np.ndarray], best: np.ndarray) -> History:
         holdout_loss=jnp.asarray(history["holdout_loss"].T),
         best_step=jnp.asarray(best),
     )
-
-
-class _ProgressBar:
-    """Loss, rate and time left on the terminal; silent without `progress`."""
-
-    def __init__(self, bar: Any):
-        self.bar = bar
-
-    def __enter__(self) -> "_ProgressBar":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def show(self, steps: int, metrics: dict[str, Any]) -> None:
-        if self.bar is not None:
-            shown = {
-                name.removesuffix("_loss"): f"{np.mean(value):.4g}"
-                for name, value in metrics.items()
-                if name != "gradient_norm"
-            }
-            self.bar.set_postfix(shown, refresh=False)
-            self.bar.update(steps)
-
-
-def _progress_bar(options: Options, start: int) -> _ProgressBar:
-    if not options.progress or jax.process_index() > 0:
-        return _ProgressBar(None)
-    try:
-        from tqdm import tqdm
-    except ImportError as error:
-        raise ImportError(
-            "`progress=True` needs tqdm: python -m pip install 'entropix[studies]'"
-        ) from error
-    return _ProgressBar(tqdm(total=options.steps, initial=start, unit="step", desc="training"))

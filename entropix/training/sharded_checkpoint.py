@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from entropix._core.checks import positive_integer
 from entropix._core.mesh import SEED, axis_size, to_host
 from entropix.training.checkpoint import check_fingerprint
-from entropix.training.layout import Layout, resized
+from entropix.training.layout import Layout
 
 
 class ShardedCheckpoint:
@@ -84,16 +84,13 @@ class ShardedCheckpoint:
         except (OSError, ValueError, RuntimeError) as error:
             raise _unwritten(self.folder, error) from error
 
-    def read(
-        self, fingerprint: dict, like: Any, layout: Layout, members: int
-    ) -> tuple[int, Any, dict]:
-        """The step, the state on the devices of `layout`, and the history, of the last whole one.
+    def read(self, fingerprint: dict, like: Any, layout: Layout) -> tuple[int, Any, dict]:
+        """The step, the state, and the history, of the last whole one.
 
         Args:
             fingerprint: of the run that goes on.
             like: a state of its structure.
-            layout: where its arrays go.
-            members: the size of the seed axis, if there is one, without padding.
+            layout: where its arrays are going: those that divide among its devices are read there.
 
         Raises:
             ValueError: if none can be read, or the run was set up differently.
@@ -110,8 +107,6 @@ class ShardedCheckpoint:
             except _DamagedError as error:
                 failure = error.__cause__
                 continue
-            if layout.seeds:
-                state = layout.place(resized(state, layout.padded(members)))
             return step, state, history
         raise ValueError(
             f"`checkpoint` must hold a whole checkpoint, got {self.folder}, in which none of the "

@@ -54,9 +54,17 @@ def test_options_that_do_not_apply(tmp_path):
 @pytest.mark.parametrize(
     ("module", "name", "message"),
     [
-        ("pandas", "x.csv", r"reading .csv needs pandas: pip install 'entropix\[data\]'"),
-        ("pyarrow", "x.parquet", r"reading .parquet needs pyarrow: pip install 'entropix\[data\]'"),
-        ("PIL.Image", "images", r"reading .png needs pillow: pip install 'entropix\[data\]'"),
+        ("pandas", "x.csv", r"reading .csv needs pandas: python -m pip install 'entropix\[data\]'"),
+        (
+            "pyarrow",
+            "x.parquet",
+            r"reading .parquet needs pyarrow: python -m pip install 'entropix\[data\]'",
+        ),
+        (
+            "PIL.Image",
+            "images",
+            r"reading .png needs pillow: python -m pip install 'entropix\[data\]'",
+        ),
         ("sklearn.datasets", "digits", r"'digits' needs scikit-learn: .*entropix\[studies\]"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Other packages' log densities beside ours, each in an environment of its own."""
