@@ -18,6 +18,7 @@ def load_example(name):
     return module
 
 
+@pytest.mark.slow
 def test_quickstart(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / "figure.png"
@@ -27,6 +28,7 @@ def test_quickstart(tmp_path, capsys):
     assert "S_NN" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_maxwell_demon(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / "figure.png"
@@ -36,6 +38,7 @@ def test_maxwell_demon(tmp_path, capsys):
     assert "spent" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_double_well(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / "figure.png"

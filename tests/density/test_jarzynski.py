@@ -73,6 +73,7 @@ def test_the_standard_error_is_honest(rate):
     assert np.all(np.abs(bias + spread**2 / 2) < 5 * spread / 60**0.5 + 0.012)
 
 
+@pytest.mark.slow
 def test_conditions_images_and_priors():
     """Each image with its own rate; a prior times a constant; nothing to gain at rate zero."""
     model = ex.EntropyMatching(Shrink(), vp(), shape=(1, 2))

@@ -172,6 +172,7 @@ def test_standard_errors_are_honest(name):
         assert 0.8 < float(spread / jnp.mean(means)) < 1.25
 
 
+@pytest.mark.slow
 def test_gaussian_data_are_exact_with_their_gradient(x64):
     """The reference of Gaussian data is the model: no noise is left, in value or gradient."""
     half = jnp.asarray([[1.0, 0.5], [-0.3, 1.2]])
@@ -189,6 +190,7 @@ def test_gaussian_data_are_exact_with_their_gradient(x64):
     np.testing.assert_allclose(jax.grad(value)(x), distribution.score(x), rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 3), (1, 2, 3)])
 def test_images(shape):
     """Images are their flattened selves, for a model, a condition and a reference Gaussian."""
@@ -210,6 +212,7 @@ def test_images(shape):
     np.testing.assert_allclose(results[0].stderr, results[1].stderr, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_shapes_chunks_and_priors():
     model = ex.EntropyMatching(Shrink(), processes()["VP"], shape=(2, 2))
     x = jax.random.normal(jax.random.key(0), (7, 2, 2))

@@ -111,6 +111,7 @@ def test_gradient_in_the_parameters(x64):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_parametrisations_agree():
     """Noise and velocity predictions have infinite scores at the data end, the flow has not."""
     distribution = small_gaussian()
@@ -134,6 +135,7 @@ def test_parametrisations_agree():
         np.testing.assert_allclose(value, want, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_conditions_shapes_and_chunks():
     process = vp()
     model = ex.EntropyMatching(Shrink(jnp.asarray(0.1)), process, shape=(2, 3))
@@ -163,7 +165,8 @@ def test_a_trained_model_integrates_to_one():
     assert float(jnp.sum(density) * (line[1] - line[0]) ** 2) == pytest.approx(1.0, abs=0.01)
 
 
-@pytest.mark.parametrize("name", quick(("vp", "sl")))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROCESSES)
 def test_denoising_error_of_exact_models(name):
     """Exact for the optimal denoiser, with honest errors."""
     distribution = mixture(3)

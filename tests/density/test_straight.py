@@ -13,6 +13,7 @@ def exact(x, m=0.7, v=0.4):
     return -jnp.sum((x - m) ** 2, axis=-1) / (2 * v) - x.shape[-1] / 2 * jnp.log(2 * jnp.pi * v)
 
 
+@pytest.mark.slow
 def test_log_prob_of_the_map():
     x = 0.7 + 0.6 * jax.random.normal(jax.random.key(0), (32, 2))
     found = ex.log_prob(straight_flow(dim=2), x, method=ex.ProbabilityFlow())

@@ -62,7 +62,8 @@ def test_bridge_is_the_reverse_equation(x64, name, getkey):
         np.testing.assert_allclose(gap, 0.0, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", quick(["subvp-cosine"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROCESSES)
 def test_knots_and_field_in_float32(x32, name, getkey):
     """Knots rise strictly from noise to data, and no model has a NaN where a solver looks."""
     process = PROCESSES[name]()

@@ -106,6 +106,7 @@ def test_reverse_sde_reaches_the_data(x32, name):
     assert standard_errors(y, jnp.asarray(MEAN), jnp.asarray(COVARIANCE)) < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", quick(["sde"], ["sde", "ode"]))
 def test_mixture(method):
     mixture = paper_mixture(3)
@@ -164,6 +165,7 @@ def test_times_prior_and_part_of_the_way(x64):
     np.testing.assert_allclose(covariance, target.covariance, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_conditions_belong_to_samples():
     """The condition moves the mean of the data: s = -(y - mu c)/P with P = mu^2 + Sigma^2 = 1."""
     process = PROCESSES["vp"]()
@@ -188,12 +190,13 @@ def test_conditions_belong_to_samples():
 # ---------------------------------------------------------------------------- convergence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "num_steps", "order"),
     [
         (diffrax.SRA1(), 6, 2),
-        pytest.param(diffrax.ShARK(), 6, 2, marks=pytest.mark.slow),
-        pytest.param(diffrax.Euler(), 24, 1, marks=pytest.mark.slow),
+        (diffrax.ShARK(), 6, 2),
+        (diffrax.Euler(), 24, 1),
     ],
 )
 def test_weak_order_of_the_reverse_sde(solver, num_steps, order):
@@ -308,12 +311,13 @@ def trained_like(dim=2):
     return eqx.tree_at(lambda n: n.head.weight, network, weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "method", "chunk_size"),
     [
-        pytest.param("vpx", "sde", None, marks=pytest.mark.slow),
+        ("vpx", "sde", None),
         ("sl", "ode", 2),
-        pytest.param("rf", "sde", 3, marks=pytest.mark.slow),
+        ("rf", "sde", 3),
     ],
 )
 def test_gradients(x64, name, method, chunk_size):
@@ -363,6 +367,7 @@ def test_adjoints_agree(x64):
     np.testing.assert_allclose(reverse, forward, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_vmap_over_models():
     template = ex.EntropyMatching(trained_like(), PROCESSES["vp"](), variance_scaling())
 

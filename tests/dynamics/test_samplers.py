@@ -381,15 +381,16 @@ def test_one_compilation_per_shape():
 # ---------------------------------------------------------------------------- differentiation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "sampler", "chunk_size"),
     [
         ("vpx", "dpm", None),
         ("sl", "churn", 2),
-        pytest.param("vpx", "corrector", 2, marks=SLOW),
-        pytest.param("rf", "ddim", None, marks=SLOW),
-        pytest.param("subvp", "heun", 3, marks=SLOW),
-        pytest.param("path-module", "ancestral", None, marks=SLOW),
+        ("vpx", "corrector", 2),
+        ("rf", "ddim", None),
+        ("subvp", "heun", 3),
+        ("path-module", "ancestral", None),
     ],
 )
 def test_gradients(x64, name, sampler, chunk_size):

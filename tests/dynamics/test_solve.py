@@ -63,7 +63,8 @@ def rms(gap):
     return float(np.sqrt(np.mean(np.asarray(gap) ** 2)))
 
 
-@pytest.mark.parametrize("tree", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("tree", [False, True])
 def test_strong_orders_of_the_forward_sde(x64, tree):
     """The Ornstein-Uhlenbeck process on one path. Euler 1; SRA1 2, for want of a nonlinear drift.
 
@@ -119,9 +120,10 @@ def test_strong_orders_of_the_reverse_sde(x64, solver, order):
     assert order - 0.25 < slope(coarse, fine) < order + 0.25
 
 
-WEAK = [(diffrax.Euler(), 1), pytest.param(SRA1, 2, marks=pytest.mark.slow)]
+WEAK = [(diffrax.Euler(), 1), (SRA1, 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("solver", "order"), WEAK)
 def test_weak_orders_of_the_forward_sde(x64, solver, order):
     """No Monte Carlo: the mean and variance that the scheme has, against those of the process."""
@@ -290,7 +292,8 @@ def test_adaptive_steps_have_the_law(name):
         assert moments_off(y, target.mean, target.covariance) < 4.5
 
 
-@pytest.mark.parametrize("name", quick(["vpx"], ["vp", "vpx", "cosine", "sl", "subvp", "ve"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vp", "vpx", "cosine", "sl", "subvp", "ve"])
 def test_round_trip_of_the_flow(x64, name):
     """To noise and back; on the way the density is that of the process at the same times."""
     mixture, process = small_mixture(), PROCESSES[name]()
@@ -325,15 +328,16 @@ def gradient(f, at, adjoint):
     return jax.jit((jax.jacfwd if adjoint == "forward" else jax.grad)(of))(at)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("solver", "adjoint"),
     [
         ("exact", "recursive"),
         ("sra1", "forward"),
-        pytest.param("exact", "forward", marks=pytest.mark.slow),
-        pytest.param("exact", "direct", marks=pytest.mark.slow),
-        pytest.param("sra1", "recursive", marks=pytest.mark.slow),
-        pytest.param("sra1", "direct", marks=pytest.mark.slow),
+        ("exact", "forward"),
+        ("exact", "direct"),
+        ("sra1", "recursive"),
+        ("sra1", "direct"),
     ],
 )
 def test_gradients_of_a_forward_functional(x64, solver, adjoint):

@@ -30,6 +30,7 @@ def test_one_step_is_exact(getkey):
     np.testing.assert_allclose(adaptive.final, z, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_samples_are_those_of_the_map():
     model = straight_flow()
     options = {"key": jax.random.key(0), "num_samples": 64, "method": "ode"}

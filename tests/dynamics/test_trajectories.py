@@ -12,7 +12,7 @@ import pytest
 import entropix as ex
 from entropix.dynamics import sample, solve_flow, solve_forward, solve_reverse
 from tests.dynamics.paths import Impulses, linear_law
-from tests.helpers import PROCESSES, as_shipped, quick, small_gaussian, small_mixture
+from tests.helpers import PROCESSES, as_shipped, small_gaussian, small_mixture
 
 
 KEY = jax.random.key(0)
@@ -62,7 +62,8 @@ def check_functional(run):
     np.testing.assert_allclose(run.functional["time"], passed - start, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", quick(["forward"], SOLVES))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SOLVES)
 def test_saving_chunks_and_interpolation(name):
     solve, options, direction = SOLVES[name]
     times = jnp.asarray(TIMES[::direction])
@@ -98,6 +99,7 @@ def test_the_key_decides():
     assert len(np.unique(np.asarray(jnp.stack([runs[0].final, runs[2].final])))) == 28
 
 
+@pytest.mark.slow
 def test_adaptive_flow(x64):
     """To the tolerance, at saved times too, which are steps: lines in between are of order one."""
     gaussian, process = small_gaussian(), PROCESSES["vp"]()
@@ -118,6 +120,7 @@ def test_adaptive_flow(x64):
         np.testing.assert_allclose(moved, jnp.sum(y - x, axis=-1), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_adaptive_steps_follow_a_given_path(x64):
     """Almost free Brownian motion: saved states are the path itself, however long the steps."""
     process = ex.Langevin(ex.Harmonic(1e-6), 0.5)
@@ -203,6 +206,7 @@ def test_langevin_keeps_its_equilibrium(x64):
     np.testing.assert_allclose(variance[0, 0], expected, rtol=3e-3)
 
 
+@pytest.mark.slow
 def test_vmap_over_processes():
     x = states()
 

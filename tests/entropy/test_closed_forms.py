@@ -185,6 +185,7 @@ class Shrink(eqx.Module):
         return -0.5 * y
 
 
+@pytest.mark.slow
 def test_a_wrong_field():
     """e = -y/2: S_NN and the path KL to the truth are both known."""
     path = process("VP")

@@ -87,6 +87,7 @@ def test_standard_errors_are_honest(functional, which, fresh, trained):
     assert 0.8 < scatter / reported < 1.25
 
 
+@pytest.mark.slow
 def test_multiples_of_the_exact_field():
     """e = c e* gives c^2 S_tot and (1 - c)^2 S_tot."""
     truth, factor = exact(), 0.7

@@ -53,9 +53,8 @@ def test_exponential_average_is_one(data, name):
             assert float(result.second_moment.stderr) < 2e-3
 
 
-@pytest.mark.parametrize(
-    "force", [pytest.param(None, marks=pytest.mark.slow), 0.3], ids=["gradient", "rotation"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("force", [None, 0.3], ids=["gradient", "rotation"])
 def test_langevin(force):
     """With and without detailed balance; the midpoint rule adds an error of order of the step."""
     rotation = None if force is None else ex.RotatingForce(force)
@@ -98,6 +97,7 @@ def test_under_jit_the_verdict_is_read(recwarn):
     assert not recwarn.list
 
 
+@pytest.mark.slow
 def test_values_in_place_of_functions_judge_by_the_forward_tail():
     """Densities known at the states only: no conjugate paths, and a tail that must be below 1/2."""
     path, data = vp(), wide()

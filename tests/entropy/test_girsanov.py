@@ -76,6 +76,7 @@ def test_a_wrong_field_at_a_point(x64):
     assert relative < 0.03
 
 
+@pytest.mark.slow
 def test_the_error_falls_with_the_square_of_the_step(x64):
     """Without chance: the weights are quadratic in the noise, so a cubature of degree two is exact.
 
@@ -116,6 +117,7 @@ def test_the_error_falls_with_the_square_of_the_step(x64):
     assert errors[-1] < 2.5e-3
 
 
+@pytest.mark.slow
 def test_gaussian_data_leave_no_variance(x64):
     """The reference of Gaussian data is the model: every path gives log p, whatever the steps."""
     half = jnp.asarray([[1.0, 0.5], [-0.3, 1.2]])

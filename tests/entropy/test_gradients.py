@@ -54,6 +54,7 @@ ADJOINTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adjoint", quick(["RecursiveCheckpointAdjoint"], ADJOINTS))
 @pytest.mark.parametrize("name", PROCESSES)
 def test_entropy_through_the_flow(x64, name, adjoint):

@@ -9,7 +9,7 @@ from scipy.integrate import solve_ivp
 
 import entropix as ex
 from entropix.entropy.path_entropy import Heat, mean_of_paths
-from tests.helpers import as_shipped, finite_difference, quick_jit
+from tests.helpers import as_shipped, finite_difference, quick, quick_jit
 from tests.mixtures import TOTAL_ENTROPY, mixture
 
 
@@ -89,6 +89,7 @@ def test_medium_entropy_of_the_double_well_is_exact(x64, num_steps):
     np.testing.assert_allclose(result.medium, log_eq(result.end) - log_eq(x), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_medium_entropy_converges_to_that_of_the_end_points(x64):
     """Any other potential: root mean square error of order 1 at least, on nested grids."""
     well = ex.Langevin(ripples, 0.5)
@@ -193,6 +194,7 @@ def test_the_standard_error_is_honest():
 # ---------------------------------------------------------------------------- arguments
 
 
+@pytest.mark.slow
 def test_densities_chunks_and_transformations(x64):
     """Functions or values, in chunks, under jit and vmap: the same trajectories."""
     model = ex.ExactModel(ex.Gaussian([0.7], [[0.4]]), vp())
@@ -274,6 +276,7 @@ def test_densities_that_are_not_finite_are_refused():
 # ---------------------------------------------------------------------------- housekeeping
 
 
+@pytest.mark.slow
 def test_housekeeping_of_a_rotation():
     """beta = 2, G = 1.7, N(0, I/2) in three dimensions: both parts are known."""
     path = ex.Langevin(ex.Harmonic(1.0), 1.0, ex.RotatingForce(1.7))
@@ -346,7 +349,7 @@ def divergence_on(grid, p, q):
     return float(np.sum(p[inside] * np.log(p[inside] / q[inside])) * step)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0])
+@pytest.mark.parametrize("temperature", quick([0.5], [0.5, 1.0]))
 def test_relaxation_in_a_double_well(temperature):
     """S_tot(t) = KL(p_0 || p_eq) - KL(p_t || p_eq), with p_t from the Fokker-Planck equation."""
     saved = [0.05, 0.2, 0.6, 1.0]
@@ -386,6 +389,7 @@ def test_relaxation_in_a_double_well(temperature):
 # ---------------------------------------------------------------------------- what is saved
 
 
+@pytest.mark.slow
 def test_what_is_saved_does_not_change_what_is_measured(x64):
     """The last time is saved besides those asked for: entropies are of whole paths."""
     model = ex.ExactModel(ex.Gaussian([0.7], [[0.4]]), ex.StraightLine(1.0))

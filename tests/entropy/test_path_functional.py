@@ -111,7 +111,8 @@ def test_three_ways_agree(functional, name):
         assert float(result.mc_stderr) <= float(result.stderr), along
 
 
-@pytest.mark.parametrize("along", ["sde", pytest.param("flow", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("along", ["sde", "flow"])
 def test_system_and_medium_add_up(along, x64):
     """The same paths: total entropy production is the sum of its parts to rounding."""
     model = ex.ExactModel(mixture(3), ex.StraightLine(0.5))
@@ -337,6 +338,7 @@ def test_bad_functionals(call, match):
         call()
 
 
+@pytest.mark.slow
 def test_infinite_integrals_are_refused_along_paths_too():
     """By name where it is known, by the rate at the data end where it is not."""
     gaussian = ex.Gaussian([0.5], [[0.3]])

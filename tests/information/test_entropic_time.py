@@ -26,6 +26,7 @@ def grown(log_snr, start):
     return jnp.sum(jnp.log(first / at), axis=-1) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [vp, ex.CosinePath])
 def test_curve_of_a_gaussian(make, x64):
     process = make()
@@ -47,6 +48,7 @@ def test_curve_of_a_gaussian(make, x64):
     np.testing.assert_allclose(levels, np.arange(9) / 8, atol=0.005)
 
 
+@pytest.mark.slow
 def test_two_points_leave_one_bit():
     """H grows from nothing to ln 2; at a signal-to-noise ratio of 1 the state tells .3368 of it."""
     points = jnp.array([[-1.0], [1.0]])

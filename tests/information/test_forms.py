@@ -32,6 +32,7 @@ def test_forms_agree_on_exact_models():
         assert float(estimate.bias) == pytest.approx(-1.0210204360e-4, rel=0.1)
 
 
+@pytest.mark.slow
 def test_denoising_form_of_wrong_models_is_a_difference_of_cross_entropies():
     """KL(p||q) - KL(p||r) for data from p, models of r and q: minus KL(p||r) with q = p."""
     process = vp()
@@ -44,6 +45,7 @@ def test_denoising_form_of_wrong_models_is_a_difference_of_cross_entropies():
     assert float(inflated.value) == pytest.approx(0.18, rel=0.03)
 
 
+@pytest.mark.slow
 def test_gradient_of_the_denoising_form(x64):
     """d/dm of E log(p / q_m) = m^2 / 2, through the model and not through the data."""
     process = vp()

@@ -110,6 +110,7 @@ def test_kl_of_gaussians(dim):
     close(estimate, gaussian_kl(m1, first, m2, second))
 
 
+@pytest.mark.slow
 def test_the_end_term_is_what_a_short_process_leaves_out(x64):
     """B(1) = 1.05: a third of the signal is left, and with it most of a mean's difference."""
     process = vp(2.0)
@@ -159,6 +160,7 @@ def trivariate(n, key):
     return 0.6 * y + 0.5 * z + 0.6 * e, y, z
 
 
+@pytest.mark.slow
 def test_conditional_information_of_gaussians():
     process = vp()
     x, y, z = trivariate(20_000, jax.random.key(0))
@@ -171,7 +173,8 @@ def test_conditional_information_of_gaussians():
     close(estimate, np.log(left / 0.36) / 2)
 
 
-@pytest.mark.parametrize("form", ["denoising", pytest.param("score", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["denoising", "score"])
 def test_information_about_a_label(form):
     """A sign seen through noise of its own size: points +-1 at a signal-to-noise ratio of 1."""
     process = vp()
@@ -255,6 +258,7 @@ def test_gradients_of_the_other_measures(x64):
         assert slope == pytest.approx(sign * expected, rel=0.03)
 
 
+@pytest.mark.slow
 def test_total_correlation_and_entropy_of_a_gaussian():
     process = vp()
     covariance = np.array([[1.0, 0.6, 0.2], [0.6, 1.0, -0.3], [0.2, -0.3, 0.5]])

@@ -126,6 +126,7 @@ def test_density_of_the_reverse_sde_and_its_samples():
     assert float(jnp.var(y)) == pytest.approx(variance, rel=4 * np.sqrt(2 / 4000) + 0.02)
 
 
+@pytest.mark.slow
 def test_neural_entropy_of_an_affine_field():
     """S_NN = int beta/2 E e^2 over data N(m, v), by quadrature."""
     s = np.linspace(0, 1, 20_001)

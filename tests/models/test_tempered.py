@@ -52,6 +52,7 @@ def test_log_density_and_its_gradient_in_the_temperature(x64):
         np.testing.assert_allclose(f(0.3), g(0.3), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_entropy_and_model_priors():
     """The total entropy of N(m, T v), and the isotropic prior of a network's model."""
     process = ex.StraightLine(0.5)

@@ -58,7 +58,7 @@ def test_images_in_images_out(name, getkey):
         assert jnp.any(leaf != 0)
 
 
-@pytest.mark.parametrize("name", ["unet-attention", "dit"])
+@pytest.mark.parametrize("name", quick(("dit",), ("unet-attention", "dit")))
 def test_condition_enters_and_is_checked(name, getkey):
     network = awake(NETWORKS[name](condition_dim=3))
     y = jax.random.normal(getkey(), network.shape)
@@ -73,6 +73,7 @@ def test_condition_enters_and_is_checked(name, getkey):
             network(0.0, y.ravel(), jnp.ones(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet-attention", "dit"])
 def test_half_precision_computes_what_single_does(name, getkey):
     """bfloat16 within its three digits, with parameters and output in single precision."""
@@ -97,6 +98,7 @@ def _numbers(tree):
     return [x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
 
 
+@pytest.mark.slow
 def test_dropout_needs_a_key():
     """Only a key switches it on, and models hand theirs through."""
     network = awake(NETWORKS["unet-attention"](), size=0.05)

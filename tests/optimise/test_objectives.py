@@ -204,6 +204,7 @@ def test_gradients(x64, name, kind):
     np.testing.assert_allclose(gradient, expected, rtol=tolerance, atol=tolerance * size)
 
 
+@pytest.mark.slow
 def test_total_entropy_is_no_objective(x64):
     """It does not depend on a schedule beyond the end, as the action does."""
     schedule = ex.MonotoneSchedule(LOG_RATES, 2.0, learn_total=True)

@@ -70,6 +70,7 @@ def test_action_of_the_papers_mixtures(x64, dim):
     np.testing.assert_allclose(integrals, np.stack([geodesic] * 3), atol=0.04 * 8.05)
 
 
+@pytest.mark.slow
 def test_euler_steps_for_a_gaussian(x64):
     """Sabour et al., 2404.14507: t = c tan(theta), theta linear; c = .5, from 80 to .002."""
     exploding = ex.VarianceExploding(0.002, np.sqrt(6400 + 4e-6))
@@ -116,6 +117,7 @@ def test_learned_path_becomes_optimal_transport(x64, mean, variance):
     assert (1 - 1e-4) * distance < float(finer(found.process)) < (1 + 1e-3) * distance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sl", "rf"])
 def test_constant_speed(x64, name):
     """Any clock comes down to the squared length, from an objective, a function or a table."""

@@ -69,6 +69,7 @@ def gaussian_kl(p, q):
     return (np.trace(inverse @ p.covariance) + shift @ inverse @ shift - len(shift) + ratio) / 2
 
 
+@pytest.mark.slow
 def test_the_record_is_its_schema(record):
     assert set(record.data_vars) == set(PAIR_SCHEMA)
     for name, variable in record.data_vars.items():
@@ -78,6 +79,7 @@ def test_the_record_is_its_schema(record):
         assert np.isfinite(variable).all() or name == "log_snr"
 
 
+@pytest.mark.slow
 def test_everything_is_written(record, folder):
     assert {p.name for p in folder.iterdir()} == {
         *("results.nc", "report.md", "configuration.json", "training.ckpt"),
@@ -100,6 +102,7 @@ def test_everything_is_written(record, folder):
     ("name", "exact"),
     [("kl", gaussian_kl(FIRST, SECOND)), ("kl_reverse", gaussian_kl(SECOND, FIRST))],
 )
+@pytest.mark.slow
 def test_kl_of_gaussians(record, name, exact):
     error = np.abs(record[f"{name}_exact"] - exact)
     assert error < 4 * record[f"{name}_exact_stderr"]
@@ -111,6 +114,7 @@ def test_kl_of_gaussians(record, name, exact):
 
 
 @pytest.mark.parametrize("name", ["kl", "kl_reverse"])
+@pytest.mark.slow
 def test_rates_add_up(record, name):
     log_snr = record["log_snr"].values
     inside = np.isfinite(log_snr)
@@ -124,6 +128,7 @@ def test_rates_add_up(record, name):
         np.testing.assert_allclose(integral, record[total], rtol=0.02, atol=error)
 
 
+@pytest.mark.slow
 def test_w2_exceeds_that_of_equal_sets(record):
     w2 = float(record["wasserstein2"])
     for name in ("first", "second"):
@@ -134,6 +139,7 @@ def test_w2_exceeds_that_of_equal_sets(record):
     assert int(record["wasserstein2_count"]) == 100
 
 
+@pytest.mark.slow
 def test_a_finished_comparison_can_be_measured_again(record, folder):
     again = information(dataset(FIRST, "a", 0), dataset(SECOND, "b", 1), options(folder, seeds=2))
     for name in PAIR_SCHEMA:
@@ -142,6 +148,7 @@ def test_a_finished_comparison_can_be_measured_again(record, folder):
         information(dataset(FIRST, "a", 2), dataset(SECOND, "b", 1), options(folder, seeds=2))
 
 
+@pytest.mark.slow
 def test_a_kl_that_samples_cannot_bear_out_is_called_so(record):
     assert "barely overlap" not in pair_report(record, [])
     far = record.copy(deep=True)

@@ -181,6 +181,7 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(mixture, tmp_path, monke
     assert "measuring" in err
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_numbers(mixture, tmp_path, monkeypatch, capsys):
     """kill -9 at the second checkpoint, in a process of its own; this one does the rest."""
     monkeypatch.chdir(tmp_path)

@@ -158,6 +158,7 @@ def test_hyper_parameters_as_one_program(x64):
         assert member.process.kappa == kappa
 
 
+@pytest.mark.slow
 def test_results_as_a_record_with_named_dimensions():
     data, keys = gaussian_data(), jax.random.split(jax.random.key(0), 2)
     over = {"kappa": np.array([1.0, 0.5]), "num_samples": [16, 32, 64]}

@@ -203,6 +203,7 @@ class Dropping(eqx.Module):
         return self.linear(self.dropout(y, key=key))
 
 
+@pytest.mark.slow
 def test_dropout_has_a_key_in_training_and_none_on_the_holdout():
     network = Dropping(eqx.nn.Linear(2, 2, key=KEY), eqx.nn.Dropout(0.5))
     model = ex.EntropyMatching(network, PROCESSES["vp"]())
@@ -211,6 +212,7 @@ def test_dropout_has_a_key_in_training_and_none_on_the_holdout():
     assert np.allclose(history.holdout_loss, history.holdout_loss[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_average_of_the_parameters():
     model, data = small_model(), gaussian_data()
     options = QUICK | {"learning_rate": lambda step: 1e-2}

@@ -189,7 +189,8 @@ def density_at_the_end(height, temperature, mean, var, t1):
     return y, p, np.gradient(np.log(np.maximum(p, 1e-300)), y)
 
 
-@pytest.mark.parametrize("name", ["denoising", pytest.param("sliced", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["denoising", "sliced"])
 def test_learns_the_score_of_a_double_well(name):
     """Data N(0.3, 0.25) at temperature 0.5 until t1 = 0.2: the relative mean square error there.
 
@@ -226,6 +227,7 @@ def whole():
     return fit(small_langevin_model(), data, key=KEY, loss=loss, holdout=data[:9], **OPTIONS)
 
 
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted(tmp_path, whole):
     data = near_the_wells()
     options = OPTIONS | {"key": KEY, "loss": ex.LocalDenoising(8), "holdout": data[:9]}

@@ -54,6 +54,7 @@ def exact_processes(bridge):
     return process(bridge), process(back)
 
 
+@pytest.mark.slow
 def test_costs_and_their_errors():
     """Path KL and entropy production of the exact drifts: values, and scatter over keys."""
     bridge = ex.GaussianBridge(*pair(2), epsilon=0.5)
@@ -81,6 +82,7 @@ def test_costs_and_their_errors():
         assert 0.8 < float(ratio) < 1.25
 
 
+@pytest.mark.slow
 def test_result_of_the_exact_drifts():
     bridge = ex.GaussianBridge(*pair(2), epsilon=0.5)
     found = ex.SchroedingerBridge(*exact_processes(bridge), None, None, None)
@@ -98,6 +100,7 @@ def test_result_of_the_exact_drifts():
     np.testing.assert_allclose(cross, bridge.cross, atol=5 / 64)
 
 
+@pytest.mark.slow
 def test_regression_is_least_at_the_exact_drift():
     """The objective's gradient vanishes at the projection of the entropic plan's bridges."""
     bridge = ex.GaussianBridge(*pair(1), epsilon=0.5)
@@ -193,6 +196,7 @@ def test_first_pairs_may_be_coupled():
         assert cost[1] < cost[0]
 
 
+@pytest.mark.slow
 def test_mistakes():
     points = jnp.ones((8, 2)) * jnp.arange(8.0)[:, None]
     options = {"key": jax.random.key(0), "epsilon": 1.0, "batch_size": 4}

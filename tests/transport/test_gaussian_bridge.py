@@ -47,6 +47,7 @@ def test_plan_and_path_kl_against_a_grid(x64):
     assert float(bridge.path_kl) == pytest.approx(path_kl, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_path_kl_is_the_energy_of_the_drift(x64):
     start, end = pair(2)
     bridge = ex.GaussianBridge(start, end, epsilon=0.7)

@@ -32,6 +32,7 @@ def test_exact_assignment():
         assert_same(jnp.sort(c.ravel()), jnp.sort(b.ravel()))  # a permutation
 
 
+@pytest.mark.slow
 def test_entropic_plan():
     """Partners are drawn from the plan: mean cost over keys against OTT's."""
     x, z = batch(48, 0)
@@ -53,6 +54,7 @@ def small_flow(key=0):
 OPTIONS = {"steps": 4, "batch_size": 8, "num_draws": 2, "coupling": ex.MinibatchCoupling()}
 
 
+@pytest.mark.slow
 def test_training_with_a_coupling():
     """The same key gives the same flow; coupled pairs are closer than independent ones."""
     data = batch(32, 1)[0]

@@ -45,6 +45,7 @@ def gaussians(key, n, m, dim):
     return 1.5 * jax.random.normal(a, (n, dim)), shift + 0.6 * jax.random.normal(b, (m, dim))
 
 
+@pytest.mark.slow
 def test_sliced_closed_form(x64):
     """|m|^2/D + (a - b)^2; a shift alone without any error of the directions."""
     x, y = gaussians(jax.random.key(0), 600, 500, 3)

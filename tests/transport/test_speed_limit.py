@@ -84,6 +84,7 @@ def test_closed_forms(x64):
     assert float(shortest[1]) == pytest.approx(squared, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_gaussian_model_has_no_noise(x64):
     """Given data with its moments, `speed_limit` returns closed forms whatever the key."""
     model = ex.ExactModel(gaussian(), PROCESSES["vp"]())
@@ -203,6 +204,7 @@ def test_speed_limit_of_a_gaussian(x64):
     assert float(result.slack["W2^2 <= S_tot * budget"]) > 10
 
 
+@pytest.mark.slow
 def test_honest_errors(x64):
     """Over new data estimates scatter by `stderr`; over new noise alone, by `mc_stderr`."""
     model = ex.ExactModel(gaussian(), PROCESSES["vp"]())

@@ -105,6 +105,7 @@ def test_vmap():
     np.testing.assert_allclose(together[1], wasserstein(1.5 * x, y).value, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_sinkhorn_near_the_exact_cost():
     x, y = clouds(jax.random.key(0), 80, 80, 2)
     exact = wasserstein(x, y)

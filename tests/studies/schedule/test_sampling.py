@@ -72,6 +72,7 @@ def test_a_network_keeps_its_fields_where_the_equilibrium_stays(exact):
     assert isinstance(translate(exact, ex.RectifiedFlow()), ex.ExactModel)
 
 
+@pytest.mark.slow
 def test_the_error_of_a_sampler_of_first_order_halves_with_the_step(x64):
     model = ex.ExactModel(ex.Gaussian(jnp.zeros(2), jnp.eye(2)), ex.CosinePath())
     few = FewStepError(FewStepSampler(model, "ddim"), 4, 8, key=jax.random.key(0))
@@ -80,6 +81,7 @@ def test_the_error_of_a_sampler_of_first_order_halves_with_the_step(x64):
     np.testing.assert_allclose(few_error - many_error, np.log(2), atol=0.15)
 
 
+@pytest.mark.slow
 def test_the_error_of_few_steps_has_the_gradient_of_its_differences(x64, exact):
     start = learnable(exact.process, 4, reach=True)
     goal = FewStepError(FewStepSampler(exact, "ddim"), 3, 16, key=jax.random.key(0))

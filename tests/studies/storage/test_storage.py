@@ -68,6 +68,7 @@ def test_epochs_take_more_steps_of_larger_sets(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_network_for_images_sees_their_shape(tmp_path):
     training = {"network": "unet", "sizes": (16, 32)}
     plan = prepare_storage("digits", options(tmp_path / "out", training=training))
