@@ -104,7 +104,11 @@ class Bridge(eqx.Module):
         return jnp.where(jnp.isfinite(log_ratio), time, -1.0)
 
     def _level(self, t: RealLike) -> tuple[Array, Array, Array]:
-        r"""$s$, $\mu$ and $a$ at solver time `t`, short of a negligible signal."""
+        r"""$s$ at solver time `t`, short of a negligible signal, and $\mu$ and $a$ at this $s$.
+
+        Near the noise s is rounded, and $\mu$ much more so: F is a difference of large numbers that
+        must belong to the same s, not to the one that was meant.
+        """
         t = as_float(t)
         # In the flow, a ratio of 1e-5 in float32 and as far as rounding allows in float64.
         least = jnp.finfo(t.dtype).eps ** 0.36 if self.flow else NEGLIGIBLE_SIGNAL
@@ -116,7 +120,10 @@ class Bridge(eqx.Module):
         log_left = jnp.log(jnp.where(inside, left, 1.0))
         log_snr = (2 if self.flow else 1) * jnp.log(a) - log_left - jnp.log(self.variance)
         s = jnp.where(inside, self.process.time_of_log_snr(log_snr), self.process.t0)
-        return s, self.process.scale(s), a
+        scale = self.process.scale(s)
+        signal = self.variance * scale**2
+        share = signal / (self.process.var(s) + signal)
+        return s, scale, jnp.sqrt(share) if self.flow else share
 
     def time_at(self, t: RealLike) -> Array:
         """The time of the process at solver time `t`, exact at both ends."""
@@ -147,6 +154,8 @@ class Bridge(eqx.Module):
     def field(self, model: AbstractModel, t: RealLike, x: Array, condition: Any = None) -> Array:
         r"""$F$ for a batch of states `x`, shape (n, *shape), each with its own condition."""
         s, scale, a = self._level(t)
+        if self.flow:  # what tells F of the data is a X, which is kept; in the SDE it is X
+            x = x * ((1 + as_float(t)) / a)
         root = scale * jnp.sqrt(self.variance)
         score = jax.vmap(model.score, in_axes=(None, 0, 0))(s, root / a * x, condition)
         return x / a + (root / (a**2 if self.flow else a)) * score
