@@ -156,7 +156,7 @@ def test_a_trained_model_integrates_to_one():
     data = distribution.sample(4096, key=jax.random.key(0))
     process = vp()
     scaling = ex.GaussianScaling.from_data(data, process)
-    network = ex.FourierMLP(2, key=jax.random.key(1))
+    network = ex.FourierMLP(2, widths=(64, 64), key=jax.random.key(1))
     model = ex.EntropyMatching(network, process, scaling)
     model = ex.fit(model, data, key=jax.random.key(2), steps=800).model
     line = jnp.linspace(-6.0, 6.0, 97)
