@@ -51,24 +51,24 @@ _LOOKS: list[int] = []
 
 
 class Counted(eqx.Module):
-    """The exact entropy field, which counts how often it is looked at."""
+    """The exact velocity, which counts how often it is looked at."""
 
     model: ex.ExactModel
 
     def __call__(self, log_snr: jax.Array, y: jax.Array, condition: None = None) -> jax.Array:
         jax.debug.callback(lambda: _LOOKS.append(1))
-        return self.model.entropy_field(self.model.process.time_of_log_snr(log_snr), y)
+        return self.model.velocity(self.model.process.time_of_log_snr(log_snr), y)
 
 
-def evaluations(truth: ex.ExactModel, x: jax.Array, method: ex.ProbabilityFlow) -> float:
-    """Steps that look at the field, each with its products with a Jacobian, for one sample."""
+def looks(truth: ex.ExactModel, x: jax.Array, method: ex.ProbabilityFlow) -> tuple[float, int]:
+    """How often adaptive steps look at the field of a sample, and products with a Jacobian each."""
     _LOOKS.clear()
-    model = ex.EntropyMatching(Counted(truth), truth.process, shape=x.shape[1:])
+    model = ex.VelocityPrediction(Counted(truth), truth.process, shape=x.shape[1:])
     options = {"method": method, "key": jax.random.key(0), "chunk_size": 1}
     jax.block_until_ready(ex.log_prob(model, x, **options).value)
     jax.effects_barrier()
     products = x.shape[1] if method.divergence == "exact" else method.num_probes
-    return len(_LOOKS) / x.shape[0] * (1 + products)
+    return len(_LOOKS) / x.shape[0], products
 
 
 def variances() -> None:
@@ -123,7 +123,8 @@ def methods() -> None:
             result = ex.log_prob(model, x, key=jax.random.key(1), method=method)
             cost = float(result.num_evaluations)
             if isinstance(method, ex.ProbabilityFlow):
-                cost = evaluations(model, x[:10], method)
+                count, products = looks(model, x[:10], method)
+                cost = count * (1 + products)
             elif isinstance(method, ex.Jarzynski):
                 cost *= dim + 4  # the divergence, and three nodes of Simpson's rule
             error = result.value - truth.log_prob(x)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import entropix as ex
-from benchmarks.density import groups
+from benchmarks.density import groups, looks
 from benchmarks.yardstick import table
 
 
@@ -33,18 +33,6 @@ METHODS = {
     "ProbabilityFlow()": ex.ProbabilityFlow(),
     "ProbabilityFlow('hutchinson')": ex.ProbabilityFlow("hutchinson"),
 }
-
-_LOOKS: list[int] = []
-
-
-class Counted(eqx.Module):
-    """The exact velocity, which counts how often it is looked at."""
-
-    model: ex.ExactModel
-
-    def __call__(self, log_snr: jax.Array, y: jax.Array, condition: None = None) -> jax.Array:
-        jax.debug.callback(lambda: _LOOKS.append(1))
-        return self.model.velocity(self.model.process.time_of_log_snr(log_snr), y)
 
 
 def ours(truth: ex.GaussianMixture, process, x: jax.Array) -> dict[str, dict]:
@@ -60,16 +48,12 @@ def ours(truth: ex.GaussianMixture, process, x: jax.Array) -> dict[str, dict]:
             begin = time.perf_counter()
             values = jax.block_until_ready(run(exact, x))
             seconds.append(time.perf_counter() - begin)
-        few = x[:10]
-        counted = ex.VelocityPrediction(Counted(exact), process, shape=x.shape[1:])
-        _LOOKS.clear()
-        jax.block_until_ready(ex.log_prob(counted, few, chunk_size=1, **options).value)
-        jax.effects_barrier()
+        count, products = looks(exact, x[:10], method)
         results[name] = {
             "log_prob": np.asarray(values).tolist(),
             "seconds": min(seconds),
-            "looks": len(_LOOKS) / few.shape[0],
-            "products": x.shape[1] if method.divergence == "exact" else method.num_probes,
+            "looks": count,
+            "products": products,
         }
     return results
 

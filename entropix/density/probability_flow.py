@@ -195,8 +195,7 @@ class _Flow(eqx.Module):
 
     def spread(self, s: Array) -> Array:
         r"""$\sqrt P$."""
-        process = self.model.process
-        return jnp.sqrt(process.var(s) + self.bridge.variance * process.scale(s) ** 2)
+        return jnp.sqrt(self.bridge.total(s))
 
     def _angle(self, s: Array) -> Array:
         process = self.model.process

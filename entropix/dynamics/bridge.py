@@ -54,6 +54,10 @@ class Bridge(eqx.Module):
     variance: Float[Array, ""]
     flow: bool = eqx.field(static=True)
 
+    def total(self, s: RealLike) -> Array:
+        r"""$P = \Sigma^2 + c\mu^2$."""
+        return self.process.var(s) + self.variance * self.process.scale(s) ** 2
+
     def knots(self, num_steps: int) -> Float[Array, " knots"]:
         r"""Solver times from `t1` to `t0`, uniform in $w = \log(P/c\mu^2)^{1/3}$.
 
@@ -121,8 +125,7 @@ class Bridge(eqx.Module):
         log_snr = (2 if self.flow else 1) * jnp.log(a) - log_left - jnp.log(self.variance)
         s = jnp.where(inside, self.process.time_of_log_snr(log_snr), self.process.t0)
         scale = self.process.scale(s)
-        signal = self.variance * scale**2
-        share = signal / (self.process.var(s) + signal)
+        share = self.variance * scale**2 / self.total(s)
         return s, scale, jnp.sqrt(share) if self.flow else share
 
     def time_at(self, t: RealLike) -> Array:
@@ -134,8 +137,7 @@ class Bridge(eqx.Module):
 
     def enter(self, s: RealLike, t: RealLike, y: Array) -> Array:
         r"""$X = a y/(\mu\sqrt c)$ at time `s` of the process, `t` of the solver."""
-        process = self.process
-        standardised = y / jnp.sqrt(process.var(s) + self.variance * process.scale(s) ** 2)
+        standardised = y / jnp.sqrt(self.total(s))
         return standardised if self.flow else safe_sqrt(1 + as_float(t)) * standardised
 
     def leave(self, s: RealLike, t: RealLike, x: Array) -> Array:
@@ -143,8 +145,7 @@ class Bridge(eqx.Module):
 
         In the SDE all states are zero where $a = 0$, and what comes back is zero.
         """
-        process = self.process
-        std = jnp.sqrt(process.var(s) + self.variance * process.scale(s) ** 2)
+        std = jnp.sqrt(self.total(s))
         if self.flow:
             return std * x
         a = 1 + as_float(t)

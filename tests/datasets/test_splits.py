@@ -278,7 +278,10 @@ def test_huggingface_by_name(hf, tmp_path, monkeypatch):
 
 def test_without_the_library(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    says = r"reading a Hugging Face dataset needs datasets: .*pip install 'entropix\[streams\]'"
+    says = (
+        r"reading a Hugging Face dataset needs datasets: "
+        r"python -m pip install 'entropix\[streams\]'"
+    )
     refused("hf:mnist", says)
     (tmp_path / "dataset_dict.json").write_text("{}")
     refused(tmp_path, says)

@@ -5,6 +5,7 @@ Their number is fixed when JAX starts, so `on_eight_devices.py` runs in a proces
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -15,8 +16,9 @@ import pytest
 def test_on_eight_devices():
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     file = pathlib.Path(__file__).with_name("on_eight_devices.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", str(file)]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "", str(file)]
     done = subprocess.run(
         command, env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert re.search(r"^\d+ passed in", done.stdout, re.MULTILINE)  # none skipped or left out
