@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 
 class Estimate(eqx.Module):
-    """A Monte Carlo estimate with honest standard errors, in nats unless its maker says otherwise.
+    r"""A Monte Carlo estimate with honest standard errors, in nats unless its maker says otherwise.
 
     Attributes:
         value: the estimate.
@@ -22,6 +22,9 @@ class Estimate(eqx.Module):
             data for an entropy (None without a cut-off).
         bias: what is known of value minus truth and not corrected for, such as an end term that was
             left out; None where there is nothing to say.
+        num_effective: how many differences between evaluations make up `mc_stderr`,
+            $(\sum d^2)^2 / \sum d^4$; of a few, the error itself is hardly known. None where it
+            was not counted.
 
     Prints as `259.88 ± 0.12`. `float(estimate)` is its value.
     """
@@ -33,6 +36,7 @@ class Estimate(eqx.Module):
     cutoff: Array | None = None
     slope: Array | None = None
     bias: Array | None = None
+    num_effective: Array | None = None
 
     def __float__(self) -> float:
         return float(self.value)

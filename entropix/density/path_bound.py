@@ -18,7 +18,7 @@ $1/\Sigma$ term; log-SNR is stratified under a proposal set by a pilot.
 
 Per unit log-SNR the integrand decays like $e^{-\lambda}$ at the data end where the model has a
 density. Where it has none, as on a manifold, it stays at minus half the codimension and the bound
-is infinite: the pilot looks, and asks for a cut-off.
+is infinite: the pilot detects this, and asks for a cut-off.
 """
 
 from typing import Any
@@ -37,20 +37,20 @@ from entropix.density.method import AbstractDensityMethod
 from entropix.density.result import LogDensity
 from entropix.distributions import Gaussian
 from entropix.entropy.axis import LogSNRAxis
-from entropix.entropy.functional import check_data_end
+from entropix.entropy.ends import check_ends, end_rates, num_end_points
 from entropix.entropy.integrate import (
     BINS,
     PILOT_SHARE,
+    Pilot,
     Proposal,
-    mean_rate,
+    peak_of,
     proposal_of,
-    tail_window,
 )
 from entropix.entropy.reference import GaussianReference, reference_of
 
 
-# Pairs that look at the data end, whatever the pilot: it has few there when samples are few.
-_TAIL_PAIRS = 32
+# Pairs at each of the points that decide whether the bound is finite.
+_END_PAIRS = 16
 
 
 class PathBound(AbstractDensityMethod):
@@ -109,10 +109,8 @@ class PathBound(AbstractDensityMethod):
         # The pilot is shared by all samples: its share of their evaluations, up to a few thousand.
         pilot_pairs = min(round(PILOT_SHARE * self.num_evaluations * x.shape[0] / 2), 2048)
         pilot_pairs = max(pilot_pairs, BINS)
-        proposal, tail, peak = _pilot(
-            integrand, x, condition, key=pilot_key, pairs=pilot_pairs, chunk=chunk_size
-        )
-        proposal = check_data_end(proposal, tail, peak, cutoff)
+        pilot = _pilot(integrand, x, condition, key=pilot_key, pairs=pilot_pairs, chunk=chunk_size)
+        proposal = check_ends(pilot.proposal, pilot.ends, cutoff, x)
         value, stderr = _bound(
             integrand,
             proposal,
@@ -123,7 +121,7 @@ class PathBound(AbstractDensityMethod):
             strata=self.num_evaluations // 2,
             chunk=max(chunk_size // 2, 1),
         )
-        shared = 2 * (pilot_pairs + (_TAIL_PAIRS if cutoff is None else 0))
+        shared = 2 * (pilot_pairs + _END_PAIRS * num_end_points(model.process))
         spent = self.num_evaluations + -(-shared // x.shape[0])
         return LogDensity(value, stderr, spent, cutoff)
 
@@ -131,39 +129,33 @@ class PathBound(AbstractDensityMethod):
 @eqx.filter_jit
 def _pilot(
     integrand: BoundIntegrand, x: Array, condition: Any, *, key: Key, pairs: int, chunk: int
-) -> tuple[Proposal, tuple[Array, Array], Array]:
-    """A proposal, the mean rate of the log density at the data end, and its largest anywhere."""
+) -> Pilot:
     axis = integrand.axis
     jitter_key, index_key, noise_key = jax.random.split(key, 3)
     jitter = jax.random.uniform(jitter_key, (pairs,), x.dtype, minval=1e-6)
     fraction = (jnp.arange(pairs) + jitter) / pairs
-    count = pairs
-    low, high = tail_window(x)
-    if not axis.has_cutoff:
-        count = pairs + _TAIL_PAIRS
-        far = low + (high - low) * (jnp.arange(_TAIL_PAIRS, dtype=x.dtype) + 0.5) / _TAIL_PAIRS
-        fraction = jnp.concatenate([fraction, axis.fraction(far)])
-    index = jax.random.randint(index_key, (count,), 0, x.shape[0])
+    index = jax.random.randint(index_key, (pairs,), 0, x.shape[0])
+
+    def pair(fraction: Array, n: Array) -> Array:
+        z = jax.random.normal(jax.random.fold_in(noise_key, n), x.shape[1:], x.dtype)
+        i = index[n]
+        return integrand.pair(fraction, x[i], jax.tree.map(lambda c: c[i], condition), z)
 
     def values(args: Any, _: Array) -> Array:
-        def one(f: Array, i: Array, n: Array) -> Array:
-            z = jax.random.normal(jax.random.fold_in(noise_key, n), x.shape[1:], x.dtype)
-            return integrand.pair(f, x[i], jax.tree.map(lambda c: c[i], condition), z)
+        return jax.vmap(pair)(*args)
 
-        return jax.vmap(one)(*args)
-
-    out = in_chunks(values, (fraction, index, jnp.arange(count)), count, max(chunk // 2, 1))
-    out = jax.lax.stop_gradient(unchunk(out, count))
-    rate = -out / axis.jacobian(fraction)
-    # A process that starts short of the window has no rate there.
-    tail = mean_rate(rate[pairs:], (axis.log_snr(fraction) < axis.log_snr(0.0))[pairs:])
-    size = jnp.abs(rate[:pairs])
-    bins = jnp.clip((fraction[:pairs] * BINS).astype(int), 0, BINS - 1)
-    filled = jnp.maximum(jax.ops.segment_sum(jnp.ones_like(size), bins, BINS), 1.0)
-    peak = jnp.max(jax.ops.segment_sum(size, bins, BINS) / filled)
+    out = in_chunks(values, (fraction, jnp.arange(pairs)), pairs, max(chunk // 2, 1))
+    out = jax.lax.stop_gradient(unchunk(out, pairs))
     # Where all is Gaussian there is no rate but rounding: a hundredth counts as a peak.
-    peak = jnp.maximum(peak, 0.01)
-    return proposal_of(fraction[:pairs], out[:pairs]), *jax.lax.stop_gradient((tail, peak))
+    peak = jnp.maximum(peak_of(fraction, out / axis.jacobian(fraction)), 0.01)
+
+    def rate(log_snr: Array, n: Array) -> Array:
+        # Of the log density, which falls where the integrand is positive.
+        place = axis.fraction(log_snr)
+        return -pair(place, n) / axis.jacobian(place)
+
+    ends = end_rates(rate, integrand.process, axis, x, _END_PAIRS, peak)
+    return Pilot(proposal_of(fraction, out), ends)
 
 
 @eqx.filter_jit

@@ -33,8 +33,7 @@ from entropix.density.result import LogDensity
 from entropix.density.straight import carry_straight
 from entropix.dynamics.bridge import Bridge, reference_variance
 from entropix.entropy.axis import log_snr_of_std
-from entropix.entropy.functional import check_data_end
-from entropix.entropy.integrate import tail_window
+from entropix.entropy.ends import EndRates, check_ends, judge_ends, resolved_points
 from entropix.models import FlowMatching
 
 
@@ -115,12 +114,10 @@ class ProbabilityFlow(AbstractDensityMethod):
         bridge = Bridge(model.process, reference_variance(model), True)
         size = x[0].size if self.divergence == "exact" else self.num_probes
         chunk = max(1, min(chunk_size // size, x.shape[0]))
-        value, stderr, slope = _log_densities(
+        value, stderr, ends = _log_densities(
             self, model, bridge, prior, x, condition, cutoff, key, chunk
         )
-        # The slope is one of log p in -ln(noise std), twice the rate per unit log-SNR.
-        tail = jnp.mean(slope) / 2, jnp.std(slope) / 2 / jnp.sqrt(x.shape[0])
-        value = check_data_end(value, tail, jnp.ones_like(tail[0]), cutoff)
+        value = check_ends(value, ends, cutoff, x)
         return LogDensity(value, stderr, 0, cutoff)
 
 
@@ -135,20 +132,21 @@ def _log_densities(
     cutoff: Array | None,
     key: Key | None,
     chunk: int,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Array, EndRates]:
     process = model.process
     if cutoff is None:
         start = process.t0
     else:
         start = process.time_of_log_snr(log_snr_of_std(process, cutoff))
-    window = tail_window(x)
+    lowest = process.log_snr(start)
+    points = resolved_points(lowest, x)
 
     def one(args: Any) -> tuple[Array, Array, Array]:
         sample, condition, index = args
         probes = _probes(method, sample, key, index)
         if isinstance(model, FlowMatching):
             end, gains = carry_straight(method, model, sample, condition, probes)
-            value, slope = prior.log_prob(end), jnp.zeros_like(gains[0])
+            value, slopes = prior.log_prob(end), jnp.zeros_like(points)
         else:
             flow = _Flow(method, model, bridge, condition, probes)
             end, gains = flow.carry(process.scale(start) * sample, start)
@@ -156,11 +154,15 @@ def _log_densities(
             last = flow.spread(process.t1)
             growth = sample.size * (jnp.log(last / flow.spread(start)) + process.log_scale(start))
             value = prior.log_prob(last * end) + growth
-            slope = jnp.zeros_like(value) if cutoff is not None else flow.slope(sample, window)
-        return *_with_error(method, value, gains), slope
+            slopes = jax.vmap(lambda p: flow.slope(sample, p))(points)
+        return *_with_error(method, value, gains), slopes
 
     args = (x, condition, jnp.arange(x.shape[0]))
-    return map_in_batches(one, args, chunk)
+    value, stderr, slopes = map_in_batches(one, args, chunk)
+    # A slope of log p in -ln(noise std) is twice a rate per unit log-SNR.
+    size, slope = jnp.mean(jnp.abs(slopes), axis=0) / 2, jnp.mean(slopes[:, 1])
+    ends = judge_ends(points, size, slope, jnp.ones_like(slope), lowest, x)
+    return value, stderr, ends
 
 
 def _with_error(method: ProbabilityFlow, value: Array, gains: Array) -> tuple[Array, Array]:
@@ -217,9 +219,9 @@ class _Flow(eqx.Module):
         exact = self.method.divergence == "exact"
         return moved, jnp.sum(stretch, keepdims=True) if exact else stretch
 
-    def slope(self, sample: Array, window: tuple[Array, Array]) -> Array:
-        r"""$d\log p/d(-\ln\Sigma)$ in the middle of a window of log-SNR at the data end."""
-        s = self.model.process.time_of_log_snr((window[0] + window[1]) / 2)
+    def slope(self, sample: Array, log_snr: Array) -> Array:
+        r"""$d\log p/d(-\ln\Sigma)$ at a log-SNR of the data end."""
+        s = self.model.process.time_of_log_snr(log_snr)
         theta, state = jax.lax.stop_gradient((self._angle(s), sample / self.spread(s)))
         return jax.lax.stop_gradient(theta * jnp.mean(self.rate(theta, state)[1]))
 

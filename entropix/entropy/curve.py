@@ -18,7 +18,7 @@ from entropix._core.interfaces import AbstractModel
 from entropix._core.precision import full_precision
 from entropix.entropy.functional import estimate_integral
 from entropix.entropy.integrands import EntropyProduction
-from entropix.entropy.integrate import Integrand, gaussian_process
+from entropix.entropy.integrate import Integrand, Proposal, gaussian_process
 
 
 class EntropyCurve(eqx.Module):
@@ -33,6 +33,7 @@ class EntropyCurve(eqx.Module):
         stderr: standard error of `cumulative`, for the population.
         mc_stderr: the same for the given points.
         total: the whole integral.
+        proposal: where the evaluations were placed; pass it on to use it again.
     """
 
     times: Float[Array, "*seeds k"]
@@ -43,6 +44,7 @@ class EntropyCurve(eqx.Module):
     stderr: Float[Array, "*seeds k"]
     mc_stderr: Float[Array, "*seeds k"]
     total: Estimate
+    proposal: Proposal
 
 
 @full_precision
@@ -58,6 +60,7 @@ def entropy_curve(
     num_times: int = 65,
     control_variate: bool = True,
     chunk_size: int = 4096,
+    proposal: Proposal | None = None,
 ) -> EntropyCurve:
     r"""The entropy $\int\frac{\sigma^2}{2}E\|e\|^2 ds$ of a model along its process, in nats.
 
@@ -78,6 +81,10 @@ def entropy_curve(
         num_times: see `times`.
         control_variate: whether the Gaussian reference may be used.
         chunk_size: evaluations held in memory at once.
+        proposal: where to place the evaluations: the `.proposal` of an earlier curve, of the same
+            or a similar model. None takes that of a pilot pass, which changes with the model; with
+            a given one, the estimate is a smooth function of the model for a fixed key, and its
+            gradient is exactly that function's.
 
     Returns:
         The curve; `.total` is an `Estimate`, with `.cutoff` and `.slope` where a cut-off was given.
@@ -103,6 +110,7 @@ def entropy_curve(
         control_variate=control_variate,
         chunk_size=chunk_size,
         divergence=model.divergence,
+        proposal=proposal,
     )
 
 
@@ -118,6 +126,7 @@ def curve_of(functional: Integrand, data: Any, **options: Any) -> EntropyCurve:
         result.stderr,
         result.mc_stderr,
         result.total,
+        result.proposal,
     )
 
 
@@ -132,6 +141,7 @@ def neural_entropy(
     cutoff: Any = None,
     control_variate: bool = True,
     chunk_size: int = 4096,
+    proposal: Proposal | None = None,
 ) -> Estimate:
     r"""The neural entropy $S_{NN}$ of a model, in nats; of an `ExactModel`, $S_{tot}$.
 
@@ -147,4 +157,5 @@ def neural_entropy(
         num_times=2,
         control_variate=control_variate,
         chunk_size=chunk_size,
+        proposal=proposal,
     ).total

@@ -1,5 +1,6 @@
 """From an integrand to a curve of estimates: checks, the two passes, and the report."""
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -19,32 +20,36 @@ from entropix._core.checks import (
     samples,
 )
 from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractGaussianProcess
+from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.entropy.axis import LogSNRAxis
 from entropix.entropy.denoising import AbstractDenoisingFunctional
+from entropix.entropy.ends import EndRates, check_ends, num_end_points
 from entropix.entropy.integrate import (
     PILOT_SHARE,
     Integrand,
-    Pilot,
     Points,
+    Proposal,
     gaussian_process,
     rate_at,
     run_main,
     run_pilot,
 )
 from entropix.entropy.reference import GaussianReference
+from entropix.models import ExactModel
 
 
-# What counts as a plateau rather than a decaying tail. At the data end, per unit log-SNR: half a
-# dimension of codimension leaves 0.25, a smooth density of the smallest resolvable variance well
-# under 0.05. At the noise end, 20 units out, a decaying rate is 1e-9 of its peak.
-_DATA_PLATEAU = 0.05
-_NOISE_PLATEAU = 1e-3
+# A Monte Carlo variance made up by one difference is not known: such an estimate is refused where
+# its error is not small, relative to the value and in nats. The threshold is low on purpose: of a
+# badly trained network, two or three of two hundred differences may make up most of an error that
+# is honest all the same.
+LEAST_EFFECTIVE = 1.1
+_SMALL_RELATIVE, _SMALL_ERROR = 0.1, 0.05
 
 
 class CurveOfIntegral(eqx.Module):
     """An integral accumulated along the process, with standard errors."""
 
+    proposal: Proposal
     times: Float[Array, " k"]
     rate: Float[Array, " k"]
     rate_stderr: Float[Array, " k"]
@@ -64,7 +69,7 @@ def check_cutoff(integrand: Integrand, cutoff: Any) -> Array | None:
 
 def cutoff_within(process: AbstractGaussianProcess, cutoff: Any) -> Array:
     """A noise standard deviation above zero and below that of the process at t1."""
-    end = process.std(process.t1)
+    end = _last_std(process)
     return checked(
         positive(cutoff, "cutoff", shape=()),
         "cutoff",
@@ -73,59 +78,118 @@ def cutoff_within(process: AbstractGaussianProcess, cutoff: Any) -> Array:
     )
 
 
-def _check_rates(pilot: Pilot, cutoff: Array | None, signed: bool) -> Pilot:
-    """Refuse an integral that does not converge at an end of the axis.
+@eqx.filter_jit
+def _last_std(process: AbstractGaussianProcess) -> Array:
+    return process.std(process.t1)
 
-    `signed`: whether it may as well go to minus infinity.
-    """
-    tail, noise, peak = pilot.tail_rate, pilot.noise_rate, pilot.peak_rate
-    if signed:
-        tail, noise = (jnp.abs(tail[0]), tail[1]), (jnp.abs(noise[0]), noise[1])
-    pilot = check_data_end(pilot, tail, peak, cutoff)
-    at_noise = (noise[0] > _NOISE_PLATEAU * peak) & (noise[0] > 3 * noise[1])
-    message = (
-        "the rate does not decay at the noise end, so the integral is infinite: the field must "
-        "vanish there like mu(s); use `scaling=GaussianScaling.from_data(...)`"
+
+class _Measured(eqx.Module):
+    """What the compiled program returns: the curve, and what its checks need."""
+
+    curve: CurveOfIntegral
+    ends: EndRates
+
+
+class _Plan(eqx.Module):
+    """How many evaluations are spent on what; all static."""
+
+    sweep: int = eqx.field(static=True)
+    ends: int = eqx.field(static=True)
+    main: int = eqx.field(static=True)
+    slope: int = eqx.field(static=True)
+    cost: int = eqx.field(static=True)
+    chunk: int = eqx.field(static=True)
+    num_times: int = eqx.field(static=True)
+    control_variate: bool = eqx.field(static=True)
+
+
+def _plan(
+    integrand: Integrand, num_evaluations: int, num_times: int, control_variate: bool, chunk: int
+) -> _Plan:
+    # The integrand of a denoising functional is evaluated at both noises of a pair.
+    cost = 2 if isinstance(integrand, AbstractDenoisingFunctional) else 1
+    positions = num_evaluations // cost
+    draws = min(max(positions // 128, 8), 64)
+    at_ends = draws * num_end_points(gaussian_process(integrand))
+    sweep = max(round(PILOT_SHARE * positions), 48)
+    main = 2 * -(-(positions - sweep - at_ends) // 2)
+    return _Plan(
+        sweep=sweep,
+        ends=draws,
+        main=main,
+        slope=min(2048, num_evaluations),
+        cost=cost,
+        chunk=max(chunk // cost, 1),
+        num_times=num_times,
+        control_variate=control_variate,
     )
-    if is_concrete(pilot):
-        if bool(np.any(at_noise)):
-            raise ValueError(f"{message}.")
-        return pilot
-    return eqx.error_if(pilot, at_noise, message)
-
-
-def check_data_end(
-    checked: Any, tail: tuple[Array, Array], peak: Array, cutoff: Array | None
-) -> Any:
-    """Return `checked`; refuse a rate that does not decay at the data end without a cut-off.
-
-    `tail` is the mean rate per unit log-SNR close to the resolution limit and its standard error,
-    `peak` the largest rate anywhere. A rate below zero is refused as one above.
-    """
-    if cutoff is not None:
-        return checked
-    size = jnp.abs(tail[0])
-    at_data = (size > _DATA_PLATEAU * jnp.minimum(peak, 1.0)) & (size > 3 * tail[1])
-    message = (
-        "the rate does not decay at the data end, so the integral is infinite: pass `cutoff`, the "
-        "smallest noise standard deviation to include"
-    )
-    if is_concrete((checked, at_data)):
-        if bool(np.any(at_data)):
-            rates = np.asarray(tail[0])
-            slope = 2 * float(rates.flat[np.argmax(np.abs(rates))])
-            meaning = (
-                f"the data or the model look {slope:.3g} dimensions short of the space "
-                "(codimension)"
-                if slope > 0
-                else "the model's field does not fit the noise it is given"
-            )
-            raise ValueError(f"{message}. The slope is {slope:.3g} per -ln(noise std): {meaning}.")
-        return checked
-    return eqx.error_if(checked, at_data, message)
 
 
 @eqx.filter_jit
+def _measure(
+    integrand: Integrand,
+    data: Array,
+    condition: Any,
+    cutoff: Array | None,
+    times: Array | None,
+    proposal: Proposal | None,
+    key: Key,
+    plan: _Plan,
+) -> _Measured:
+    """Both passes as one program."""
+    process = gaussian_process(integrand)
+    pilot_key, main_key, slope_key = jax.random.split(key, 3)
+    points = Points(data, condition, GaussianReference.from_data(data))
+    axis = LogSNRAxis.of(process, points.reference.mean_variance, cutoff)
+    pilot = run_pilot(
+        integrand,
+        points,
+        axis,
+        key=pilot_key,
+        count=plan.sweep,
+        end_count=min(plan.ends, plan.sweep),
+        chunk=plan.chunk,
+        control_variate=plan.control_variate,
+    )
+    proposal = pilot.proposal if proposal is None else jax.lax.stop_gradient(proposal)
+    if times is None:
+        edges = jnp.linspace(0.0, 1.0, plan.num_times, dtype=data.dtype)
+        times = axis.times(process, edges)
+    else:
+        fractions = axis.fraction(process.log_snr(times))
+        edges = jnp.concatenate([fractions, jnp.ones(1, data.dtype)]).astype(data.dtype)
+    integral = run_main(
+        integrand, points, axis, proposal, edges, key=main_key, count=plan.main, chunk=plan.chunk
+    )
+    slope = None
+    if cutoff is not None:
+        slope = _slope_at(integrand, points, axis.start_time(process), slope_key, plan.slope)
+    at_ends = plan.ends * num_end_points(process)
+    total = Estimate(
+        value=integral.cumulative[-1],
+        stderr=jnp.sqrt(integral.mc_variance[-1] + integral.data_variance[-1]),
+        mc_stderr=jnp.sqrt(integral.mc_variance[-1]),
+        num_evaluations=plan.cost * (plan.sweep + at_ends + plan.main),
+        cutoff=cutoff,
+        slope=slope,
+        num_effective=integral.num_effective,
+    )
+    count = times.shape[0]
+    cumulative, mc = integral.cumulative[:count], integral.mc_variance[:count]
+    rate, rate_stderr = rates_along(times, cumulative, mc)
+    curve = CurveOfIntegral(
+        proposal,
+        times,
+        rate,
+        rate_stderr,
+        cumulative,
+        jnp.sqrt(mc + integral.data_variance[:count]),
+        jnp.sqrt(mc),
+        total,
+    )
+    return _Measured(curve, pilot.ends)
+
+
 def _slope_at(integrand: Integrand, points: Points, s: Array, key: Key, count: int) -> Array:
     r"""$dI/d(-\ln\Sigma)$ at time `s`."""
     process = gaussian_process(integrand)
@@ -142,33 +206,6 @@ def _slope_at(integrand: Integrand, points: Points, s: Array, key: Key, count: i
     return factor * jnp.mean(jax.vmap(one)(index, keys))
 
 
-@eqx.filter_jit
-def _prepare(
-    process: AbstractGaussianProcess, data: Array, condition: Any, cutoff: Array | None
-) -> tuple[Points, LogSNRAxis]:
-    points = Points(data, condition, GaussianReference.from_data(data))
-    return points, LogSNRAxis.of(process, points.reference.mean_variance, cutoff)
-
-
-def _edges(
-    process: AbstractGaussianProcess, axis: LogSNRAxis, times: Any, num_times: int, dtype: Any
-) -> tuple[Array, Array]:
-    """Times of the curve, and the fractions of the axis at which sums are kept."""
-    if times is None:
-        return _default_edges(process, axis, num_times, dtype)
-    times = _check_times(as_float(times), process)
-    fractions = axis.fraction(process.log_snr(times))
-    return times, jnp.concatenate([fractions, jnp.ones(1, dtype)]).astype(dtype)
-
-
-@eqx.filter_jit
-def _default_edges(
-    process: AbstractGaussianProcess, axis: LogSNRAxis, num_times: int, dtype: Any
-) -> tuple[Array, Array]:
-    fractions = jnp.linspace(0.0, 1.0, num_times, dtype=dtype)
-    return axis.times(process, fractions), fractions
-
-
 def estimate_integral(
     integrand: Integrand,
     data: Any,
@@ -182,6 +219,7 @@ def estimate_integral(
     control_variate: bool,
     chunk_size: int,
     divergence: str | None,
+    proposal: Any = None,
 ) -> CurveOfIntegral:
     """Estimate an integral over log-SNR as a curve; see `entropy_curve` for the arguments."""
     data = samples(data)
@@ -190,70 +228,65 @@ def estimate_integral(
     positive_integer(num_evaluations, "num_evaluations", 256)
     positive_integer(num_times, "num_times", 2)
     positive_integer(chunk_size, "chunk_size")
+    if proposal is not None and not isinstance(proposal, Proposal):
+        raise ValueError(
+            "`proposal` must be the `.proposal` of an entropy curve, got "
+            f"{type(proposal).__name__}."
+        )
     if divergence is not None and cutoff is None:
         raise ValueError(
             f"`cutoff` must be given (the smallest noise standard deviation to include): the "
             f"entropy is infinite because {divergence}."
         )
     cutoff = check_cutoff(integrand, cutoff)
-    process = gaussian_process(integrand)
-    pilot_key, main_key, slope_key = jax.random.split(key, 3)
-    # The integrand of a denoising functional is evaluated at both noises of a pair.
-    signed = isinstance(integrand, AbstractDenoisingFunctional)
-    cost = 2 if signed else 1
-    positions, chunk_size = num_evaluations // cost, max(chunk_size // cost, 1)
-    pilot_count = max(round(PILOT_SHARE * positions), 64)
-    main_count = 2 * (-(-(positions - pilot_count) // 2))
-    points, axis = _prepare(process, data, condition, cutoff)
-    pilot = run_pilot(
-        integrand,
-        points,
-        axis,
-        key=pilot_key,
-        count=pilot_count,
-        chunk=chunk_size,
-        control_variate=control_variate,
+    if times is not None:
+        times = _check_times(as_float(times), gaussian_process(integrand))
+    plan = _plan(integrand, num_evaluations, num_times, control_variate, chunk_size)
+    measured = _measure(integrand, data, condition, cutoff, times, proposal, key, plan)
+    curve = check_ends(
+        measured.curve,
+        measured.ends,
+        cutoff,
+        data,
+        noise_remedy=_noise_remedy(integrand),
     )
-    pilot = _check_rates(pilot, cutoff, signed)
-    times, edges = _edges(process, axis, times, num_times, data.dtype)
-    integral = run_main(
-        integrand,
-        points,
-        axis,
-        pilot.proposal,
-        edges,
-        key=main_key,
-        count=main_count,
-        chunk=chunk_size,
+    return eqx.tree_at(lambda c: c.total, curve, check_estimate(curve.total))
+
+
+def _noise_remedy(integrand: Integrand) -> str:
+    models = jax.tree.leaves(integrand, is_leaf=lambda node: isinstance(node, AbstractModel))
+    if all(isinstance(node, ExactModel) or not isinstance(node, AbstractModel) for node in models):
+        return ""
+    return "; a network's does with `scaling=GaussianScaling.from_data(...)`"
+
+
+def check_estimate(estimate: Estimate) -> Estimate:
+    """Refuse a value that is not finite, or a large error that a few evaluations make up."""
+    finite = "the field of the model must be finite on the whole axis, got NaN or infinity"
+    few = (
+        "a few evaluations make up all of the error, so it is not known: the field has rare large "
+        "values; pass `cutoff`, use float64, or take more `num_evaluations`"
     )
-    total = Estimate(
-        value=_no_nan(integral.cumulative[-1]),
-        stderr=jnp.sqrt(integral.mc_variance[-1] + integral.data_variance[-1]),
-        mc_stderr=jnp.sqrt(integral.mc_variance[-1]),
-        num_evaluations=cost * (pilot_count + main_count),
-        cutoff=cutoff,
-        slope=None
-        if cutoff is None
-        else _slope_at(
-            integrand,
-            points,
-            axis.start_time(process),
-            slope_key,
-            min(2048, num_evaluations),
-        ),
-    )
-    count = times.shape[0]
-    cumulative, mc = integral.cumulative[:count], integral.mc_variance[:count]
-    rate, rate_stderr = rates_along(times, cumulative, mc)
-    return CurveOfIntegral(
-        times,
-        rate,
-        rate_stderr,
-        cumulative,
-        jnp.sqrt(mc + integral.data_variance[:count]),
-        jnp.sqrt(mc),
-        total,
-    )
+    number = math.inf if estimate.num_effective is None else estimate.num_effective
+    if is_concrete(estimate):
+        value, error = np.asarray(estimate.value), np.asarray(estimate.mc_stderr)
+        if not np.all(np.isfinite(value) & np.isfinite(error)):
+            raise ValueError(f"{finite}.")
+        number = np.asarray(number)
+        if np.any(_ruled_by_few(value, error, number)):
+            raise ValueError(
+                f"{few}, got {value:.3g} ± {error:.2g} from an effective number of {number:.2g}."
+            )
+        return estimate
+    value, error = estimate.value, estimate.mc_stderr
+    value = eqx.error_if(value, ~(jnp.isfinite(value) & jnp.isfinite(error)), finite)
+    value = eqx.error_if(value, _ruled_by_few(value, error, number), few)
+    return eqx.tree_at(lambda e: e.value, estimate, value)
+
+
+def _ruled_by_few(value: Any, error: Any, number: Any) -> Any:
+    large = (error > _SMALL_RELATIVE * abs(value)) & (error > _SMALL_ERROR)
+    return (number < LEAST_EFFECTIVE) & large
 
 
 def _check_times(times: Array, process: Any) -> Array:
@@ -285,12 +318,3 @@ def rates_along(times: Array, cumulative: Array, variance: Array) -> tuple[Array
     safe = jnp.where(length > 0, length, 1.0)
     rate = jnp.where(length > 0, around(rise) / safe, 0.0)
     return rate, jnp.where(length > 0, jnp.sqrt(around(spread)) / safe, 0.0)
-
-
-def _no_nan(value: Array) -> Array:
-    message = "the field of the model must be finite on the whole axis, got NaN or infinity"
-    if is_concrete(value):
-        if not bool(np.all(np.isfinite(value))):
-            raise ValueError(f"{message}.")
-        return value
-    return eqx.error_if(value, ~jnp.isfinite(value), message)

@@ -9,7 +9,8 @@ They are estimated in two passes.
 1. A pilot (15% of the evaluations), uniform on the Cauchy axis of `LogSNRAxis`, measures in 64 bins
    the root mean square of the integrand with and without the control variate. The better of the two
    is kept in each bin, and the bins' root mean squares become the proposal density, mixed with 10%
-   of the uniform one. The pilot is not used again, so the choice costs no bias.
+   of the uniform one. The pilot is not used again, so the choice costs no bias. A few evaluations
+   are spent at both ends, see `entropix.entropy.ends`.
 2. The main pass places one evaluation in each of M strata of the proposal. Strata are joined at
    random into M/2 pairs, and each pair shares one data point, drawn with replacement. Successive
    differences across strata give the Monte Carlo variance; the covariance within pairs gives the
@@ -32,6 +33,7 @@ from entropix._core.chunks import in_chunks, unchunk
 from entropix._core.interfaces import AbstractGaussianProcess
 from entropix.entropy.axis import LogSNRAxis
 from entropix.entropy.denoising import AbstractControlledDenoising, AbstractDenoisingFunctional
+from entropix.entropy.ends import EndRates, end_rates
 from entropix.entropy.integrands import AbstractControlled, AbstractPathFunctional
 from entropix.entropy.reference import GaussianReference
 
@@ -112,17 +114,12 @@ class Pilot(eqx.Module):
     """What the pilot pass learnt.
 
     Attributes:
-        proposal: where the main pass should look, and where the control variate helps.
-        tail_rate: mean rate per unit log-SNR close to the resolution limit at the data end, and
-            its standard error.
-        noise_rate: the same far out at the noise end.
-        peak_rate: the largest mean rate of a bin.
+        proposal: where the main pass should evaluate, and where the control variate helps.
+        ends: the rates close to the ends of the axis.
     """
 
     proposal: Proposal
-    tail_rate: tuple[Array, Array]
-    noise_rate: tuple[Array, Array]
-    peak_rate: Array
+    ends: EndRates
 
 
 def gaussian_process(integrand: Integrand) -> AbstractGaussianProcess:
@@ -187,7 +184,6 @@ def _open_unit(bits: Array, dtype: Any) -> Array:
     return ((bits >> 9).astype(dtype) + 0.5) / 2**23
 
 
-@eqx.filter_jit
 def run_pilot(
     integrand: Integrand,
     points: Points,
@@ -195,72 +191,69 @@ def run_pilot(
     *,
     key: Key,
     count: int,
+    end_count: int,
     chunk: int,
     control_variate: bool,
 ) -> Pilot:
-    """The first pass: a proposal over the axis, and the rates at its far ends."""
+    """The first pass: a proposal over the axis, and the rates at its ends.
+
+    It evaluates the integrand at `count` positions of the axis, and in `end_count` draws at each of
+    the end points.
+    """
     draw_key, noise_key = jax.random.split(key)
-    dtype = points.data.dtype
+    dtype, process = points.data.dtype, gaussian_process(integrand)
     bits = jax.random.bits(draw_key, (count, 2), jnp.uint32)
     fraction = (jnp.arange(count) + _open_unit(bits[:, 0], dtype)) / count
     index = (bits[:, 1] % points.data.shape[0]).astype(jnp.int32)
 
-    def values(args: Any, _: Array) -> tuple[Array, Array]:
-        def one(f: Array, i: Array, n: Array) -> tuple[Array, Array]:
-            noise = jax.random.fold_in(noise_key, n)
-            z = jax.random.normal(noise, points.data.shape[1:], dtype)
-            return _evaluate(integrand, points, axis, f, i, z)
+    def noise(n: Array) -> Array:
+        return jax.random.normal(jax.random.fold_in(noise_key, n), points.data.shape[1:], dtype)
 
-        return jax.vmap(one)(*args)
+    def values(args: Any, _: Array) -> tuple[Array, Array]:
+        return jax.vmap(lambda f, i, n: _evaluate(integrand, points, axis, f, i, noise(n)))(*args)
 
     raw, control = in_chunks(values, (fraction, index, jnp.arange(count)), count, chunk)
     raw, control = jax.lax.stop_gradient((unchunk(raw, count), unchunk(control, count)))
     proposal = proposal_of(fraction, raw, raw - control if control_variate else None)
 
-    log_snr = axis.log_snr(fraction)
-    rate = raw / axis.jacobian(fraction)
+    def rate(log_snr: Array, n: Array) -> Array:
+        # The data points and the noise of the first evaluations of the sweep.
+        condition = jax.tree.map(lambda c: c[index[n]], points.condition)
+        s = process.time_of_log_snr(log_snr)
+        return rate_at(integrand, s, points.data[index[n]], noise(n), condition)
 
-    def between(low: Array, high: Array) -> tuple[Array, Array]:
-        return jax.lax.stop_gradient(mean_rate(rate, (log_snr > low) & (log_snr < high)))
+    peak = peak_of(fraction, raw / axis.jacobian(fraction))
+    return Pilot(proposal, end_rates(rate, process, axis, points.data, end_count, peak))
 
+
+def peak_of(fraction: Array, rate: Array) -> Array:
+    """The largest mean absolute rate of a bin of the axis."""
     bins = jnp.clip((fraction * BINS).astype(int), 0, BINS - 1)
     counts = jnp.maximum(jax.ops.segment_sum(jnp.ones_like(rate), bins, BINS), 1.0)
-    peak = jnp.max(jax.ops.segment_sum(rate, bins, BINS) / counts)
-
-    return Pilot(
-        proposal,
-        between(*tail_window(points.data)),
-        between(axis.centre - 28.0, axis.centre - 20.0),
-        jax.lax.stop_gradient(peak),
-    )
-
-
-def tail_window(data: Array) -> tuple[Array, Array]:
-    """The last eight units of log-SNR that can be told from the data end."""
-    # mu x + Sigma z resolves Sigma only down to a few units of rounding of x.
-    size = jnp.sqrt(jnp.mean(data**2))
-    limit = -2 * jnp.log(8 * jnp.finfo(data.dtype).eps * size)
-    return limit - 8, limit
-
-
-def mean_rate(rate: Array, inside: Array) -> tuple[Array, Array]:
-    """The mean of the rates chosen by `inside` and its standard error; zero where there is none."""
-    chosen = inside.astype(rate.dtype)
-    number = jnp.maximum(jnp.sum(chosen), 1.0)
-    mean = jnp.sum(chosen * rate) / number
-    variance = jnp.sum(chosen * (rate - mean) ** 2) / number
-    return mean, jnp.sqrt(variance / number)
+    return jax.lax.stop_gradient(jnp.max(jax.ops.segment_sum(jnp.abs(rate), bins, BINS) / counts))
 
 
 class Integral(eqx.Module):
-    """The main pass: cumulative values at edges of the axis, and their variances."""
+    r"""The main pass: cumulative values at edges of the axis, and their variances.
+
+    `num_effective` is the number of differences between strata that make up the Monte Carlo
+    variance, $(\sum d^2)^2 / \sum d^4$: of a few, the variance itself is hardly known.
+    """
 
     cumulative: Float[Array, " edges"]
     mc_variance: Float[Array, " edges"]
     data_variance: Float[Array, " edges"]
+    num_effective: Float[Array, ""]
 
 
-@eqx.filter_jit
+def effective_number(squares: Array) -> Array:
+    r"""$(\sum d^2)^2 / \sum d^4$ of squares $d^2$, over all axes; their number where all vanish."""
+    largest = jnp.max(squares)
+    weights = squares / jnp.where(largest > 0, largest, 1.0)
+    number = jnp.sum(weights) ** 2 / jnp.maximum(jnp.sum(weights**2), 1e-30)
+    return jax.lax.stop_gradient(jnp.where(largest > 0, number, squares.size))
+
+
 def run_main(
     integrand: Integrand,
     points: Points,
@@ -342,4 +335,5 @@ def run_main(
         known + sums["sum"] / count,
         mc_variance,
         jnp.maximum(own_covariance, 0.0) / points.data.shape[0],
+        effective_number(steps),
     )

@@ -31,7 +31,8 @@ from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix._core.precision import full_precision
 from entropix.dynamics import Trajectory, solve_flow, solve_forward
 from entropix.entropy.axis import LogSNRAxis
-from entropix.entropy.functional import check_cutoff, check_data_end, estimate_integral
+from entropix.entropy.ends import EndRates, check_ends, judge_ends, resolved_points
+from entropix.entropy.functional import check_cutoff, estimate_integral
 from entropix.entropy.integrands import (
     AbstractPathFunctional,
     EntropyProduction,
@@ -150,8 +151,7 @@ def path_functional(
         trajectory = solve_flow(flow, start, condition=chosen, **options)
     values = _integrals(functional, trajectory.times, weights, trajectory.states, chosen, chunk)
     if isinstance(functional.process, AbstractGaussianProcess):
-        tail, peak = _tail(functional, data, trajectory, chosen)
-        values = check_data_end(values, tail, peak, cutoff)
+        values = check_ends(values, _ends(functional, data, trajectory, chosen), cutoff, data)
     return _estimate(values.reshape(pairs, 2), data.shape[0], num_steps, cutoff)
 
 
@@ -169,22 +169,23 @@ def _cutoff(functional: AbstractPathFunctional, cutoff: Any) -> Array | None:
 
 
 @eqx.filter_jit
-def _tail(
+def _ends(
     functional: AbstractPathFunctional, data: Array, trajectory: Trajectory, condition: Any
-) -> tuple[tuple[Array, Array], Array]:
-    """Rates per unit log-SNR, near the resolution limit of the data end and at their largest."""
+) -> EndRates:
+    """The rates at the steps closest to the limit of resolution of the data end."""
     process: Any = functional.process
     times, states = trajectory.times[1:], trajectory.states[1:]
     each = jax.vmap(jax.vmap(functional, in_axes=(None, 0, 0)), in_axes=(0, 0, None))
     rates = process.var(times)[:, None] / 2 * each(times, states, condition)
-    mean, spread = jnp.mean(rates, axis=1), jnp.std(rates, axis=1) / jnp.sqrt(rates.shape[1])
-    # The step nearest to the limit, if it is far out.
-    limit = -2 * jnp.log(8 * jnp.finfo(data.dtype).eps * jnp.sqrt(jnp.mean(data**2)))
-    log_snr = process.log_snr(times)
-    last = jnp.argmax(jnp.where(log_snr < limit, log_snr, -jnp.inf))
-    far = log_snr[last] + jnp.log(jnp.mean(jnp.var(data, axis=0))) > 12
-    tail = jnp.where(far, mean[last], 0.0), spread[last]
-    return jax.lax.stop_gradient((tail, jnp.max(mean)))
+    size, log_snr = jnp.mean(jnp.abs(rates), axis=1), process.log_snr(times)
+    start = process.log_snr(process.t0)
+    points = resolved_points(start, data)
+    steps = jax.vmap(lambda p: jnp.argmax(jnp.where(log_snr <= p, log_snr, -jnp.inf)))(points)
+    # Steps that end before the data's own scale say nothing of the data end.
+    far = log_snr[steps[2]] + jnp.log(jnp.mean(jnp.var(data, axis=0))) > 12
+    size_there = jnp.where(far, size[steps], 0.0)
+    slope = 2 * jnp.mean(rates[steps[1]])
+    return judge_ends(log_snr[steps], size_there, slope, jnp.max(size), start, data)
 
 
 def _quadrature(

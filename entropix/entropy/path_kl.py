@@ -15,6 +15,7 @@ from entropix._core.interfaces import AbstractModel
 from entropix._core.precision import full_precision
 from entropix.entropy.functional import estimate_integral
 from entropix.entropy.integrands import PathDivergence
+from entropix.entropy.integrate import Proposal
 
 
 @full_precision
@@ -28,6 +29,7 @@ def path_kl(
     condition: Any = None,
     cutoff: Any = None,
     chunk_size: int = 4096,
+    proposal: Proposal | None = None,
 ) -> Estimate:
     r"""$\int\frac{\sigma^2}{2}E\|e_1 - e_2\|^2 ds$ in nats, the expectation over diffused `data`.
 
@@ -40,6 +42,7 @@ def path_kl(
         condition: None, or conditions of the samples, passed to `model` only.
         cutoff: smallest noise standard deviation included. None takes the whole axis.
         chunk_size: evaluations held in memory at once.
+        proposal: where to place the evaluations, as in `entropy_curve`.
 
     Raises:
         ValueError: if the processes differ; if the rate does not decay at an end of the axis and,
@@ -58,4 +61,5 @@ def path_kl(
         control_variate=False,
         chunk_size=chunk_size,
         divergence=None,
+        proposal=proposal,
     ).total

@@ -1,0 +1,214 @@
+r"""Whether an integral over log-SNR converges, judged at both ends of its axis.
+
+Where the data have a density, the rate of every integral of this subpackage falls off like
+$e^{-\lambda}$ at the data end, and like $e^{\lambda}$ or faster at the noise end. Where they have
+none, the rate stays at half the codimension, and the integral is infinite.
+
+What can be known of the data end is limited by rounding: $y = \mu x + \Sigma z$ resolves a ratio
+$\Sigma/\mu$ of noise to signal down to a few units of rounding of x. With $\lambda_r$ the log-SNR
+of that limit, the rate is measured at four points of the data end,
+
+    lambda_r - 8,   lambda_r - 4,   lambda_r,   the end of the axis,
+
+each time with the same data points and the same noise, so that the *ratio* of two of them is known
+well from a few evaluations, whatever the spread of the rate: $e^{-4}$ between neighbours for a
+smooth density, 1 on a plateau. A decaying rate is accepted however large it still is, whatever the
+units of the data: what follows is smaller still. From the limit to the end of the axis, the rate of
+a field that subtracts large numbers may grow again, through rounding alone.
+
+At the noise end only a process that ends in noise ($\mu(t_1) = 0$) has an infinite axis. There, the
+last two log-SNRs that the time variable resolves, four apart, are compared in the same way.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from entropix._core.checks import is_concrete
+from entropix._core.interfaces import AbstractGaussianProcess
+from entropix.entropy.axis import LogSNRAxis
+
+
+# A rate counts only above this share of its peak (of at most one nat per unit log-SNR at the data
+# end: half a dimension of codimension leaves 0.25 there).
+_DATA_SHARE = 0.05
+_NOISE_SHARE = 1e-3
+# Slower than this, in -d ln(rate) per unit log-SNR, is no decay: a smooth density has 1.
+_SLOWEST_DECAY = 0.25
+_OFFSETS = (-8.0, -4.0, 0.0)
+
+
+class EndRates(eqx.Module):
+    r"""How the rate of an integral behaves close to the ends of its axis.
+
+    Attributes:
+        slope: $dI/d(-\ln\Sigma)$ four units of log-SNR before the limit of resolution.
+        resolved: the ratio of noise to signal at that limit.
+        plateau: whether the rate fails to decay down to the limit.
+        growth: whether it fails to decay from there to the data end of the axis.
+        noise: whether it fails to decay at the noise end.
+    """
+
+    slope: Float[Array, ""]
+    resolved: Float[Array, ""]
+    plateau: Bool[Array, ""]
+    growth: Bool[Array, ""]
+    noise: Bool[Array, ""]
+
+
+def resolution(data: Array) -> Array:
+    r"""The smallest ratio $\Sigma/\mu$ that $\mu x + \Sigma z$ resolves."""
+    return 8 * jnp.finfo(data.dtype).eps * jnp.sqrt(jnp.mean(data**2))
+
+
+def resolved_points(start: Array, data: Array) -> Array:
+    """Three log-SNRs up to the limit of resolution, not beyond the data end `start`."""
+    limit = -2 * jnp.log(resolution(data))
+    return jnp.minimum(limit + jnp.asarray(_OFFSETS, data.dtype), start)
+
+
+def _flat(size: Array, log_snr: Array, near: int, far: int) -> Array:
+    """Whether the size of a rate does not decay between two points more than one unit apart."""
+    step = jnp.abs(log_snr[far] - log_snr[near])
+    return (size[far] > size[near] * jnp.exp(-_SLOWEST_DECAY * step)) & (step > 1)
+
+
+def judge_ends(
+    log_snr: Array, size: Array, slope: Array, peak: Array, start: Array, data: Array
+) -> EndRates:
+    """Judge mean absolute rates close to the ends.
+
+    Args:
+        log_snr: where they were taken: the three `resolved_points`; then, if any, the data end of
+            the axis; then, if any, two points of the noise end, the last one furthest out.
+        size: the mean absolute rates there.
+        slope: see `EndRates`.
+        peak: the largest mean absolute rate anywhere.
+        start: the log-SNR of the data end of the axis.
+        data: the data, for the size and the rounding of its numbers.
+    """
+    no = jnp.zeros((), bool)
+    enough = _DATA_SHARE * jnp.minimum(peak, 1.0)
+    # An axis that ends before the limit of resolution is finite, and so is the integral.
+    open_end = start > -2 * jnp.log(resolution(data))
+    plateau = open_end & (size[2] > enough) & _flat(size, log_snr, 1, 2)
+    growth, noise = no, no
+    if size.shape[0] > 3:
+        growth = open_end & (size[3] > enough) & _flat(size, log_snr, 2, 3)
+    if size.shape[0] > 4:
+        noise = (size[5] > _NOISE_SHARE * peak) & _flat(size, log_snr, 4, 5)
+    rates = EndRates(slope, resolution(data), plateau, growth, noise)
+    return jax.lax.stop_gradient(rates)
+
+
+def _end_points(process: AbstractGaussianProcess, axis: LogSNRAxis, data: Array) -> Array:
+    start = axis.log_snr(0.0)
+    points = [resolved_points(start, data), start[None]]
+    if process.ends_in_noise:
+        # Closer to t1 than this, differences of times are rounding.
+        margin = 16 * jnp.finfo(data.dtype).eps * (process.t1 - process.t0)
+        last = jnp.maximum(process.log_snr(process.t1 - margin), axis.log_snr(1.0))
+        points.append(jnp.stack([last + 4, last]))
+    return jax.lax.stop_gradient(jnp.concatenate(points).astype(data.dtype))
+
+
+def num_end_points(process: AbstractGaussianProcess) -> int:
+    """At how many log-SNRs `end_rates` measures."""
+    return len(_OFFSETS) + (3 if process.ends_in_noise else 1)
+
+
+def end_rates(
+    rate: Callable[[Array, Array], Array],
+    process: AbstractGaussianProcess,
+    axis: LogSNRAxis,
+    data: Array,
+    count: int,
+    peak: Array,
+) -> EndRates:
+    r"""Measure the rates of an integrand close to the ends of its axis.
+
+    Args:
+        rate: of a log-SNR and the number of a draw, the integrand per unit of $-d\lambda$; the same
+            number stands for the same data point and noise.
+        process: the process.
+        axis: the integration axis.
+        data: the data.
+        count: how many draws.
+        peak: the largest mean absolute rate anywhere.
+    """
+    points = _end_points(process, axis, data)
+    draws = jnp.arange(count)
+    each = jax.lax.map(lambda point: jax.vmap(lambda n: rate(point, n))(draws), points)
+    size = jnp.mean(jnp.abs(each), axis=1)
+    return judge_ends(points, size, 2 * jnp.mean(each[1]), peak, points[3], data)
+
+
+def check_ends(
+    value: Any, ends: EndRates, cutoff: Array | None, data: Array, *, noise_remedy: str = ""
+) -> Any:
+    """Return `value`; refuse an integral whose rate does not decay at an end of its axis.
+
+    Args:
+        value: what is returned, with errors attached where the rates are traced.
+        ends: the rates at the ends.
+        cutoff: the smallest noise standard deviation included, or None.
+        data: the data, shape (n, *shape).
+        noise_remedy: what helps at the noise end, appended to the message.
+
+    Raises:
+        ValueError: where the rates are concrete.
+    """
+    if is_concrete((value, ends, cutoff)):
+        if bool(ends.plateau) or bool(ends.growth):
+            raise ValueError(_data_end_message(ends, cutoff, data) + ".")
+        if bool(ends.noise):
+            raise ValueError(_NOISE_END + noise_remedy + ".")
+        return value
+    value = eqx.error_if(value, ends.plateau | ends.growth, _DATA_END)
+    return eqx.error_if(value, ends.noise, _NOISE_END + noise_remedy)
+
+
+_DATA_END = (
+    "the rate does not decay at the data end, so the integral is infinite: pass `cutoff`, the "
+    "smallest noise standard deviation to include"
+)
+_NOISE_END = (
+    "the rate does not decay at the noise end, so the integral is infinite: the field must vanish "
+    "there like mu(s)"
+)
+
+
+def _data_end_message(ends: EndRates, cutoff: Any, data: Array) -> str:
+    single = jnp.finfo(data.dtype).bits < 64
+    double = "use float64 (JAX_ENABLE_X64=1)"
+    least, dim = float(ends.resolved), math.prod(data.shape[1:])
+    if cutoff is not None:
+        remedy = f", or {double}" if single else ""
+        return (
+            f"`cutoff` must be at least {least:.2g}{remedy}: {data.dtype} does not resolve smaller "
+            f"noise at the data end, on data of this size, got {float(cutoff):.3g}"
+        )
+    if ends.growth and abs(float(ends.slope)) < 2 * _DATA_SHARE:
+        remedy = f"{double}, or " if single else ""
+        return (
+            f"the rate does not decay at the data end below a noise of {least:.2g}, the smallest "
+            f"that {data.dtype} resolves, so rounding decides the integral: {remedy}pass `cutoff`, "
+            "the smallest noise standard deviation to include"
+        )
+    slope = float(ends.slope)
+    meaning = "the model's field does not fit the noise it is given"
+    if 0 < slope <= 1.05 * dim:
+        meaning = (
+            f"the data or the model look {slope:.3g} dimensions short of the space (codimension)"
+        )
+    elif slope > 0:
+        meaning = f"more than the {dim} dimensions of the space: the field or rounding decides it"
+    text = f"{_DATA_END}. The slope is {slope:.3g} per -ln(noise std): {meaning}"
+    if single:
+        text += f". If they have a density on scales below {least:.2g}, {double}"
+    return text
