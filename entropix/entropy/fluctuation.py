@@ -30,7 +30,7 @@ from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractModel, AbstractProcess
 from entropix._core.precision import full_precision
 from entropix.dynamics import solve_forward
-from entropix.entropy.path_entropy import Heat, log_density, path_entropy
+from entropix.entropy.path_entropy import Heat, ends_of, log_density, path_entropy
 
 
 class FluctuationTheorem(eqx.Module):
@@ -111,8 +111,7 @@ def fluctuation_theorem(
         # The conjugate paths end where they please, and take noise of their own.
         for name in ("save", "path"):
             paths.pop(name, None)
-        times = paths.get("times")
-        ends = (process.t0, process.t1) if times is None else (times[0], times[-1])
+        ends = ends_of(process, paths.get("times"))
         before = log_density(log_p0, model, ends[0], "log_p0")
         after = log_density(log_pT, model, ends[1], "log_pT")
         back = solve_forward(
