@@ -22,6 +22,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, inner
@@ -115,12 +116,10 @@ class ProbabilityFlow(AbstractDensityMethod):
         bridge = Bridge(model.process, reference_variance(model), True)
         size = x[0].size if self.divergence == "exact" else self.num_probes
         chunk = max(1, min(chunk_size // size, x.shape[0]))
-        value, stderr, slope = _log_densities(
+        value, stderr, tail = _log_densities(
             self, model, bridge, prior, x, condition, cutoff, key, chunk
         )
-        # The slope is one of log p in -ln(noise std), twice the rate per unit log-SNR.
-        tail = jnp.mean(slope) / 2, jnp.std(slope) / 2 / jnp.sqrt(x.shape[0])
-        value = check_data_end(value, tail, jnp.ones_like(tail[0]), cutoff)
+        value = check_data_end(value, tail, np.ones((), x.dtype), cutoff)
         return LogDensity(value, stderr, 0, cutoff)
 
 
@@ -135,7 +134,8 @@ def _log_densities(
     cutoff: Array | None,
     key: Key | None,
     chunk: int,
-) -> tuple[Array, Array, Array]:
+) -> tuple[Array, Array, tuple[Array, Array]]:
+    """Values, errors, and the mean and its error of the rates at the data end."""
     process = model.process
     if cutoff is None:
         start = process.t0
@@ -160,7 +160,9 @@ def _log_densities(
         return *_with_error(method, value, gains), slope
 
     args = (x, condition, jnp.arange(x.shape[0]))
-    return map_in_batches(one, args, chunk)
+    value, stderr, slope = map_in_batches(one, args, chunk)
+    # The slope is one of log p in -ln(noise std), twice the rate per unit log-SNR.
+    return value, stderr, (jnp.mean(slope) / 2, jnp.std(slope) / 2 / jnp.sqrt(x.shape[0]))
 
 
 def _with_error(method: ProbabilityFlow, value: Array, gains: Array) -> tuple[Array, Array]:

@@ -185,7 +185,7 @@ def path_entropy(
         chunk_size=chunk_size,
         **solve,
     )
-    medium, housekeeping = (leaf[-1] for leaf in trajectory.functional)
+    medium, housekeeping = _last(trajectory.functional)
     system = _fall(before(x), after(trajectory.final))
     return PathEntropy(system, medium, housekeeping, trajectory, x)
 
@@ -196,6 +196,11 @@ def ends_of(process: AbstractProcess, times: Any) -> tuple[Any, Any]:
         return process.t0, process.t1
     times = on_host(as_float(times))
     return times[0], times[-1]
+
+
+@jax.jit
+def _last(totals: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[-1], totals)
 
 
 @eqx.filter_jit

@@ -148,11 +148,11 @@ class UNet(eqx.Module):
             self.bottom,
             self.doublings,
             self.ascent,
+            self.norm,
             self.head,
         ) = _initial(
             key, channels, widths, blocks, attended, heads, dropout, condition_dim, num_features
         )
-        self.norm = group_norm(widths[0])
 
     @classmethod
     def large(cls, shape: Sequence[int], *, key: Key, **options: Any) -> "UNet":
@@ -241,4 +241,5 @@ def _initial(
     # Every block on the way up is handed the output of its partner on the way down.
     ascent = tuple(level([(2 * w, w)] * (blocks + 1), i in attended) for i, w in enumerate(widths))
     head = zeroed(eqx.nn.Conv2d(widths[0], channels, 3, padding=1, key=next(keys)))
-    return embedding, entry, descent, halvings, bottom, doublings, ascent, head
+    norm = group_norm(widths[0])
+    return embedding, entry, descent, halvings, bottom, doublings, ascent, norm, head
