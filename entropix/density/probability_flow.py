@@ -119,7 +119,8 @@ class ProbabilityFlow(AbstractDensityMethod):
         value, stderr, tail = _log_densities(
             self, model, bridge, prior, x, condition, cutoff, key, chunk
         )
-        value = check_data_end(value, tail, np.ones((), x.dtype), cutoff)
+        peak = jax.device_put(np.ones((), x.dtype))
+        value = check_data_end(value, tail, peak, cutoff)
         return LogDensity(value, stderr, 0, cutoff)
 
 

@@ -217,7 +217,7 @@ def _log_prob(distribution: Any, process: AbstractGaussianProcess, s: Any, state
     return distribution.diffused(process, s).log_prob(states)
 
 
-def log_density(given: Any, model: Any, s: Array, name: str) -> Callable[[Array], Array]:
+def log_density(given: Any, model: Any, s: Any, name: str) -> Callable[[Array], Array]:
     """A log density at time `s`, as a function of states (n, *shape)."""
     if given is None:
         distribution = getattr(model, "distribution", None)
