@@ -7,6 +7,8 @@ Away from the ends of a curve it differs from noise around the curve itself by a
 size $2 e^{-2\pi^2 s^2/h^2}$, 6e-9 at h = s.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +52,7 @@ def spiral() -> GaussianMixture:
     return _blurred([points], std=0.1)
 
 
+@functools.partial(jax.jit, static_argnames="n")
 def checkerboard(n: int, *, key: Key) -> Float[Array, "n 2"]:
     """Uniform on the eight squares of side 1 in [-2, 2]^2 whose lower corners have an even sum.
 
@@ -64,6 +67,7 @@ def checkerboard(n: int, *, key: Key) -> Float[Array, "n 2"]:
     return corner + jax.random.uniform(place_key, (n, 2))
 
 
+@functools.partial(jax.jit, static_argnames="n")
 def pinwheel(n: int, *, key: Key) -> Float[Array, "n 2"]:
     r"""Five Gaussian arms, bent into a pinwheel by a rotation that depends on the radius.
 

@@ -12,6 +12,7 @@ $\log p(x + u) = \log p_{std}((x + u - m)/c) - \sum_i\log c_i$.
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -82,29 +83,42 @@ def bits_per_dimension(
     shift, scale = _affine(transform, images)
     noise_key, density_key = jax.random.split(key)
     # Every draw of an image follows the last: (N * draws, *shape).
-    repeated = jnp.repeat(images, draws, axis=0)
-    noisy = dequantise(repeated, key=noise_key, width=width)
+    images, condition = _repeated((images, condition), draws)
+    noisy = dequantise(images, key=noise_key, width=width)
     result = log_prob(
         model,
-        (noisy - shift) / scale,
+        _standardised(noisy, shift, scale),
         key=density_key,
         method=method,
         prior=prior,
-        condition=jax.tree.map(lambda c: jnp.repeat(c, draws, axis=0), condition),
+        condition=condition,
         chunk_size=chunk_size,
         cutoff=cutoff,
     )
-    dim = images[0].size
+    value, stderr = _bits(result.value.reshape(-1, draws), as_float(width), scale)
+    return BitsPerDimension(value, stderr, result.num_evaluations * draws, result.cutoff)
+
+
+@eqx.filter_jit
+def _repeated(trees: Any, draws: int) -> Any:
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf, draws, axis=0), trees)
+
+
+@jax.jit
+def _standardised(x: Array, shift: Array, scale: Array) -> Array:
+    return (x - shift) / scale
+
+
+@jax.jit
+def _bits(log_densities: Array, width: Array, scale: Array) -> tuple[Array, Array]:
+    """Bits per dimension and their errors, of log densities of the draws of each image."""
+    dim = scale.size
     # Per volume of one cell rather than of one unit of standardised space.
-    cell = dim * jnp.log(as_float(width)) - jnp.sum(jnp.log(scale))
-    bits = -(result.value.reshape(-1, draws) + cell) / (dim * jnp.log(2.0))
-    return BitsPerDimension(
-        jnp.mean(bits, axis=1),
-        # The draws differ by the noise of dequantisation and by that of the method.
-        jnp.std(bits, axis=1, ddof=1) / jnp.sqrt(draws),
-        result.num_evaluations * draws,
-        result.cutoff,
-    )
+    cell = dim * jnp.log(width) - jnp.sum(jnp.log(scale))
+    bits = -(log_densities + cell) / (dim * jnp.log(2.0))
+    # The draws differ by the noise of dequantisation and by that of the method.
+    count = bits.shape[1]
+    return jnp.mean(bits, axis=1), jnp.std(bits, axis=1, ddof=1) / jnp.sqrt(count)
 
 
 def _affine(transform: Any, images: Array) -> tuple[Array, Array]:

@@ -59,7 +59,14 @@ class Jarzynski(AbstractDensityMethod):
             condition=condition,
             chunk_size=chunk_size,
         )
-        value = jax.nn.logsumexp(weights, axis=1) - jnp.log(self.num_paths)
-        relative = jnp.exp(weights - value[:, None])
-        stderr = jnp.std(relative, axis=1, ddof=1) / jnp.sqrt(self.num_paths)
+        value, stderr = _averages(weights)
         return LogDensity(value, stderr, self.num_paths * self.num_steps)
+
+
+@jax.jit
+def _averages(weights: Array) -> tuple[Array, Array]:
+    """Logarithms of exponential averages over the paths of each sample, and their errors."""
+    count = weights.shape[1]
+    value = jax.nn.logsumexp(weights, axis=1) - jnp.log(count)
+    relative = jnp.exp(weights - value[:, None])
+    return value, jnp.std(relative, axis=1, ddof=1) / jnp.sqrt(count)

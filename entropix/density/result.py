@@ -49,6 +49,7 @@ class BitsPerDimension(eqx.Module):
         return mean_estimate(self)
 
 
+@eqx.filter_jit
 def mean_estimate(each: "LogDensity | BitsPerDimension") -> Estimate:
     """The mean of values that carry standard errors of their own."""
     count = each.value.shape[-1]

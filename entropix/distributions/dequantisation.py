@@ -54,6 +54,11 @@ def dequantise(
                 f"got {np.asarray(points)[~(off <= 1e-3)].flat[0]:.6g}: "
                 f"continuous data need no dequantisation."
             )
+    return _with_noise(points, width, key)
+
+
+@jax.jit
+def _with_noise(points: Array, width: Array, key: Key) -> Array:
     noise = width * jax.random.uniform(key, points.shape, points.dtype)
     # 255 + 0.99999994 rounds to 256 in float32, which is the next level.
     return jnp.minimum(points + noise, jnp.nextafter(points + width, points))

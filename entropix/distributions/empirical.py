@@ -7,6 +7,7 @@ data end: report it with a cut-off.
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -42,8 +43,7 @@ class Empirical(AbstractDistribution):
 
     def sample(self, n: int, *, key: Key) -> Float[Array, "n dim"]:
         positive_integer(n, "n")
-        index = jax.random.randint(key, (n,), 0, self.points.shape[0])
-        return self.points[index]
+        return _draw(self.points, int(n), key)
 
     def log_prob(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
         raise ValueError("Empirical has no density; use `diffused(process, s).log_prob(y)`.")
@@ -85,10 +85,7 @@ class SmoothedEmpirical(AbstractDistribution):
 
     def sample(self, n: int, *, key: Key) -> Float[Array, "n dim"]:
         positive_integer(n, "n")
-        index_key, noise_key = jax.random.split(key)
-        index = jax.random.randint(index_key, (n,), 0, self.centres.shape[0])
-        z = jax.random.normal(noise_key, (n, self.dim), self.centres.dtype)
-        return self.centres[index] + self.std * z
+        return _draw_around(self, int(n), key)
 
     def _exponents(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch n"]:
         """Log densities up to a constant, that of the nearest centre being zero at any `std`."""
@@ -101,6 +98,7 @@ class SmoothedEmpirical(AbstractDistribution):
         trailing_shape(x, (self.dim,), "x")
         return jax.nn.softmax(self._exponents(x), axis=-1)
 
+    @eqx.filter_jit
     def log_prob(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
         trailing_shape(x, (self.dim,), "x")
         nearest = jnp.min(jnp.sum(((x[..., None, :] - self.centres) / self.std) ** 2, -1), -1)
@@ -108,6 +106,7 @@ class SmoothedEmpirical(AbstractDistribution):
         mixing = jax.nn.logsumexp(self._exponents(x), axis=-1) - jnp.log(self.centres.shape[0])
         return mixing - nearest / 2 - normaliser
 
+    @eqx.filter_jit
     def score(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
         return (matmul(self.responsibilities(x), self.centres) - x) / self.std**2
 
@@ -135,3 +134,16 @@ class SmoothedEmpirical(AbstractDistribution):
         centre = matmul(marginal.responsibilities(y), self.centres)
         residual = centre - (process.equilibrium_gain(s) - pull) * y
         return scale / marginal.std**2 * residual
+
+
+@eqx.filter_jit
+def _draw(points: Array, n: int, key: Key) -> Array:
+    """Points drawn with replacement, by one program."""
+    return points[jax.random.randint(key, (n,), 0, points.shape[0])]
+
+
+@eqx.filter_jit
+def _draw_around(density: SmoothedEmpirical, n: int, key: Key) -> Array:
+    index_key, noise_key = jax.random.split(key)
+    z = jax.random.normal(noise_key, (n, density.dim), density.centres.dtype)
+    return _draw(density.centres, n, index_key) + density.std * z

@@ -10,6 +10,7 @@ a form in which nothing cancels: it is proportional to $\mu$ at the noise end.
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,9 +75,9 @@ class Gaussian(AbstractDistribution):
 
     def sample(self, n: int, *, key: Key) -> Float[Array, "n dim"]:
         positive_integer(n, "n")
-        z = jax.random.normal(key, (n, self.dim), self.mean.dtype)
-        return self.mean + matmul(z, jnp.linalg.cholesky(self.covariance).T)
+        return _draw(self, int(n), key)
 
+    @eqx.filter_jit
     def log_prob(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
         trailing_shape(x, (self.dim,), "x")
         centred = (x - self.mean).reshape(-1, self.dim).T
@@ -85,6 +86,7 @@ class Gaussian(AbstractDistribution):
         quadratic = jnp.sum(centred * solved, axis=0).reshape(x.shape[:-1])
         return -(quadratic + log_det + self.dim * jnp.log(2 * jnp.pi)) / 2
 
+    @eqx.filter_jit
     def score(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
         trailing_shape(x, (self.dim,), "x")
         centred = (x - self.mean).reshape(-1, self.dim).T
@@ -121,3 +123,10 @@ class Gaussian(AbstractDistribution):
             marginal.covariance, marginal.eigenvalues, marginal.eigenvectors, target[:, None]
         )
         return scale * solved[:, 0]
+
+
+@eqx.filter_jit
+def _draw(gaussian: Gaussian, n: int, key: Key) -> Array:
+    """Samples, by one program."""
+    z = jax.random.normal(key, (n, gaussian.dim), gaussian.mean.dtype)
+    return gaussian.mean + matmul(z, jnp.linalg.cholesky(gaussian.covariance).T)

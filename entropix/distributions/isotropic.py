@@ -30,11 +30,18 @@ class IsotropicGaussian(AbstractPrior):
 
     def sample(self, n: int, *, key: Key) -> Array:
         positive_integer(n, "n")
-        return self.std * jax.random.normal(key, (n, *self.shape), self.std.dtype)
+        return _draw(self, int(n), key)
 
+    @eqx.filter_jit
     def log_prob(self, y: Array) -> Array:
         trailing_shape(y, self.shape, "y")
         axes = tuple(range(y.ndim - len(self.shape), y.ndim))
         size = math.prod(self.shape)
         quadratic = jnp.sum((y / self.std) ** 2, axis=axes)
         return -quadratic / 2 - size * (jnp.log(2 * jnp.pi) / 2 + jnp.log(self.std))
+
+
+@eqx.filter_jit
+def _draw(prior: IsotropicGaussian, n: int, key: Key) -> Array:
+    """Samples, by one program."""
+    return prior.std * jax.random.normal(key, (n, *prior.shape), prior.std.dtype)

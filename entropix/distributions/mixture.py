@@ -11,6 +11,7 @@ is proportional to $\mu$ at the noise end.
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -59,7 +60,7 @@ class GaussianMixture(AbstractDistribution):
             raise ValueError(
                 f"`stds` must have shape {means.shape} to fit `means`, got {stds.shape}."
             )
-        self.log_weights = jnp.log(weights) - jnp.log(jnp.sum(weights))
+        self.log_weights = _log_normalised(weights)
         self.means = means
         self.stds = stds
 
@@ -92,10 +93,7 @@ class GaussianMixture(AbstractDistribution):
     ) -> tuple[Float[Array, "n dim"], Int[Array, " n"]]:
         """The samples of `sample`, and the component that each was drawn from."""
         positive_integer(n, "n")
-        component_key, noise_key = jax.random.split(key)
-        component = jax.random.categorical(component_key, self.log_weights, shape=(n,))
-        z = jax.random.normal(noise_key, (n, self.dim), self.means.dtype)
-        return self.means[component] + self.stds[component] * z, component
+        return _draw(self, int(n), key)
 
     def _joint(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch k"]:
         """`log w_k + log N(x; m_k, s_k^2)`."""
@@ -105,13 +103,16 @@ class GaussianMixture(AbstractDistribution):
         constant = self.dim / 2 * jnp.log(2 * jnp.pi)
         return self.log_weights - jnp.sum(z * z, axis=-1) / 2 - log_det - constant
 
+    @eqx.filter_jit
     def responsibilities(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch k"]:
         """Posterior probabilities of the components."""
         return jax.nn.softmax(self._joint(x), axis=-1)
 
+    @eqx.filter_jit
     def log_prob(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
         return jax.nn.logsumexp(self._joint(x), axis=-1)
 
+    @eqx.filter_jit
     def score(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
         trailing_shape(x, (self.dim,), "x")
         fields = (self.means - x[..., None, :]) / self.stds**2
@@ -144,3 +145,17 @@ class GaussianMixture(AbstractDistribution):
         pull = process.equilibrium_precision(s) * scale * self.stds**2
         fields = (self.means - (gain - pull) * y) / marginal.stds**2
         return scale * matmul(marginal.responsibilities(y), fields)
+
+
+@jax.jit
+def _log_normalised(weights: Array) -> Array:
+    return jnp.log(weights) - jnp.log(jnp.sum(weights))
+
+
+@eqx.filter_jit
+def _draw(mixture: GaussianMixture, n: int, key: Key) -> tuple[Array, Array]:
+    """Samples and their components, by one program."""
+    component_key, noise_key = jax.random.split(key)
+    component = jax.random.categorical(component_key, mixture.log_weights, shape=(n,))
+    z = jax.random.normal(noise_key, (n, mixture.dim), mixture.means.dtype)
+    return mixture.means[component] + mixture.stds[component] * z, component

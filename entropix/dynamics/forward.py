@@ -12,10 +12,11 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from entropix._core.arrays import Key, as_float
-from entropix._core.checks import is_concrete, positive, positive_integer, prng_key, samples
+from entropix._core.checks import checked, is_concrete, positive_integer, prng_key, samples
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractProcess
 from entropix._core.precision import full_precision
 from entropix.dynamics.bridge import Bridge
@@ -130,7 +131,7 @@ def solve_forward(
         max_steps=max_steps,
     )
     if times is None:
-        times = forward_times(process, num_steps, jnp.mean(jnp.var(x, axis=0)))
+        times = forward_times(process, num_steps, _mean_variance(x))
         if stepsize_controller is not None:  # a `diffrax.VirtualBrownianTree` has fixed ends
             times = jax.lax.stop_gradient(times)
     else:
@@ -138,7 +139,7 @@ def solve_forward(
     times = with_saved(times, plan.save)
     to_noise = gaussian and process.ends_in_noise and not isinstance(solver, GaussianTransition)
     if to_noise and is_concrete((times, process.t1)):
-        to_noise = bool(times[-1] >= process.t1)
+        to_noise = bool(np.asarray(times)[-1] >= np.asarray(process.t1))
     return _solve(process, x, key, times, plan, to_noise)
 
 
@@ -147,16 +148,22 @@ def forward_times(process: AbstractProcess, num_steps: int, variance: Any = 1.0)
 
     `variance` is that of the data, and zero stands for unknown.
     """
-    if not isinstance(process, AbstractGaussianProcess):
-        return process.t0 + (process.t1 - process.t0) * jnp.linspace(0.0, 1.0, num_steps + 1)
-    variance = as_float(variance)
-    variance = positive(jnp.where(variance > 0, variance, 1.0), "variance")
-    return _bridge_times(Bridge(process, variance, False), num_steps)
+    if isinstance(process, AbstractGaussianProcess):
+        variance = checked(as_float(variance), "variance", lambda v: v < np.inf, "finite")
+    return _default_times(process, variance, num_steps)
+
+
+@jax.jit
+def _mean_variance(x: Array) -> Array:
+    return jnp.mean(jnp.var(x, axis=0))
 
 
 @eqx.filter_jit
-def _bridge_times(bridge: Bridge, num_steps: int) -> Array:
-    return bridge.times(num_steps)[::-1]
+def _default_times(process: AbstractProcess, variance: Any, num_steps: int) -> Array:
+    if not isinstance(process, AbstractGaussianProcess):
+        return process.t0 + (process.t1 - process.t0) * jnp.linspace(0.0, 1.0, num_steps + 1)
+    variance = jnp.where(variance > 0, variance, 1.0)
+    return Bridge(process, variance, False).times(num_steps)[::-1]
 
 
 @eqx.filter_jit

@@ -46,14 +46,10 @@ class Trajectory(eqx.Module):
         s = as_float(s)
         if s.ndim != 0:
             raise ValueError(f"`s` must be one time (use jax.vmap for more), got shape {s.shape}.")
-        t = coordinates.solver_time(s)
-        outside = (t < interpolation.t0) | (t > interpolation.t1)
+        state, outside = _interpolated(coordinates, interpolation, s)
         if is_concrete(outside) and bool(outside):
             raise ValueError(f"`s` must be a time within the solve, got {s}.")
-        state = interpolation.evaluate(t)
-        if isinstance(state, tuple):
-            state = state[0]
-        return coordinates.leave(s, t, state)
+        return state
 
 
 class AbstractCoordinates(eqx.Module):
@@ -82,3 +78,16 @@ class AbstractCoordinates(eqx.Module):
     @abc.abstractmethod
     def noise(self, t: Array) -> Array | None:
         """The standard deviation of the additive noise per root of solver time; None for ODEs."""
+
+
+@eqx.filter_jit
+def _interpolated(
+    coordinates: AbstractCoordinates, interpolation: Any, s: Array
+) -> tuple[Array, Array]:
+    """The states at time `s`, and whether it lies outside of the solve."""
+    t = coordinates.solver_time(s)
+    outside = (t < interpolation.t0) | (t > interpolation.t1)
+    state = interpolation.evaluate(t)
+    if isinstance(state, tuple):
+        state = state[0]
+    return coordinates.leave(s, t, state), outside

@@ -33,6 +33,7 @@ def _end_log_snr(process: AbstractGaussianProcess, time: Array) -> Array:
     return jnp.where(is_finite, process.log_snr(inside), jnp.clip(frozen, -limit, limit))
 
 
+@eqx.filter_jit
 def log_snr_of_std(process: AbstractGaussianProcess, std: Array) -> Array:
     r"""The log-SNR at which $\Sigma$ equals `std`: the fixed point of $2\log(\mu(\lambda)/std)$.
 
@@ -72,18 +73,7 @@ class LogSNRAxis(eqx.Module):
         width: float = 4.0,
     ) -> "LogSNRAxis":
         """The whole axis of `process`, or the part with noise std at least `cutoff`."""
-        centre = -jnp.log(variance)
-        scale = jnp.asarray(width, centre.dtype)
-        if cutoff is None:
-            start = _end_log_snr(process, process.t0)
-        else:
-            start = log_snr_of_std(process, cutoff)
-        stop = _end_log_snr(process, process.t1)
-
-        def coordinate(value: Array) -> Array:
-            return 0.5 - jnp.arctan((value - centre) / scale) / jnp.pi
-
-        return cls(centre, scale, coordinate(start), coordinate(stop), cutoff is not None)
+        return cls(*_ends(process, variance, cutoff, width), cutoff is not None)
 
     def fraction(self, log_snr: RealLike) -> Array:
         """The fraction of the axis at a log-SNR, clamped to [0, 1]."""
@@ -113,3 +103,22 @@ class LogSNRAxis(eqx.Module):
         if not self.has_cutoff:
             return process.t0
         return process.time_of_log_snr(self.log_snr(0.0))
+
+
+@eqx.filter_jit
+def _ends(
+    process: AbstractGaussianProcess, variance: Array, cutoff: Array | None, width: float
+) -> tuple[Array, ...]:
+    """Centre, width and the Cauchy coordinates of both ends of a `LogSNRAxis`."""
+    centre = -jnp.log(variance)
+    scale = jnp.asarray(width, centre.dtype)
+    if cutoff is None:
+        start = _end_log_snr(process, process.t0)
+    else:
+        start = log_snr_of_std(process, cutoff)
+    stop = _end_log_snr(process, process.t1)
+
+    def coordinate(value: Array) -> Array:
+        return 0.5 - jnp.arctan((value - centre) / scale) / jnp.pi
+
+    return centre, scale, coordinate(start), coordinate(stop)

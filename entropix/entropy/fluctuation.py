@@ -25,12 +25,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
-from entropix._core.checks import is_concrete, samples
+from entropix._core.checks import is_concrete, on_host, samples
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractModel, AbstractProcess
 from entropix._core.precision import full_precision
 from entropix.dynamics import solve_forward
-from entropix.entropy.path_entropy import Heat, log_density, path_entropy
+from entropix.entropy.path_entropy import Heat, PathEntropy, ends_of, log_density, path_entropy
 
 
 class FluctuationTheorem(eqx.Module):
@@ -111,8 +111,7 @@ def fluctuation_theorem(
         # The conjugate paths end where they please, and take noise of their own.
         for name in ("save", "path"):
             paths.pop(name, None)
-        times = paths.get("times")
-        ends = (process.t0, process.t1) if times is None else (times[0], times[-1])
+        ends = ends_of(process, paths.get("times"))
         before = log_density(log_p0, model, ends[0], "log_p0")
         after = log_density(log_pT, model, ends[1], "log_pT")
         back = solve_forward(
@@ -124,9 +123,9 @@ def fluctuation_theorem(
             **paths,
         )
         # Read backwards: the path ends where it began, and the heat changes sign.
-        conjugate = after(forward.end) - before(back.final) + back.functional[0][-1]
-    result = _theorem(-forward.total, conjugate)
-    if is_concrete(result) and not bool(result.has_variance):
+        conjugate = after(forward.end), before(back.final), back.functional[0]
+    result = _theorem(forward, conjugate)
+    if is_concrete(result) and not bool(on_host(result.has_variance)):
         conjugate_index = result.conjugate_tail_index
         seen = (
             f"the tail index of exp(-total entropy) is {float(result.tail_index):.2f} (the limit "
@@ -143,8 +142,14 @@ def fluctuation_theorem(
     return result
 
 
-@jax.jit
-def _theorem(log_weights: Array, conjugate: Array | None) -> FluctuationTheorem:
+@eqx.filter_jit
+def _theorem(
+    forward: PathEntropy, ends_and_heat: tuple[Array, Array, Array] | None
+) -> FluctuationTheorem:
+    log_weights, conjugate = -forward.total, None
+    if ends_and_heat is not None:
+        after, before, heat = ends_and_heat
+        conjugate = after - before + heat[-1]
     scaled = jnp.exp(log_weights - jnp.max(log_weights))
     return FluctuationTheorem(
         _mean_exp(log_weights),

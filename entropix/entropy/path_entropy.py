@@ -15,6 +15,7 @@ The part of the force that is no gradient, $a - \nabla\log p_{eq}$, gives the ho
 the rest of the total is the excess (Hatano and Sasa, 2001).
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, as_float, inner
-from entropix._core.checks import is_concrete, positive_integer, samples
+from entropix._core.checks import is_concrete, on_host, positive_integer, samples
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import (
     AbstractDistribution,
@@ -81,6 +82,7 @@ class PathEntropy(eqx.Module):
         return mean_of_paths(self.total)
 
 
+@eqx.filter_jit
 def mean_of_paths(values: Float[Array, " n"]) -> Estimate:
     """The mean of independent values; of one alone the error is infinite."""
     count = values.shape[0]
@@ -166,8 +168,7 @@ def path_entropy(
             "`times` must be given and start above t0: the equilibrium of "
             f"{type(process).__name__} collapses there, and the medium entropy is infinite."
         )
-    first = process.t0 if times is None else as_float(times)[0]
-    last = process.t1 if times is None else as_float(times)[-1]
+    first, last = ends_of(process, times)
     before = log_density(log_p0, model, first, "log_p0")
     after = log_density(log_pT, model, last, "log_pT")
     if save is not None and not isinstance(save, str) and is_concrete((save, last)):
@@ -184,15 +185,39 @@ def path_entropy(
         chunk_size=chunk_size,
         **solve,
     )
-    medium, housekeeping = (leaf[-1] for leaf in trajectory.functional)
-    system = before(x) - after(trajectory.final)
-    system = eqx.error_if(
-        system, ~jnp.all(jnp.isfinite(system)), "`log_p0` and `log_pT` must be finite on the paths"
-    )
+    medium, housekeeping = _last(trajectory.functional)
+    system = _fall(before(x), after(trajectory.final))
     return PathEntropy(system, medium, housekeeping, trajectory, x)
 
 
-def log_density(given: Any, model: Any, s: Array, name: str) -> Callable[[Array], Array]:
+def ends_of(process: AbstractProcess, times: Any) -> tuple[Any, Any]:
+    """The first and the last of the times to step through."""
+    if times is None:
+        return process.t0, process.t1
+    times = on_host(as_float(times))
+    return times[0], times[-1]
+
+
+@jax.jit
+def _last(totals: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[-1], totals)
+
+
+@eqx.filter_jit
+def _fall(before: Array, after: Array) -> Array:
+    """The change of system entropy."""
+    system = before - after
+    return eqx.error_if(
+        system, ~jnp.all(jnp.isfinite(system)), "`log_p0` and `log_pT` must be finite on the paths"
+    )
+
+
+@eqx.filter_jit
+def _log_prob(distribution: Any, process: AbstractGaussianProcess, s: Any, states: Array) -> Array:
+    return distribution.diffused(process, s).log_prob(states)
+
+
+def log_density(given: Any, model: Any, s: Any, name: str) -> Callable[[Array], Array]:
     """A log density at time `s`, as a function of states (n, *shape)."""
     if given is None:
         distribution = getattr(model, "distribution", None)
@@ -201,7 +226,7 @@ def log_density(given: Any, model: Any, s: Array, name: str) -> Callable[[Array]
                 f"`{name}` must be given: the densities of {type(model).__name__} are not known in "
                 "closed form. Pass a function of states, or values at the states."
             )
-        return distribution.diffused(model.process, s).log_prob
+        return functools.partial(_log_prob, distribution, model.process, s)
 
     def evaluate(states: Array) -> Array:
         values = jnp.asarray(given(states) if callable(given) else given)

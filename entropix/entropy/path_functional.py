@@ -14,6 +14,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from entropix._core.arrays import Key
@@ -122,9 +123,6 @@ def path_functional(
     positive_integer(num_evaluations, "num_evaluations", 4 * num_steps)
     positive_integer(chunk_size, "chunk_size")
     pairs = num_evaluations // (2 * num_steps)
-    index_key, path_key = jax.random.split(key)
-    index = jax.random.randint(index_key, (pairs,), 0, data.shape[0])
-    index = jnp.repeat(index, 2)
     if cutoff is None and (reason := _divergence(functional)) is not None:
         raise ValueError(
             "`cutoff` must be given (the smallest noise standard deviation to include): the "
@@ -132,7 +130,7 @@ def path_functional(
         )
     cutoff = _cutoff(functional, cutoff)
     times, weights = _quadrature(functional, data, cutoff, num_steps)
-    start, chosen = data[index], jax.tree.map(lambda leaf: leaf[index], condition)
+    path_key, start, chosen = _starts(data, condition, key, pairs)
     chunk = min(max(chunk_size // num_steps, 1), 2 * pairs)
     options: dict[str, Any] = {
         "times": times,
@@ -152,7 +150,12 @@ def path_functional(
     values = _integrals(functional, trajectory.times, weights, trajectory.states, chosen, chunk)
     if isinstance(functional.process, AbstractGaussianProcess):
         values = check_ends(values, _ends(functional, data, trajectory, chosen), cutoff, data)
-    return _estimate(values.reshape(pairs, 2), data.shape[0], num_steps, cutoff)
+    value, stderr, mc_stderr = _over_pairs(values.reshape(pairs, 2), data.shape[0])
+    if is_concrete(value) and not np.isfinite(np.asarray(value)):
+        raise ValueError("the functional must be finite on the whole path, got NaN or infinity.")
+    if not is_concrete(value):
+        value = eqx.error_if(value, ~jnp.isfinite(value), "the functional is not finite on a path.")
+    return Estimate(value, stderr, mc_stderr, 2 * pairs * num_steps, cutoff)
 
 
 def _divergence(functional: AbstractPathFunctional) -> str | None:
@@ -188,6 +191,16 @@ def _ends(
     return judge_ends(log_snr[steps], size_there, slope, jnp.max(size), start, data)
 
 
+@eqx.filter_jit
+def _starts(data: Array, condition: Any, key: Key, pairs: int) -> tuple[Key, Array, Any]:
+    """A key for the paths, and where they start: two from each point, with their conditions."""
+    index_key, path_key = jax.random.split(key)
+    index = jax.random.randint(index_key, (pairs,), 0, data.shape[0])
+    index = jnp.repeat(index, 2)
+    return path_key, data[index], jax.tree.map(lambda leaf: leaf[index], condition)
+
+
+@eqx.filter_jit
 def _quadrature(
     functional: AbstractPathFunctional, data: Array, cutoff: Array | None, num_steps: int
 ) -> tuple[Array, Array]:
@@ -202,7 +215,6 @@ def _quadrature(
     return _cauchy_rule(process, data, cutoff, num_steps)
 
 
-@eqx.filter_jit
 def _cauchy_rule(
     process: AbstractGaussianProcess, data: Array, cutoff: Array | None, num_steps: int
 ) -> tuple[Array, Array]:
@@ -241,21 +253,12 @@ def _integrals(
     return unchunk(in_chunks(path, args, count, chunk), count)
 
 
-def _estimate(values: Array, population: int, num_steps: int, cutoff: Array | None) -> Estimate:
-    """The mean over pairs of paths from common points, shape (pairs, 2), and its errors."""
+@eqx.filter_jit
+def _over_pairs(values: Array, population: int) -> tuple[Array, Array, Array]:
+    """The mean over pairs of paths from common points, shape (pairs, 2), and its two errors."""
     pairs = values.shape[0]
-    means = jnp.mean(values, axis=1)
+    means, value = jnp.mean(values, axis=1), jnp.mean(values)
     monte_carlo = jnp.var(means, ddof=1) / pairs
-    centred = values - jnp.mean(values)
+    centred = values - value
     between = jnp.maximum(jnp.sum(centred[:, 0] * centred[:, 1]) / (pairs - 1), 0.0)
-    value = jnp.mean(values)
-    if is_concrete(value) and not bool(jnp.isfinite(value)):
-        raise ValueError("the functional must be finite on the whole path, got NaN or infinity.")
-    value = eqx.error_if(value, ~jnp.isfinite(value), "the functional is not finite on a path.")
-    return Estimate(
-        value,
-        jnp.sqrt(monte_carlo + between / population),
-        jnp.sqrt(monte_carlo),
-        2 * pairs * num_steps,
-        cutoff,
-    )
+    return value, jnp.sqrt(monte_carlo + between / population), jnp.sqrt(monte_carlo)

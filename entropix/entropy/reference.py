@@ -197,6 +197,7 @@ class GaussianReference(eqx.Module):
         return accumulate(constant), accumulate(linear), accumulate(quadratic)
 
 
+@eqx.filter_jit
 def reference_of(x: Float[Array, "n *shape"]) -> GaussianReference:
     """The reference for log densities of a few samples, or of many."""
     count, size = x.shape[0], x[0].size

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealScalarLike
@@ -46,7 +47,7 @@ class ExactModel(AbstractModel):
 
     @property
     def prior(self) -> AbstractDistribution:
-        return self.distribution.diffused(self.process, self.process.t1)
+        return _final(self.distribution, self.process)
 
     @property
     def divergence(self) -> str | None:
@@ -99,3 +100,10 @@ class ExactModel(AbstractModel):
 def _refuse(condition: Any) -> None:
     if condition is not None:
         raise ValueError("`condition` must be None for an ExactModel: its distribution has none.")
+
+
+@eqx.filter_jit
+def _final(
+    distribution: AbstractDistribution, process: AbstractGaussianProcess
+) -> AbstractDistribution:
+    return distribution.diffused(process, process.t1)

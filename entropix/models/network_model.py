@@ -39,11 +39,14 @@ class AbstractNetworkModel(AbstractModel):
                 "`shape` must be given to the model, or known from its network's `dim` or its "
                 "scaling, for the model to have a prior."
             )
-        if process.is_static:
-            return IsotropicGaussian(
-                self.shape, 1 / jnp.sqrt(process.equilibrium_precision(process.t1))
-            )
-        return IsotropicGaussian(self.shape, process.std(process.t1))
+        return IsotropicGaussian(self.shape, _final_std(process))
+
+
+@eqx.filter_jit
+def _final_std(process: AbstractGaussianProcess) -> Array:
+    if process.is_static:
+        return 1 / jnp.sqrt(process.equilibrium_precision(process.t1))
+    return process.std(process.t1)
 
 
 def check_parts(network: Any, process: Any, *, gaussian: bool = True) -> None:

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.checks import positive
-from entropix._core.interfaces import AbstractModel
+from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 
 
 def reference_variance(model: AbstractModel, variance: Any = None) -> Float[Array, ""]:
@@ -20,7 +21,14 @@ def reference_variance(model: AbstractModel, variance: Any = None) -> Float[Arra
         return positive(variance, "variance")
     while isinstance(inner := getattr(model, "model", None), AbstractModel):
         model = inner
-    distribution = getattr(model, "distribution", None)
+    distribution, scaling = (getattr(model, n, None) for n in ("distribution", "scaling"))
+    if distribution is None and scaling is not None:
+        return scaling.variance
+    return _variance_of(distribution, model.process)
+
+
+@eqx.filter_jit
+def _variance_of(distribution: Any, process: AbstractGaussianProcess) -> Array:
     covariance = getattr(distribution, "covariance", None)
     if covariance is not None:
         return jnp.mean(jnp.diagonal(covariance))
@@ -28,10 +36,6 @@ def reference_variance(model: AbstractModel, variance: Any = None) -> Float[Arra
     if points is not None:
         spread = jnp.mean(jnp.var(points, axis=0))
         return jnp.where(spread > 0, spread, 1.0)
-    scaling = getattr(model, "scaling", None)
-    if scaling is not None:
-        return scaling.variance
-    process = model.process
     if process.is_static:
         return 1 / process.equilibrium_precision(process.t1)
     return jnp.ones_like(process.t1)

@@ -16,10 +16,11 @@ al. (2206.00364), for the entropy field.
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import RealLike, RealScalarLike, as_float, safe_sqrt
+from entropix._core.arrays import RealLike, RealScalarLike, safe_sqrt
 from entropix._core.checks import positive, samples
 from entropix._core.interfaces import AbstractGaussianProcess
 
@@ -61,10 +62,9 @@ class GaussianScaling(eqx.Module):
         if not isinstance(process, AbstractGaussianProcess):
             raise ValueError(f"`process` must be a Gaussian process, got {type(process).__name__}.")
         data = samples(data)
-        mean = jnp.mean(data, axis=0)
-        variance = jnp.mean((data - mean) ** 2)
+        mean_square, variance = _moments_of(data)
         return cls(
-            as_float(jnp.mean(mean**2)),
+            mean_square,
             positive(variance, "data variance"),
             positive(floor, "floor", shape=()),
             tuple(data.shape[1:]),
@@ -102,3 +102,10 @@ class GaussianScaling(eqx.Module):
         r"""$\rho(s)$, the root mean square of $Y_s$ per dimension."""
         scale, total = self._moments(process, s)
         return jnp.sqrt(total + scale**2 * self.mean_square)
+
+
+@jax.jit
+def _moments_of(data: Array) -> tuple[Array, Array]:
+    """The mean square of the mean, and the mean variance."""
+    mean = jnp.mean(data, axis=0)
+    return jnp.mean(mean**2), jnp.mean((data - mean) ** 2)

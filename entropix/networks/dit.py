@@ -105,16 +105,12 @@ class DiT(eqx.Module):
             )
         self.precision = precision_name(precision)
         numbers = patch**2 * math.prod(self.shape[2:])
-        keys = jax.random.split(key, positive_integer(depth, "depth") + 4)
+        positive_integer(depth, "depth")
         self.positions = Fixed(jnp.asarray(self._positions(width), float))
-        self.embedding = NoiseEmbedding(
-            width, condition_dim=condition_dim, num_features=num_features, key=keys[0]
+        self.embedding, self.entry, self.blocks, self.modulation, self.head = _initial(
+            key, numbers, width, depth, heads, condition_dim, num_features
         )
-        self.entry = eqx.nn.Linear(numbers, width, key=keys[1])
-        self.blocks = tuple(TransformerBlock(width, heads, key=k) for k in keys[4:])
         self.norm = eqx.nn.LayerNorm(width, use_weight=False, use_bias=False)
-        self.modulation = zeroed(eqx.nn.Linear(width, 2 * width, key=keys[2]))
-        self.head = zeroed(eqx.nn.Linear(width, numbers, key=keys[3]))
 
     def _positions(self, width: int) -> np.ndarray:
         """Sines and cosines of row and column at geometric frequencies, (tokens, width)."""
@@ -144,3 +140,25 @@ class DiT(eqx.Module):
         patches = jax.vmap(net.head)(jax.vmap(net.norm)(tokens) * (1 + scale) + shift)
         blocks = patches.reshape(height, width, self.patch, self.patch, -1)
         return jnp.moveaxis(blocks, 2, 1).reshape(self.shape).astype(y.dtype)
+
+
+@eqx.filter_jit
+def _initial(
+    key: Key,
+    numbers: int,
+    width: int,
+    depth: int,
+    heads: int,
+    condition_dim: int | None,
+    num_features: int,
+) -> tuple[Any, ...]:
+    """The layers of a `DiT` at their start, drawn by one program."""
+    keys = jax.random.split(key, depth + 4)
+    embedding = NoiseEmbedding(
+        width, condition_dim=condition_dim, num_features=num_features, key=keys[0]
+    )
+    entry = eqx.nn.Linear(numbers, width, key=keys[1])
+    blocks = tuple(TransformerBlock(width, heads, key=k) for k in keys[4:])
+    modulation = zeroed(eqx.nn.Linear(width, 2 * width, key=keys[2]))
+    head = zeroed(eqx.nn.Linear(width, numbers, key=keys[3]))
+    return embedding, entry, blocks, modulation, head

@@ -19,7 +19,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealScalarLike
@@ -67,7 +67,8 @@ class LatentCondition(eqx.Module):
         self.guess = guess
         positive_integer(condition_dim, "condition_dim")
         positive_integer(num_classes, "num_classes", max(condition_dim, 2))
-        self.evidence = finite(strength, "strength", shape=()) * jnp.eye(num_classes, condition_dim)
+        strength = finite(strength, "strength", shape=())
+        self.evidence = strength * np.eye(num_classes, condition_dim, dtype=strength.dtype)
 
     @property
     def dim(self) -> Any:

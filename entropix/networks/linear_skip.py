@@ -74,20 +74,9 @@ class LinearSkip(eqx.Module):
                 f"`num_flags` must be at most `condition_dim`, {condition_dim}, got {num_flags}."
             )
         positive_integer(num_maps, "num_maps")
-        map_key, gate_key = jax.random.split(key)
-        inputs = self.dim + (condition_dim or 0)
-        self.maps = jax.random.normal(map_key, (num_maps, self.dim, inputs)) / jnp.sqrt(inputs)
-        gate = eqx.nn.MLP(
-            9 + self.num_flags,
-            num_maps,
-            positive_integer(width, "width"),
-            2,
-            activation=jax.nn.silu,
-            key=gate_key,
-        )
-        self.gate = eqx.tree_at(
-            lambda m: (m.layers[-1].weight, m.layers[-1].bias), gate, replace_fn=jnp.zeros_like
-        )
+        positive_integer(width, "width")
+        shape = (num_maps, self.dim, self.dim + (condition_dim or 0))
+        self.maps, self.gate = _initial(key, shape, 9 + self.num_flags, width)
 
     def __call__(
         self,
@@ -108,3 +97,14 @@ class LinearSkip(eqx.Module):
         # Maps of the input first: the matrices are not mixed for each example.
         linear = self.gate(features) @ (self.maps @ inputs)
         return self.network(log_snr, y, condition, **with_key(self.network, key)) + linear
+
+
+@eqx.filter_jit
+def _initial(key: Key, shape: tuple[int, ...], features: int, width: int) -> tuple[Any, ...]:
+    """Maps and gate at their start, drawn by one program."""
+    map_key, gate_key = jax.random.split(key)
+    maps = jax.random.normal(map_key, shape) / jnp.sqrt(shape[-1])
+    gate = eqx.nn.MLP(features, shape[0], width, 2, activation=jax.nn.silu, key=gate_key)
+    return maps, eqx.tree_at(
+        lambda m: (m.layers[-1].weight, m.layers[-1].bias), gate, replace_fn=jnp.zeros_like
+    )

@@ -18,6 +18,7 @@ from entropix._core.arrays import Key, RealScalarLike
 from entropix._core.checks import exact_shape, positive, positive_integer
 from entropix.networks.embedding import check_condition, fourier_features
 from entropix.networks.fixed import Fixed
+from entropix.networks.images import zeroed
 
 
 class FourierMLP(eqx.Module):
@@ -78,21 +79,12 @@ class FourierMLP(eqx.Module):
         self.out_dim = None if out_dim is None else positive_integer(out_dim, "out_dim")
         self.activation = activation
         self.log_snr_scale = Fixed(positive(log_snr_scale, "log_snr_scale", shape=()))
-        keys = jax.random.split(key, 2 * len(widths) + 2)
         spread = positive(feature_scale, "feature_scale", shape=())
-        self.frequencies = Fixed(spread * jax.random.normal(keys[0], (half,)))
-        sizes = (dim + (condition_dim or 0), *widths)
-        self.layers = tuple(
-            eqx.nn.Linear(n_in, n_out, key=k)
-            for n_in, n_out, k in zip(sizes[:-1], sizes[1:], keys[1::2], strict=False)
+        sizes = (self.dim + (condition_dim or 0), *widths, self.out_dim or self.dim)
+        frequencies, self.layers, self.embeddings, self.norms, self.head = _initial(
+            key, spread, sizes, half
         )
-        self.embeddings = tuple(
-            eqx.nn.Linear(2 * half, n_out, use_bias=False, key=k)
-            for n_out, k in zip(widths, keys[2::2], strict=False)
-        )
-        self.norms = tuple(eqx.nn.LayerNorm(n) for n in widths)
-        head = eqx.nn.Linear(widths[-1], self.out_dim or dim, key=keys[-1])
-        self.head = eqx.tree_at(lambda m: (m.weight, m.bias), head, replace_fn=jnp.zeros_like)
+        self.frequencies = Fixed(frequencies)
 
     def __call__(
         self,
@@ -110,3 +102,22 @@ class FourierMLP(eqx.Module):
         for layer, embedding, norm in zip(self.layers, self.embeddings, self.norms, strict=True):
             hidden = self.activation(norm(layer(hidden) + embedding(features)))
         return self.head(hidden)
+
+
+@eqx.filter_jit
+def _initial(key: Key, spread: Array, sizes: tuple[int, ...], half: int) -> tuple[Any, ...]:
+    """Frequencies, layers, embeddings, norms and head at their start, drawn by one program."""
+    widths = sizes[1:-1]
+    keys = jax.random.split(key, 2 * len(widths) + 2)
+    frequencies = spread * jax.random.normal(keys[0], (half,))
+    layers = tuple(
+        eqx.nn.Linear(n_in, n_out, key=k)
+        for n_in, n_out, k in zip(sizes[:-2], widths, keys[1::2], strict=False)
+    )
+    embeddings = tuple(
+        eqx.nn.Linear(2 * half, n_out, use_bias=False, key=k)
+        for n_out, k in zip(widths, keys[2::2], strict=False)
+    )
+    norms = tuple(eqx.nn.LayerNorm(n) for n in widths)
+    head = zeroed(eqx.nn.Linear(widths[-1], sizes[-1], key=keys[-1]))
+    return frequencies, layers, embeddings, norms, head

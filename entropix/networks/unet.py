@@ -132,7 +132,7 @@ class UNet(eqx.Module):
         positive_integer(heads, "heads")
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must be at least 0 and below 1, got {dropout}.")
-        attended = set(attention)
+        attended = frozenset(attention)
         for i in attended:
             if i not in range(len(widths)) or widths[i] % heads:
                 raise ValueError(
@@ -140,36 +140,19 @@ class UNet(eqx.Module):
                     f"{heads}, got {i} for widths {widths}."
                 )
         channels = math.prod(self.shape[2:])
-        size = 4 * widths[0]
-        keys = iter(jax.random.split(key, 4 * len(widths) + 4))
-        self.embedding = NoiseEmbedding(
-            size, condition_dim=condition_dim, num_features=num_features, key=next(keys)
+        (
+            self.embedding,
+            self.entry,
+            self.descent,
+            self.halvings,
+            self.bottom,
+            self.doublings,
+            self.ascent,
+            self.norm,
+            self.head,
+        ) = _initial(
+            key, channels, widths, blocks, attended, heads, dropout, condition_dim, num_features
         )
-        self.entry = eqx.nn.Conv2d(channels, widths[0], 3, padding=1, key=next(keys))
-
-        def level(sizes: Sequence[tuple[int, int]], with_attention: bool) -> Level:
-            return Level(
-                sizes,
-                size,
-                heads=heads if with_attention else None,
-                dropout=dropout,
-                key=next(keys),
-            )
-
-        def between(n_in: int, n_out: int) -> ResidualBlock:
-            return ResidualBlock(n_in, n_out, size, dropout=dropout, key=next(keys))
-
-        self.descent = tuple(level([(w, w)] * blocks, i in attended) for i, w in enumerate(widths))
-        pairs = list(itertools.pairwise(widths))
-        self.halvings = tuple(between(n_in, n_out) for n_in, n_out in pairs)
-        self.bottom = level([(widths[-1], widths[-1])] * 2, bool(attended))
-        self.doublings = tuple(between(n_out, n_in) for n_in, n_out in pairs)
-        # Every block on the way up is handed the output of its partner on the way down.
-        self.ascent = tuple(
-            level([(2 * w, w)] * (blocks + 1), i in attended) for i, w in enumerate(widths)
-        )
-        self.norm = group_norm(widths[0])
-        self.head = zeroed(eqx.nn.Conv2d(widths[0], channels, 3, padding=1, key=next(keys)))
 
     @classmethod
     def large(cls, shape: Sequence[int], *, key: Key, **options: Any) -> "UNet":
@@ -220,3 +203,43 @@ class UNet(eqx.Module):
                     resample=lambda h, size=(height, width): doubled(h, size),
                 )
         return channels_last(net.head(jax.nn.silu(net.norm(x))), self.shape, y.dtype)
+
+
+@eqx.filter_jit
+def _initial(
+    key: Key,
+    channels: int,
+    widths: tuple[int, ...],
+    blocks: int,
+    attended: frozenset[int],
+    heads: int,
+    dropout: float,
+    condition_dim: int | None,
+    num_features: int,
+) -> tuple[Any, ...]:
+    """The layers of a `UNet` at their start, drawn by one program."""
+    size = 4 * widths[0]
+    keys = iter(jax.random.split(key, 4 * len(widths) + 4))
+    embedding = NoiseEmbedding(
+        size, condition_dim=condition_dim, num_features=num_features, key=next(keys)
+    )
+    entry = eqx.nn.Conv2d(channels, widths[0], 3, padding=1, key=next(keys))
+
+    def level(sizes: Sequence[tuple[int, int]], with_attention: bool) -> Level:
+        return Level(
+            sizes, size, heads=heads if with_attention else None, dropout=dropout, key=next(keys)
+        )
+
+    def between(n_in: int, n_out: int) -> ResidualBlock:
+        return ResidualBlock(n_in, n_out, size, dropout=dropout, key=next(keys))
+
+    descent = tuple(level([(w, w)] * blocks, i in attended) for i, w in enumerate(widths))
+    pairs = list(itertools.pairwise(widths))
+    halvings = tuple(between(n_in, n_out) for n_in, n_out in pairs)
+    bottom = level([(widths[-1], widths[-1])] * 2, bool(attended))
+    doublings = tuple(between(n_out, n_in) for n_in, n_out in pairs)
+    # Every block on the way up is handed the output of its partner on the way down.
+    ascent = tuple(level([(2 * w, w)] * (blocks + 1), i in attended) for i, w in enumerate(widths))
+    head = zeroed(eqx.nn.Conv2d(widths[0], channels, 3, padding=1, key=next(keys)))
+    norm = group_norm(widths[0])
+    return embedding, entry, descent, halvings, bottom, doublings, ascent, norm, head

@@ -46,35 +46,46 @@ class Points(eqx.Module):
                 f"`source` must be a model or a distribution, got {type(source).__name__}."
             )
         if isinstance(source, Gaussian) and data is None:
-            return cls._design(source)
+            return cls(*_design(source))
         positive_integer(num_samples, "num_samples", 2)
         if key is None:
             raise ValueError("`key` must be given where samples are drawn, got None.")
-        data_key, noise_key = jax.random.split(prng_key(key))
-        if data is None:
-            if isinstance(source, AbstractModel):
-                raise ValueError("`data` must be given for a model, got None.")
-            x = source.sample(num_samples, key=data_key)
-        else:
+        prng_key(key)
+        if data is not None:
             data = samples(data)
             condition = conditions(condition, data.shape[0])
-            index = jax.random.permutation(data_key, data.shape[0])[:num_samples]
-            x, condition = data[index], jax.tree.map(lambda c: c[index], condition)
-        z = jax.random.normal(noise_key, x.shape, x.dtype)
-        twice = jax.tree.map(lambda c: jnp.concatenate([c, c]), (x, condition))
-        variance = jnp.mean((x - jnp.mean(x, axis=0)) ** 2)
-        return cls(twice[0], jnp.concatenate([z, -z]), twice[1], variance)
+        elif isinstance(source, AbstractModel):
+            raise ValueError("`data` must be given for a model, got None.")
+        return cls(*_drawn(source, data, condition, key, num_samples))
 
-    @classmethod
-    def _design(cls, gaussian: Gaussian) -> "Points":
-        """Points whose mean and covariance are those of the data and the noise exactly."""
-        dim = gaussian.dim
-        size = jnp.sqrt(jnp.asarray(dim, gaussian.mean.dtype))
-        root = size * jnp.sqrt(gaussian.eigenvalues)[:, None] * gaussian.eigenvectors.T
-        x = gaussian.mean + jnp.concatenate([root, -root])
-        z = size * jnp.concatenate([jnp.eye(dim), -jnp.eye(dim)]).astype(x.dtype)
-        pairs = jnp.repeat(x, 2 * dim, axis=0), jnp.tile(z, (2 * dim, 1))
-        return cls(*pairs, None, jnp.mean(gaussian.eigenvalues))
+
+@eqx.filter_jit
+def _drawn(
+    source: Any, data: Array | None, condition: Any, key: Key, count: int
+) -> tuple[Array, Array, Any, Array]:
+    """Data points and noise, with conditions and the mean variance."""
+    data_key, noise_key = jax.random.split(key)
+    if data is None:
+        x = source.sample(count, key=data_key)
+    else:
+        index = jax.random.permutation(data_key, data.shape[0])[:count]
+        x, condition = data[index], jax.tree.map(lambda c: c[index], condition)
+    z = jax.random.normal(noise_key, x.shape, x.dtype)
+    twice = jax.tree.map(lambda c: jnp.concatenate([c, c]), (x, condition))
+    variance = jnp.mean((x - jnp.mean(x, axis=0)) ** 2)
+    return twice[0], jnp.concatenate([z, -z]), twice[1], variance
+
+
+@eqx.filter_jit
+def _design(gaussian: Gaussian) -> tuple[Array, Array, None, Array]:
+    """Points whose mean and covariance are those of the data and the noise exactly."""
+    dim = gaussian.dim
+    size = jnp.sqrt(jnp.asarray(dim, gaussian.mean.dtype))
+    root = size * jnp.sqrt(gaussian.eigenvalues)[:, None] * gaussian.eigenvectors.T
+    x = gaussian.mean + jnp.concatenate([root, -root])
+    z = size * jnp.concatenate([jnp.eye(dim), -jnp.eye(dim)]).astype(x.dtype)
+    pairs = jnp.repeat(x, 2 * dim, axis=0), jnp.tile(z, (2 * dim, 1))
+    return *pairs, None, jnp.mean(gaussian.eigenvalues)
 
 
 def with_process(source: Any, process: AbstractGaussianProcess) -> AbstractModel:

@@ -7,6 +7,7 @@ inverse. Equal times then cover equal lengths, entropies or scores, whatever the
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,37 +62,43 @@ def constant_speed(
                 "`rate` must be a pair of arrays of one shape (k,), "
                 f"got {times.shape} and {rates.shape}."
             )
-        # The ends of the axis, with the rates nearest to them.
-        times = jnp.concatenate([process.t0[None], times, process.t1[None]])
-        rates = jnp.concatenate([rates[:1], rates, rates[-1:]])
+        times, rates = _with_ends(process, times, rates)
     elif callable(rate):
-        times = _times(process, rate, num_times)
-        inner = times[1:-1]
-        rates = (
-            rate.rate(gaussian(process), inner) if isinstance(rate, AbstractSpeed) else rate(inner)
-        )
-        rates = jnp.concatenate([rates[:1], as_float(rates), rates[-1:]])
+        speed = rate if isinstance(rate, AbstractSpeed) else None
+        inner = _inner_times(process, speed, num_times)
+        rates = rate(inner) if speed is None else speed.rate(gaussian(process), inner)
+        times, rates = _with_ends(process, inner, as_float(rates))
     else:
         raise ValueError(
             "`rate` must be an objective that is a speed, a function of times, or a pair of "
             f"arrays, got {type(rate).__name__}."
         )
     rates = checked(rates, "rate", lambda r: (r >= 0) & (r < np.inf), "finite and not negative")
-    return TimeChanged(process, _warp(process, times, rates, num_knots))
+    return TimeChanged(process, MonotoneWarp(_log_rates(process, times, rates, num_knots)))
 
 
-def _times(process: AbstractProcess, rate: Any, count: int) -> Array:
-    """Increasing times that resolve both ends of the axis and of the log-SNR."""
+@eqx.filter_jit
+def _inner_times(process: AbstractProcess, speed: AbstractSpeed | None, count: int) -> Array:
+    """Increasing times that resolve both ends of the axis and of the log-SNR, without the ends."""
     places = as_float(np.asarray(knot_places(count)))
     times = process.t0 + (process.t1 - process.t0) * places
     if isinstance(process, AbstractGaussianProcess):
-        known = isinstance(rate, AbstractSpeed)
-        variance = rate.variance if known else jnp.ones_like(process.t1)
+        variance = jnp.ones_like(process.t1) if speed is None else speed.variance
         times = jnp.sort(jnp.concatenate([times, time_nodes(process, variance, count)[0]]))
-    return times
+    return times[1:-1]
 
 
-def _warp(process: AbstractProcess, times: Array, rates: Array, num_knots: int) -> MonotoneWarp:
+@eqx.filter_jit
+def _with_ends(process: AbstractProcess, times: Array, rates: Array) -> tuple[Array, Array]:
+    """The ends of the axis too, with the rates nearest to them."""
+    return (
+        jnp.concatenate([process.t0[None], times, process.t1[None]]),
+        jnp.concatenate([rates[:1], rates, rates[-1:]]),
+    )
+
+
+@eqx.filter_jit
+def _log_rates(process: AbstractProcess, times: Array, rates: Array, num_knots: int) -> Array:
     steps = jnp.diff(times)
     covered = jnp.cumsum(steps * (rates[1:] + rates[:-1]) / 2)
     covered = jnp.concatenate([jnp.zeros_like(covered[:1]), covered])
@@ -101,4 +108,4 @@ def _warp(process: AbstractProcess, times: Array, rates: Array, num_knots: int) 
     reached = (jnp.interp(places * total, covered, times) - process.t0) / length
     reached = reached.at[0].set(0.0).at[-1].set(1.0)
     pace = total / length / jnp.interp(process.t0 + length * reached, times, rates)
-    return MonotoneWarp(jax.lax.stop_gradient(log_rates_of(places, reached, pace)))
+    return jax.lax.stop_gradient(log_rates_of(places, reached, pace))

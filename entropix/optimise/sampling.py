@@ -85,6 +85,7 @@ class SamplerError(eqx.Module):
             chunk_size=chunk_size,
         )
 
+    @eqx.filter_jit
     def __call__(self, process: AbstractGaussianProcess) -> Float[Array, ""]:
         """The bound in nats."""
         times = step_times(gaussian(process), self.num_steps, self.cutoff)
@@ -135,6 +136,7 @@ class EulerKL(eqx.Module):
         self.num_steps = positive_integer(num_steps, "num_steps")
         self.cutoff = positive(cutoff, "cutoff", shape=())
 
+    @eqx.filter_jit
     def ratios(self, process: AbstractGaussianProcess) -> Float[Array, " n"]:
         r"""$t = \Sigma/\mu$ on the grid, falling."""
         if gaussian(process).ends_in_noise:
@@ -145,6 +147,7 @@ class EulerKL(eqx.Module):
         times = step_times(process, self.num_steps, self.cutoff)
         return process.std(times) / process.scale(times)
 
+    @eqx.filter_jit
     def __call__(self, process: AbstractGaussianProcess) -> Float[Array, ""]:
         """KL of the output from the density at the last step, in nats per dimension."""
         steps = -jnp.diff(jnp.arctan(self.ratios(process) / self.std))

@@ -50,17 +50,20 @@ class AbstractSpeed(eqx.Module):
     ) -> Float[Array, " k"]:
         r"""$r(s)^2$ at times."""
 
+    @eqx.filter_jit
     def rate(
         self, process: AbstractGaussianProcess, times: Float[Array, " k"]
     ) -> Float[Array, " k"]:
         r"""$r(s)$ at times."""
         return safe_sqrt(self.squared_rate(process, times))
 
+    @eqx.filter_jit
     def length(self, process: AbstractGaussianProcess) -> Float[Array, ""]:
         r"""$\int r\,ds$, whatever the clock."""
         times, weights = time_rule(gaussian(process), self.variance, self.num_times)
         return jnp.sum(weights * self.rate(process, times))
 
+    @eqx.filter_jit
     def __call__(self, process: AbstractGaussianProcess) -> Float[Array, ""]:
         r"""$(t_1 - t_0)\int r^2\,ds$."""
         times, weights = time_rule(gaussian(process), self.variance, self.num_times)
@@ -127,6 +130,7 @@ class KineticAction(AbstractSpeed):
         assert self.points is not None
         return self.points.variance
 
+    @eqx.filter_jit
     def squared_rate(
         self, process: AbstractGaussianProcess, times: Float[Array, " k"]
     ) -> Float[Array, " k"]:
@@ -187,6 +191,7 @@ class ScoreOptimalLength(AbstractSpeed):
     def variance(self) -> Array:
         return self.points.variance
 
+    @eqx.filter_jit
     def squared_rate(
         self, process: AbstractGaussianProcess, times: Float[Array, " k"]
     ) -> Float[Array, " k"]:
@@ -263,6 +268,7 @@ class EntropicTime(AbstractSpeed):
     def variance(self) -> Array:
         return self.source.variance
 
+    @eqx.filter_jit
     def squared_rate(
         self, process: AbstractGaussianProcess, times: Float[Array, " k"]
     ) -> Float[Array, " k"]:

@@ -87,6 +87,7 @@ class EstimatorVariance(eqx.Module):
         default = 256 if self.points is None else 64
         self.num_times = positive_integer(num_times or default, "num_times", 2)
 
+    @eqx.filter_jit
     def __call__(self, process: AbstractGaussianProcess) -> Float[Array, ""]:
         """The variance in nats squared."""
         start = process.t0

@@ -19,26 +19,7 @@ from entropix._core.interfaces import AbstractGaussianProcess
 @eqx.filter_custom_jvp
 def invert_log_snr(process: AbstractGaussianProcess, value: Array) -> Array:
     """The time in `[process.t0, process.t1]` at which `process.log_snr` equals `value`."""
-    # Non-negative floats are ordered like their bits read as integers: halving those finds the
-    # exponent and the mantissa, from 1 down to the smallest float, in one step per bit.
-    dtype = value.dtype
-    bits = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}[dtype.itemsize]
-    length = jnp.asarray(process.t1 - process.t0, dtype)
-
-    def time(code: Array) -> Array:
-        return process.t0.astype(dtype) + jax.lax.bitcast_convert_type(code, dtype)
-
-    def halve(_: Array | int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bracket
-        middle = low + (high - low) // 2
-        above = process.log_snr(time(middle)) > value
-        return jnp.where(above, middle, low), jnp.where(above, high, middle)
-
-    high = jnp.broadcast_to(jax.lax.bitcast_convert_type(length, bits), value.shape)
-    bracket = jax.lax.fori_loop(0, 8 * dtype.itemsize, halve, (jnp.zeros_like(high), high))
-    inverse = time(bracket[1])
-    inverse = jnp.where(value >= process.log_snr(process.t0), process.t0.astype(dtype), inverse)
-    return jnp.where(value <= process.log_snr(process.t1), process.t1.astype(dtype), inverse)
+    return _bisect(process, value)
 
 
 @invert_log_snr.def_jvp
@@ -67,3 +48,27 @@ def _invert_log_snr_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
         _, moved = jax.jvp(at_fixed_time, (dynamic,), (dots,))
         change = change - moved
     return time, jnp.where(inside, change / slope, 0.0)
+
+
+@eqx.filter_jit
+def _bisect(process: AbstractGaussianProcess, value: Array) -> Array:
+    # Non-negative floats are ordered like their bits read as integers: halving those finds the
+    # exponent and the mantissa, from 1 down to the smallest float, in one step per bit.
+    dtype = value.dtype
+    bits = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}[dtype.itemsize]
+    length = jnp.asarray(process.t1 - process.t0, dtype)
+
+    def time(code: Array) -> Array:
+        return process.t0.astype(dtype) + jax.lax.bitcast_convert_type(code, dtype)
+
+    def halve(_: Array | int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = low + (high - low) // 2
+        above = process.log_snr(time(middle)) > value
+        return jnp.where(above, middle, low), jnp.where(above, high, middle)
+
+    high = jnp.broadcast_to(jax.lax.bitcast_convert_type(length, bits), value.shape)
+    bracket = jax.lax.fori_loop(0, 8 * dtype.itemsize, halve, (jnp.zeros_like(high), high))
+    inverse = time(bracket[1])
+    inverse = jnp.where(value >= process.log_snr(process.t0), process.t0.astype(dtype), inverse)
+    return jnp.where(value <= process.log_snr(process.t1), process.t1.astype(dtype), inverse)

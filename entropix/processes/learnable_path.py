@@ -62,14 +62,8 @@ class LearnablePath(AbstractGaussianProcess, AbstractLearnable):
         """The path with the rates of another process at the knots, and its ends."""
         if not isinstance(process, AbstractGaussianProcess):
             raise ValueError(f"`process` must be a Gaussian process, got {type(process).__name__}.")
-        path = cls(process.scale(process.t1), process.std(process.t1), num_knots=num_knots)
-        places = as_float(np.asarray(knot_places(num_knots)))
-        times = process.t0 + (process.t1 - process.t0) * places
-        logs = (
-            log_rates_of(places, 1 - process.scale(times), -process.scale_rate(times)),
-            log_rates_of(places, process.var(times), process.var_rate(times)),
-        )
-        return eqx.tree_at(lambda p: p.learnable(), path, logs)
+        ends, logs = _ends_and_log_rates(process, num_knots)
+        return eqx.tree_at(lambda p: p.learnable(), cls(*ends, num_knots=num_knots), logs)
 
     def learnable(self) -> tuple[Any, ...]:
         return self.scale_curve.log_rates, self.var_curve.log_rates
@@ -121,3 +115,17 @@ class LearnablePath(AbstractGaussianProcess, AbstractLearnable):
         erosion = -self.scale_rate(times) / self.scale(times) * self.var(times)
         total = self.final_std**2 / 2 + jnp.sum(share * erosion)
         return jnp.where(self.final_scale > 0, total, jnp.inf)
+
+
+@eqx.filter_jit
+def _ends_and_log_rates(
+    process: AbstractGaussianProcess, num_knots: int
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Scale and noise at the end of a process, and the log-rates of both at the knots."""
+    places = as_float(np.asarray(knot_places(num_knots)))
+    times = process.t0 + (process.t1 - process.t0) * places
+    logs = (
+        log_rates_of(places, 1 - process.scale(times), -process.scale_rate(times)),
+        log_rates_of(places, process.var(times), process.var_rate(times)),
+    )
+    return (process.scale(process.t1), process.std(process.t1)), logs

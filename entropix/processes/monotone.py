@@ -9,6 +9,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealLike, as_float
@@ -81,11 +82,7 @@ class MonotoneSchedule(AbstractSchedule, AbstractLearnable):
         if total is None and base.diverges:
             raise ValueError("`total` must be given for a `base` with an infinite integral.")
         total = base.integral(1.0) if total is None else positive(total, "total", shape=())
-        end = base.inverse(total)
-        places = as_float(jnp.asarray(knot_places(num_knots)))
-        heights = base.integral(end * places)
-        logs = log_rates_of(places, heights, base.rate(end * places) * end)
-        return cls(logs - jnp.log(total), total, learn_total=learn_total)
+        return cls(_log_rates(base, total, num_knots), total, learn_total=learn_total)
 
     @classmethod
     def constant(
@@ -93,7 +90,7 @@ class MonotoneSchedule(AbstractSchedule, AbstractLearnable):
     ) -> "MonotoneSchedule":
         r"""$\beta(s) = \mathrm{rate}$ to start from."""
         positive_integer(num_knots, "num_knots", 2)
-        return cls(jnp.zeros(num_knots), rate, learn_total=learn_total)
+        return cls(np.zeros(num_knots), rate, learn_total=learn_total)
 
     @property
     def total(self) -> Float[Array, ""]:
@@ -126,3 +123,12 @@ class MonotoneSchedule(AbstractSchedule, AbstractLearnable):
 
     def absorbed(self, s: RealLike) -> Array:
         return -jnp.expm1(-self.integral(s))
+
+
+@eqx.filter_jit
+def _log_rates(base: AbstractSchedule, total: Array, num_knots: int) -> Array:
+    """Log-rates at the knots of `base` up to B = `total`, stretched over [0, 1]."""
+    end = base.inverse(total)
+    places = as_float(np.asarray(knot_places(num_knots)))
+    heights = base.integral(end * places)
+    return log_rates_of(places, heights, base.rate(end * places) * end) - jnp.log(total)

@@ -37,9 +37,14 @@ class Keys(eqx.Module):
     holdout: Key
 
     def __init__(self, key: Key):
-        streams = (0x0DE5, 0x57E5, 0x401D)  # far from the counters that `jax.random.split` uses
-        fold = jax.random.fold_in if key.ndim == 0 else jax.vmap(jax.random.fold_in, (0, None))
-        self.order, self.steps, self.holdout = (fold(key, stream) for stream in streams)
+        self.order, self.steps, self.holdout = _streams(key)
+
+
+@jax.jit
+def _streams(key: Key) -> tuple[Key, ...]:
+    streams = (0x0DE5, 0x57E5, 0x401D)  # far from the counters that `jax.random.split` uses
+    fold = jax.random.fold_in if key.ndim == 0 else jax.vmap(jax.random.fold_in, (0, None))
+    return tuple(fold(key, stream) for stream in streams)
 
 
 class Setup(eqx.Module):

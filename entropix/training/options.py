@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array
 
 from entropix._core.arrays import Key, as_float
-from entropix._core.checks import checked, choice, positive_integer, samples
+from entropix._core.checks import checked, choice, on_host, positive_integer, samples
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix._core.mesh import DATA, axis_size, check_mesh
 from entropix._core.precision import PRECISIONS
@@ -145,7 +145,7 @@ class Options:
                 )
         if clip is not None:
             clip = checked(as_float(clip), "gradient_clip", lambda v: v > 0, "positive")
-            clip = RelativeClip(clip) if clip < np.inf else None
+            clip = RelativeClip(clip) if on_host(clip) < np.inf else None
         decay = self.ema_decay
         if decay is not None:
             decay = checked(as_float(decay), "ema_decay", lambda v: (v >= 0) & (v < 1), "in [0, 1)")

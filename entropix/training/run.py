@@ -118,8 +118,10 @@ class Run:
         if isinstance(self.data, AbstractStream):
             return None
         total = self.data.shape[0]
-        batches = (total if self.limit is None else self.limit) // self.options.batch_size
-        epoch = jnp.int32(step) // batches
+        if self.limit is None:
+            epoch: Any = np.int32(step // (total // self.options.batch_size))
+        else:
+            epoch = jnp.int32(step) // (self.limit // self.options.batch_size)
         return epoch_order(self.keys.order, epoch, total, self.layout.seeds, self.limit)
 
     def sources(self, start: int) -> Callable[[int], AbstractSource]:
@@ -348,11 +350,17 @@ def _plain(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_history(history: dict[str, np.ndarray], best: np.ndarray) -> History:
+    step = np.arange(1, len(history["loss"]) + 1, dtype=jnp.result_type(int))
+    # Placed as they are: `jnp.asarray` would compile a copy for each shape.
     return History(
-        step=jnp.arange(1, len(history["loss"]) + 1),
-        loss=jnp.asarray(history["loss"].T),
-        gradient_norm=jnp.asarray(history["gradient_norm"].T),
-        holdout_step=jnp.asarray(history["holdout_step"]),
-        holdout_loss=jnp.asarray(history["holdout_loss"].T),
-        best_step=jnp.asarray(best),
+        **jax.device_put(
+            {
+                "step": step,
+                "loss": history["loss"].T,
+                "gradient_norm": history["gradient_norm"].T,
+                "holdout_step": history["holdout_step"],
+                "holdout_loss": history["holdout_loss"].T,
+                "best_step": best,
+            }
+        )
     )

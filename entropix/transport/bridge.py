@@ -17,6 +17,7 @@ from true points: those at which its own paths must arrive. Errors of the margin
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -167,6 +168,7 @@ def _spread(points: Array, count: int) -> Array:
     return points[np.arange(count) % points.shape[0]]
 
 
+@eqx.filter_jit
 def _first_pairs(
     starts: Array, ends: Array, coupling: Callable | None, batch_size: int, key: Key
 ) -> Array:

@@ -105,7 +105,11 @@ def bures_wasserstein(m1: Any, C1: Any, m2: Any, C2: Any) -> Float[Array, ""]:
         ValueError: on a wrong shape, numbers that are not finite, or a matrix that is no
             covariance.
     """
-    m1, C1, m2, C2 = _gaussians(m1, C1, m2, C2)
+    return _distance(*_gaussians(m1, C1, m2, C2))
+
+
+@jax.jit
+def _distance(m1: Array, C1: Array, m2: Array, C2: Array) -> Array:
     first, second = sqrtm_psd(C1), sqrtm_psd(C2)
     gap = first - second @ polar(jax.lax.stop_gradient(second @ first))
     return safe_sqrt(jnp.sum((m1 - m2) ** 2) + jnp.sum(gap**2))
@@ -134,7 +138,11 @@ def bures_geodesic(
         ValueError: as `bures_wasserstein`.
     """
     m1, C1, m2, C2 = _gaussians(m1, C1, m2, C2)
-    t = finite(t, "t", shape=())
+    return _between(m1, C1, m2, C2, finite(t, "t", shape=()))
+
+
+@jax.jit
+def _between(m1: Array, C1: Array, m2: Array, C2: Array, t: Array) -> tuple[Array, Array]:
     first, second = sqrtm_psd(C1), sqrtm_psd(C2)
     root = (1 - t) * first + t * second @ polar(second @ first)
     return (1 - t) * m1 + t * m2, root @ root.T
@@ -156,9 +164,13 @@ def _covariance(matrix: Array, name: str, size: int) -> Array:
         gap = np.max(np.abs(host - host.T))
         if gap > 1e-5 * np.max(np.abs(host)):
             raise ValueError(f"`{name}` must be symmetric, got an asymmetry of {gap:.3g}.")
-    values = jnp.linalg.eigvalsh(jax.lax.stop_gradient(matrix))
-    rounding = -1e-5 * jnp.max(jnp.abs(values))
-    checked(
-        values, name, lambda v: v >= rounding, "positive semi-definite (no negative eigenvalues)"
-    )
-    return (matrix + matrix.T) / 2
+    symmetric, values = _spectrum(matrix)
+    allowed = "positive semi-definite (no negative eigenvalues)"
+    checked(values, name, lambda v: v >= -1e-5 * abs(v).max(), allowed)
+    return symmetric
+
+
+@jax.jit
+def _spectrum(matrix: Array) -> tuple[Array, Array]:
+    """The symmetric part, and its eigenvalues."""
+    return (matrix + matrix.T) / 2, jnp.linalg.eigvalsh(jax.lax.stop_gradient(matrix))

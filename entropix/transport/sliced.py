@@ -12,6 +12,7 @@ p = 2 the shift of the means enters on its own, $W_2(\theta\cdot x, \theta\cdot 
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -62,6 +63,11 @@ def sliced_wasserstein(
     prng_key(key)
     count = positive_integer(num_projections, "num_projections", 2)
     positive_integer(chunk_size, "chunk_size")
+    return _sliced(x, y, key, p, count, chunk_size)
+
+
+@eqx.filter_jit
+def _sliced(x: Array, y: Array, key: Key, p: float, count: int, chunk_size: int) -> Estimate:
     directions = jax.random.normal(key, (count, x.shape[1]), x.dtype)
     directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
     exact = jnp.zeros((), x.dtype)
