@@ -33,7 +33,7 @@ class IsotropicGaussian(AbstractPrior):
         return self.std * jax.random.normal(key, (n, *self.shape), self.std.dtype)
 
     def log_prob(self, y: Array) -> Array:
-        trailing_shape(y, self.shape, "y")
+        y = trailing_shape(y, self.shape, "y")
         axes = tuple(range(y.ndim - len(self.shape), y.ndim))
         size = math.prod(self.shape)
         quadratic = jnp.sum((y / self.std) ** 2, axis=axes)

@@ -149,7 +149,7 @@ def forward_times(process: AbstractProcess, num_steps: int, variance: Any = 1.0)
     """
     if not isinstance(process, AbstractGaussianProcess):
         return process.t0 + (process.t1 - process.t0) * jnp.linspace(0.0, 1.0, num_steps + 1)
-    variance = as_float(variance)
+    variance = as_float(variance, "variance")
     variance = positive(jnp.where(variance > 0, variance, 1.0), "variance")
     return _bridge_times(Bridge(process, variance, False), num_steps)
 

@@ -156,7 +156,7 @@ def _edges(
     """Times of the curve, and the fractions of the axis at which sums are kept."""
     if times is None:
         return _default_edges(process, axis, num_times, dtype)
-    times = _check_times(as_float(times), process)
+    times = _check_times(as_float(times, "times"), process)
     fractions = axis.fraction(process.log_snr(times))
     return times, jnp.concatenate([fractions, jnp.ones(1, dtype)]).astype(dtype)
 

@@ -166,12 +166,12 @@ def path_entropy(
             "`times` must be given and start above t0: the equilibrium of "
             f"{type(process).__name__} collapses there, and the medium entropy is infinite."
         )
-    first = process.t0 if times is None else as_float(times)[0]
-    last = process.t1 if times is None else as_float(times)[-1]
+    first = process.t0 if times is None else as_float(times, "times")[0]
+    last = process.t1 if times is None else as_float(times, "times")[-1]
     before = log_density(log_p0, model, first, "log_p0")
     after = log_density(log_pT, model, last, "log_pT")
     if save is not None and not isinstance(save, str) and is_concrete((save, last)):
-        host = np.asarray(save, np.asarray(last).dtype).reshape(-1)
+        host = np.asarray(as_float(save, "save"), np.asarray(last).dtype).reshape(-1)
         save = host if host.size and host[-1] == last else np.append(host, last)
     trajectory = solve_forward(
         process,
@@ -204,7 +204,7 @@ def log_density(given: Any, model: Any, s: Array, name: str) -> Callable[[Array]
         return distribution.diffused(model.process, s).log_prob
 
     def evaluate(states: Array) -> Array:
-        values = jnp.asarray(given(states) if callable(given) else given)
+        values = as_float(given(states) if callable(given) else given, name)
         if values.shape != states.shape[:1]:
             raise ValueError(
                 f"`{name}` must be or return one value for each of {states.shape[0]} states, "

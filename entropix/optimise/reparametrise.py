@@ -55,7 +55,7 @@ def constant_speed(
     if not isinstance(process, AbstractProcess):
         raise ValueError(f"`process` must be a process, got {type(process).__name__}.")
     if isinstance(rate, tuple):
-        times, rates = (as_float(part) for part in rate)
+        times, rates = (as_float(part, "rate") for part in rate)
         if times.ndim != 1 or times.shape != rates.shape:
             raise ValueError(
                 "`rate` must be a pair of arrays of one shape (k,), "
@@ -70,7 +70,7 @@ def constant_speed(
         rates = (
             rate.rate(gaussian(process), inner) if isinstance(rate, AbstractSpeed) else rate(inner)
         )
-        rates = jnp.concatenate([rates[:1], as_float(rates), rates[-1:]])
+        rates = jnp.concatenate([rates[:1], as_float(rates, "rate"), rates[-1:]])
     else:
         raise ValueError(
             "`rate` must be an objective that is a speed, a function of times, or a pair of "
