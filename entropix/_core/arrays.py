@@ -1,14 +1,33 @@
-"""Array types and conversions shared by every room.
+r"""Array types, and the one conversion of what users give into arrays of real numbers.
 
 Numbers held in modules are arrays of an explicit dtype: a Python float in a module would be a
 static constant for `jax.jit` (one compilation per value) and would get no gradient.
-"""
 
+| given | becomes |
+|---|---|
+| numbers of Python, nested lists and tuples of them; arrays of bool, int or uint | JAX's default: float32, or float64 with `jax_enable_x64` |
+| float32 | float32 |
+| float16, bfloat16, float8 | float32 |
+| float64, longdouble | float64 with `jax_enable_x64`, otherwise float32 |
+| any byte order, memory layout or strides | the same numbers |
+| what has `__array__` or `__dlpack__`: pandas, xarray, torch, ... | as the array it gives |
+| arrays of Python objects that are all real numbers: int of any size, Fraction, Decimal | as numbers of Python |
+| masked arrays | as arrays if nothing is masked, otherwise refused |
+| complex numbers, dates and durations, text, bytes, records, missing values, ragged lists | refused |
+
+Rounding is that of the dtype. Refused are numbers that it cannot hold at all: finite ones that
+would be infinite, arrays that would become zero throughout, and different integers that would
+become equal.
+"""  # noqa: E501
+
+import decimal
+import numbers
 from typing import Any, TypeAlias
 
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Real
 from jaxtyping import ArrayLike as ArrayLike
 
@@ -18,20 +37,252 @@ RealLike: TypeAlias = Real[ArrayLike, "..."]  # elementwise: a number or an arra
 RealScalarLike: TypeAlias = Real[ArrayLike, ""]
 Key: TypeAlias = PRNGKeyArray | Array  # a typed key, or the legacy array of two uint32
 
+_REAL = (numbers.Real, decimal.Decimal, np.bool_)
+_TRACED = (numbers.Number, np.ndarray, np.generic, jax.Array)
+_X64 = "call jax.config.update('jax_enable_x64', True) first"
 
-def as_float(x: Any) -> Array:
-    """Convert to a strongly typed floating array: floating dtypes are kept, others promoted.
 
-    What is no tracer stays concrete inside `jax.jit` too, so that its checks run at once.
+def as_float(x: Any, name: str = "x") -> Array:
+    """Convert to a strongly typed floating array; the module's table says what is accepted.
+
+    What is no tracer stays concrete inside `jax.jit` too, so that its checks run at once. The
+    result shares no memory with a NumPy array, which may change later.
+
+    Args:
+        x: see the table.
+        name: of the argument, as errors write it.
+
+    Raises:
+        ValueError: if `x` does not hold real numbers, or numbers that the dtype cannot hold.
     """
-    dtype = getattr(x, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        dtype = jnp.result_type(float)
-    dtype = jax.dtypes.canonicalize_dtype(dtype)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x)):
-        return jnp.asarray(x, dtype=dtype)
+    if getattr(x, "weak_type", True) is False and x.dtype == _floating(x.dtype):
+        return x
+    return _converted(x, f"`{name}`", integers=False)
+
+
+def as_number(x: Any, name: str = "x") -> Array:
+    """As `as_float`, but integers and booleans keep their kind: labels and conditions.
+
+    Raises:
+        ValueError: as `as_float`.
+    """
+    return _converted(x, f"`{name}`", integers=True)
+
+
+def real_array(x: Any, subject: str) -> np.ndarray:
+    """Real numbers on the host in native byte order: bool, int, uint, float32, float64, longdouble.
+
+    Args:
+        x: see the module's table.
+        subject: what errors name.
+
+    Raises:
+        ValueError: if `x` does not hold real numbers.
+    """
+    host, exact = _on_host(x, subject)
+    if exact is not host:
+        _check_distinct(exact, host, subject)
+    return host
+
+
+def rounded(
+    array: np.ndarray, dtype: Any, subject: str, exact: np.ndarray | None = None
+) -> np.ndarray:
+    """A copy in another dtype of real numbers.
+
+    Args:
+        array: of real numbers, as `real_array` gives them.
+        dtype: of the result.
+        subject: what errors name.
+        exact: the same numbers before NumPy rounded them; None where it did not.
+
+    Raises:
+        ValueError: if `dtype` cannot hold them.
+    """
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        converted = array.astype(dtype)
+    _check_range(array if exact is None else exact, converted, subject)
+    return converted
+
+
+def check_real(dtype: Any, subject: str) -> None:
+    """Refuse a dtype that is not one of real numbers.
+
+    Raises:
+        ValueError: naming it.
+    """
+    real = any(jnp.issubdtype(dtype, kind) for kind in (np.bool_, np.integer, np.floating))
+    if real and not jnp.issubdtype(dtype, np.timedelta64):  # a kind of integer to NumPy
+        return
+    kinds = {"c": "complex numbers", "M": "dates", "m": "durations", "U": "text", "S": "bytes"}
+    kind = getattr(dtype, "kind", "")
+    given = f"{kinds[kind]} (dtype {dtype})" if kind in kinds else f"dtype {dtype}"
+    raise ValueError(f"{subject} must hold real numbers, got {given}.")
+
+
+def check_unmasked(x: Any, subject: str) -> None:
+    """Refuse masked values: NumPy would go on with whatever lies under the mask.
+
+    Raises:
+        ValueError: if `x`, or an array in a list, has any.
+    """
+    parts = jax.tree.leaves(x) if isinstance(x, list | tuple) else [x]
+    masked = sum(int(np.ma.count_masked(p)) for p in parts if isinstance(p, np.ma.MaskedArray))
+    if masked:
+        raise ValueError(
+            f"{subject} must hold real numbers, got {masked} masked values: fill them or leave "
+            f"their samples out."
+        )
+
+
+def _converted(x: Any, subject: str, *, integers: bool) -> Array:
+    parts = jax.tree.leaves(x) if isinstance(x, list | tuple) else [x]
+    if any(isinstance(part, jax.core.Tracer) for part in parts):
+        check_unmasked(x, subject)
+        others = [part for part in parts if not isinstance(part, _TRACED)]
+        if others:
+            raise ValueError(f"{subject} must hold real numbers, got {_shown(others[0])}.")
+        try:
+            array = jnp.asarray(x)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{subject} must hold real numbers, got {_shown(x)}.") from error
+        check_real(array.dtype, subject)
+        return jnp.asarray(array, _target(array.dtype, integers))
+    if isinstance(x, jax.Array):
+        check_real(x.dtype, subject)
+        dtype = _target(x.dtype, integers)
+        with jax.ensure_compile_time_eval():
+            array = jnp.asarray(x, dtype)
+        if x.dtype.itemsize >= 4 and x.dtype != dtype and x.is_fully_addressable:
+            _check_range(np.asarray(x), np.asarray(array), subject)
+        return array
+    host, exact = _on_host(x, subject)
+    dtype = _target(host.dtype, integers)
+    converted = rounded(host, dtype, subject, exact)  # a copy: JAX may go on using its memory
     with jax.ensure_compile_time_eval():
-        return jnp.asarray(x, dtype=dtype)
+        return jnp.asarray(converted, dtype)
+
+
+def _on_host(x: Any, subject: str) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers as NumPy has them; and exactly, where they are integers that it has rounded."""
+    check_unmasked(x, subject)
+    given = np.ma.getdata(x) if isinstance(x, np.ma.MaskedArray) else x
+    try:
+        host = _numpy(given)
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        reason = " ".join(str(error).split())[:120].rstrip(".")
+        raise ValueError(
+            f"{subject} must hold real numbers, got {_shown(given)}: {reason}."
+        ) from error
+    exact = host
+    if host.dtype.kind == "O":
+        bad = [entry for entry in host.flat if not isinstance(entry, _REAL)][:1]
+        if bad:
+            raise ValueError(f"{subject} must hold real numbers, got {_shown(bad[0])}.")
+        try:
+            host = host.astype(np.float64)
+        except OverflowError as error:
+            raise ValueError(
+                f"{subject} must be at most {np.finfo(np.float64).max:.2g} in magnitude, "
+                f"got an integer of more than 308 digits."
+            ) from error
+    if isinstance(given, bytearray):
+        raise ValueError(f"{subject} must hold real numbers, got a bytearray.")
+    check_real(host.dtype, subject)
+    listed = isinstance(given, list | tuple) and host.dtype == np.float64
+    if listed and (np.abs(host) >= 2**53).any():  # of integers among floats
+        objects = np.asarray(given, dtype=object)
+        exact = objects if objects.shape == host.shape else exact
+    if jnp.issubdtype(host.dtype, np.floating) and host.dtype.itemsize < 4:
+        host = exact = host.astype(np.float32)
+    if not host.dtype.isnative:
+        host = exact = host.astype(host.dtype.newbyteorder("="))
+    return host, exact
+
+
+def _numpy(x: Any) -> np.ndarray:
+    if hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray | np.generic):
+        try:
+            return np.asarray(x)
+        except TypeError:  # such as bfloat16 of torch
+            return np.asarray(jnp.from_dlpack(x))
+    return np.asarray(x)
+
+
+def _floating(dtype: Any) -> Any:
+    """The floating dtype that numbers of `dtype` are converted to."""
+    if not jnp.issubdtype(dtype, np.floating):
+        dtype = jnp.result_type(float)
+    elif dtype.itemsize < 4:
+        dtype = jnp.float32
+    elif dtype.itemsize > 8:
+        dtype = jnp.float64
+    return jax.dtypes.canonicalize_dtype(dtype)
+
+
+def _target(dtype: Any, integers: bool) -> Any:
+    kept = integers and not jnp.issubdtype(dtype, np.floating)
+    return jax.dtypes.canonicalize_dtype(dtype) if kept else _floating(dtype)
+
+
+def _check_range(given: np.ndarray, converted: np.ndarray, subject: str) -> None:
+    """Refuse what `converted` does not hold of `given`; its other differences are rounding."""
+    if given.size == 0 or converted.dtype == given.dtype:
+        return
+    remedy = "" if jax.config.jax_enable_x64 else f": {_X64}, for float64"
+    if not jnp.issubdtype(converted.dtype, np.floating):
+        if given.dtype.kind in "iu" and (given != converted).any():
+            bad = given[given != converted].flat[0]
+            raise ValueError(
+                f"{subject} must fit into {converted.dtype}, got {bad}: {_X64}, or count the "
+                f"classes from 0."
+            )
+        return
+    if given.dtype.kind == "O" or not jnp.issubdtype(given.dtype, np.floating):
+        if given.dtype.itemsize > 2:
+            _check_distinct(given, converted, subject, remedy)
+        if given.dtype.kind != "O":
+            return
+        given = np.asarray(given, np.float64)
+    if converted.dtype.itemsize >= given.dtype.itemsize:
+        return
+    limits = np.finfo(converted.dtype)
+    lost = np.isinf(converted) & np.isfinite(given)
+    if lost.any():
+        raise ValueError(
+            f"{subject} must be at most {limits.max:.2g} in magnitude in {converted.dtype}, "
+            f"got {given[lost].flat[0]:.6g}{remedy}."
+        )
+    largest = np.max(np.abs(converted))
+    if largest < limits.tiny and (given != 0).any():
+        raise ValueError(
+            f"{subject} must be zero or at least {limits.tiny:.2g} in magnitude in "
+            f"{converted.dtype}, got {given[given != 0].flat[0]:.6g}{remedy}."
+        )
+
+
+def _check_distinct(
+    given: np.ndarray, converted: np.ndarray, subject: str, remedy: str = ""
+) -> None:
+    """Refuse different integers that become the same number."""
+    exact = 2 ** (np.finfo(converted.dtype).nmant + 1)
+    beyond = (np.abs(converted) >= exact) & np.isfinite(converted)
+    if not beyond.any():
+        return
+    pairs = zip(given[beyond].tolist(), converted[beyond].tolist(), strict=True)
+    images = {before: after for before, after in pairs if isinstance(before, int)}
+    if len(set(images.values())) < len(images):
+        raise ValueError(
+            f"{subject} must hold integers that {converted.dtype} can tell apart, got different "
+            f"ones beyond {exact} that become equal{remedy or ': subtract an offset'}."
+        )
+
+
+def _shown(x: Any) -> str:
+    """A value in an error: itself if it is short, and its type."""
+    text = " ".join(repr(x).split())
+    kind = f"of type {type(x).__name__}"
+    return f"{text} {kind}" if len(text) <= 40 else f"a value {kind}"
 
 
 def safe_sqrt(x: Array) -> Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from entropix._core.arrays import as_float
+from entropix._core.arrays import as_float, as_number
 
 
 def is_concrete(x: Any) -> bool:
@@ -44,10 +44,7 @@ def checked(value: Array, name: str, ok: Callable[[Any], Any], allowed: str) -> 
 
 
 def _numeric(value: Any, name: str, shape: tuple[int, ...] | None) -> Array:
-    try:
-        array = as_float(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`{name}` must be numeric, got {value!r}.") from error
+    array = as_float(value, name)
     if shape is not None and array.shape != shape:
         raise ValueError(f"`{name}` must have shape {shape}, got shape {array.shape}.")
     return array
@@ -80,32 +77,30 @@ def choice(value: Any, name: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def trailing_shape(value: Any, shape: tuple[int, ...], name: str) -> None:
-    """Refuse an array whose last axes are not `shape`: broadcasting might make it fit."""
-    given = np.shape(value)
+def trailing_shape(value: Any, shape: tuple[int, ...], name: str) -> Array:
+    """An array whose last axes are `shape`: broadcasting might make others fit."""
+    array = as_float(value, name)
+    given = array.shape
     if given[len(given) - len(shape) :] != shape or len(given) < len(shape):
         sizes = ", ".join(["...", *map(str, shape)])
         raise ValueError(f"`{name}` must have shape ({sizes}), got {given}.")
+    return array
 
 
-def exact_shape(value: Any, shape: tuple[int, ...], name: str) -> None:
-    """Refuse an array of another shape: these methods take one example, and callers vmap."""
-    if np.shape(value) != shape:
+def exact_shape(value: Any, shape: tuple[int, ...], name: str) -> Array:
+    """An array of this shape: these methods take one example, and callers vmap."""
+    array = as_float(value, name)
+    if array.shape != shape:
         raise ValueError(
             f"`{name}` must have the shape {shape} of one example (use jax.vmap for more), "
-            f"got {np.shape(value)}."
+            f"got {array.shape}."
         )
+    return array
 
 
 def samples(data: Any, name: str = "data", *, minimum: int = 2) -> Array:
     """Samples with a leading axis: floating, finite, at least `minimum` of them."""
-    try:
-        array = as_float(data)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"`{name}` must be a numeric array of shape (num_samples, ...), "
-            f"got {type(data).__name__}."
-        ) from error
+    array = as_float(data, name)
     if array.ndim < 2:
         raise ValueError(
             f"`{name}` must have shape (num_samples, ...) with at least two axes, "
@@ -124,14 +119,18 @@ def samples(data: Any, name: str = "data", *, minimum: int = 2) -> Array:
 
 
 def conditions(condition: Any, count: int, name: str = "condition") -> Any:
-    """Conditions of `count` samples: None, or a pytree of arrays with that leading axis."""
+    """Conditions of `count` samples: None, or a pytree of arrays with that leading axis.
+
+    Integers and booleans stay what they are: networks embed them.
+    """
+    condition = jax.tree.map(lambda leaf: as_number(leaf, name), condition)
     for leaf in jax.tree.leaves(condition):
         if jnp.shape(leaf)[:1] != (count,):
             raise ValueError(
                 f"`{name}` must have a leading axis of {count} entries, one per sample, "
                 f"got shape {jnp.shape(leaf)}."
             )
-    return jax.tree.map(jnp.asarray, condition)
+    return condition
 
 
 def prng_key(key: Any, name: str = "key") -> Any:

@@ -192,10 +192,13 @@ class Dataset:
             )
 
 
-def _floating(array: np.ndarray, subject: str) -> np.ndarray:
-    """Convert real numbers to float32, or to float64 where float32 would lose given digits."""
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{subject} must hold real numbers, got dtype {array.dtype}.")
+def _floating(array: Any, subject: str) -> np.ndarray:
+    """Real numbers as float32, or as float64 where float32 would lose given digits.
+
+    Raises:
+        ValueError: if they are none, or float64 does not hold them.
+    """
+    array = real_array(array, subject)
     exact_in_float32 = 2**24
     if array.dtype.kind == "f":
         wide = array.dtype.itemsize >= 8
@@ -205,7 +208,7 @@ def _floating(array: np.ndarray, subject: str) -> np.ndarray:
             and array.size > 0
             and max(abs(int(array.min())), abs(int(array.max()))) > exact_in_float32
         )
-    return array.astype(np.float64 if wide else np.float32)
+    return rounded(array, np.float64 if wide else np.float32, subject)
 
 
 def _levels(array: np.ndarray) -> int | None:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from entropix._core.arrays import as_float, real_array
 from entropix._core.checks import finite, is_concrete, positive, positive_integer, samples
 
 
@@ -109,20 +110,20 @@ class Standardisation(eqx.Module):
         return -jnp.sum(jnp.log(self.std))
 
     def _checked(self, x: Any) -> Array:
+        x = as_float(x, "x")
         if x.ndim == 0 or x.shape[-1] != self.dim:
             raise ValueError(f"`x` must have shape (..., {self.dim}), got {x.shape}.")
-        return jnp.asarray(x)
+        return x
 
 
 def _host(points: Any) -> tuple[np.ndarray, np.dtype]:
     """Points in float64 on the host, and the dtype in which programs will see them."""
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite: refused
-        seen = samples(points, "points")
+    seen = samples(points, "points")
     if seen.ndim != 2:
         raise ValueError(f"`points` must have shape (N, D), got {seen.shape}.")
     if not is_concrete(seen):
         raise ValueError("`points` must be concrete, got an array traced by jit, vmap or grad.")
-    return np.asarray(points, dtype=np.float64), np.dtype(seen.dtype)
+    return real_array(points, "`points`").astype(np.float64), np.dtype(seen.dtype)
 
 
 def _check_resolution(mean: np.ndarray, std: np.ndarray, dtype: np.dtype) -> None:

@@ -41,7 +41,7 @@ def dequantise(
     References:
         Theis, van den Oord, Bethge, *A note on the evaluation of generative models*, 1511.01844.
     """
-    points = as_float(points)
+    points = as_float(points, "points")
     width = positive(width, "width").astype(points.dtype)
     if width.ndim != 0:
         raise ValueError(f"`width` must be a number, got shape {width.shape}.")

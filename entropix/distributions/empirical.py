@@ -57,7 +57,7 @@ class Empirical(AbstractDistribution):
     def denoise(
         self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
     ) -> Float[Array, " dim"]:
-        exact_shape(y, (self.dim,), "y")
+        y = exact_shape(y, (self.dim,), "y")
         return matmul(self.diffused(process, s).responsibilities(y), self.points)
 
     def entropy_field(
@@ -95,12 +95,12 @@ class SmoothedEmpirical(AbstractDistribution):
 
     def responsibilities(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch n"]:
         """Posterior probabilities of the points; the nearest one's is 1 where `std` is 0."""
-        trailing_shape(x, (self.dim,), "x")
+        x = trailing_shape(x, (self.dim,), "x")
         return jax.nn.softmax(self._exponents(x), axis=-1)
 
     @eqx.filter_jit
     def log_prob(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
-        trailing_shape(x, (self.dim,), "x")
+        x = trailing_shape(x, (self.dim,), "x")
         nearest = jnp.min(jnp.sum(((x[..., None, :] - self.centres) / self.std) ** 2, -1), -1)
         normaliser = self.dim * (jnp.log(2 * jnp.pi) / 2 + jnp.log(self.std))
         mixing = jax.nn.logsumexp(self._exponents(x), axis=-1) - jnp.log(self.centres.shape[0])
@@ -108,6 +108,7 @@ class SmoothedEmpirical(AbstractDistribution):
 
     @eqx.filter_jit
     def score(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+        x = trailing_shape(x, (self.dim,), "x")
         return (matmul(self.responsibilities(x), self.centres) - x) / self.std**2
 
     def diffused(self, process: AbstractGaussianProcess, s: RealScalarLike) -> "SmoothedEmpirical":
@@ -118,7 +119,7 @@ class SmoothedEmpirical(AbstractDistribution):
     def denoise(
         self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
     ) -> Float[Array, " dim"]:
-        exact_shape(y, (self.dim,), "y")
+        y = exact_shape(y, (self.dim,), "y")
         marginal = self.diffused(process, s)
         gain = process.scale(s) * (self.std / marginal.std) ** 2
         centre = matmul(marginal.responsibilities(y), self.centres)
@@ -127,7 +128,7 @@ class SmoothedEmpirical(AbstractDistribution):
     def entropy_field(
         self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
     ) -> Float[Array, " dim"]:
-        exact_shape(y, (self.dim,), "y")
+        y = exact_shape(y, (self.dim,), "y")
         marginal = self.diffused(process, s)
         scale = process.scale(s)
         pull = process.equilibrium_precision(s) * scale * self.std**2

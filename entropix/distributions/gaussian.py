@@ -79,7 +79,7 @@ class Gaussian(AbstractDistribution):
 
     @eqx.filter_jit
     def log_prob(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
-        trailing_shape(x, (self.dim,), "x")
+        x = trailing_shape(x, (self.dim,), "x")
         centred = (x - self.mean).reshape(-1, self.dim).T
         solved = spd_solve(self.covariance, self.eigenvalues, self.eigenvectors, centred)
         log_det = spd_log_det(self.covariance, self.eigenvalues, self.eigenvectors)
@@ -88,7 +88,7 @@ class Gaussian(AbstractDistribution):
 
     @eqx.filter_jit
     def score(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
-        trailing_shape(x, (self.dim,), "x")
+        x = trailing_shape(x, (self.dim,), "x")
         centred = (x - self.mean).reshape(-1, self.dim).T
         solved = spd_solve(self.covariance, self.eigenvalues, self.eigenvectors, centred)
         return -solved.T.reshape(x.shape)
@@ -106,7 +106,7 @@ class Gaussian(AbstractDistribution):
     def denoise(
         self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
     ) -> Float[Array, " dim"]:
-        exact_shape(y, (self.dim,), "y")
+        y = exact_shape(y, (self.dim,), "y")
         marginal = self.diffused(process, s)
         scale = process.scale(s)
         return self.mean - scale * matmul(self.covariance, marginal.score(y))
@@ -114,7 +114,7 @@ class Gaussian(AbstractDistribution):
     def entropy_field(
         self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
     ) -> Float[Array, " dim"]:
-        exact_shape(y, (self.dim,), "y")
+        y = exact_shape(y, (self.dim,), "y")
         marginal = self.diffused(process, s)
         scale = process.scale(s)
         pull = process.equilibrium_precision(s) * scale * matmul(self.covariance, y)

@@ -34,7 +34,7 @@ class IsotropicGaussian(AbstractPrior):
 
     @eqx.filter_jit
     def log_prob(self, y: Array) -> Array:
-        trailing_shape(y, self.shape, "y")
+        y = trailing_shape(y, self.shape, "y")
         axes = tuple(range(y.ndim - len(self.shape), y.ndim))
         size = math.prod(self.shape)
         quadratic = jnp.sum((y / self.std) ** 2, axis=axes)

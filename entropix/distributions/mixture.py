@@ -97,7 +97,7 @@ class GaussianMixture(AbstractDistribution):
 
     def _joint(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch k"]:
         """`log w_k + log N(x; m_k, s_k^2)`."""
-        trailing_shape(x, (self.dim,), "x")
+        x = trailing_shape(x, (self.dim,), "x")
         z = (x[..., None, :] - self.means) / self.stds
         log_det = jnp.sum(jnp.log(self.stds), axis=-1)
         constant = self.dim / 2 * jnp.log(2 * jnp.pi)
@@ -114,7 +114,7 @@ class GaussianMixture(AbstractDistribution):
 
     @eqx.filter_jit
     def score(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
-        trailing_shape(x, (self.dim,), "x")
+        x = trailing_shape(x, (self.dim,), "x")
         fields = (self.means - x[..., None, :]) / self.stds**2
         return jnp.sum(self.responsibilities(x)[..., None] * fields, axis=-2)
 
@@ -129,7 +129,7 @@ class GaussianMixture(AbstractDistribution):
     def denoise(
         self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
     ) -> Float[Array, " dim"]:
-        exact_shape(y, (self.dim,), "y")
+        y = exact_shape(y, (self.dim,), "y")
         marginal = self.diffused(process, s)
         gain = process.scale(s) * (self.stds / marginal.stds) ** 2
         posterior_means = self.means + gain * (y - marginal.means)
@@ -138,7 +138,7 @@ class GaussianMixture(AbstractDistribution):
     def entropy_field(
         self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
     ) -> Float[Array, " dim"]:
-        exact_shape(y, (self.dim,), "y")
+        y = exact_shape(y, (self.dim,), "y")
         marginal = self.diffused(process, s)
         scale = process.scale(s)
         gain = process.equilibrium_gain(s)

@@ -149,7 +149,9 @@ def forward_times(process: AbstractProcess, num_steps: int, variance: Any = 1.0)
     `variance` is that of the data, and zero stands for unknown.
     """
     if isinstance(process, AbstractGaussianProcess):
-        variance = checked(as_float(variance), "variance", lambda v: v < np.inf, "finite")
+        variance = checked(
+            as_float(variance, "variance"), "variance", lambda v: v < np.inf, "finite"
+        )
     return _default_times(process, variance, num_steps)
 
 

@@ -76,7 +76,7 @@ def make_plan(
     elif save is None:
         save = "end"
     else:
-        save = as_float(save)
+        save = as_float(save, "save")
         if save.ndim != 1 or save.shape[0] < 1:
             raise ValueError(f"`save` must have shape (K,) with K >= 1, got {save.shape}.")
     return Plan(
@@ -116,7 +116,7 @@ def flow_solver(solver: Any, controller: Any, *, straight: bool = False) -> Any:
 
 def check_times(times: Any, process: AbstractProcess, *, falling: bool) -> Array:
     """Times of the process to step through, in the direction of the solve."""
-    times = as_float(times)
+    times = as_float(times, "times")
     if times.ndim != 1 or times.shape[0] < 2:
         raise ValueError(f"`times` must have shape (n,) with n >= 2, got {times.shape}.")
     if not is_concrete((times, process.t0, process.t1)):

@@ -249,7 +249,7 @@ def _from_noise(process: AbstractGaussianProcess, times: Any) -> bool:
     """Whether the solve starts in pure noise, where it is known."""
     if times is None or not process.ends_in_noise:
         return process.ends_in_noise
-    first = as_float(times).reshape(-1)[:1]
+    first = as_float(times, "times").reshape(-1)[:1]
     return is_concrete((first, process.t1)) and bool(jnp.any(first >= process.t1))
 
 

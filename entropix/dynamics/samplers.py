@@ -214,7 +214,7 @@ class EDMHeun(AbstractSampler):
     ):
         self.churn = _not_negative(finite(churn, "churn", shape=()), "churn")
         self.churn_min = _not_negative(finite(churn_min, "churn_min", shape=()), "churn_min")
-        self.churn_max = _not_negative(as_float(churn_max), "churn_max")
+        self.churn_max = _not_negative(as_float(churn_max, "churn_max"), "churn_max")
         self.churn_noise = _not_negative(
             finite(churn_noise, "churn_noise", shape=()), "churn_noise"
         )

@@ -43,7 +43,7 @@ class Trajectory(eqx.Module):
         if self.interpolation is None:
             raise ValueError("`dense` must be True in the solve for `evaluate` to interpolate.")
         coordinates, interpolation = self.interpolation
-        s = as_float(s)
+        s = as_float(s, "s")
         if s.ndim != 0:
             raise ValueError(f"`s` must be one time (use jax.vmap for more), got shape {s.shape}.")
         state, outside = _interpolated(coordinates, interpolation, s)

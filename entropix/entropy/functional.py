@@ -240,7 +240,7 @@ def estimate_integral(
         )
     cutoff = check_cutoff(integrand, cutoff)
     if times is not None:
-        times = _check_times(as_float(times), gaussian_process(integrand))
+        times = _check_times(as_float(times, "times"), gaussian_process(integrand))
     plan = _plan(integrand, num_evaluations, num_times, control_variate, chunk_size)
     measured = _measure(integrand, data, condition, cutoff, times, proposal, key, plan)
     curve = check_ends(

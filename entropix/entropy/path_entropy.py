@@ -172,7 +172,7 @@ def path_entropy(
     before = log_density(log_p0, model, first, "log_p0")
     after = log_density(log_pT, model, last, "log_pT")
     if save is not None and not isinstance(save, str) and is_concrete((save, last)):
-        host = np.asarray(save, np.asarray(last).dtype).reshape(-1)
+        host = np.asarray(as_float(save, "save"), np.asarray(last).dtype).reshape(-1)
         save = host if host.size and host[-1] == last else np.append(host, last)
     trajectory = solve_forward(
         process,
@@ -229,7 +229,7 @@ def log_density(given: Any, model: Any, s: Any, name: str) -> Callable[[Array], 
         return functools.partial(_log_prob, distribution, model.process, s)
 
     def evaluate(states: Array) -> Array:
-        values = jnp.asarray(given(states) if callable(given) else given)
+        values = as_float(given(states) if callable(given) else given, name)
         if values.shape != states.shape[:1]:
             raise ValueError(
                 f"`{name}` must be or return one value for each of {states.shape[0]} states, "

@@ -56,7 +56,7 @@ def constant_speed(
     if not isinstance(process, AbstractProcess):
         raise ValueError(f"`process` must be a process, got {type(process).__name__}.")
     if isinstance(rate, tuple):
-        times, rates = (as_float(part) for part in rate)
+        times, rates = (as_float(part, "rate") for part in rate)
         if times.ndim != 1 or times.shape != rates.shape:
             raise ValueError(
                 "`rate` must be a pair of arrays of one shape (k,), "
@@ -66,8 +66,8 @@ def constant_speed(
     elif callable(rate):
         speed = rate if isinstance(rate, AbstractSpeed) else None
         inner = _inner_times(process, speed, num_times)
-        rates = rate(inner) if speed is None else speed.rate(gaussian(process), inner)
-        times, rates = _with_ends(process, inner, as_float(rates))
+        rates = rate(inner) if speed is None else speed.rate(gaussian(process), inner)  # pyright: ignore[reportArgumentType]
+        times, rates = _with_ends(process, inner, as_float(rates, "rate"))
     else:
         raise ValueError(
             "`rate` must be an objective that is a speed, a function of times, or a pair of "

@@ -37,7 +37,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import Key, RealLike, RealScalarLike, inner, squared_norm
+from entropix._core.arrays import Key, RealLike, RealScalarLike, as_float, inner, squared_norm
 from entropix._core.checks import choice
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 
@@ -72,6 +72,7 @@ def denoising_loss(
     References:
         Neural Entropy, arXiv 2409.03817.
     """
+    x, z = as_float(x, "x"), as_float(z, "z")
     std, field, rest = _parts(model, s, x, z, condition, key)
     return squared_norm(std * field + rest)
 
@@ -91,6 +92,7 @@ def relative_denoising_loss(
 
     Args: as `denoising_loss`.
     """
+    x, z = as_float(x, "x"), as_float(z, "z")
     std, difference, rest = _parts(model, s, x, z, condition, key)
     process = model.process
     if not process.is_finite:

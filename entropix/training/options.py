@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from entropix._core.arrays import Key, as_float
+from entropix._core.arrays import Key, as_float, as_number
 from entropix._core.checks import checked, choice, on_host, positive_integer, samples
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix._core.mesh import DATA, axis_size, check_mesh
@@ -144,11 +144,15 @@ class Options:
                     f"got {self.learning_rate!r}."
                 )
         if clip is not None:
-            clip = checked(as_float(clip), "gradient_clip", lambda v: v > 0, "positive")
+            clip = checked(
+                as_float(clip, "gradient_clip"), "gradient_clip", lambda v: v > 0, "positive"
+            )
             clip = RelativeClip(clip) if on_host(clip) < np.inf else None
         decay = self.ema_decay
         if decay is not None:
-            decay = checked(as_float(decay), "ema_decay", lambda v: (v >= 0) & (v < 1), "in [0, 1)")
+            decay = checked(
+                as_float(decay, "ema_decay"), "ema_decay", lambda v: (v >= 0) & (v < 1), "in [0, 1)"
+            )
         shell, _, _ = split_model(model)
         return Setup(shell, objective, optimiser, rate, clip, decay, self.batch_size)
 
@@ -232,10 +236,10 @@ def check_data(
             f"`{name}` must have shape (num_samples, {', '.join(map(str, model.shape))}) to fit "
             f"`model`, got {data.shape}."
         )
-    condition = jax.tree.map(jnp.asarray, condition)
+    which = "condition" if name == "data" else f"{name}_condition"
+    condition = jax.tree.map(lambda leaf: as_number(leaf, which), condition)
     for leaf in jax.tree.leaves(condition):
         if leaf.ndim == 0 or leaf.shape[0] != data.shape[0]:
-            which = "condition" if name == "data" else f"{name}_condition"
             raise ValueError(
                 f"`{which}` must have a leading axis of {data.shape[0]}, one entry for each sample "
                 f"of `{name}`, got shape {leaf.shape}."

@@ -116,7 +116,9 @@ def schroedinger_bridge(
         )
     if ema_decay is not None:
         allowed = "in [0, 1)"
-        ema_decay = checked(as_float(ema_decay), "ema_decay", lambda v: (v >= 0) & (v < 1), allowed)
+        ema_decay = checked(
+            as_float(ema_decay, "ema_decay"), "ema_decay", lambda v: (v >= 0) & (v < 1), allowed
+        )
     rate = learning_rate if callable(learning_rate) else WarmupCosine(learning_rate, options.steps)
 
     pair_key, network_key, key = jax.random.split(key, 3)

@@ -13,7 +13,7 @@ import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import Key
+from entropix._core.arrays import Key, as_float
 from entropix._core.checks import positive_integer, prng_key
 from entropix._core.estimate import format_with_error
 from entropix._core.precision import full_precision
@@ -53,7 +53,9 @@ class WassersteinNull(eqx.Module):
 
         That of a permutation test where the null was taken of both samples, concatenated.
         """
-        given = distance.value if isinstance(distance, Wasserstein) else jnp.asarray(distance)
+        given = (
+            distance.value if isinstance(distance, Wasserstein) else as_float(distance, "distance")
+        )
         above = jnp.sum(self.values >= given[..., None], axis=-1)
         return (above + 1) / (self.values.shape[-1] + 1)
 

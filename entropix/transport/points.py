@@ -10,7 +10,7 @@ from entropix._core.checks import samples
 
 def as_points(x: Any, name: str, *, like: Array | None = None) -> Float[Array, "n dim"]:
     """Samples as points: trailing axes flattened, numbers taken as points on a line."""
-    array = as_float(x)
+    array = as_float(x, name)
     if array.ndim == 1:
         array = array[:, None]
     array = samples(array, name, minimum=1)

@@ -33,8 +33,8 @@ NAN, INF = float("nan"), float("inf")
         ([1, 2.5], jnp.float32),
         (np.float64(1.5), jnp.float32),
         (np.arange(3), jnp.float32),
-        (np.float16(1.5), jnp.float16),
-        (jnp.asarray(1.5, jnp.bfloat16), jnp.bfloat16),
+        (np.float16(1.5), jnp.float32),
+        (jnp.asarray(1.5, jnp.bfloat16), jnp.float32),
         (jnp.asarray(1.5), jnp.float32),  # weakly typed
     ],
 )

@@ -236,7 +236,7 @@ def state(n=2):
         (lambda: ex.MuellerBrown()(state(3)), r"`y` must have the shape \(2,\)"),
         (lambda: ex.QuarticLattice(float("nan"), 1.0), "`mass_squared` must be finite"),
         (lambda: ex.QuarticLattice(1.0, -1.0), "`coupling` must be zero or positive"),
-        (lambda: ex.RotatingForce("fast"), "`strength` must be numeric"),
+        (lambda: ex.RotatingForce("fast"), "`strength` must hold real numbers"),
         (lambda: ex.RotatingForce(1.0, (1, 1)), "`plane` must be two different axes"),
         (lambda: ex.RotatingForce(1.0, (0, 1, 2)), "`plane` must be two different axes"),
         (lambda: ex.RotatingForce(1.0, 3), "`plane` must be two different axes"),
