@@ -179,13 +179,7 @@ def _on_host(x: Any, subject: str) -> tuple[np.ndarray, np.ndarray]:
         bad = [entry for entry in host.flat if not isinstance(entry, _REAL)][:1]
         if bad:
             raise ValueError(f"{subject} must hold real numbers, got {_shown(bad[0])}.")
-        try:
-            host = host.astype(np.float64)
-        except OverflowError as error:
-            raise ValueError(
-                f"{subject} must be at most {np.finfo(np.float64).max:.2g} in magnitude, "
-                f"got an integer of more than 308 digits."
-            ) from error
+        host = _floats(host, subject)
     if isinstance(given, bytearray):
         raise ValueError(f"{subject} must hold real numbers, got a bytearray.")
     check_real(host.dtype, subject)
@@ -229,7 +223,8 @@ def _check_range(given: np.ndarray, converted: np.ndarray, subject: str) -> None
     """Refuse what `converted` does not hold of `given`; its other differences are rounding."""
     if given.size == 0 or converted.dtype == given.dtype:
         return
-    remedy = "" if jax.config.jax_enable_x64 else f": {_X64}, for float64"
+    wide = jax.config.jax_enable_x64 or converted.dtype == np.float64
+    remedy = "" if wide else f": {_X64}, for float64"
     if not jnp.issubdtype(converted.dtype, np.floating):
         if given.dtype.kind in "iu" and (given != converted).any():
             bad = given[given != converted].flat[0]
@@ -243,7 +238,7 @@ def _check_range(given: np.ndarray, converted: np.ndarray, subject: str) -> None
             _check_distinct(given, converted, subject, remedy)
         if given.dtype.kind != "O":
             return
-        given = np.asarray(given, np.float64)
+        given = _floats(given, subject)
     if converted.dtype.itemsize >= given.dtype.itemsize:
         return
     limits = np.finfo(converted.dtype)
@@ -259,6 +254,16 @@ def _check_range(given: np.ndarray, converted: np.ndarray, subject: str) -> None
             f"{subject} must be zero or at least {limits.tiny:.2g} in magnitude in "
             f"{converted.dtype}, got {given[given != 0].flat[0]:.6g}{remedy}."
         )
+
+
+def _floats(objects: np.ndarray, subject: str) -> np.ndarray:
+    try:
+        return objects.astype(np.float64)
+    except OverflowError as error:
+        raise ValueError(
+            f"{subject} must be at most {np.finfo(np.float64).max:.2g} in magnitude, "
+            f"got an integer of more than 308 digits."
+        ) from error
 
 
 def _check_distinct(

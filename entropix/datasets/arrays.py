@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from entropix._core.files import check_npy
+from entropix._core.memory import check_fits
 from entropix.datasets.files import Raw, quoted, reading
 
 
@@ -19,9 +21,12 @@ def read_npy(path: Path) -> Raw:
         ValueError: if the file is damaged, truncated, or holds Python objects.
     """
     _check_magic(path, NPY_MAGIC, "a NumPy .npy file")
-    with reading(path, "a NumPy .npy file of numbers"):
-        # Mapping compares the size of the file with its header before any memory is taken.
-        return Raw(np.array(np.load(path, mmap_mode="r", allow_pickle=False)))
+    expected = "a NumPy .npy file of numbers"
+    with reading(path, expected), path.open("rb") as file:
+        size = check_npy(file, path.stat().st_size)
+    check_fits(size, quoted(path), "an array")
+    with reading(path, expected):
+        return Raw(np.load(path, allow_pickle=False))
 
 
 def read_npz(path: Path, array: str | None, labels: str | None = None) -> Raw:
@@ -55,6 +60,13 @@ def read_npz(path: Path, array: str | None, labels: str | None = None) -> Raw:
         array = others[0]
     if array not in names:
         raise ValueError(f"`array` must name one array of {quoted(path)}: {listed}; got {array!r}.")
+    size = 0
+    with reading(path, expected), zipfile.ZipFile(path) as archive:
+        for name in {array, labels} - {None}:
+            member = archive.getinfo(f"{name}.npy")
+            with archive.open(member) as file:
+                size += check_npy(file, member.file_size)
+    check_fits(size, quoted(path), "arrays")
     with reading(path, expected), np.load(path, allow_pickle=False) as archive:
         given = None if labels is None else np.asarray(archive[labels])
         return Raw(np.asarray(archive[array]), labels=given)

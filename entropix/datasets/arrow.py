@@ -11,13 +11,15 @@ What one example is follows from the types of the columns:
 
 import dataclasses
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from entropix._core.memory import check_fits
 from entropix.datasets.files import needed
-from entropix.datasets.images import pixels
+from entropix.datasets.images import decoded, pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +60,13 @@ class Layout:
         Raises:
             ValueError: if a column is not there, or it is not clear what makes up the example.
         """
-        kinds = {field.name: _kind(field.type) for field in schema}
-        listed = ", ".join(repr(name) for name in kinds)
+        # What pandas keeps beside the columns to number the rows is no column of data.
         label = label if label is None or isinstance(label, str) else tuple(label)
         given = _names(label)
+        asked = {*given, *(columns if isinstance(columns, list | tuple) else (columns,))}
+        index = _index_columns(schema) - asked
+        kinds = {field.name: _kind(field.type) for field in schema if field.name not in index}
+        listed = ", ".join(repr(name) for name in kinds)
         if not set(given) <= set(kinds):
             raise ValueError(f"`label` must be a column of {subject}: {listed}; got {label!r}.")
         if not given and label is not None:
@@ -150,12 +155,15 @@ class Layout:
                 raise ValueError(f"{self._column} must hold an image for every sample, got none.")
             try:
                 with pillow.open(io.BytesIO(content) if content is not None else path) as image:
-                    loaded = image.copy()
+                    loaded = decoded(image)
             except Exception as error:  # as in `files.reading`: any parser, any damage
                 raise ValueError(
                     f"{self._column} must hold images, got one that cannot be read."
                 ) from error
             images.append(pixels(loaded, f"an image of {self._column}"))
+            if len(images) == 1:
+                size = 5 * images[0].size * len(column)
+                check_fits(size, self.subject, f"{len(column)} images")
         self._same({image.shape for image in images})
         return np.stack(images)
 
@@ -185,6 +193,16 @@ class Layout:
     @property
     def _column(self) -> str:
         return f"column {self.columns[0]!r} of {self.subject}"
+
+
+def _index_columns(schema: Any) -> set[str]:
+    """The columns in which pandas keeps the index of a table."""
+    found = {name for name in schema.names if re.fullmatch(r"__index_level_\d+__", name)}
+    try:
+        index = (schema.pandas_metadata or {}).get("index_columns", [])
+    except (AttributeError, TypeError, ValueError):  # damaged
+        return found
+    return found | {name for name in index if isinstance(name, str)}
 
 
 def _names(label: str | tuple[str, ...] | None) -> tuple[str, ...]:

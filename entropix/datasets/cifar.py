@@ -14,13 +14,19 @@ References:
     Krizhevsky, *Learning multiple layers of features from tiny images* (2009).
 """
 
+import contextlib
+import gzip
+import io
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from entropix._core.memory import readable
 from entropix.datasets.files import Raw, quoted, reading
+from entropix.datasets.idx import GZIP_MAGIC
 from entropix.datasets.pickles import read_pickle
 from entropix.datasets.splits import TRAIN_TEST, chosen
 
@@ -29,6 +35,7 @@ _PLANES = (3, 32, 32)
 _PIXELS = 3 * 32 * 32
 _FILES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
 _NAMES = tuple(name for names in _FILES.values() for name in names)
+_MOST = 2**26  # bytes of a file
 _ARCHIVES = (".tar.gz", ".tgz", ".tar")
 
 
@@ -68,7 +75,7 @@ def read_cifar(path: Path, split: str | None) -> Raw:
     parts = [read(contents[name + ending], path, name + ending) for name in wanted]
     rows, labels = (np.concatenate(halves) for halves in zip(*parts, strict=True))
     images = np.moveaxis(rows.reshape(-1, *_PLANES), 1, -1)
-    return Raw(np.ascontiguousarray(images), labels)
+    return Raw(np.ascontiguousarray(images), labels, channels="last")
 
 
 def _from_folder(path: Path, wanted: list[str]) -> dict[str, bytes]:
@@ -76,6 +83,7 @@ def _from_folder(path: Path, wanted: list[str]) -> dict[str, bytes]:
     for name in (name + ending for name in wanted for ending in ("", ".bin")):
         if (path / name).is_file():
             with reading(path, f"a folder of CIFAR-10 whose {name!r} can be read"):
+                _check_size((path / name).stat().st_size, name)
                 contents[name] = (path / name).read_bytes()
     return contents
 
@@ -84,13 +92,55 @@ def _from_archive(path: Path, wanted: list[str]) -> dict[str, bytes]:
     """The files in one pass, without writing any of them."""
     contents = {}
     names = {name + ending for name in wanted for ending in ("", ".bin")}
-    with reading(path, "a tar archive, gzipped or not"), tarfile.open(path) as archive:
+    with reading(path, "a tar archive, gzipped or not"), _opened(path) as archive:
         for member in archive:
             file = archive.extractfile(member) if member.isfile() else None
             name = Path(member.name).name
             if file is not None and name in names:
+                _check_size(member.size, name)
                 contents[name] = file.read()
     return contents
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    with path.open("rb") as raw:
+        zipped = raw.read(2) == GZIP_MAGIC
+        raw.seek(0)
+        plain = gzip.GzipFile(fileobj=raw) if zipped else raw
+        with tarfile.open(fileobj=_Bounded(plain), mode="r:") as archive:
+            yield archive
+
+
+class _Bounded(io.BufferedIOBase):
+    """A file of which no more is read at once than a file of CIFAR-10 has.
+
+    What is gzipped may unpack to a thousand times its size, and a tar archive may claim a name or
+    a comment of any length.
+    """
+
+    def __init__(self, file: Any):
+        self._file = file
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        _check_size(_MOST + 1 if size is None or size < 0 else size, "a part")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def _check_size(size: int, name: str) -> None:
+    """Refuse what is longer than the files of CIFAR-10, 31 MB each.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if size > _MOST:
+        raise ValueError(f"{name!r} must have at most {readable(_MOST)}, got {readable(size)}")
 
 
 def _binary(content: bytes, path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:

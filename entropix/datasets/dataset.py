@@ -18,8 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from entropix._core.arrays import real_array, rounded
 from entropix._core.checks import choice
 from entropix._core.interfaces import AbstractDistribution
+from entropix.datasets.pixels import channels_last, grey_levels
 
 
 KINDS = ("table", "image", "points")
@@ -41,6 +43,7 @@ class Dataset:
         columns: D names, or None.
         distribution: the exact distribution that the points were drawn from, or None if unknown.
         source: the file, or where the data come from; errors name it.
+        notes: what was assumed about them as they were read, a sentence each.
 
     Raises:
         ValueError: on a wrong shape, fewer than two samples, entries that are not finite numbers,
@@ -56,11 +59,12 @@ class Dataset:
     columns: tuple[str, ...] | None = None
     distribution: AbstractDistribution | None = None
     source: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self):
         subject = repr(self.source) if self.source else "`points`"
         choice(self.kind, "kind", KINDS)
-        points = _floating(np.asarray(self.points), subject)
+        points = _floating(self.points, subject)
         if points.ndim != 2 or 0 in points.shape[1:]:
             raise ValueError(f"{subject} must have shape (N, D), got shape {points.shape}.")
         n, dim = points.shape
@@ -90,6 +94,9 @@ class Dataset:
         labels: np.ndarray | None = None,
         columns: tuple[str, ...] | None = None,
         source: str = "",
+        levels: int | None = None,
+        channels: str = "auto",
+        notes: tuple[str, ...] = (),
     ) -> "Dataset":
         """A data set from an array of any rank from one to four, its kind inferred.
 
@@ -100,28 +107,44 @@ class Dataset:
         | (N, H, W), (N, H, W, C) | image | (H, W), (H, W, C) |
 
         Images of unsigned integers are quantised: uint8 to 256 levels, uint16 to 65536; bool to
-        2; other integers, none of them negative, to the largest value plus one.
+        2; other integers, none of them negative, to the largest value plus one. Floating values
+        are taken for continuous; `notes` says where they seem to be levels.
 
         Args:
-            array: real numbers, the samples along the first axis.
+            array: real numbers, the samples along the first axis; see [Data](../data.md).
             name: a short name.
             kind: overrides the inferred kind.
             labels: shape (N,).
             columns: D names.
             source: what errors name; the default is the argument `points`.
+            levels: of images, their number L of grey levels. The values are 0 ... L - 1, or these
+                divided by L - 1, or 2k/(L - 1) - 1, and become 0 ... L - 1. None: as above.
+            channels: of images of four axes, whether (N, H, W, C), `"last"`, or (N, C, H, W),
+                `"first"`, which is turned into the other; `"auto"`: the axis of 1, 3 or 4 entries.
+            notes: what was assumed before.
 
         Raises:
-            ValueError: as `Dataset`, or on a wrong rank.
+            ValueError: as `Dataset`, or on a wrong rank, or `levels` on which the values do not
+                lie.
         """
-        array = np.asarray(array)
         subject = repr(source) if source else "`points`"
+        array = real_array(array, subject)
         if not 1 <= array.ndim <= 4:
             raise ValueError(
                 f"{subject} must have between one and four axes, samples first, "
                 f"got shape {array.shape}."
             )
         inferred = ("points", "table", "image", "image")[array.ndim - 1]
-        kind = inferred if kind is None else kind
+        kind = inferred if kind is None else choice(kind, "kind", KINDS)
+        said: list[str | None] = [*notes]
+        if levels is not None and kind != "image":
+            raise ValueError(f"`levels` must be None unless `kind` is 'image', got {levels!r}.")
+        if kind == "image" and array.ndim == 4:
+            array, note = channels_last(array, channels, subject)
+            said.append(note)
+        if kind == "image":
+            array, levels, note = grey_levels(array, levels, subject)
+            said.append(note)
         n, *rest = array.shape
         shape = tuple(rest) or (1,)
         return cls(
@@ -129,10 +152,11 @@ class Dataset:
             name=name,
             shape=shape,
             kind=kind,
-            levels=_levels(array) if kind == "image" else None,
+            levels=levels,
             labels=labels,
             columns=columns,
             source=source,
+            notes=tuple(note for note in said if note is not None),
         )
 
     @property
@@ -155,6 +179,9 @@ class Dataset:
         if self.distribution is not None:
             text += f", drawn from a {type(self.distribution).__name__}"
         return text + ")"
+
+    def __str__(self) -> str:
+        return "\n".join([repr(self), *(f"  note: {note}" for note in self.notes)])
 
     def _column(self, index: int) -> str:
         return f"column {index}" if self.columns is None else f"column {self.columns[index]!r}"
@@ -209,13 +236,3 @@ def _floating(array: Any, subject: str) -> np.ndarray:
             and max(abs(int(array.min())), abs(int(array.max()))) > exact_in_float32
         )
     return rounded(array, np.float64 if wide else np.float32, subject)
-
-
-def _levels(array: np.ndarray) -> int | None:
-    if array.dtype.kind == "b":
-        return 2
-    if array.dtype in (np.uint8, np.uint16):
-        return int(np.iinfo(array.dtype).max) + 1
-    if array.dtype.kind in "iu" and array.size and array.min() >= 0:
-        return int(array.max()) + 1
-    return None

@@ -15,11 +15,17 @@ import numpy as np
 
 
 class Raw(NamedTuple):
-    """What a file holds: samples along the first axis, perhaps labels and names of columns."""
+    """What a file holds: samples along the first axis, perhaps labels and names of columns.
+
+    `channels` is where images have theirs, `"last"` where the format says so; `notes` is what was
+    assumed.
+    """
 
     array: np.ndarray
     labels: np.ndarray | None = None
     columns: tuple[str, ...] | None = None
+    channels: str = "auto"
+    notes: tuple[str, ...] = ()
 
 
 def quoted(path: Path) -> str:

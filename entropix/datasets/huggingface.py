@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from entropix._core.files import check_regular
+from entropix._core.memory import check_fits
 from entropix.datasets.arrow import Layout
 from entropix.datasets.files import Raw, needed, quoted, reading
 from entropix.datasets.splits import chosen
@@ -37,6 +39,8 @@ def open_huggingface(source: Path | str, split: str | None) -> Any:
     """
     hf = needed("datasets", "reading a Hugging Face dataset", "datasets", "streams")
     if isinstance(source, Path):
+        for file in source.rglob("*"):
+            check_regular(file, quoted(file))
         with reading(source, "a Hugging Face dataset saved by save_to_disk"):
             found = hf.load_from_disk(str(source))
     else:
@@ -97,13 +101,19 @@ def read_huggingface(
             table = rows[start : start + _ROWS]
             table.validate(full=True)
         examples.append(chosen_columns.examples(table))
+        if start == 0:
+            size = 5 * examples[0].nbytes * len(rows) // len(examples[0])
+            check_fits(size, subject, f"{len(rows)} samples")
         labels.append(chosen_columns.labels(table))
     shapes = {part.shape[1:] for part in examples}
     if len(shapes) > 1:
         raise ValueError(f"{subject} must hold examples of one size, got {sorted(shapes)[:3]}.")
     named = chosen_columns.columns if chosen_columns.kind == "table" else None
     return Raw(
-        np.concatenate(examples), None if label is None else np.concatenate(labels), columns=named
+        np.concatenate(examples),
+        None if label is None else np.concatenate(labels),
+        columns=named,
+        channels="last" if chosen_columns.kind == "image" else "auto",
     )
 
 

@@ -5,7 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from entropix._core.memory import check_fits
 from entropix.datasets.files import Raw, needed, quoted, reading
+
+
+_MOST_PIXELS = 2**26
 
 
 def read_folder(path: Path) -> Raw:
@@ -41,6 +45,7 @@ def read_folder(path: Path) -> Raw:
     files = direct or [file for _, file in nested]
     pillow = needed("PIL.Image", "reading .png", "pillow", "data")
     first = _read_png(files[0], pillow)
+    check_fits(5 * len(files) * first.size, quoted(path), f"{len(files)} images")
     images = np.empty((len(files), *first.shape), np.uint8)
     for i, file in enumerate(files):
         image = _read_png(file, pillow) if i else first
@@ -50,7 +55,8 @@ def read_folder(path: Path) -> Raw:
                 f"got {image.shape}."
             )
         images[i] = image
-    return Raw(images, labels=np.array([name for name, _ in nested]) if nested else None)
+    labels = np.array([name for name, _ in nested]) if nested else None
+    return Raw(images, labels, channels="last")
 
 
 def _png_files(folder: Path) -> list[Path]:
@@ -63,8 +69,23 @@ def _png_files(folder: Path) -> list[Path]:
 
 def _read_png(path: Path, pillow: Any) -> np.ndarray:
     with reading(path, "a PNG image"), pillow.open(path, formats=["PNG"]) as image:
-        loaded = image.copy()
+        loaded = decoded(image)
     return pixels(loaded, quoted(path))
+
+
+def decoded(image: Any) -> Any:
+    """The opened image with its pixels, which may be a thousand times as large as its file.
+
+    Raises:
+        ValueError: if its header claims more pixels than a sample can be expected to have.
+    """
+    width, height = image.size
+    if width * height > _MOST_PIXELS:
+        raise ValueError(
+            f"its header claims {width} x {height} pixels, of which a sample may have "
+            f"{_MOST_PIXELS}"
+        )
+    return image.copy()
 
 
 def pixels(image: Any, subject: str) -> np.ndarray:

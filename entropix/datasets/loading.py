@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from entropix._core.arrays import Key
 from entropix._core.checks import choice
+from entropix._core.files import check_regular
 from entropix.datasets.arrays import read_npy, read_npz
 from entropix.datasets.cifar import is_cifar, read_cifar
 from entropix.datasets.dataset import KINDS, Dataset
@@ -21,13 +21,9 @@ from entropix.datasets.huggingface import PREFIX, is_huggingface, read_huggingfa
 from entropix.datasets.idx import read_idx
 from entropix.datasets.images import read_folder
 from entropix.datasets.mnist import is_idx_folder, read_idx_folder
-from entropix.datasets.tables import read_csv, read_parquet
+from entropix.datasets.tables import read_csv, read_label_table, read_parquet
 
 
-_TABLES: dict[str, Callable[[Path, str | None], Raw]] = {
-    ".csv": read_csv,
-    ".parquet": read_parquet,
-}
 # train-images-idx3-ubyte, train-images.idx3-ubyte, x.idx, x.idx3, each with .gz or without.
 _IDX_NAME = re.compile(r".+([-.]idx\d?|ubyte)(\.gz)?", flags=re.IGNORECASE)
 _ALLOWED = (
@@ -45,6 +41,9 @@ def load(
     kind: str | None = None,
     labels: str | os.PathLike[str] | None = None,
     split: str | None = None,
+    levels: int | None = None,
+    channels: str = "auto",
+    keep_na: bool = False,
 ) -> Dataset:
     """Load an embedded data set, a file, or a data set of many files.
 
@@ -77,9 +76,15 @@ def load(
         split: of data that come in splits, `"train"`, `"test"`, any other that a Hugging Face
             dataset has, or `"all"` for all of them, one after the other. None: `"train"`, or the
             only one.
+        levels: of images, their number L of grey levels, see `Dataset.from_array`. None: that of
+            integers; floating values are taken for continuous, and a note says where they are not.
+        channels: of images of four axes, `"first"`, `"last"` or `"auto"`, see `Dataset.from_array`.
+        keep_na: of labels in a `.csv` file, whether NA, None, null and the like are labels as any
+            other; an empty field is a missing label all the same.
 
     Returns:
         The validated data set, in the units of its source: neither standardised nor dequantised.
+        What was assumed in reading them is in its `notes`, which `print` shows.
 
     Raises:
         ValueError: in one line, for an unknown name (with the nearest known one), a file that is
@@ -87,8 +92,17 @@ def load(
             for data that `Dataset` refuses.
     """
     if labels is not None and os.path.isfile(labels):
-        data = load(source, num_samples=num_samples, key=key, array=array, kind=kind, split=split)
-        return dataclasses.replace(data, labels=_labels_of(Path(labels)))
+        data = load(
+            source,
+            num_samples=num_samples,
+            key=key,
+            array=array,
+            kind=kind,
+            split=split,
+            levels=levels,
+            channels=channels,
+        )
+        return dataclasses.replace(data, labels=_labels_of(Path(labels), keep_na))
     if kind is not None:
         choice(kind, "kind", KINDS)
     text = source if isinstance(source, str) else ""
@@ -103,6 +117,7 @@ def load(
     if name is not None:
         _check_absent(array, "array", "unless the source is an .npz file", source)
         _check_absent(split, "split", "for data without splits", source)
+        _check_absent(levels, "levels", "for data whose levels are known", source)
         data = embedded(name, num_samples, key)
         _check_labels(labels, data.labels, data.source)
         if kind in (None, data.kind):
@@ -112,7 +127,8 @@ def load(
         raw = read_huggingface(text, split, array, _column_of_labels(labels))
         short, where = re.split(r"[:/]", text)[-1], text
     else:
-        raw = _read(path, array, labels, split)
+        check_regular(path, "`source`")
+        raw = _read(path, array, labels, split, keep_na)
         short, where = _name(path), str(path)
     return Dataset.from_array(
         raw.array,
@@ -121,6 +137,9 @@ def load(
         labels=raw.labels,
         columns=raw.columns,
         source=where,
+        levels=levels,
+        channels=raw.channels if channels == "auto" else channels,
+        notes=raw.notes,
     )
 
 
@@ -158,6 +177,7 @@ def _read(
     array: str | None = None,
     labels: str | os.PathLike[str] | None = None,
     split: str | None = None,
+    keep_na: bool = False,
 ) -> Raw:
     suffix = path.suffix.lower()
     if path.is_dir() and is_huggingface(path):
@@ -172,8 +192,10 @@ def _read(
         named = None if labels is None else os.fspath(labels)
         if suffix == ".npz" and not path.is_dir():
             return read_npz(path, array, named)
-        if suffix in _TABLES and not path.is_dir():
-            return _TABLES[suffix](path, named)
+        if suffix == ".csv" and not path.is_dir():
+            return read_csv(path, named, keep_na)
+        if suffix == ".parquet" and not path.is_dir():
+            return read_parquet(path, named)
         raw = _read_whole(path)
     _check_labels(labels, raw.labels, str(path))
     return raw
@@ -196,8 +218,10 @@ def _check_labels(wanted: str | os.PathLike[str] | None, given: Any, source: str
     raise ValueError(f"`labels` must be {allowed} for {source!r}, got {os.fspath(wanted)!r}.")
 
 
-def _labels_of(path: Path) -> np.ndarray:
+def _labels_of(path: Path, keep_na: bool) -> np.ndarray:
     """The labels that a file holds: one axis, or a second of size one."""
+    if path.suffix.lower() in (".csv", ".parquet"):
+        return read_label_table(path, keep_na)
     array = _read(path).array
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 

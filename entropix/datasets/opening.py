@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from entropix._core.arrays import check_unmasked
 from entropix._core.checks import positive_integer
+from entropix._core.files import check_regular
 from entropix.datasets.dataset import Dataset
 from entropix.datasets.files import quoted
 from entropix.datasets.huggingface import PREFIX, is_huggingface
@@ -46,6 +48,7 @@ def open_source(
         return ArraySource.of_dataset(source, label)
     if isinstance(source, np.ndarray):
         _refuse("an array", columns=columns, label=label, split=split, dtype=dtype)
+        check_unmasked(source, "`source`")
         return ArraySource(source, None, "`source`")
     text = os.path.expanduser(os.fspath(source))
     if isinstance(source, str) and text.startswith(PREFIX):
@@ -54,10 +57,15 @@ def open_source(
     path = Path(text)
     if not os.path.exists(text):
         raise ValueError(f"`source` must be {_ALLOWED} that exists, got {text!r}.")
+    check_regular(path, quoted(path))
     if path.is_dir() and is_huggingface(path):
         _refuse(text, dtype=dtype)
         return HuggingFaceSource(path, split, columns, label)
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = sorted(path.iterdir())
+        for file in files:
+            check_regular(file, quoted(file))
     if found := [file for file in files if file.suffix.lower() == ".parquet"]:
         _refuse(text, split=split, dtype=dtype)
         return ParquetSource(found, columns, label, positive_integer(cache_bytes, "cache_bytes"))

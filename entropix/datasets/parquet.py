@@ -14,9 +14,19 @@ from typing import Any
 
 import numpy as np
 
+from entropix._core.memory import check_fits
 from entropix.datasets.arrow import Layout
 from entropix.datasets.files import needed, quoted, reading
 from entropix.datasets.sources import AbstractSource
+
+
+def unpacked(group: Any) -> int:
+    """Bytes that a row group takes in memory, as its metadata has them.
+
+    Runs of equal values take next to nothing in the file, whatever their number.
+    """
+    columns = [group.column(i) for i in range(group.num_columns)]
+    return sum(max(column.total_uncompressed_size, 8 * column.num_values) for column in columns)
 
 
 class ParquetSource(AbstractSource):
@@ -43,14 +53,15 @@ class ParquetSource(AbstractSource):
         schema: Any = None
         for number, path in enumerate(paths):
             with reading(path, "a .parquet table"), self._parquet.ParquetFile(path) as file:
-                metadata, here = file.metadata, file.schema_arrow.remove_metadata()
-            if schema is not None and not here.equals(schema):
+                metadata, here = file.metadata, file.schema_arrow
+            if schema is not None and not here.equals(schema, check_metadata=False):
                 raise ValueError(
                     f"{quoted(path)} must have the columns and types of {quoted(paths[0])}."
                 )
             schema = here
             self._files.append((path, metadata))
             for group in range(metadata.num_row_groups):
+                check_fits(unpacked(metadata.row_group(group)), quoted(path), "a row group")
                 self._groups.append((number, group))
                 sizes.append(metadata.row_group(group).num_rows)
         self.subject = quoted(paths[0] if len(paths) == 1 else paths[0].parent)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from entropix._core.files import check_npy
 from entropix.datasets.dataset import Dataset
 from entropix.datasets.files import needed, quoted, reading
 from entropix.datasets.huggingface import layout, open_huggingface
@@ -82,7 +83,8 @@ class ArraySource(AbstractSource):
     @classmethod
     def of_npy(cls, path: Path) -> "ArraySource":
         """The array of a `.npy` file, mapped into memory."""
-        with reading(path, "a NumPy .npy file of numbers"):
+        with reading(path, "a NumPy .npy file of numbers"), path.open("rb") as file:
+            check_npy(file, path.stat().st_size)
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         return cls(mapped, None, quoted(path))
 

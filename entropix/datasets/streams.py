@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from entropix._core.arrays import check_real, rounded
 from entropix._core.checks import positive_integer
 from entropix.datasets.dataset import Dataset
 from entropix.datasets.files import needed
@@ -137,8 +138,7 @@ class _Stream(AbstractStream):
                 f"`shape` must have the size of one example of {source.subject}, of shape "
                 f"{source.shape}, got {shape}."
             )
-        if source.dtype.kind not in "biuf":
-            raise ValueError(f"{source.subject} must hold real numbers, got dtype {source.dtype}.")
+        check_real(source.dtype, source.subject)
         if dequantise and source.dtype.kind == "f":
             raise ValueError(
                 f"`dequantise` must be False for {source.subject}, whose numbers are {source.dtype}"
@@ -231,7 +231,7 @@ class _Stream(AbstractStream):
                 f"{self._source.subject} must hold examples of one shape, {self._source.shape}, "
                 f"got {stored.shape[1:]} among {_few(indices)}."
             )
-        points = stored.astype(self.dtype).reshape(-1, *self.shape)
+        points = rounded(stored, self.dtype, self._source.subject).reshape(-1, *self.shape)
         finite = np.isfinite(points)
         if not finite.all():
             bad = int(indices[np.argwhere(~finite)[0][0]])

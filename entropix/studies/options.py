@@ -21,6 +21,11 @@ class DataOptions:
     other name they have, or all; auto: train. --held-out divides what this leaves."""
     kind: Literal["auto", "table", "image", "points"] = "auto"
     """What the columns mean; auto: what the shape suggests."""
+    levels: int | None = None
+    """Grey levels L of images whose values are 0 ... L - 1, or these divided by L - 1; auto: known
+    for integers, and floating numbers are taken for continuous."""
+    channels: Literal["auto", "first", "last"] = "auto"
+    """Which axis of an image holds its channels; auto: the one of 1, 3 or 4 entries."""
     held_out: float = 0.2
     """Fraction of the samples kept from training, on which the headline numbers are measured."""
     dequantise: bool = True
@@ -46,6 +51,8 @@ class ConditionOptions:
     """Names of classes, or a number; auto: classes if they are text or take few values."""
     condition_dropout: float = 0.5
     """Share of the labels withheld in training: what the network learns of the data alone."""
+    keep_na: bool = False
+    """NA, None, null and the like in a .csv file are labels as any other, not missing ones."""
     shuffle_labels: bool = False
     """Deal the labels out at random (by the data seed): a control, which has no information."""
 

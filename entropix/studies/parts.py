@@ -82,6 +82,9 @@ def read_parts(
             kind=None if options.kind == "auto" else options.kind,
             labels=condition.condition,
             split=options.split,
+            levels=options.levels,
+            channels=options.channels,
+            keep_na=condition.keep_na,
         )
     given = make_condition(dataset.labels, condition, options.data_seed)
     dequantised = options.dequantise and dataset.levels is not None

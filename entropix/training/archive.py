@@ -18,6 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from entropix._core.files import check_npy, check_regular
+from entropix._core.memory import check_fits
+
 
 _HEADER = "header.json"
 FORMAT_VERSION = 1
@@ -131,8 +134,11 @@ def read_archive(path: Any, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
     """
     path = pathlib.Path(path)
     allowed = f"`path` must be an {kind}"
+    check_regular(path, "`path`")
+    check_fits(path.stat().st_size, "`path`", f"the file {path}")
     try:
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            _check_members(archive, path.stat().st_size)
             header = json.loads(archive.read(_HEADER))
             arrays = {
                 name.removesuffix(".npy"): np.lib.format.read_array(
@@ -157,7 +163,10 @@ def read_archive(path: Any, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
         NotImplementedError,
         RuntimeError,
     ) as error:
-        raise ValueError(f"{allowed}, got {path}, which is damaged or no such file.") from error
+        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        raise ValueError(
+            f"{allowed}, got {path}, which is damaged or no such file: {reason}."
+        ) from error
     if found != kind:
         raise ValueError(f"{allowed}, got {path}, which is an {found}.")
     if version != FORMAT_VERSION:
@@ -166,3 +175,23 @@ def read_archive(path: Any, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
             f"written by entropix {header.get('entropix')}."
         )
     return header, arrays
+
+
+def _check_members(archive: zipfile.ZipFile, size: int) -> None:
+    """Refuse what would take more memory than the file is long, before any of it is read.
+
+    Raises:
+        ValueError: if a member is compressed, members overlap, or the header of an array claims
+            more than there is.
+    """
+    members = archive.infolist()
+    stored = all(
+        member.compress_type == zipfile.ZIP_STORED and member.file_size == member.compress_size
+        for member in members
+    )
+    if not stored or sum(member.file_size for member in members) > size:
+        raise ValueError("its members are not stored as they are")
+    for member in members:
+        if member.filename != _HEADER:
+            with archive.open(member) as file:
+                check_npy(file, member.file_size)
