@@ -210,6 +210,22 @@ def test_an_unwritable_folder(capsys):
     assert_refused(capsys, "mixture2", "--out", "file", says="got the file")
 
 
+@pytest.mark.parametrize("out", ["x" * 300, "a/" * 3000, "nul\0", "", "/dev/null/out"])
+def test_an_impossible_folder(capsys, out):
+    for command, source in (("measure", "mixture2"), ("transport", None)):
+        words = [*([source, "--num-samples", 50] if source else []), "--out", out]
+        assert_refused(capsys, *words, says="`out` must be", command=command)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"steps"', "", '{"steps": []}'])
+def test_a_bad_configuration(capsys, content):
+    pathlib.Path("out").mkdir()
+    pathlib.Path("out/configuration.json").write_text(content)
+    for command, source in (("measure", "mixture2"), ("transport", None)):
+        words = [*([source, "--num-samples", 50] if source else []), "--out", "out", "--resume"]
+        assert_refused(capsys, *words, says="must be", command=command)
+
+
 def test_a_folder_with_contents(capsys):
     pathlib.Path("mine").mkdir()
     pathlib.Path("mine/thesis.tex").write_text("x")

@@ -9,8 +9,10 @@ or whether two do.
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from entropix.studies.files import CELLS
-from entropix.studies.folder import FolderError
+from entropix.studies.folder import FolderError, reason
 from entropix.training.archive import read_archive, write_archive
 
 
@@ -65,24 +67,6 @@ class Cells:
         """The results there are, in the order of the grid."""
         found = {name: self._read(name) for name in self.sizes}
         return {name: arrays for name, arrays in found.items() if arrays is not None}
-
-    def clear(self) -> None:
-        """Remove all cells.
-
-        Raises:
-            ValueError: if another process is working on one of them.
-        """
-        if not self.path.is_dir():
-            return
-        for lock in self.path.glob("*.lock"):
-            with self._claimed(lock.stem) as mine:
-                if not mine:
-                    raise ValueError(
-                        f"`overwrite` must wait until no process works on the run in "
-                        f"{str(self.path.parent)!r}, got one at work on {lock.stem}."
-                    )
-        for file in self.path.iterdir():
-            file.unlink()
 
     def compute(self, work: Callable[[Task], Arrays], *, progress: bool) -> None:
         """Compute every cell that is not there yet; returns when all are, whoever made them.
@@ -163,6 +147,8 @@ class Cells:
         """Whether the cell belongs to this process for the length of the block."""
         from filelock import FileLock, Timeout
 
+        if not self.path.is_dir():  # FileLock would make it
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
         lock = FileLock(self.path / f"{name}.lock")
         try:
             lock.acquire(blocking=False)
@@ -179,11 +165,11 @@ class Cells:
         try:
             yield
         except (OSError, NotImplementedError) as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            kept = sum(self._file(name).is_file() for name in self.sizes)
             raise FolderError(
                 f"the output folder {str(self.path.parent)!r} must be one that can be written to: "
-                f"{reason}; {len(self.finished())} of {len(self.sizes)} cells are kept, and "
-                "`--resume` computes the others."
+                f"{reason(error)}; {kept} of {len(self.sizes)} cells are kept, and `--resume` "
+                "computes the others."
             ) from error
 
 

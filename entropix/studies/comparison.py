@@ -14,7 +14,7 @@ from entropix.studies.curves import plot_divergence, plot_loss
 from entropix.studies.description import coordinates_text, cutoff_text, data_text
 from entropix.studies.files import DIVERGENCE, LOSS
 from entropix.studies.options import InformationOptions
-from entropix.studies.outputs import write_outputs
+from entropix.studies.outputs import models, write_outputs
 from entropix.studies.pair_estimates import (
     DIRECTIONS,
     STAGES,
@@ -59,12 +59,18 @@ def information(
     Raises:
         ValueError: in one line, before anything is trained or written, for whatever is wrong with
             the request.
+        FolderError: if the folder cannot be written to any more; `resume` takes the run up.
     """
     return run_information(prepare_information(first, second, options))
 
 
 def run_information(plan: InformationPlan) -> "xarray.Dataset":
     """Run a prepared comparison; what `information` does after its checks."""
+    with plan.run.folder.at_work():
+        return _run(plan)
+
+
+def _run(plan: InformationPlan) -> "xarray.Dataset":
     run = plan.run
     announce(run, _describe(plan, plan.cutoff))
     (points, sides), (held_out, held_out_sides) = plan.both("augmented"), plan.both("held_out")
@@ -83,7 +89,7 @@ def run_information(plan: InformationPlan) -> "xarray.Dataset":
         DIVERGENCE: partial(plot_divergence, record),
         LOSS: partial(plot_loss, record),
     }
-    write_outputs(run, fits, record, plots, partial(pair_report, record))
+    write_outputs(run, record, plots, partial(pair_report, record), models(run, fits))
     run.say(f"\n{text_table(record, rows)}\n")
     for note in _warnings(record):
         run.say(f"  {note}\n")

@@ -22,11 +22,12 @@ def schedule_file(name: str, seed: int) -> str:
     return f"schedule-{name}-{seed}.eqx"
 
 
-# What a killed run may leave half written, and what a new run may find of an earlier one.
-PARTS_OF_A_RUN = (f"{CHECKPOINT}.*.tmp", f"{RETRAINING}.*.tmp")
-OF_A_GRID = (RECORD, REPORT, EPOCHS, MATCHING, STORAGE, MEMORISATION)
-OF_A_RUN = (
+# What a killed run may leave half written, and all that a new one may find of an earlier one.
+PARTS_OF_A_STUDY = (f"{CHECKPOINT}.*.tmp", f"{RETRAINING}.*.tmp")
+OF_A_STUDY = (
     f"{CHECKPOINT}*",
+    f"{RETRAINING}*",
+    f"{CELLS}/*",
     RECORD,
     REPORT,
     DIVERGENCE,
@@ -37,7 +38,10 @@ OF_A_RUN = (
     SCHEDULES,
     PRICES,
     STEPS,
-    f"{RETRAINING}*",
+    EPOCHS,
+    MATCHING,
+    STORAGE,
+    MEMORISATION,
     model_file(0).replace("0", "[0-9]*"),
     "schedule-*.eqx",
 )

@@ -5,8 +5,6 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -17,7 +15,6 @@ from entropix._core.checks import positive, positive_integer
 from entropix._core.interfaces import AbstractGaussianProcess
 from entropix.models import EntropyMatching
 from entropix.studies.cells import Arrays, Cells, Task
-from entropix.studies.files import OF_A_GRID
 from entropix.studies.folder import OutputFolder
 from entropix.studies.options import OutputOptions
 from entropix.studies.run import versions
@@ -136,18 +133,26 @@ class Grid:
         Args:
             work: see `Cells.compute`.
             summarise: writes what cells come to, by name; there may be some missing.
-        """
-        try:
-            self.cells.compute(work, progress=not self.output.quiet)
-        except (KeyboardInterrupt, FloatingPointError):
-            if found := self.cells.finished():
-                summarise(found)
-            raise
-        return summarise(self.cells.finished())
 
-    def staged(self) -> AbstractContextManager[Path]:
-        """See `OutputFolder.summary`."""
-        return self.folder.summary()
+        Raises:
+            FolderError: if the folder cannot be written to, or was removed.
+        """
+
+        def checked(task: Task) -> Arrays:
+            self.folder.verify()
+            found = work(task)
+            self.folder.verify()
+            return found
+
+        with self.folder.at_work():
+            self.folder.verify()
+            try:
+                self.cells.compute(checked, progress=not self.output.quiet)
+            except (KeyboardInterrupt, FloatingPointError):
+                if found := self.cells.finished():
+                    summarise(found)
+                raise
+            return summarise(self.cells.finished())
 
     def attributes(self, finished: int) -> dict[str, Any]:
         """What a record says of the run."""
@@ -184,21 +189,14 @@ def prepare_grid(
         ValueError: in one line, whatever is wrong; nothing is left behind.
     """
     default = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "data"
-    folder = OutputFolder(f"entropix-{default}" if output.out is None else output.out)
+    folder = OutputFolder(f"entropix-{default}" if output.out is None else output.out, shared=True)
     folder.check(resume=output.resume, overwrite=output.overwrite)
     configuration = {**configuration, "versions": versions()}
-    cells = Cells(folder.path, sizes, configuration)
-
-    def clear() -> None:
-        cells.clear()
-        for name in OF_A_GRID:
-            (folder.path / name).unlink(missing_ok=True)
-
-    folder.share(configuration, resume=output.resume, overwrite=output.overwrite, clear=clear)
+    folder.claim(configuration, resume=output.resume, overwrite=output.overwrite)
     return Grid(
         output=output,
         folder=folder,
-        cells=cells,
+        cells=Cells(folder.path, sizes, configuration),
         command=tuple(word for word in command if word not in ("--resume", "--overwrite")),
         configuration=configuration,
     )

@@ -14,7 +14,7 @@ from entropix.studies.description import describe
 from entropix.studies.estimates import STAGES, Subject, measure_data, measure_truth
 from entropix.studies.files import ENTROPY, LOG_DENSITY, LOSS, SAMPLES
 from entropix.studies.options import MeasureOptions
-from entropix.studies.outputs import write_outputs
+from entropix.studies.outputs import models, write_outputs
 from entropix.studies.pictures import plot_log_density, plot_samples
 from entropix.studies.plan import MeasurePlan, prepare_measure
 from entropix.studies.record import SCHEMA
@@ -46,12 +46,18 @@ def measure(
     Raises:
         ValueError: in one line, before anything is trained or written, for whatever is wrong with
             the request.
+        FolderError: if the folder cannot be written to any more; `resume` takes the run up.
     """
     return run_measure(prepare_measure(source, options))
 
 
 def run_measure(plan: MeasurePlan) -> "xarray.Dataset":
     """Run a prepared measurement; what `measure` does after its checks."""
+    with plan.run.folder.at_work():
+        return _run(plan)
+
+
+def _run(plan: MeasurePlan) -> "xarray.Dataset":
     run, data = plan.run, plan.data
     announce(run, describe(plan, plan.cutoff))
     fits = run.train(
@@ -76,7 +82,7 @@ def run_measure(plan: MeasurePlan) -> "xarray.Dataset":
         LOG_DENSITY: partial(plot_log_density, record),
         LOSS: partial(plot_loss, record),
     }
-    write_outputs(run, fits, record, plots, partial(markdown_report, record))
+    write_outputs(run, record, plots, partial(markdown_report, record), models(run, fits))
     run.say(f"\n{text_table(record)}\n\n  written to {run.folder.path}{os.sep}")
     return record
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from entropix.studies.files import RECORD, REPORT, model_file
 from entropix.studies.grid import Grid
@@ -16,24 +16,27 @@ if TYPE_CHECKING:
 
 
 def write_outputs(
-    run: Run,
-    fits: EnsembleFit,
+    run: Run | Grid,
     record: "xarray.Dataset",
     plots: dict[str, Callable[[Path], None]],
     report: Callable[[list[str]], str],
+    modules: dict[str, Any] | None = None,
 ) -> None:
     """Write all files aside, then move them into the output folder.
 
     Args:
         run: where to.
-        fits: the models.
         record: what was measured.
         plots: functions that draw a figure into a file, by the name of the file.
         report: from the names of the figures to the report.
+        modules: models and processes, by the name of the file.
+
+    Raises:
+        FolderError: if the folder cannot be written to; what was there stays.
     """
     with run.folder.staged() as staging:
-        for i, seed in enumerate(run.seeds):
-            save(staging / model_file(seed), fits.member(i))
+        for name, module in (modules or {}).items():
+            save(staging / name, module)
         write_record(record, staging / RECORD)
         figures = list(plots) if run.output.plots else []
         for name in figures:
@@ -41,26 +44,6 @@ def write_outputs(
         (staging / REPORT).write_text(report(figures), encoding="utf-8")
 
 
-def write_summary(
-    grid: Grid,
-    record: "xarray.Dataset",
-    plots: dict[str, Callable[[Path], None]],
-    report: Callable[[list[str]], str],
-) -> None:
-    """Write what the cells of a grid come to, aside, then move it into the output folder.
-
-    Args:
-        grid: where to.
-        record: what was measured.
-        plots: functions that draw a figure into a file, by the name of the file.
-        report: from the names of the figures to the report.
-
-    Raises:
-        FolderError: if the folder cannot be written to.
-    """
-    with grid.staged() as staging:
-        write_record(record, staging / RECORD)
-        figures = list(plots) if grid.output.plots else []
-        for name in figures:
-            plots[name](staging / name)
-        (staging / REPORT).write_text(report(figures), encoding="utf-8")
+def models(run: Run, fits: EnsembleFit) -> dict[str, Any]:
+    """The trained models, by the names of their files."""
+    return {model_file(seed): fits.member(i) for i, seed in enumerate(run.seeds)}

@@ -4,6 +4,7 @@ The table below is the schema: the dimensions, the unit and the meaning of every
 holds those of them that were measured: what needs a known truth is absent without one.
 """
 
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,10 +165,22 @@ def _storable(value: Any) -> Any:
 
 
 def write_record(record: "xarray.Dataset", path: Path) -> None:
-    """Write NetCDF, the large arrays compressed."""
+    """Write NetCDF, the large arrays compressed.
+
+    HDF5 writes into memory: on a full disk it prints its errors and may end the process.
+
+    Raises:
+        OSError: if the file cannot be written.
+    """
+    import h5netcdf
+    from xarray.backends import H5NetCDFStore
+
     encoding = {
         name: {"zlib": True, "complevel": 4}
         for name, v in record.data_vars.items()
         if v.size > 1024
     }
-    record.to_netcdf(path, engine="h5netcdf", encoding=encoding)
+    memory = io.BytesIO()
+    with h5netcdf.File(memory, "w") as file:
+        record.dump_to_store(H5NetCDFStore(file), encoding=encoding)
+    path.write_bytes(memory.getbuffer())

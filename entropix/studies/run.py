@@ -6,11 +6,11 @@ that nothing is left behind by a request that is refused.
 
 import dataclasses
 import importlib.util
+import os
 import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import diffrax
@@ -24,7 +24,7 @@ from entropix._core.checks import positive, positive_integer
 from entropix._core.interfaces import AbstractGaussianProcess
 from entropix.models import EntropyMatching
 from entropix.studies.data import check_seed
-from entropix.studies.files import CHECKPOINT, OF_A_RUN, PARTS_OF_A_RUN
+from entropix.studies.files import CHECKPOINT
 from entropix.studies.folder import OutputFolder
 from entropix.studies.options import OutputOptions, ProcessOptions, TrainingOptions
 from entropix.studies.processes import make_process, process_parameters
@@ -84,25 +84,32 @@ class Run:
         times: AbstractTimes | None = None,
         checkpoint: str = CHECKPOINT,
     ) -> EnsembleFit:
-        """All networks, as one program; from the checkpoint on if there is one."""
-        return fit_ensemble(
-            make_model,
-            data,
-            keys=[jax.random.key(seed) for seed in self.seeds],
-            steps=self.training.steps,
-            batch_size=self.training.batch_size,
-            num_draws=self.training.num_draws,
-            learning_rate=self.training.learning_rate,
-            weighting=self.weighting,
-            condition=condition,
-            holdout=holdout,
-            holdout_condition=holdout_condition,
-            times=times,
-            checkpoint=self.folder.path / checkpoint,
-            checkpoint_every=self.training.checkpoint_every,
-            resume=True,
-            progress=not self.output.quiet,
-        )
+        """All networks, as one program; from the checkpoint on if there is one.
+
+        Raises:
+            FolderError: if a checkpoint cannot be written; the last one stays.
+        """
+        self.folder.verify()
+        with self.folder.errors():
+            return fit_ensemble(
+                make_model,
+                data,
+                keys=[jax.random.key(seed) for seed in self.seeds],
+                steps=self.training.steps,
+                batch_size=self.training.batch_size,
+                num_draws=self.training.num_draws,
+                learning_rate=self.training.learning_rate,
+                weighting=self.weighting,
+                condition=condition,
+                holdout=holdout,
+                holdout_condition=holdout_condition,
+                times=times,
+                checkpoint=self.folder.path / checkpoint,
+                checkpoint_every=self.training.checkpoint_every,
+                resume=True,
+                progress=not self.output.quiet,
+                callback=lambda *_: self.folder.verify(),
+            )
 
     def bar(self, total: int) -> Any:
         """A bar of progress for what follows training."""
@@ -181,10 +188,9 @@ def prepare_run(
         "versions": versions(),
     }
     checkpoint = folder.path / CHECKPOINT
-    if output.resume and checkpoint.exists():
+    if output.resume and os.path.exists(checkpoint):
         read_archive(checkpoint, "entropix checkpoint")
-    found = folder.claim(configuration, resume=output.resume)
-    _clear(folder.path, PARTS_OF_A_RUN if found else OF_A_RUN)
+    folder.claim(configuration, resume=output.resume, overwrite=output.overwrite)
     return Run(
         process=make_process(process),
         process_options=process,
@@ -202,18 +208,16 @@ def versions() -> dict[str, str]:
     return {"entropix": package_version(), **others}
 
 
-def check_packages(*, plots: bool, shared: bool = False) -> None:
+def check_packages(*, plots: bool) -> None:
     """Refuse to begin where a package will be missing at the end.
 
     Args:
         plots: whether figures will be drawn.
-        shared: whether several processes may work in one folder.
 
     Raises:
         ValueError: naming what is missing.
     """
-    wanted = ["tqdm", "xarray", "h5netcdf"] + (["matplotlib"] if plots else [])
-    wanted += ["filelock"] if shared else []
+    wanted = ["tqdm", "xarray", "h5netcdf", "filelock"] + (["matplotlib"] if plots else [])
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
@@ -241,10 +245,3 @@ def checked_training(options: TrainingOptions, num_samples: int) -> TrainingOpti
             f"got {options.batch_size}."
         )
     return options
-
-
-def _clear(folder: Path, patterns: tuple[str, ...]) -> None:
-    """Remove what an earlier run left, so that nothing of it is taken for part of the new one."""
-    for pattern in patterns:
-        for file in folder.glob(pattern):
-            file.unlink()

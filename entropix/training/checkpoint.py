@@ -5,6 +5,8 @@ shapes the run: data, key, model, numbers of the optimiser. It is taken up only 
 same fingerprint; the resumed run then equals the uninterrupted one bit for bit.
 """
 
+import errno
+import os
 import pathlib
 import zlib
 from collections.abc import Callable
@@ -117,11 +119,16 @@ class FileCheckpoint:
     """A checkpoint in one file, which the first process writes.
 
     Args:
-        path: of the file.
+        path: of the file; its folder is made if need be.
+
+    Raises:
+        OSError: if the folder cannot be made.
     """
 
     def __init__(self, path: pathlib.Path):
         self.path = path
+        if jax.process_index() == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
 
     def exists(self) -> bool:
         """Whether there is anything to be taken up."""
@@ -131,10 +138,15 @@ class FileCheckpoint:
         """Write the run as it is after `step` steps; the last file stays until this one is whole.
 
         Raises:
-            OSError: if it cannot be written; the last one is still there.
+            OSError: if it cannot be written, the folder having been removed included; the last one
+                is still there.
         """
         state = jax.tree.map(lambda leaf: to_host(leaf) if _remote(leaf) else leaf, state)
         if jax.process_index() == 0:
+            if not self.path.parent.is_dir():
+                raise FileNotFoundError(
+                    errno.ENOENT, os.strerror(errno.ENOENT), str(self.path.parent)
+                )
             write_checkpoint(self.path, step, fingerprint, state, history)
 
     def read(self, fingerprint: dict, like: Any, layout: Layout) -> tuple[int, Any, dict]:

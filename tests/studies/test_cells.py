@@ -1,6 +1,7 @@
 """Cells that several processes share: claimed, finished, damaged, and a disk that is full."""
 
 import errno
+import shutil
 import threading
 
 import numpy as np
@@ -158,53 +159,69 @@ def test_what_is_missing_is_nan():
 
 
 def share(path, configuration=CONFIG, **how):
-    how = {"resume": False, "overwrite": False, **how}
-    return OutputFolder(path).share(configuration, clear=cells(path).clear, **how)
+    """The folder, and whether there was a run to join."""
+    folder = OutputFolder(path, shared=True)
+    return folder, folder.claim(configuration, **how)
 
 
 def test_a_shared_folder_is_joined_by_the_same_configuration_alone(tmp_path):
     out = tmp_path / "out"
-    assert not share(out, resume=True)  # whoever comes first
-    assert share(out, resume=True)
+    first, joined = share(out, resume=True)
+    assert not joined  # whoever comes first
+    second, joined = share(out, resume=True)
+    assert joined
     with pytest.raises(ValueError, match=r"`steps` must be 10.*got 11"):
         share(out, {**CONFIG, "steps": 11}, resume=True)
     with pytest.raises(ValueError, match=r"new or empty folder.*--resume"):
-        share(out)
+        OutputFolder(out, shared=True).check(resume=False, overwrite=False)
+    for folder in (first, second):  # both write, one after the other
+        with folder.at_work(), folder.staged() as staging:
+            (staging / "report.md").write_text("same")
 
 
-def test_what_others_are_at_work_on_is_not_overwritten(tmp_path):
+def test_a_folder_that_others_work_in_is_not_overwritten(tmp_path):
     out = tmp_path / "out"
-    share(out)
-    folder = computed(out)
-    with (
-        FileLock(folder / "large.lock", thread_local=False),
-        pytest.raises(ValueError, match=r"`overwrite` must wait.* at work on large"),
-    ):
-        share(out, overwrite=True)
+    folder, _ = share(out)
+    computed(out)
+    for shared in (False, True):  # by the same study, or one that has the folder to itself
+        with pytest.raises(ValueError, match="no other process works in"):
+            OutputFolder(out, shared=shared).claim(CONFIG, overwrite=True)
+    with pytest.raises(ValueError, match="no other process works in"):
+        OutputFolder(out).claim(CONFIG, resume=True)
     assert set(cells(out).finished()) == set(SIZES)
+    with folder.at_work():
+        pass
     share(out, {**CONFIG, "steps": 11}, overwrite=True)
     assert cells(out).finished() == {}
 
 
-def test_a_summary_that_cannot_be_written_leaves_the_old_one(tmp_path):
-    folder = OutputFolder(tmp_path)
-    with folder.summary() as staging:
-        (staging / "report.md").write_text("old")
+@pytest.mark.parametrize("when", ["before", "during", "at the end"])
+def test_a_folder_that_is_removed_is_an_error(tmp_path, when):
+    """Of the command, not a success; and nothing is made in its place."""
+    folder, _ = share(tmp_path / "out")
+    grid = Grid(OutputOptions(quiet=True), folder, cells(folder.path), ("entropix",), CONFIG)
+    if when == "before":
+        shutil.rmtree(folder.path)
+    work = Work()
 
-    def fail():
-        with folder.summary() as staging:
-            (staging / "report.md").write_text("half")
-            raise OSError(errno.ENOSPC, "No space left on device")
+    def removing(task):
+        if when == "during":
+            shutil.rmtree(folder.path)
+        return work(task)
 
-    with pytest.raises(FolderError, match="No space left on device"):
-        fail()
-    assert (tmp_path / "report.md").read_text() == "old"
-    assert not list(tmp_path.glob(".staging*"))
+    def summarise(found):
+        if when == "at the end":
+            shutil.rmtree(folder.path)
+        with folder.staged() as staging:
+            (staging / "report.md").write_text("x")
+
+    with pytest.raises(FolderError, match="removed or replaced"):
+        grid.run(removing, summarise)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupted_run_sums_up_what_is_finished(tmp_path):
-    folder = OutputFolder(tmp_path / "out")
-    folder.share(CONFIG, resume=False, overwrite=False, clear=lambda: None)
+    folder, _ = share(tmp_path / "out")
     quiet, work, summed = OutputOptions(quiet=True), Work(), []
 
     def interrupted(task):

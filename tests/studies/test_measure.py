@@ -1,7 +1,9 @@
 """The whole of a measurement, small: what is recorded, that it is right, and that it can resume."""
 
+import errno
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +15,11 @@ import pytest
 import xarray
 
 import entropix as ex
-import entropix.training.run
+import entropix.training.checkpoint
 from entropix.cli import main
-from entropix.studies import SCHEMA, measure
+from entropix.studies import SCHEMA, measure, prepare_measure
 from entropix.studies.files import CHECKPOINT, CONFIGURATION
+from entropix.training.archive import read_archive
 from tests.studies.common import (
     NUM_SAMPLES,
     QUICK_ENVIRONMENT,
@@ -80,7 +83,7 @@ def test_attributes_tell_what_was_done(mixture):
 
 def test_everything_is_written(mixture, tmp_path_factory):
     folder = next(p for p in tmp_path_factory.getbasetemp().glob("mixture*/out"))
-    names = {p.name for p in folder.iterdir()}
+    names = {p.name for p in folder.iterdir()} - {".lock"}
     figures = {"entropy.png", "samples.png", "log_density.png", "loss.png"}
     models = {"model-0.eqx", "model-1.eqx"}
     other = {"results.nc", "report.md", "configuration.json", "training.ckpt"}
@@ -151,6 +154,11 @@ def assert_same_numbers(folder, record):
             np.testing.assert_array_equal(other[name], record[name], err_msg=name)
 
 
+def names(folder):
+    """Of the files in a folder; hidden ones serve to keep processes apart."""
+    return {p.name for p in pathlib.Path(folder).iterdir() if not p.name.startswith(".")}
+
+
 COMMAND = ["measure", "mixture2", "--out", "out", "--seeds", "2", *WORDS]
 
 
@@ -170,7 +178,7 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(mixture, tmp_path, monke
     assert (out, err.count("\n")) == ("", 1)
     again = f"entropix {' '.join(COMMAND)} --quiet --resume"
     assert err == f"entropix: interrupted; `{again}` takes the run up again\n"
-    assert {p.name for p in pathlib.Path("out").iterdir()} == {CONFIGURATION, CHECKPOINT}
+    assert {CONFIGURATION, CHECKPOINT} == names("out")
 
     assert main([*COMMAND, "--resume"]) == 0
     out, err = capsys.readouterr()
@@ -179,6 +187,76 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(mixture, tmp_path, monke
     assert "written to out" in out
     assert "training" in err  # the progress bar
     assert "measuring" in err
+
+
+def ends_in_one_line(capsys, command, code, says):
+    assert main([*command, "--quiet"]) == code
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert says in err
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_ends_in_one_line_and_what_was_saved_stays(
+    mixture, tmp_path, monkeypatch, capsys
+):
+    """In a checkpoint of training, in the record, in a model; then there is room again."""
+    monkeypatch.chdir(tmp_path)
+    write = entropix.training.checkpoint.write_checkpoint
+
+    def second_is_too_much(path, step, *rest):
+        if step == 40:
+            raise FULL
+        write(path, step, *rest)
+
+    def full(*_):
+        raise FULL
+
+    says = "No space left on device; what was there before is kept, and `--resume` goes on from it"
+    for name, failing, saved in (
+        ("entropix.training.checkpoint.write_checkpoint", second_is_too_much, 20),
+        ("pathlib.Path.write_bytes", full, 60),
+        ("entropix.studies.outputs.save", full, 60),
+    ):
+        resume = ["--resume"] if pathlib.Path("out").exists() else []
+        with monkeypatch.context() as patch:
+            patch.setattr(name, failing)
+            ends_in_one_line(capsys, [*COMMAND, *resume], 1, says)
+        assert {CONFIGURATION, CHECKPOINT} == names("out")
+        header, _ = read_archive(pathlib.Path("out") / CHECKPOINT, "entropix checkpoint")
+        assert header["step"] == saved
+    assert main([*COMMAND, "--resume", "--quiet"]) == 0
+    assert_same_numbers("out", mixture)
+
+
+def test_a_folder_removed_in_training_is_no_success(mixture, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write = entropix.training.checkpoint.write_checkpoint
+
+    def write_and_remove(*arguments):
+        write(*arguments)
+        shutil.rmtree("out")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("entropix.training.checkpoint.write_checkpoint", write_and_remove)
+        ends_in_one_line(capsys, COMMAND, 1, "got one that was removed or replaced")
+    assert not pathlib.Path("out").exists()
+
+
+def test_a_second_command_in_a_folder_is_refused(tmp_path, monkeypatch, capsys):
+    """While the first is at work, whatever it asks for; the first ends as it would alone."""
+    monkeypatch.chdir(tmp_path)
+    plan = prepare_measure("mixture2", options("out"))
+    other = ["information", "mixture2", "moons", "--out", "out", "--num-samples", "50"]
+    for command in (COMMAND, other):
+        for how in ([], ["--resume"], ["--overwrite"]):
+            says = "no other process works in, got 'out': choose another with `--out`, or wait"
+            ends_in_one_line(capsys, [*command, *how], 2, says)
+    with plan.run.folder.at_work():
+        pass
+    assert {CONFIGURATION} == names("out")
 
 
 @pytest.mark.slow
@@ -207,7 +285,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(mixture, tmp_path, monkeypatch
         time.sleep(0.05)
     process.kill()
     assert process.wait(60) == -signal.SIGKILL
-    assert {p.name for p in pathlib.Path("out").iterdir()} == {CONFIGURATION, CHECKPOINT}
+    assert {CONFIGURATION, CHECKPOINT} == names("out")
 
     def refused(says, *words):
         assert main([*COMMAND, "--resume", *words]) == 2

@@ -1,29 +1,22 @@
 """Everything a study of schedules writes: all of it or nothing."""
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from entropix.studies.files import (
-    PRICES,
-    RECORD,
-    REPORT,
-    SCHEDULES,
-    STEPS,
-    model_file,
-    schedule_file,
-)
-from entropix.studies.record import write_record
+from entropix.studies.files import PRICES, SCHEDULES, STEPS, schedule_file
+from entropix.studies.outputs import models, write_outputs
 from entropix.studies.schedule.candidates import Candidate
 from entropix.studies.schedule.figures import plot_prices, plot_schedules, plot_steps
 from entropix.studies.schedule.plan import SchedulePlan
 from entropix.studies.schedule.report import markdown_report
-from entropix.training import EnsembleFit, save
+from entropix.training import EnsembleFit
 
 
 if TYPE_CHECKING:
     import xarray
 
 
-def write_outputs(
+def write_study(
     plan: SchedulePlan,
     record: "xarray.Dataset",
     schedules: list[list[Candidate]],
@@ -38,18 +31,21 @@ def write_outputs(
         schedules: those of each seed.
         before: the networks, if there are any.
         after: those trained again; they are saved in place of the others.
+
+    Raises:
+        FolderError: if the folder cannot be written to; what was there stays.
     """
+    modules: dict[str, Any] = {
+        schedule_file(candidate.name, seed): candidate.process
+        for i, seed in enumerate(plan.run.seeds)
+        for candidate in schedules[i][: len(plan.objectives)]
+    }
     fits = before if after is None else after
-    with plan.run.folder.staged() as staging:
-        for i, seed in enumerate(plan.run.seeds):
-            for candidate in schedules[i][: len(plan.objectives)]:
-                save(staging / schedule_file(candidate.name, seed), candidate.process)
-            if fits is not None:
-                save(staging / model_file(seed), fits.member(i))
-        write_record(record, staging / RECORD)
-        if plan.options.output.plots:
-            plot_schedules(record, staging / SCHEDULES)
-            plot_prices(record, staging / PRICES)
-            plot_steps(record, staging / STEPS)
-        figures = [file.name for file in staging.glob("*.png")]
-        (staging / REPORT).write_text(markdown_report(record, figures), encoding="utf-8")
+    if fits is not None:
+        modules |= models(plan.run, fits)
+    plots = {
+        SCHEDULES: partial(plot_schedules, record),
+        PRICES: partial(plot_prices, record),
+        STEPS: partial(plot_steps, record),
+    }
+    write_outputs(plan.run, record, plots, partial(markdown_report, record), modules)

@@ -13,7 +13,7 @@ from entropix.datasets import Dataset
 from entropix.models import ExactModel
 from entropix.studies.schedule.candidates import Candidate
 from entropix.studies.schedule.options import ScheduleOptions
-from entropix.studies.schedule.outputs import write_outputs
+from entropix.studies.schedule.outputs import write_study
 from entropix.studies.schedule.plan import SchedulePlan, prepare_schedule
 from entropix.studies.schedule.pricing import price
 from entropix.studies.schedule.record import describe, schedule_record
@@ -61,12 +61,18 @@ def schedule(
     Raises:
         ValueError: in one line, before anything is trained or written, for whatever is wrong with
             the request.
+        FolderError: if the folder cannot be written to any more; `resume` takes the run up.
     """
     return run_schedule(prepare_schedule(source, options))
 
 
 def run_schedule(plan: SchedulePlan) -> "xarray.Dataset":
     """Run a prepared study; what `schedule` does after its checks."""
+    with plan.run.folder.at_work():
+        return _run(plan)
+
+
+def _run(plan: SchedulePlan) -> "xarray.Dataset":
     say = plan.run.say
     for name, text in describe(plan).items():
         if name.endswith("_text"):
@@ -87,7 +93,7 @@ def run_schedule(plan: SchedulePlan) -> "xarray.Dataset":
         after, retrained = retrain(plan, fits, schedules[0][0])
         values |= retrained
     record = schedule_record(plan, values, schedules[0])
-    write_outputs(plan, record, schedules, fits, after)
+    write_study(plan, record, schedules, fits, after)
     say(f"\n{text_report(record)}\n\n  written to {plan.run.folder.path}{os.sep}")
     return record
 

@@ -154,7 +154,7 @@ def prepare_storage(
         ValueError: in one line, whatever is wrong; nothing is left behind.
     """
     options = StorageOptions() if options is None else options
-    check_packages(plots=options.output.plots, shared=True)
+    check_packages(plots=options.output.plots)
     t = options.training
     _check_estimation(options.estimation)
     process = make_process(options.process)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from entropix.datasets import Dataset
 from entropix.studies.cells import Arrays, Task
 from entropix.studies.files import MEMORISATION, STORAGE
-from entropix.studies.outputs import write_summary
+from entropix.studies.outputs import write_outputs
 from entropix.studies.stages import announce
 from entropix.studies.storage.figures import plot_memorisation, plot_storage
 from entropix.studies.storage.measurement import measure_cell
@@ -65,6 +65,6 @@ def _summarise(plan: StoragePlan, found: dict[str, Arrays]) -> "xarray.Dataset":
         STORAGE: partial(plot_storage, record),
         MEMORISATION: partial(plot_memorisation, record),
     }
-    write_summary(grid, record, plots, partial(markdown_report, record))
+    write_outputs(grid, record, plots, partial(markdown_report, record))
     grid.say(f"\n{text_report(record)}\n\n  written to {grid.folder.path}{os.sep}")
     return record

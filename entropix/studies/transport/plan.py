@@ -101,7 +101,7 @@ def prepare_transport(
         ValueError: in one line, whatever is wrong; nothing is left behind.
     """
     options = TransportOptions() if options is None else options
-    check_packages(plots=options.output.plots, shared=True)
+    check_packages(plots=options.output.plots)
     asked, t = options.mixtures, options.training
     positive_integer(asked.num_samples, "num_samples", 2)
     check_seed(asked.data_seed, "data_seed")

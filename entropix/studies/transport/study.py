@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from entropix.studies.cells import Arrays, Task
 from entropix.studies.files import EPOCHS, MATCHING
-from entropix.studies.outputs import write_summary
+from entropix.studies.outputs import write_outputs
 from entropix.studies.stages import announce
 from entropix.studies.transport.figures import plot_epochs, plot_matching
 from entropix.studies.transport.measurement import measure_cell
@@ -56,6 +56,6 @@ def _summarise(plan: TransportPlan, found: dict[str, Arrays]) -> "xarray.Dataset
     """Record, report and figures of the cells there are."""
     grid, record = plan.grid, transport_record(plan, found)
     plots = {EPOCHS: partial(plot_epochs, record), MATCHING: partial(plot_matching, record)}
-    write_summary(grid, record, plots, partial(markdown_report, record))
+    write_outputs(grid, record, plots, partial(markdown_report, record))
     grid.say(f"\n{text_report(record)}\n\n  written to {grid.folder.path}{os.sep}")
     return record
