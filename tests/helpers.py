@@ -23,13 +23,22 @@ import entropix as ex
 from tests.mixtures import mixture as paper_mixture  # noqa: F401
 
 
-def double() -> contextlib.AbstractContextManager:
-    """A block in float64, for a test that compares the two precisions."""
+def _precision(double: bool) -> contextlib.AbstractContextManager:
     if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(True)
+        return jax.enable_x64(double)
     from jax.experimental import enable_x64  # jax < 0.8
 
-    return enable_x64(True)
+    return enable_x64(double)
+
+
+def double() -> contextlib.AbstractContextManager:
+    """A block in float64, for a test that compares the two precisions."""
+    return _precision(True)
+
+
+def single() -> contextlib.AbstractContextManager:
+    """A block in float32, whatever the environment says."""
+    return _precision(False)
 
 
 # For functions that a test compiles to run once: the compiler leaves out what makes code fast.

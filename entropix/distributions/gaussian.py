@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.arrays import Key, RealScalarLike, real_array
 from entropix._core.checks import (
     checked,
     exact_shape,
@@ -30,15 +30,45 @@ from entropix._core.precision import matmul
 from entropix.distributions.spd import spd_log_det, spd_solve
 
 
+_POSITIVE = "positive definite (its eigenvalues above zero)"
+
+
+def _spectrum(given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues and eigenvectors of a covariance, in float64 whatever the library computes in.
+
+    In float32, eigenvalues of less than 1e-7 of the largest one would be rounding.
+    """
+    host = given.astype(np.float64)
+    gap = float(np.max(np.abs(host - host.T)))
+    if gap > 1e-5 * float(np.max(np.abs(host))):
+        raise ValueError(f"`covariance` must be symmetric, got an asymmetry of {gap:.3g}.")
+    values, vectors = np.linalg.eigh((host + host.T) / 2)
+    if values[0] <= 0:
+        raise ValueError(f"`covariance` must be {_POSITIVE}, got {values.tolist()}.")
+    # By this much the rounding of the entries that were given may have moved each eigenvalue.
+    rounding = np.finfo(given.dtype if given.dtype.kind == "f" else np.float64).eps / 2
+    size = np.abs(vectors)
+    moved = rounding * np.einsum("ik,ij,jk->k", size, np.abs(host), size)
+    if np.any(moved > 0.05 * values):
+        raise ValueError(
+            f"`covariance` must be {_POSITIVE} beyond rounding: its eigenvalues, from "
+            f"{values[0]:.3g} to {values[-1]:.3g}, are not known from entries in {given.dtype}. "
+            "Give a float64 NumPy array."
+        )
+    return values, vectors
+
+
 class Gaussian(AbstractDistribution):
     """A Gaussian with full covariance.
 
     Args:
         mean: shape (D,).
-        covariance: shape (D, D), symmetric positive definite.
+        covariance: shape (D, D), symmetric positive definite. Its spectrum is computed in float64:
+            give a NumPy array of that dtype where the eigenvalues differ by many orders.
 
     Raises:
-        ValueError: on a wrong shape, a covariance that is not symmetric or not positive definite.
+        ValueError: on a wrong shape, a covariance that is not symmetric or not positive definite,
+            or one whose smallest eigenvalues are lost in the rounding of its entries.
     """
 
     mean: Float[Array, " dim"]
@@ -47,6 +77,7 @@ class Gaussian(AbstractDistribution):
     eigenvectors: Float[Array, "dim dim"]
 
     def __init__(self, mean: Any, covariance: Any):
+        given = covariance
         mean = finite(mean, "mean")
         covariance = finite(covariance, "covariance")
         if mean.ndim != 1 or mean.shape[0] == 0:
@@ -56,18 +87,17 @@ class Gaussian(AbstractDistribution):
                 f"`covariance` must have shape {2 * mean.shape} to fit `mean`, "
                 f"got {covariance.shape}."
             )
-        if is_concrete(covariance):
-            host = np.asarray(covariance)
-            gap = float(np.max(np.abs(host - host.T)))
-            if gap > 1e-5 * float(np.max(np.abs(host))):
-                raise ValueError(f"`covariance` must be symmetric, got an asymmetry of {gap:.3g}.")
-        values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(covariance))
         self.mean = mean
         self.covariance = covariance
-        self.eigenvalues = checked(
-            values, "covariance", lambda v: v > 0, "positive definite (its eigenvalues above zero)"
-        )
-        self.eigenvectors = vectors
+        if is_concrete(covariance):
+            values, vectors = _spectrum(real_array(given, "`covariance`"))
+            dtype = covariance.dtype
+            with jax.ensure_compile_time_eval():
+                self.eigenvalues = jnp.asarray(values, dtype)
+                self.eigenvectors = jnp.asarray(vectors, dtype)
+        else:
+            values, self.eigenvectors = jnp.linalg.eigh(jax.lax.stop_gradient(covariance))
+            self.eigenvalues = checked(values, "covariance", lambda v: v > 0, _POSITIVE)
 
     @property
     def dim(self) -> int:
@@ -107,26 +137,59 @@ class Gaussian(AbstractDistribution):
         self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
     ) -> Float[Array, " dim"]:
         y = exact_shape(y, (self.dim,), "y")
-        marginal = self.diffused(process, s)
-        scale = process.scale(s)
-        return self.mean - scale * matmul(self.covariance, marginal.score(y))
+        scale, var = process.scale(s), process.var(s)
+        solved = self._solve(scale, var, self._rotate(y - scale * self.mean))
+        return self.mean + scale * matmul(self.eigenvectors, self._times(solved))
 
     def entropy_field(
         self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
     ) -> Float[Array, " dim"]:
         y = exact_shape(y, (self.dim,), "y")
-        marginal = self.diffused(process, s)
-        scale = process.scale(s)
-        pull = process.equilibrium_precision(s) * scale * matmul(self.covariance, y)
-        target = self.mean - process.equilibrium_gain(s) * y + pull
-        solved = spd_solve(
-            marginal.covariance, marginal.eigenvalues, marginal.eigenvectors, target[:, None]
+        scale, var = process.scale(s), process.var(s)
+        rotated = self._rotate(y)
+        pull = process.equilibrium_precision(s) * scale * self._times(rotated)
+        target = self._rotate(self.mean) - process.equilibrium_gain(s) * rotated + pull
+        return scale * matmul(self.eigenvectors, self._solve(scale, var, target))
+
+    # In the eigenbasis, rounding of a coordinate of large variance does not reach the others. There
+    # the covariance is the diagonal of the eigenvalues plus a deviation that is zero, and has the
+    # derivatives of the covariance.
+
+    def _rotate(self, x: Float[Array, " dim"]) -> Float[Array, " dim"]:
+        return matmul(self.eigenvectors.T, x)
+
+    def _deviation(self) -> Float[Array, "dim dim"]:
+        change = self.covariance - jax.lax.stop_gradient(self.covariance)
+        return matmul(self.eigenvectors.T, matmul(change, self.eigenvectors))
+
+    def _times(self, x: Float[Array, " dim"]) -> Float[Array, " dim"]:
+        """`C x` in the eigenbasis."""
+        return self.eigenvalues * x + matmul(self._deviation(), x)
+
+    def _solve(self, scale: Array, var: Array, x: Float[Array, " dim"]) -> Float[Array, " dim"]:
+        r"""$(\mu^2 C + \Sigma^2)^{-1} x$ in the eigenbasis."""
+        total, deviation = scale**2 * self.eigenvalues + var, self._deviation()
+        return jax.lax.custom_linear_solve(
+            lambda v: total * v + scale**2 * matmul(deviation, v),
+            x,
+            lambda _, right: right / total,
+            symmetric=True,
         )
-        return scale * solved[:, 0]
 
 
 @eqx.filter_jit
 def _draw(gaussian: Gaussian, n: int, key: Key) -> Array:
     """Samples, by one program."""
     z = jax.random.normal(key, (n, gaussian.dim), gaussian.mean.dtype)
-    return gaussian.mean + matmul(z, jnp.linalg.cholesky(gaussian.covariance).T)
+    covariance, values, vectors = gaussian.covariance, gaussian.eigenvalues, gaussian.eigenvectors
+    identity = jnp.eye(gaussian.dim, dtype=z.dtype)
+    least = 8 * gaussian.dim * jnp.finfo(z.dtype).eps * jnp.max(values)
+    regular = jnp.min(values) > least
+    plain = jnp.linalg.cholesky(jnp.where(regular, covariance, identity))
+    # A Cholesky factor loses eigenvalues within the rounding of the largest one. In units of the
+    # eigenvalues the covariance is the identity, and its factor has the same derivative.
+    std = jnp.sqrt(values)
+    unit = matmul(vectors.T, matmul(covariance, vectors)) / (std[:, None] * std)
+    unit = identity + unit - jax.lax.stop_gradient(unit)
+    scaled = matmul(vectors * std, jnp.linalg.cholesky(unit))
+    return gaussian.mean + matmul(z, jnp.where(regular, plain, scaled).T)

@@ -57,11 +57,13 @@ class GaussianReference(eqx.Module):
         mean = jnp.mean(flat, axis=0)
         centred = flat - mean
         covariance = centred.T @ centred / flat.shape[0]
-        variances, basis = jnp.linalg.eigh(covariance)
-        variances = jnp.maximum(variances, 0.0)
+        basis = jnp.linalg.eigh(covariance)[1]
+        # Small eigenvalues are lost in the rounding of large ones, the variances along their
+        # vectors are not: the integrals below are exact in these, whatever the basis.
+        variances = jnp.mean((centred @ basis) ** 2, axis=0)
         average, size = jnp.mean(variances), jnp.mean(flat**2)
-        # Samples that are all alike have no variance to speak of: take their size, or one.
-        alike = average <= 1e-10 * size
+        # Samples that are alike to rounding have no variance: take their size, or one.
+        alike = average <= (4 * jnp.finfo(flat.dtype).eps) ** 2 * size
         average = jnp.where(alike, jnp.where(size > 0, size, 1.0), average)
         spread = (1 - shrinkage) * variances + shrinkage * average
         spread = jnp.where(alike, average, jnp.maximum(spread, 1e-6 * average))
@@ -170,7 +172,9 @@ class GaussianReference(eqx.Module):
         """
         coefficients = self._error_coefficients if denoising else self._coefficients
         bins = keep.shape[0]
-        cuts = jnp.sort(jnp.concatenate([edges, jnp.linspace(0.0, 1.0, bins + 1)[1:]]))
+        # Two panels a bin: an integrand whose scales lie far from the centre of the axis has few
+        # bins to itself.
+        cuts = jnp.sort(jnp.concatenate([edges, jnp.linspace(0.0, 1.0, 2 * bins + 1)[1:]]))
         left, length = cuts[:-1], jnp.diff(cuts)
         index = jnp.clip(jnp.floor((left + length / 2) * bins).astype(int), 0, bins - 1)
         nodes = left[:, None] + length[:, None] * jnp.asarray((_NODES + 1) / 2, left.dtype)

@@ -1,0 +1,173 @@
+"""Estimates at drawn scales: right within their error, or refused with the remedy.
+
+Data N(m, C) in two dimensions: variances from 1e-10 to 1e8 in the units of the process, means up to
+1e4, condition numbers up to 1e8, in any direction. The samples have exactly the moments of the
+distribution, so that quadratic integrands have exactly the mean of the population, and Monte Carlo
+errors alone are tested.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import entropix as ex
+from tests.helpers import double, single
+
+
+FAMILIES = {
+    "vp": lambda u: ex.VariancePreserving(
+        ex.LinearSchedule(0.1, 8 + 12 * u[0]), kappa=10 ** (1.5 * u[1] - 1)
+    ),
+    "sl": lambda u: ex.StraightLine(10 ** (2 * u[0] - 1.5)),
+    "cosine": lambda u: ex.CosinePath(),
+    "ve": lambda u: ex.VarianceExploding(10 ** (3 * u[0] - 4), 10 ** (2 * u[1] + 1)),
+}
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(12)
+
+
+class Draw:
+    """A Gaussian in its eigenbasis, and another one a moderate distance away."""
+
+    def __init__(self, rng):
+        angle = rng.uniform(0, np.pi)
+        self.basis = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        largest = 10 ** rng.uniform(-10, 8)
+        ratio = 10 ** rng.uniform(-8, 0) if rng.uniform() < 0.5 else rng.uniform(0.5, 1)
+        self.variances = np.array([largest, max(largest * ratio, 1e-10)])
+        size = 10 ** rng.uniform(-3, 4) if rng.uniform() < 0.6 else 0.0
+        self.mean = size * np.array([np.cos(angle), np.sin(angle)]) * rng.choice([-1, 1])
+        self.other_variances = self.variances * rng.uniform(0.5, 2, 2)
+        self.other_mean = self.mean + rng.uniform(-1, 1, 2) * np.sqrt(self.variances)
+        self.parameters = rng.uniform(size=2)
+        self.noise = rng.standard_normal((256, 2))
+
+    def gaussian(self):
+        return self._gaussian(self.mean, self.variances)
+
+    def other(self):
+        return self._gaussian(self.other_mean, self.other_variances)
+
+    def _gaussian(self, mean, variances):
+        return ex.Gaussian(self.basis @ mean, (self.basis * variances) @ self.basis.T)
+
+    def samples(self):
+        z = self.noise - self.noise.mean(0)
+        z = z @ np.linalg.inv(np.linalg.cholesky(z.T @ z / len(z))).T
+        return (self.mean + z * np.sqrt(self.variances)) @ self.basis.T
+
+    def integral(self, process, rate):
+        """The integral of `rate(mu, Sigma^2, process, s)` over log-SNR, by quadrature."""
+        size = np.log1p(max(np.max(np.abs(self.mean)), np.sqrt(self.variances[0])) ** 2)
+        low = max(float(process.log_snr(process.t1)), -60 - size)
+        high = min(float(process.log_snr(process.t0)), 60 - np.log(self.variances[1]) + size)
+        cuts = np.linspace(low, high, 600)
+        nodes = cuts[:-1, None] + np.diff(cuts)[:, None] * (NODES + 1) / 2
+        s = process.time_of_log_snr(jnp.asarray(nodes.ravel()))
+        values = rate(np.asarray(process.scale(s)), np.asarray(process.var(s)), process, s)
+        return float(np.sum(values.reshape(nodes.shape) * np.diff(cuts)[:, None] * WEIGHTS / 2))
+
+
+def entropy_rate(draw):
+    def rate(mu, var, process, s):
+        gain = np.asarray(process.equilibrium_gain(s))
+        precision = np.asarray(process.equilibrium_precision(s))
+        total = 0.0
+        for m, c in zip(draw.mean, draw.variances, strict=True):
+            spread = mu**2 * c + var
+            a = gain - precision * mu * c
+            total += var / 2 * (mu / spread) ** 2 * (((1 - mu * a) * m) ** 2 + a**2 * spread)
+        return total
+
+    return rate
+
+
+def divergence_rate(draw):
+    def rate(mu, var, process, s):
+        total = 0.0
+        both = (draw.mean, draw.variances, draw.other_mean, draw.other_variances)
+        for m, c, n, d in zip(*both, strict=True):
+            one, two = mu**2 * c + var, mu**2 * d + var
+            shift = mu * (m - n) / two
+            total += var / 2 * ((mu**2 * (c - d) / (one * two)) ** 2 * one + shift**2)
+        return total
+
+    return rate
+
+
+def entropy(draw, process, key):
+    model = ex.ExactModel(draw.gaussian(), process)
+    estimate = ex.neural_entropy(model, draw.samples(), key=key, num_evaluations=1024)
+    return estimate.value, estimate.mc_stderr
+
+
+def divergence(draw, process, key):
+    models = [ex.ExactModel(g, process) for g in (draw.gaussian(), draw.other())]
+    estimate = ex.path_kl(*models, draw.samples(), key=key, num_evaluations=1024)
+    return estimate.value, estimate.mc_stderr
+
+
+def log_density(draw, process, key):
+    """The mean log density, and what it would be under the entropy of the Gaussian."""
+    model = ex.ExactModel(draw.gaussian(), process)
+    mean = ex.log_prob(model, draw.samples()[:64], key=key, method=ex.PathBound(64)).mean
+    return mean.value, mean.mc_stderr
+
+
+def log_density_truth(draw, process):
+    del process
+    centred = (draw.samples()[:64] @ draw.basis - draw.mean) ** 2 / draw.variances
+    return float(-np.mean(np.sum(centred + np.log(2 * np.pi * draw.variances), axis=1)) / 2)
+
+
+ESTIMATORS = {
+    "entropy": (entropy, lambda d, p: d.integral(p, entropy_rate(d))),
+    "path KL": (divergence, lambda d, p: d.integral(p, divergence_rate(d))),
+    "log density": (log_density, log_density_truth),
+}
+
+
+def check(name, family, precise, draws):
+    estimate, truth_of = ESTIMATORS[name]
+    accepted = 0
+    for seed in range(draws):
+        draw = Draw(np.random.default_rng(seed))
+        with double():
+            truth = truth_of(draw, FAMILIES[family](draw.parameters))
+        with double() if precise else single():
+            process = FAMILIES[family](draw.parameters)
+            try:
+                value, error = estimate(draw, process, jax.random.key(seed))
+            except ValueError as refusal:
+                assert not precise, refusal
+                assert "float64" in str(refusal)
+                continue
+            accepted += 1
+            # The moments of the samples themselves are known to rounding.
+            rounding = 1e-9 * abs(truth) if precise else 1e-5 * max(abs(truth), 1.0)
+            gap = abs(float(value) - truth)
+            assert gap < 5 * float(error) + rounding, (seed, float(value), float(error), truth)
+            assert float(error) < 0.3 * max(abs(truth), 1.0), (seed, float(error), truth)
+    assert accepted > 0.8 * draws
+
+
+CASES = [
+    *[("entropy", family, 15) for family in FAMILIES],
+    *[("path KL", family, 10) for family in ("vp", "sl")],
+    *[("log density", family, 10) for family in ("vp", "ve")],
+]
+
+
+@pytest.mark.parametrize("precise", [False, True], ids=["float32", "float64"])
+@pytest.mark.parametrize(("name", "family", "draws"), CASES)
+def test_right_or_refused(name, family, draws, precise):
+    """Two hundred draws in all."""
+    check(name, family, precise, draws)
+
+
+@pytest.mark.slow  # thousands of draws
+@pytest.mark.parametrize("precise", [False, True], ids=["float32", "float64"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_right_or_refused_often(name, family, precise):
+    check(name, family, precise, 210)
