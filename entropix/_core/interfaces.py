@@ -264,7 +264,26 @@ class AbstractModel(eqx.Module):
 
     @abc.abstractmethod
     def with_process(self, process: AbstractGaussianProcess) -> "AbstractModel":
-        """The same fields, as functions of log-SNR and state, under another process."""
+        r"""The same denoiser under another process.
+
+        $E[x\,|\,y]$ as a function of $y/\mu$ and the log-SNR belongs to the data, whichever
+        Gaussian process carries them: with $\lambda_{old}(s_{old}) = \lambda_{new}(s)$ and
+        $y_{old} = (\mu_{old}/\mu_{new})\,y$,
+
+        $$\nabla\log p_{new}(y, s) =
+          \frac{\mu_{old}}{\mu_{new}}\,\nabla\log p_{old}(y_{old}, s_{old}).$$
+
+        A field that is exact stays exact. Differentiable in the new process; under its own process
+        a model is itself, and only the last of several moves counts. At log-SNRs below those of the
+        old process the posterior mean is taken to be linear in the state, above them the score of
+        the data is held (`entropix.models.moved`).
+
+        Args:
+            process: a Gaussian process.
+
+        Raises:
+            ValueError: if it is not, or the model is a velocity field alone (`FlowMatching`).
+        """
 
     @abc.abstractmethod
     def score(

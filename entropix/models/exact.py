@@ -12,6 +12,7 @@ from entropix._core.interfaces import (
     AbstractModel,
 )
 from entropix.distributions import Empirical
+from entropix.models.network_model import collapse
 
 
 class ExactModel(AbstractModel):
@@ -53,9 +54,7 @@ class ExactModel(AbstractModel):
     def divergence(self) -> str | None:
         if isinstance(self.distribution, Empirical):
             return "the data are a finite set of points"
-        if not self.process.is_finite:
-            return f"the equilibrium of {type(self.process).__name__} collapses at the data end"
-        return None
+        return collapse(self.process)
 
     def with_process(self, process: AbstractGaussianProcess) -> "ExactModel":
         return ExactModel(self.distribution, process)

@@ -28,18 +28,22 @@ class AbstractNetworkModel(AbstractModel):
     @property
     def prior(self) -> IsotropicGaussian:
         """The Gaussian the process ends in: equilibrium if static, else N(0, Sigma(t1)^2)."""
-        process = self.process
-        if not isinstance(process, AbstractGaussianProcess):
-            raise ValueError(
-                f"`prior` must be given by the caller: what {type(process).__name__} ends in has "
-                "no closed form."
-            )
-        if self.shape is None:
-            raise ValueError(
-                "`shape` must be given to the model, or known from its network's `dim` or its "
-                "scaling, for the model to have a prior."
-            )
-        return IsotropicGaussian(self.shape, _final_std(process))
+        return noise_prior(self.process, self.shape)
+
+
+def noise_prior(process: Any, shape: tuple[int, ...] | None) -> IsotropicGaussian:
+    """The Gaussian a process ends in: equilibrium if static, else N(0, Sigma(t1)^2)."""
+    if not isinstance(process, AbstractGaussianProcess):
+        raise ValueError(
+            f"`prior` must be given by the caller: what {type(process).__name__} ends in has "
+            "no closed form."
+        )
+    if shape is None:
+        raise ValueError(
+            "`shape` must be given to the model, or known from its network's `dim` or its "
+            "scaling, for the model to have a prior."
+        )
+    return IsotropicGaussian(shape, _final_std(process))
 
 
 @eqx.filter_jit
@@ -47,6 +51,13 @@ def _final_std(process: AbstractGaussianProcess) -> Array:
     if process.is_static:
         return 1 / jnp.sqrt(process.equilibrium_precision(process.t1))
     return process.std(process.t1)
+
+
+def collapse(process: AbstractProcess) -> str | None:
+    """Why the entropy under a process is infinite at the data end, whatever the model."""
+    if not isinstance(process, AbstractGaussianProcess) or process.is_finite:
+        return None
+    return f"the equilibrium of {type(process).__name__} collapses at the data end"
 
 
 def check_parts(network: Any, process: Any, *, gaussian: bool = True) -> None:
@@ -72,18 +83,6 @@ def check_process(process: Any, name: str = "process") -> None:
     """Refuse what is not a Gaussian process."""
     if not isinstance(process, AbstractGaussianProcess):
         raise ValueError(f"`{name}` must be a Gaussian process, got {type(process).__name__}.")
-
-
-def replace_process(model: AbstractNetworkModel, process: Any) -> Any:
-    """The same network under another process: Gaussian if its own is, else not."""
-    if isinstance(model.process, AbstractGaussianProcess):
-        check_process(process)
-    elif isinstance(process, AbstractGaussianProcess) or not isinstance(process, AbstractProcess):
-        raise ValueError(
-            f"`process` must be one without a log-SNR, as that of the model (its network is a "
-            f"function of time), got {type(process).__name__}."
-        )
-    return eqx.tree_at(lambda m: m.process, model, process)
 
 
 def example_shape(network: Any, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:

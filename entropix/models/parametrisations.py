@@ -25,28 +25,34 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealScalarLike
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractProcess
+from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel, AbstractProcess
+from entropix.models.moved import move
 from entropix.models.network_model import (
     AbstractNetworkModel,
     call_network,
     check_parts,
-    check_process,
+    collapse,
     example_shape,
     noise_level,
-    replace_process,
 )
 from entropix.models.scaling import GaussianScaling
-
-
-def _collapse(process: AbstractProcess) -> str | None:
-    if not isinstance(process, AbstractGaussianProcess) or process.is_finite:
-        return None
-    return f"the equilibrium of {type(process).__name__} collapses at the data end"
 
 
 def _gaussian(process: AbstractProcess) -> AbstractGaussianProcess:
     assert isinstance(process, AbstractGaussianProcess)  # a model with a scaling is made with one
     return process
+
+
+def _with_process(model: AbstractNetworkModel, process: AbstractProcess) -> AbstractModel:
+    """The same denoiser; where there is no log-SNR, the same network as a function of time."""
+    if isinstance(model.process, AbstractGaussianProcess):
+        return move(model, process)
+    if isinstance(process, AbstractGaussianProcess) or not isinstance(process, AbstractProcess):
+        raise ValueError(
+            f"`process` must be one without a log-SNR, as that of the model (its network is a "
+            f"function of time), got {type(process).__name__}."
+        )
+    return eqx.tree_at(lambda m: m.process, model, process)
 
 
 class EntropyMatching(AbstractNetworkModel):
@@ -103,12 +109,12 @@ class EntropyMatching(AbstractNetworkModel):
             shape = scaling.shape
         self.shape = example_shape(network, shape)
 
-    def with_process(self, process: AbstractProcess) -> "EntropyMatching":
-        return replace_process(self, process)
+    def with_process(self, process: AbstractProcess) -> AbstractModel:
+        return _with_process(self, process)
 
     @property
     def divergence(self) -> str | None:
-        return _collapse(self.process)
+        return collapse(self.process)
 
     def _output(self, s: RealScalarLike, y: Array, condition: Any, key: Key | None) -> Array:
         if self.scaling is not None:
@@ -182,12 +188,12 @@ class ScoreMatching(AbstractNetworkModel):
         self.process = process
         self.shape = example_shape(network, shape)
 
-    def with_process(self, process: AbstractProcess) -> "ScoreMatching":
-        return replace_process(self, process)
+    def with_process(self, process: AbstractProcess) -> AbstractModel:
+        return _with_process(self, process)
 
     @property
     def divergence(self) -> str | None:
-        return _collapse(self.process)
+        return collapse(self.process)
 
     def score(
         self,
@@ -252,12 +258,12 @@ class NoisePrediction(AbstractNetworkModel):
         self.process = process
         self.shape = example_shape(network, shape)
 
-    def with_process(self, process: AbstractGaussianProcess) -> "NoisePrediction":
-        return replace_process(self, process)
+    def with_process(self, process: AbstractGaussianProcess) -> AbstractModel:
+        return move(self, process)
 
     @property
     def divergence(self) -> str | None:
-        return _collapse(self.process)
+        return collapse(self.process)
 
     def noise(
         self,
@@ -308,18 +314,11 @@ class NoisePrediction(AbstractNetworkModel):
 class VelocityPrediction(AbstractNetworkModel):
     r"""The network is the probability-flow velocity, as in flow matching.
 
-    A velocity is a change per unit of time, so `with_process` remembers whose time that is: the
-    entropy field $-\frac{2}{\sigma^2}v$, and with it the score, stays the same function of log-SNR
-    and state, and the velocity changes with the schedule.
-
-    Args: as `EntropyMatching`, without a scaling, the process Gaussian, and
-
-        clock: the process in whose time the network is a velocity; None for `process` itself.
+    Args: as `EntropyMatching`, without a scaling, the process Gaussian.
     """
 
     network: Callable
     process: AbstractGaussianProcess
-    clock: AbstractGaussianProcess | None
     shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def __init__(
@@ -328,34 +327,18 @@ class VelocityPrediction(AbstractNetworkModel):
         process: AbstractGaussianProcess,
         *,
         shape: tuple[int, ...] | None = None,
-        clock: AbstractGaussianProcess | None = None,
     ):
         check_parts(network, process)
-        if clock is not None:
-            check_process(clock, "clock")
         self.network = network
         self.process = process
-        self.clock = clock
         self.shape = example_shape(network, shape)
 
-    def with_process(self, process: AbstractGaussianProcess) -> "VelocityPrediction":
-        clock = self.process if self.clock is None else self.clock
-        return VelocityPrediction(self.network, process, shape=self.shape, clock=clock)
+    def with_process(self, process: AbstractGaussianProcess) -> AbstractModel:
+        return move(self, process)
 
     @property
     def divergence(self) -> str | None:
-        return _collapse(self.process)
-
-    def _output(self, s: RealScalarLike, y: Array, condition: Any, key: Key | None) -> Array:
-        return call_network(self.network, self.process.log_snr(s), y, condition, key)
-
-    def _entropy_factor(self, s: RealScalarLike) -> Array:
-        r"""$-2/\sigma^2$ in the network's time."""
-        process = self.process
-        if self.clock is not None:
-            s = self.clock.time_of_log_snr(process.log_snr(s))
-            process = self.clock
-        return -2 * process.scale(s) / process.scaled_sigma_squared(s)
+        return collapse(self.process)
 
     def velocity(
         self,
@@ -365,10 +348,7 @@ class VelocityPrediction(AbstractNetworkModel):
         *,
         key: Key | None = None,
     ) -> Float[Array, "*shape"]:
-        out = self._output(s, y, condition, key)
-        if self.clock is None:
-            return out
-        return -self.process.sigma_squared(s) / 2 * self._entropy_factor(s) * out
+        return call_network(self.network, self.process.log_snr(s), y, condition, key)
 
     def entropy_field(
         self,
@@ -378,7 +358,9 @@ class VelocityPrediction(AbstractNetworkModel):
         *,
         key: Key | None = None,
     ) -> Float[Array, "*shape"]:
-        return self._entropy_factor(s) * self._output(s, y, condition, key)
+        process = self.process
+        velocity = self.velocity(s, y, condition, key=key)
+        return -2 * process.scale(s) / process.scaled_sigma_squared(s) * velocity
 
     def score(
         self,

@@ -155,10 +155,9 @@ def posterior_curve(
 ) -> AbstractPosterior:
     r"""Measure a data set's posterior moments once, for the objectives of a schedule.
 
-    The same data and noise serve all log-SNRs, so that the curve is smooth. That of a distribution
-    holds for every Gaussian process. That of a model holds for processes that are one with its own
-    as functions of the log-SNR (another schedule, another clock): a network is asked about states,
-    whose size depends on the process. It says of the network what is true of a perfect denoiser.
+    The same data and noise serve all log-SNRs, so that the curve is smooth. It holds for every
+    Gaussian process: that of a model for the same denoiser under any of them (`with_process`), at
+    the log-SNRs of the model's own process; outside them the moments, as scaled, are constant.
 
     Args:
         source: a distribution or a model; a curve is returned as it is.

@@ -139,8 +139,8 @@ def check(name, family, precise, draws):
             try:
                 value, error = estimate(draw, process, jax.random.key(seed))
             except ValueError as refusal:
-                assert not precise, refusal
-                assert "float64" in str(refusal)
+                if precise or "float64" not in str(refusal):
+                    raise
                 continue
             accepted += 1
             # The moments of the samples themselves are known to rounding.

@@ -88,33 +88,6 @@ def test_same_field_in_every_parametrisation(name, x64, getkey):
             )
 
 
-def test_with_process_keeps_the_field(x64):
-    """As a function of log-SNR and state: what survives a change of schedule.
-
-    Both processes are static with unit equilibrium, so the exact field is that function too.
-    """
-    old, new = PROCESSES["vp"](), ex.CosinePath()
-    _, models = exact_models(old)
-    exact = ex.ExactModel(small_mixture(), new)
-
-    @quick_jit
-    def fields(model, s, y):
-        return model.score(s, y), model.entropy_field(s, y), model.velocity(s, y)
-
-    for s in (0.2, 0.7):
-        y = jnp.asarray([0.4, -0.7])
-        expected = fields(exact, s, y)
-        for kind, model in models.items():
-            changed = model.with_process(new)
-            assert type(changed) is type(model)
-            assert changed.process == new
-            assert changed.shape == model.shape
-            assert model.process == old
-            for twice in (changed, model.with_process(PROCESSES["vpx"]()).with_process(new)):
-                for got, wanted in zip(fields(twice, s, y), expected, strict=True):
-                    np.testing.assert_allclose(got, wanted, rtol=1e-9, err_msg=kind)
-
-
 # ---------------------------------------------------------------------------- networks
 
 
@@ -262,7 +235,6 @@ def test_static_mistakes(make, name, model):
     [
         (lambda p: ex.EntropyMatching(doubled, p, 2.0), "scaling"),
         (lambda p: ex.EntropyMatching(doubled, p, scaling_of_five(p), shape=(3,)), "shape"),
-        (lambda p: ex.VelocityPrediction(doubled, p, clock=1.0), "clock"),
         (lambda p: ex.ExactModel(doubled, p), "distribution"),
         (lambda p: ex.ExactModel(small_mixture(), "vp"), "process"),
         (lambda p: ex.ExactModel(small_mixture(), p).with_process(1.0), "process"),
@@ -309,9 +281,6 @@ def test_is_a_pytree(make):
     assert eqx.tree_equal(model, eqx.filter_jit(lambda m: m)(model))
     marks = trainable(model)
     assert not any(jax.tree.leaves(marks.network.frequencies))
-    other = model.with_process(PROCESSES["vpx"]())
-    if make is not ex.VelocityPrediction:  # remembers the first process
-        assert jax.tree.structure(model) == jax.tree.structure(other)
     score = eqx.filter_jit(eqx.filter_grad(lambda m: jnp.sum(m.score(0.3, jnp.ones(2)))))
     gradient = score(model)
     assert all_finite(gradient)

@@ -17,7 +17,7 @@ from entropix.studies.processes import make_process, process_parameters
 from entropix.studies.run import Run, check_packages, prepare_run
 from entropix.studies.schedule.candidates import Candidate, made_by_hand
 from entropix.studies.schedule.options import OBJECTIVES, ScheduleOptions
-from entropix.studies.schedule.translation import equilibrium_std
+from entropix.studies.schedule.sampling import equilibrium_std
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

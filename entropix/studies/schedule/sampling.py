@@ -19,11 +19,15 @@ from entropix._core.arrays import Key
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.dynamics import DDIM, AbstractSampler, DPMSolver, sample
 from entropix.processes import StraightLine
-from entropix.studies.schedule.translation import equilibrium_std, translate
 
 
 # Steps of the sampler of second order that stand for infinitely many of either.
 LIMIT_STEPS = 256
+
+
+def equilibrium_std(process: AbstractGaussianProcess) -> float:
+    r"""$\kappa$ of a process with a static equilibrium."""
+    return float(process.equilibrium_precision(process.t1)) ** -0.5
 
 
 class FewStepSampler(eqx.Module):
@@ -40,7 +44,7 @@ class FewStepSampler(eqx.Module):
     def __init__(self, model: AbstractModel, name: str = "ddim"):
         process = model.process
         width = equilibrium_std(process) if process.is_static else 1.0
-        self.model = translate(model, StraightLine(width))
+        self.model = model.with_process(StraightLine(width))
         self.solver = DDIM() if name == "ddim" else DPMSolver()
 
     def __call__(

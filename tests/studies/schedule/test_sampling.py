@@ -10,7 +10,6 @@ import entropix as ex
 from entropix.studies.schedule.options import SearchOptions
 from entropix.studies.schedule.sampling import FewStepError, FewStepSampler, uniform_levels
 from entropix.studies.schedule.search import learnable, search
-from entropix.studies.schedule.translation import Translated, translate
 from tests.helpers import paper_mixture
 from tests.studies.common import quick_compilation
 
@@ -42,34 +41,6 @@ def test_all_schedules_are_sampled_through_one_process(x64, exact, name):
         prior=sampler.model.prior,
     )
     np.testing.assert_allclose(made, own, rtol=1e-6, atol=1e-6)
-
-
-PROCESSES = {
-    "rectified flow": ex.RectifiedFlow,
-    "exploding": lambda: ex.VarianceExploding(0.01, 20.0),
-    "narrow": lambda: ex.StraightLine(0.3),
-}
-
-
-@pytest.mark.parametrize("name", PROCESSES)
-def test_a_translated_model_is_the_model_of_the_other_process(x64, exact, name):
-    process = PROCESSES[name]()
-    seen, truth = Translated(exact, process), exact.with_process(process)
-    y = jnp.array([0.4, -1.1])
-    for level in (3.0, 0.0, -4.0):
-        s = process.time_of_log_snr(jnp.asarray(level))
-        for field in ("score", "entropy_field", "velocity"):
-            here, there = getattr(seen, field)(s, y), getattr(truth, field)(s, y)
-            np.testing.assert_allclose(here, there, rtol=1e-6, atol=1e-7)
-    assert (seen.divergence is None) == (truth.divergence is None)
-
-
-def test_a_network_keeps_its_fields_where_the_equilibrium_stays(exact):
-    network = ex.FourierMLP(2, widths=(8,), key=jax.random.key(0))
-    model = ex.EntropyMatching(network, exact.process)
-    assert isinstance(translate(model, ex.CosinePath()), ex.EntropyMatching)
-    assert isinstance(translate(model, ex.RectifiedFlow()), Translated)
-    assert isinstance(translate(exact, ex.RectifiedFlow()), ex.ExactModel)
 
 
 @pytest.mark.slow
