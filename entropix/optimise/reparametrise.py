@@ -19,7 +19,7 @@ from entropix._core.precision import full_precision
 from entropix.optimise.speeds import AbstractSpeed, gaussian
 from entropix.processes import MonotoneWarp, TimeChanged
 from entropix.processes.curves import knot_places, log_rates_of
-from entropix.transport.speed import time_nodes
+from entropix.transport.quadrature import time_rule
 
 
 @full_precision
@@ -87,7 +87,7 @@ def _times(process: AbstractProcess, rate: Any, count: int) -> Array:
     if isinstance(process, AbstractGaussianProcess):
         known = isinstance(rate, AbstractSpeed)
         variance = rate.variance if known else jnp.ones_like(process.t1)
-        times = jnp.sort(jnp.concatenate([times, time_nodes(process, variance, count)[0]]))
+        times = jnp.sort(jnp.concatenate([times, time_rule(process, variance, count)[0]]))
     return times
 
 

@@ -24,7 +24,7 @@ from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.distributions import Empirical
 from entropix.optimise.points import Points, average, with_process
 from entropix.optimise.posterior import AbstractPosterior, posterior_curve
-from entropix.optimise.quadrature import time_rule
+from entropix.transport.quadrature import time_rule
 
 
 def gaussian(process: Any) -> AbstractGaussianProcess:

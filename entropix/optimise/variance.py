@@ -12,8 +12,8 @@ from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.entropy.axis import log_snr_of_std
 from entropix.optimise.points import Points, average
 from entropix.optimise.posterior import AbstractPosterior, posterior_curve
-from entropix.optimise.quadrature import time_rule
 from entropix.optimise.speeds import gaussian
+from entropix.transport.quadrature import time_rule
 
 
 class EstimatorVariance(eqx.Module):
