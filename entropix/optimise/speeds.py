@@ -42,7 +42,7 @@ class AbstractSpeed(eqx.Module):
     @property
     @abc.abstractmethod
     def variance(self) -> Array:
-        """The mean data variance, which places the times."""
+        """The scales of the data, of any shape, which place the times."""
 
     @abc.abstractmethod
     def squared_rate(
@@ -123,7 +123,7 @@ class KineticAction(AbstractSpeed):
     @property
     def variance(self) -> Array:
         if isinstance(self.source, AbstractPosterior):
-            return self.source.variance
+            return self.source.scales
         assert self.points is not None
         return self.points.variance
 
@@ -261,7 +261,10 @@ class EntropicTime(AbstractSpeed):
 
     @property
     def variance(self) -> Array:
-        return self.source.variance
+        scales = self.source.scales.reshape(-1)
+        if self.cutoff is None:
+            return scales
+        return jnp.append(scales, self.cutoff**2)
 
     def squared_rate(
         self, process: AbstractGaussianProcess, times: Float[Array, " k"]

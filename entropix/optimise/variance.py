@@ -95,7 +95,7 @@ class EstimatorVariance(eqx.Module):
             level = log_snr_of_std(gaussian(process), self.cutoff)
             start = process.time_of_log_snr(level)
         if isinstance(self.source, AbstractPosterior):
-            measure, variance = self._of_bound, self.source.variance
+            measure, variance = self._of_bound, self.source.scales
         else:
             assert self.points is not None
             measure, variance = self._of_path_kl, self.points.variance

@@ -153,8 +153,7 @@ def speed_accuracy(
     )
     duration = model.process.t1 - model.process.t0
     speed = speeds.action.estimate(data.shape[0], speeds.evaluations)
-    parts = speed.value, speed.stderr, speed.mc_stderr
-    speed = Estimate(*(part / duration for part in parts), speeds.evaluations)
+    speed = jax.tree.map(lambda part: part / duration, speed)
 
     noise = model.prior.sample(count, key=prior_key)
     if condition is not None and data.shape[0] < count:
