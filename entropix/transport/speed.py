@@ -198,7 +198,10 @@ def _gaussian_speed(
     known = moved + jnp.sum(((pull + var_rate / 2) / total) ** 2 * moments)
     # The mean is subtracted from the states, and leaves its rounding there.
     second = moments + (scale * reference.mean) ** 2
-    gross = moved + jnp.sum(((jnp.abs(pull) + jnp.abs(var_rate) / 2) / total) ** 2 * second)
+    # The variances are known to a few units in the last place of the largest.
+    unsure = 1 + scale**2 * jnp.max(reference.spread) / (8 * total)
+    gain = (jnp.abs(pull) + jnp.abs(var_rate) / 2) / total * unsure
+    gross = moved + jnp.sum(gain**2 * second)
     return known, jax.lax.stop_gradient(gross)
 
 
