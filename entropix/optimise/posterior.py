@@ -56,6 +56,11 @@ class AbstractPosterior(eqx.Module):
 
     variance: AbstractVar[Array]  # c
 
+    @property
+    @abc.abstractmethod
+    def scales(self) -> Array:
+        """The variances known of the data, of any shape: where the moments change."""
+
     @abc.abstractmethod
     def moments(self, log_snr: Array) -> Moments:
         """The moments, in the shape of `log_snr`."""
@@ -92,6 +97,10 @@ class GaussianPosterior(AbstractPosterior):
     def variance(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
         return jnp.mean(self.variances)
 
+    @property
+    def scales(self) -> Array:
+        return self.variances
+
     def moments(self, log_snr: Array) -> Moments:
         level = jnp.clip(log_snr + jnp.log(self.variance), -80.0, 80.0)[..., None]
         relative = jnp.log(self.variances) - jnp.log(self.variance)
@@ -123,6 +132,10 @@ class MeasuredPosterior(AbstractPosterior):
     spacing: Float[Array, ""]
     values: Float[Array, "k 5"]
     variance: Float[Array, ""]
+
+    @property
+    def scales(self) -> Array:
+        return self.variance
 
     @property
     def log_snr(self) -> Float[Array, " k"]:

@@ -20,7 +20,7 @@ from entropix._core.precision import full_precision
 from entropix.optimise.speeds import AbstractSpeed, gaussian
 from entropix.processes import MonotoneWarp, TimeChanged
 from entropix.processes.curves import knot_places, log_rates_of
-from entropix.transport.speed import time_nodes
+from entropix.transport.quadrature import time_rule
 
 
 @full_precision
@@ -84,7 +84,7 @@ def _inner_times(process: AbstractProcess, speed: AbstractSpeed | None, count: i
     times = process.t0 + (process.t1 - process.t0) * places
     if isinstance(process, AbstractGaussianProcess):
         variance = jnp.ones_like(process.t1) if speed is None else speed.variance
-        times = jnp.sort(jnp.concatenate([times, time_nodes(process, variance, count)[0]]))
+        times = jnp.sort(jnp.concatenate([times, time_rule(process, variance, count)[0]]))
     return times[1:-1]
 
 

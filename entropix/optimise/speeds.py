@@ -24,7 +24,7 @@ from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.distributions import Empirical
 from entropix.optimise.points import Points, average, with_process
 from entropix.optimise.posterior import AbstractPosterior, posterior_curve
-from entropix.optimise.quadrature import time_rule
+from entropix.transport.quadrature import time_rule
 
 
 def gaussian(process: Any) -> AbstractGaussianProcess:
@@ -42,7 +42,7 @@ class AbstractSpeed(eqx.Module):
     @property
     @abc.abstractmethod
     def variance(self) -> Array:
-        """The mean data variance, which places the times."""
+        """The scales of the data, of any shape, which place the times."""
 
     @abc.abstractmethod
     def squared_rate(
@@ -126,7 +126,7 @@ class KineticAction(AbstractSpeed):
     @property
     def variance(self) -> Array:
         if isinstance(self.source, AbstractPosterior):
-            return self.source.variance
+            return self.source.scales
         assert self.points is not None
         return self.points.variance
 
@@ -266,7 +266,10 @@ class EntropicTime(AbstractSpeed):
 
     @property
     def variance(self) -> Array:
-        return self.source.variance
+        scales = self.source.scales.reshape(-1)
+        if self.cutoff is None:
+            return scales
+        return jnp.append(scales, self.cutoff**2)
 
     @eqx.filter_jit
     def squared_rate(

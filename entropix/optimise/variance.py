@@ -12,8 +12,8 @@ from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.entropy.axis import log_snr_of_std
 from entropix.optimise.points import Points, average
 from entropix.optimise.posterior import AbstractPosterior, posterior_curve
-from entropix.optimise.quadrature import time_rule
 from entropix.optimise.speeds import gaussian
+from entropix.transport.quadrature import time_rule
 
 
 class EstimatorVariance(eqx.Module):
@@ -96,7 +96,7 @@ class EstimatorVariance(eqx.Module):
             level = log_snr_of_std(gaussian(process), self.cutoff)
             start = process.time_of_log_snr(level)
         if isinstance(self.source, AbstractPosterior):
-            measure, variance = self._of_bound, self.source.variance
+            measure, variance = self._of_bound, self.source.scales
         else:
             assert self.points is not None
             measure, variance = self._of_path_kl, self.points.variance

@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from entropix._core.interfaces import AbstractGaussianProcess
-
 
 @eqx.filter_custom_jvp
-def invert_log_snr(process: AbstractGaussianProcess, value: Array) -> Array:
-    """The time in `[process.t0, process.t1]` at which `process.log_snr` equals `value`."""
+def invert_log_snr(process: Any, value: Array) -> Array:
+    """The time in `[process.t0, process.t1]` at which `process.log_snr` equals `value`.
+
+    `process` is a module with these three and `log_snr` decreasing.
+    """
     return _bisect(process, value)
 
 
@@ -51,7 +52,7 @@ def _invert_log_snr_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
 
 @eqx.filter_jit
-def _bisect(process: AbstractGaussianProcess, value: Array) -> Array:
+def _bisect(process: Any, value: Array) -> Array:
     # Non-negative floats are ordered like their bits read as integers: halving those finds the
     # exponent and the mantissa, from 1 down to the smallest float, in one step per bit.
     dtype = value.dtype

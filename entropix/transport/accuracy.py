@@ -29,7 +29,7 @@ from entropix._core.precision import full_precision
 from entropix.distributions import Gaussian, IsotropicGaussian
 from entropix.dynamics import solve_flow
 from entropix.transport.couplings import assignment, costs_of, sorted_cost, sorted_potentials
-from entropix.transport.speed import sampled_profile
+from entropix.transport.speed import measure_speeds
 
 
 class SpeedAccuracy(eqx.Module):
@@ -108,7 +108,7 @@ def speed_accuracy(
         key: PRNG key.
         num_samples: paths of each flow, between whose ends $W_1$ is taken.
         num_steps: steps of the flow.
-        num_times: Gauss-Legendre nodes in time for the right side.
+        num_times: nodes in time for the right side, see `speed_limit`.
         num_speeds: points at which each node's velocity is evaluated.
         condition: None, or conditions of the samples: a pytree of arrays with leading axis N. The
             flows use the first `num_samples`.
@@ -142,7 +142,7 @@ def speed_accuracy(
     if not isinstance(size, jax.core.Tracer) and float(size) == 0:
         raise ValueError("`shift` must not be zero, got a shift of length 0.")
     speed_key, prior_key = jax.random.split(key)
-    _, profile = sampled_profile(
+    _, _, speeds = measure_speeds(
         model,
         data,
         condition,
@@ -152,7 +152,8 @@ def speed_accuracy(
         chunk=chunk_size,
     )
     duration = model.process.t1 - model.process.t0
-    speed = profile.action(1.0).estimate(data.shape[0], profile.residual.size)
+    speed = speeds.action.estimate(data.shape[0], speeds.evaluations)
+    speed = jax.tree.map(lambda part: part / duration, speed)
 
     noise = model.prior.sample(count, key=prior_key)
     if condition is not None and data.shape[0] < count:
@@ -184,7 +185,7 @@ def speed_accuracy(
             ratio,
             jnp.hypot(left / speed.value, ratio * speed.stderr / speed.value),
             jnp.hypot(left / speed.value, ratio * speed.mc_stderr / speed.value),
-            profile.residual.size + 2 * count * num_steps,
+            speeds.evaluations + 2 * count * num_steps,
         ),
         duration=duration,
         num_samples=count,

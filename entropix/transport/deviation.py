@@ -22,7 +22,7 @@ from entropix._core.checks import conditions, finite, positive_integer, prng_key
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix._core.precision import full_precision
 from entropix.transport.interpolation import displacement_interpolation
-from entropix.transport.speed import SpeedProfile, sampled_profile
+from entropix.transport.speed import SpeedProfile, measure_speeds
 from entropix.transport.wasserstein import wasserstein
 
 
@@ -80,7 +80,7 @@ def geodesic_deviation(
         key: PRNG key.
         times: times of the process, shape (K,); None for seven at equal distances along the path.
         num_samples: points in each sample, at most a third of the data.
-        num_times: Gauss-Legendre nodes for the length.
+        num_times: nodes in time for the length.
         num_speeds: points at which each node's speed is evaluated.
         condition: None, or conditions of the samples: a pytree of arrays with leading axis N.
         chunk_size: evaluations held in memory at once.
@@ -104,7 +104,7 @@ def geodesic_deviation(
             raise ValueError(f"`times` must have shape (K,), got {times.shape}.")
     process = model.process
     speed_key, part_key, noise_key = jax.random.split(key, 3)
-    _, profile = sampled_profile(
+    _, profile, _ = measure_speeds(
         model,
         data,
         condition,

@@ -1,30 +1,91 @@
 r"""The speed of the probability flow along a process.
 
-$E\|v(Y_s, s)\|^2$ with $Y_s = \mu x + \Sigma z$, at Gauss-Legendre nodes in the clock
+$E\|v(Y_s, s)\|^2$ with $Y_s = \mu x + \Sigma z$. The same x and z serve all times, so that every
+integral over time is an average over (x, z), with a standard error. Of the Gaussian with the
+moments of the data the speed is known,
 
-$$w = \sqrt{\log(1 + \Sigma^2/(c\mu^2))}, \qquad w \propto \Sigma \text{ at the data}, \qquad
-  w^2 \approx -\log\mathrm{snr} \text{ at the noise},$$
+$$E\|v_r\|^2 = |\mu' m|^2 + \sum_j\left(\frac{d}{ds}\sqrt{\mu^2c_j + \Sigma^2}\right)^2 ,$$
 
-with c about the data variance: integrands that are smooth in time at the data end, whether that is
-approached like $\Sigma \propto s$ or like $\Sigma \propto \sqrt s$, are smooth in w, and an
-infinite axis of log-SNR falls off like a Gaussian. The same x and z serve all times, so that every
-integral over time is an average over (x, z), with a standard error.
+and integrated on many nodes; on a few nodes the model adds the difference (see
+`entropix.transport.quadrature` for both). Half of the nodes against the other half give the error
+of either sum; the rest of the error is that of rounding.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from entropix._core.arrays import Key, RealScalarLike, safe_sqrt
+from entropix._core.checks import is_concrete
 from entropix._core.chunks import in_chunks, unchunk
 from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.entropy.reference import GaussianReference
 from entropix.transport.errors import errors_of
+from entropix.transport.quadrature import TimeAxis, movement_of
+
+
+_KNOWN_NODES = 4096
+_TOLERANCE = 1e-4  # relative error of the quadrature below which it is not refined
+_MOST_REFINED = 4  # doublings of the number of nodes
+
+
+class KnownSpeed(eqx.Module):
+    r"""The reference's squared speed on many nodes.
+
+    Attributes:
+        weights: in ds.
+        sigma_squared: $\sigma^2$.
+        squared: $qE\|v_r\|^2$.
+        gross: the same if nothing cancelled in it: what rounding is relative to.
+    """
+
+    weights: Float[Array, "*seeds many"]
+    sigma_squared: Float[Array, "*seeds many"]
+    squared: Float[Array, "*seeds many"]
+    gross: Float[Array, "*seeds many"]
+
+
+class Integral(eqx.Module):
+    """An integral over time, and what each sampled point contributes.
+
+    Attributes:
+        value: the integral.
+        residual: influence of each point and draw on its sampled part, shape (n, r).
+        of_data: influence of each point on its known part, shape (n,).
+        lattice: error of the quadrature that more nodes would reduce.
+        other: error of the quadrature that they would not: tails and rounding.
+    """
+
+    value: Float[Array, "*seeds"]
+    residual: Float[Array, "*seeds n r"]
+    of_data: Float[Array, "*seeds n"]
+    lattice: Float[Array, "*seeds"]
+    other: Float[Array, "*seeds"]
+
+    @property
+    def quadrature(self) -> Float[Array, "*seeds"]:
+        """The error of the quadrature in time."""
+        return self.lattice + self.other
+
+    def errors(self, population: int) -> tuple[Array, Array]:
+        """Standard errors, given the number of all data."""
+        whole, noise = errors_of(self.residual, population, self.of_data)
+        return jnp.hypot(whole, self.quadrature), jnp.hypot(noise, self.quadrature)
+
+    def estimate(self, population: int, evaluations: int) -> Estimate:
+        """With standard errors, given the number of all data."""
+        return Estimate(self.value, *self.errors(population), evaluations)
+
+    def unresolved(self, population: int) -> Bool[Array, "*seeds"]:
+        """Whether more nodes would make the error smaller in a way that matters."""
+        noise = errors_of(self.residual, population, self.of_data)[1]
+        enough = jnp.maximum(_TOLERANCE * jnp.abs(self.value), jnp.maximum(noise / 4, self.other))
+        return self.lattice > enough
 
 
 class SpeedProfile(eqx.Module):
@@ -37,6 +98,7 @@ class SpeedProfile(eqx.Module):
         known: $qE\|v_r\|^2$ of the reference, over all data and noise.
         of_data: $qE_z\|v_r\|^2$ of the sampled points, shape (times, points).
         residual: $\|v\|^2 - q\|v_r\|^2$, shape (times, points, draws): `draws` of z for each x.
+        reference: the reference on more nodes.
     """
 
     times: Float[Array, "*seeds k"]
@@ -45,6 +107,7 @@ class SpeedProfile(eqx.Module):
     known: Float[Array, "*seeds k"]
     of_data: Float[Array, "*seeds k n"]
     residual: Float[Array, "*seeds k n r"]
+    reference: KnownSpeed
 
     @property
     def squared(self) -> Float[Array, "*seeds k"]:
@@ -57,93 +120,89 @@ class SpeedProfile(eqx.Module):
         r"""$\sqrt{E\|v\|^2}$ at the nodes."""
         return safe_sqrt(self.squared)
 
-    def _integral(self, value: Array, share: Array) -> "Integral":
+    def _integral(self, integrand: Callable[[Array, Array], Array]) -> Integral:
+        r"""Of a function of $E\|v\|^2$ and $\sigma^2$."""
+        squared, many = self.squared, self.reference
+        known = many.weights * integrand(many.squared, many.sigma_squared)
+        rest = integrand(squared, self.sigma_squared)
+        rest = self.weights * (rest - integrand(self.known, self.sigma_squared))
+        value = jnp.sum(known) + jnp.sum(rest)
+
+        def at(e: Array) -> Array:
+            return integrand(e, self.sigma_squared)
+
+        share = self.weights * jax.jvp(at, (squared,), (jnp.ones_like(squared),))[1]
+        # What rounding of the velocity by a few units of its gross value would change.
+        eps = 16 * jnp.finfo(value.dtype).eps
+        rounded = (safe_sqrt(many.squared) + eps * jnp.sqrt(many.gross)) ** 2
+        moved = many.weights * integrand(rounded, many.sigma_squared)
+        rounding = jnp.sum(moved) - jnp.sum(known) + eps * jnp.abs(value)
+        lattice = _lattice_error(known, 4) / 4 + _lattice_error(rest, 2)
         return Integral(
             value,
             jnp.asarray(jnp.tensordot(share, self.residual, axes=1)),
             jnp.asarray(jnp.tensordot(share, self.of_data, axes=1)),
+            jax.lax.stop_gradient(lattice),
+            jax.lax.stop_gradient(rounding + _tail(rest, value) + _tail(rest[::-1], value)),
         )
 
-    def length(self) -> "Integral":
+    def length(self) -> Integral:
         r"""$\int\sqrt{E\|v\|^2}\,ds$."""
-        speed = self.speed
-        share = self.weights / jnp.where(speed > 0, 2 * speed, 1.0)
-        return self._integral(jnp.sum(self.weights * speed), share)
+        return self._integral(lambda squared, _: safe_sqrt(squared))
 
-    def action(self, duration: RealScalarLike) -> "Integral":
+    def action(self, duration: RealScalarLike) -> Integral:
         r"""$(t_1 - t_0)\int E\|v\|^2\,ds$."""
-        share = jnp.asarray(duration * self.weights)
-        return self._integral(jnp.sum(share * self.squared), share)
+        return self._integral(lambda squared, _: jnp.asarray(duration * squared))
 
-    def entropy(self) -> "Integral":
+    def entropy(self) -> Integral:
         r"""$\int\frac{2}{\sigma^2}E\|v\|^2\,ds$."""
-        share = 2 * self.weights / self.sigma_squared
-        return self._integral(jnp.sum(share * self.squared), share)
+        return self._integral(lambda squared, sigma_squared: 2 * squared / sigma_squared)
 
 
-class Integral(eqx.Module):
-    """An integral over time, and what each sampled point contributes.
-
-    Attributes:
-        value: the integral.
-        residual: influence of each point and draw on its sampled part, shape (n, r).
-        of_data: influence of each point on its known part, shape (n,).
-    """
-
-    value: Float[Array, "*seeds"]
-    residual: Float[Array, "*seeds n r"]
-    of_data: Float[Array, "*seeds n"]
-
-    def estimate(self, population: int, evaluations: int) -> Estimate:
-        """With standard errors, given the number of all data."""
-        errors = errors_of(self.residual, population, self.of_data)
-        return Estimate(self.value, *errors, evaluations)
+def _lattice_error(terms: Array, parts: int) -> Array:
+    """The farthest that a sum over every `parts`-th node lies from the sum over all."""
+    sums = jnp.stack([parts * jnp.sum(terms[i::parts]) for i in range(parts)])
+    return jnp.max(jnp.abs(sums - jnp.sum(terms)))
 
 
-def clock(log_snr: Array, variance: Array) -> Array:
-    """The clock w of a log-SNR."""
-    return jnp.sqrt(jax.nn.softplus(-log_snr - jnp.log(variance)))
+def _tail(terms: Array, value: Array) -> Array:
+    """What a sum leaves out before its first term: a geometric series, if it falls at all."""
+    first, second = jnp.abs(terms[0]), jnp.abs(terms[1])
+    ratio = first / jnp.where(second > 0, second, 1.0)
+    falls = (second > 0) & (ratio < 1)
+    series = jnp.where(falls, first * ratio / jnp.where(falls, 1 - ratio, 1.0), jnp.inf)
+    negligible = first <= 8 * jnp.finfo(value.dtype).eps * jnp.abs(value)
+    return jnp.where(negligible, first, series)
 
 
-def clock_end(process: AbstractGaussianProcess, variance: Array) -> Array:
-    """The clock at `t1`; where w is infinite there, where the signal is lost to rounding."""
-    dtype = variance.dtype
-    log_variance = jnp.log(variance)
-    rounding = 2 * jnp.log(32 * jnp.asarray(jnp.finfo(dtype).eps, dtype))
-    least = rounding - jnp.minimum(log_variance, 0.0)
-    unsafe = process.log_snr(jax.lax.stop_gradient(process.t1))
-    inside = jnp.isfinite(unsafe) & (unsafe > least)
-    middle = (process.t0 + process.t1) / 2
-    end = process.log_snr(jnp.where(inside, process.t1, middle))
-    end = jnp.where(inside, end, least)
-    return clock(end, variance)
+def reference_of(data: Float[Array, "n *shape"]) -> GaussianReference:
+    """The Gaussian with the moments of `data`, as narrow as rounding lets them be known."""
+    reference = GaussianReference.from_data(data)
+    variances = reference.variances
+    eps = jnp.finfo(data.dtype).eps
+    of_data = (4 * eps) ** 2 * jnp.mean(jax.lax.stop_gradient(data) ** 2)
+    floor = of_data + 4 * eps * jnp.max(variances) + jnp.finfo(data.dtype).tiny
+    return eqx.tree_at(lambda r: r.spread, reference, jnp.maximum(variances, floor))
 
 
-def time_nodes(
-    process: AbstractGaussianProcess,
-    variance: Array,
-    num_times: int,
-    start: Array | None = None,
-) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-    """Times of the Gauss-Legendre nodes, increasing, and their weights in ds.
-
-    The axis begins at `t0`, or at the log-SNR `start`.
-    """
-    dtype = variance.dtype
-    log_variance = jnp.log(variance)
-    begin = jnp.zeros((), dtype) if start is None else clock(start, variance)
-    span = clock_end(process, variance) - begin
-
-    nodes, weights = np.polynomial.legendre.leggauss(num_times)
-    w = begin + span * jnp.asarray((nodes + 1) / 2, dtype)
-    growth = jnp.expm1(w**2)
-    times = process.time_of_log_snr(-log_variance - jnp.log(growth))
-    # A clock that runs fast at its end rounds the last nodes to `t1`, where nothing is left of ds.
-    inside = times < process.t1
-    times = jnp.where(inside, times, (process.t0 + process.t1) / 2)
-    _, slope = jax.jvp(process.log_snr, (times,), (jnp.ones_like(times),))
-    pace = jnp.where(inside, -2 * w * (1 + 1 / growth) / slope, 0.0)  # ds / dw
-    return times, span * jnp.asarray(weights / 2, dtype) * pace
+def _gaussian_speed(
+    process: AbstractGaussianProcess, reference: GaussianReference, s: Array
+) -> tuple[Array, Array]:
+    r"""$E\|v_r\|^2$ at a time, and the same if nothing cancelled in it."""
+    scale, var = process.scale(s), process.var(s)
+    rate, var_rate = process.scale_rate(s), process.var_rate(s)
+    total = scale**2 * reference.spread + var
+    moments = scale**2 * reference.variances + var
+    pull = scale * rate * reference.spread
+    moved = jnp.sum((rate * reference.mean) ** 2)
+    known = moved + jnp.sum(((pull + var_rate / 2) / total) ** 2 * moments)
+    # The mean is subtracted from the states, and leaves its rounding there.
+    second = moments + (scale * reference.mean) ** 2
+    # The variances are known to a few units in the last place of the largest.
+    unsure = 1 + scale**2 * jnp.max(reference.spread) / (8 * total)
+    gain = (jnp.abs(pull) + jnp.abs(var_rate) / 2) / total * unsure
+    gross = moved + jnp.sum(gain**2 * second)
+    return known, jax.lax.stop_gradient(gross)
 
 
 def speed_profile(
@@ -154,10 +213,23 @@ def speed_profile(
     reference: GaussianReference,
     num_times: int,
     chunk: int,
+    shift: Array | float = 0.5,
 ) -> SpeedProfile:
-    """Squared speeds of `model` at `mu x + Sigma z`, for each x and each of its draws of z."""
+    """Squared speeds of `model` at `mu x + Sigma z`, for each x and each of its draws of z.
+
+    `shift` moves the nodes, by a fraction of their distance.
+    """
     process = model.process
-    times, weights = time_nodes(process, reference.mean_variance, num_times)
+    axis = TimeAxis.of(process, jnp.min(reference.spread))
+    places, many, many_weights = axis.even(_KNOWN_NODES, shift)
+
+    @jax.checkpoint
+    def gaussian(s: Array) -> tuple[Array, Array]:
+        return _gaussian_speed(process, reference, s)
+
+    many_squared, gross = jax.lax.map(gaussian, many, batch_size=64)
+    movement = movement_of(many_squared, many_weights)
+    times, weights = axis.stretched(num_times, shift, places, movement)
     count, draws = z.shape[:2]
     # The reference knows the data by their moments, which are held fixed: so must be the points.
     fixed = jax.lax.stop_gradient(x)
@@ -183,8 +255,7 @@ def speed_profile(
         chunks = in_chunks(of_points, jnp.arange(total), total, chunk)
         squared, guess = (unchunk(c, total).reshape(count, draws) for c in chunks)
         of_data = jnp.sum((drift + gain * scale * centred) ** 2 + gain**2 * var, axis=-1)
-        moments = scale**2 * reference.variances + var
-        return jnp.sum(drift**2 + gain**2 * moments), of_data, squared, guess
+        return gaussian(s)[0], of_data, squared, guess
 
     known, of_data, squared, guess = jax.lax.map(at, times)
     share = _share(jnp.tensordot(weights, squared, axes=1), jnp.tensordot(weights, guess, axes=1))
@@ -195,6 +266,7 @@ def speed_profile(
         share * known,
         share * of_data,
         squared - share * guess,
+        KnownSpeed(many_weights, process.sigma_squared(many), share * many_squared, gross),
     )
 
 
@@ -202,26 +274,113 @@ def _share(of_points: Array, guess: Array) -> Array:
     """How much of the control variate to take: its regression coefficient in the action."""
     of_points, guess = jax.lax.stop_gradient((of_points, guess))
     spread = guess - jnp.mean(guess)
-    square = jnp.sum(spread**2)
-    varies = square > 0
-    return jnp.where(varies, jnp.sum(spread * of_points) / jnp.where(varies, square, 1.0), 1.0)
+    # Where the guess hardly varies, its rounding would decide: one is right for Gaussian data.
+    rounding = jnp.sqrt(jnp.finfo(guess.dtype).eps) * jnp.sum(guess**2)
+    square = jnp.sum(spread**2) + rounding + jnp.finfo(guess.dtype).tiny
+    return 1 + jnp.sum(spread * (of_points - guess)) / square
+
+
+class Speeds(eqx.Module):
+    """The integrals of the speed along a process.
+
+    Attributes:
+        length: the length.
+        action: the action.
+        entropy: the total entropy.
+        unresolved: whether more nodes would make the first two better.
+        population: the number of all data.
+        evaluations: evaluations spent.
+    """
+
+    length: Integral
+    action: Integral
+    entropy: Integral
+    unresolved: Bool[Array, "*seeds"]
+    population: int = eqx.field(static=True)
+    evaluations: int = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, profile: SpeedProfile, duration: Array, population: int) -> "Speeds":
+        """From one set of nodes."""
+        integrals = profile.length(), profile.action(duration), profile.entropy()
+        return cls._judged(integrals, population, profile.residual.size)
+
+    @classmethod
+    def _judged(
+        cls, integrals: tuple[Integral, ...], population: int, evaluations: int
+    ) -> "Speeds":
+        length, action, entropy = integrals
+        unresolved = length.unresolved(population) | action.unresolved(population)
+        return cls(length, action, entropy, unresolved, population, evaluations)
+
+    def merged(self, other: "Speeds") -> "Speeds":
+        """From the nodes of both, which lie between one another."""
+
+        def mean(a: Integral, b: Integral) -> Integral:
+            middle = jax.tree.map(lambda x, y: (x + y) / 2, a, b)
+            between = jax.lax.stop_gradient(jnp.abs(a.value - b.value) / 2)
+            # Two sums may agree by chance; twice the nodes are at least of second order.
+            return eqx.tree_at(lambda i: i.lattice, middle, between + middle.lattice / 4)
+
+        pairs = zip(
+            (self.length, self.action, self.entropy),
+            (other.length, other.action, other.entropy),
+            strict=True,
+        )
+        integrals = tuple(mean(a, b) for a, b in pairs)
+        return self._judged(integrals, self.population, self.evaluations + other.evaluations)
+
+
+def measure_speeds(
+    model: AbstractModel, data: Array, condition: Any, **options: Any
+) -> tuple[tuple[Array, Array], SpeedProfile, Speeds]:
+    """Points at both ends of the process, the speeds on the way, and their integrals.
+
+    The nodes are doubled while the quadrature's error matters next to that of sampling; in a
+    transformation of JAX, where errors are not known, it is only stated.
+
+    Args:
+        model: the model.
+        data: the data.
+        condition: of the data.
+        **options: `key`, `num_times`, `num_samples` and `chunk`.
+    """
+
+    def at(shift: float) -> tuple[tuple[Array, Array], SpeedProfile, Speeds]:
+        return _sampled(model, data, condition, jnp.asarray(shift, data.dtype), **options)
+
+    ends, profile, speeds = at(0.5)
+    if is_concrete(speeds.unresolved):
+        for level in range(_MOST_REFINED):
+            if not jnp.any(speeds.unresolved):
+                break
+            count = 2**level
+            more = [at(k / count + (0.5 / count if level else 0.0)) for k in range(count)]
+            others = [m[2] for m in more]
+            while len(others) > 1:
+                others = [_merge(a, b) for a, b in zip(others[::2], others[1::2], strict=True)]
+            speeds = _merge(speeds, others[0])
+    return ends, profile, speeds
 
 
 @eqx.filter_jit
-def sampled_profile(
+def _merge(one: Speeds, other: Speeds) -> Speeds:
+    return one.merged(other)
+
+
+@eqx.filter_jit
+def _sampled(
     model: AbstractModel,
     data: Array,
     condition: Any,
+    shift: Array,
     *,
     key: Key,
     num_times: int,
     num_samples: int,
     chunk: int,
-) -> tuple[tuple[Array, Array], SpeedProfile]:
-    """Points at both ends of the process, and the speeds of `num_samples` on the way.
-
-    Half as many data points as samples (all of them, if fewer), each with two or more draws of z.
-    """
+) -> tuple[tuple[Array, Array], SpeedProfile, Speeds]:
+    """Half as many data points as samples (all, if fewer), each with two or more draws of z."""
     process = model.process
     count = min(max(num_samples // 2, 2), data.shape[0])
     draws = max(num_samples // count, 2)
@@ -229,7 +388,7 @@ def sampled_profile(
     index = jax.random.permutation(index_key, data.shape[0])[:count]
     x, condition = data[index], jax.tree.map(lambda c: c[index], condition)
     z = jax.random.normal(noise_key, (count, draws, *x.shape[1:]), x.dtype)
-    reference = GaussianReference.from_data(data)
-    profile = speed_profile(model, x, z, condition, reference, num_times, chunk)
+    profile = speed_profile(model, x, z, condition, reference_of(data), num_times, chunk, shift)
+    speeds = Speeds.of(profile, process.t1 - process.t0, data.shape[0])
     end = process.scale(process.t1) * x + process.std(process.t1) * z[:, 0]
-    return (x.reshape(count, -1), end.reshape(count, -1)), profile
+    return (x.reshape(count, -1), end.reshape(count, -1)), profile, speeds

@@ -22,6 +22,7 @@ class SpeedLimit(eqx.Module):
         efficiency: $W_2^2/(S_{tot}\int\frac{\sigma^2}{2}ds)$, zero where either is infinite.
         times: times at which the speed was taken, increasing.
         speed: $\sqrt{E\|v\|^2}$ at those times.
+        quadrature: error of the quadrature in time of `length` and `action`, a part of theirs.
         num_samples: sizes of the samples between which `w2` was computed.
         dim: numbers in one sample.
     """
@@ -35,6 +36,7 @@ class SpeedLimit(eqx.Module):
     efficiency: Estimate
     times: Float[Array, "*seeds k"]
     speed: Float[Array, "*seeds k"]
+    quadrature: Float[Array, "*seeds 2"]
     num_samples: int = eqx.field(static=True)
     dim: int = eqx.field(static=True)
 
@@ -67,10 +69,11 @@ class SpeedLimit(eqx.Module):
 
         squared = w2.value**2, 2 * w2.value * w2.stderr
         # Both sides come from the same speeds: the Jensen inequality has no sampling error.
-        exact = jnp.zeros_like(length.stderr)
+        of_length, of_action = self.quadrature[..., 0], self.quadrature[..., 1]
+        squared_length = length.value**2, 2 * length.value * of_length
         return {
             "W2 <= length": slack(w2.value, w2.stderr, length.value, length.stderr),
-            "length^2 <= action": slack(length.value**2, exact, action.value, exact),
+            "length^2 <= action": slack(*squared_length, action.value, of_action),
             "W2^2 <= S_tot * budget": slack(*squared, limit, width),
         }
 

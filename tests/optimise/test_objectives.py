@@ -8,6 +8,7 @@ import pytest
 import entropix as ex
 from entropix.entropy.axis import log_snr_of_std
 from tests.helpers import (
+    KINDS,
     LOG_RATES,
     PROCESSES,
     as_shipped,
@@ -267,3 +268,19 @@ def test_total_entropy_is_no_objective(x64):
 def test_mistakes(make, message):
     with as_shipped(), pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", quick(["vp", "rf"], KINDS))
+def test_action_at_every_scale(x64, name):
+    """Of a Gaussian far from the scale of the process, against four times as many nodes."""
+    process = PROCESSES[name]()
+
+    @quick_jit
+    def actions(variances):
+        gaussian = ex.Gaussian(jnp.zeros(2), jnp.diag(variances))
+        few, many = (ex.KineticAction(gaussian, num_times=n) for n in (256, 1024))
+        return few(process), many(process), few.length(process), many.length(process)
+
+    for size, ratio in ((1e-8, 1.0), (1e8, 1.0), (1.0, 1e-8), (1e4, 1e-4)):
+        found = np.asarray(actions(jnp.asarray([size, size * ratio])))
+        np.testing.assert_allclose(found[::2], found[1::2], rtol=1e-5)

@@ -58,4 +58,17 @@ def test_gradient_and_errors():
     for estimate in (found.action, found.length, found.displacement):
         ratio = jnp.std(estimate.value, ddof=1) / jnp.mean(estimate.stderr)
         assert 0.8 < float(ratio) < 1.25
-        assert not np.any(estimate.mc_stderr)
+        assert np.all(estimate.mc_stderr < 1e-5)  # the polygon of a straight path is exact
+
+
+@pytest.mark.parametrize("variance", [0.4, 1e-4])
+def test_the_error_of_the_steps_is_stated(variance):
+    """Of too few steps, against many: within the error, which is not much larger."""
+    model = ex.ExactModel(ex.Gaussian([0.7], [[variance]]), ex.RectifiedFlow())
+    x = 0.7 + variance**0.5 * jax.scipy.stats.norm.ppf((jnp.arange(200) + 0.5) / 200)[:, None]
+    few, many = (ex.flow_action(model, x, num_steps=n) for n in (12, 192))
+    for name in ("action", "length", "bending"):
+        one, other = getattr(few, name), getattr(many, name)
+        off = abs(float(one.value - other.value))
+        assert off < 2 * float(one.mc_stderr), name
+        assert float(other.mc_stderr) < float(one.mc_stderr) < 30 * off + 1e-3, name

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import logsumexp
 
 import entropix as ex
-from tests.helpers import finite_difference
+from tests.helpers import finite_difference, quick_jit
 
 
 def pair(dim=2):
@@ -142,3 +142,30 @@ def test_mistakes():
         ex.static_bridge(jnp.zeros((4, 2)), jnp.ones((4, 2)), epsilon=-1.0)
     with pytest.raises(ValueError, match="y"):
         ex.static_bridge(jnp.zeros((4, 2)), jnp.ones((4, 3)), epsilon=1.0)
+
+
+def test_entropy_production_of_narrow_ends(x64):
+    """Of ends far narrower than the reference spreads, against a rational integrand's integral."""
+    epsilon = 1.0
+
+    @quick_jit
+    def found(a, b):
+        ends = (ex.Gaussian(jnp.zeros(1), v[None, None]) for v in (a, b))
+        bridge = ex.GaussianBridge(*ends, epsilon=epsilon)
+        return bridge.entropy_production, bridge.cross[0, 0]
+
+    for a, b in ((1e-8, 1e-4), (1e-6, 1e6), (1e8, 1e-8), (0.3, 2.0)):
+        value, c = (float(v) for v in found(jnp.asarray(a), jnp.asarray(b)))
+
+        # v = C'/(2C) x, so that E v^2 = C'^2/(4C), with C a quadratic in s.
+        def integrand(x, a=a, b=b, c=c):
+            s, r = 1 / (1 + np.exp(-x)), 1 / (1 + np.exp(x))
+            variance = r**2 * a + s**2 * b + s * r * (2 * c + epsilon)
+            slope = -2 * r * a + 2 * s * b + (r - s) * (2 * c + epsilon)
+            return s * r * slope**2 / (4 * variance)
+
+        edges = np.linspace(-60, 60, 241)
+        nodes, weights = np.polynomial.legendre.leggauss(12)
+        x = edges[:-1, None] + (nodes + 1) / 4
+        exact = 2 / epsilon * float(np.sum(integrand(x) * weights / 4))
+        assert value == pytest.approx(exact, rel=1e-6), (a, b)

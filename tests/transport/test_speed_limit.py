@@ -1,6 +1,11 @@
 """Speed limits: closed forms without sampling, honest errors, inequalities, gradients."""
 
+import contextlib
+import functools
+
 import equinox as eqx
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +16,11 @@ from entropix.entropy.reference import GaussianReference
 from entropix.transport import bures_wasserstein, speed_limit
 from entropix.transport.errors import errors_of
 from entropix.transport.lower_bound import squared_lower_bound
-from entropix.transport.speed import speed_profile
+from entropix.transport.speed import Speeds, measure_speeds, reference_of, speed_profile
 from tests.helpers import (
     COLLAPSING,
     PROCESSES,
+    double,
     finite_difference,
     numbers,
     quick,
@@ -82,6 +88,158 @@ def test_closed_forms(x64):
     squared = m**2 + (v**0.5 - 1) ** 2
     assert float(shortest[0]) ** 2 == pytest.approx(squared, rel=1e-9)
     assert float(shortest[1]) == pytest.approx(squared, rel=1e-9)
+
+
+@functools.cache
+def fine_rule(name):
+    """Coefficients of a process at many times, and weights: Gauss-Legendre panels of log(s/(1-s)).
+
+    The knots of the learned processes are ends of panels.
+    """
+    knots = np.sin(np.pi / 2 * np.linspace(0, 1, 6)[1:-1]) ** 2
+    edges = np.sort(np.concatenate([np.linspace(-90, 34, 400), np.log(knots / (1 - knots))]))
+    nodes, weights = np.polynomial.legendre.leggauss(12)
+    x = (edges[:-1, None] + np.diff(edges)[:, None] * (nodes + 1) / 2).ravel()
+    weights = (np.diff(edges)[:, None] * weights / 2).ravel()
+    with double():
+        process = PROCESSES[name]()
+
+        def coefficients(s):
+            p = process
+            return p.scale(s), p.var(s), p.scale_rate(s), p.var_rate(s)
+
+        s = jnp.asarray(1 / (1 + np.exp(-x)))
+        parts = tuple(np.asarray(part) for part in quick_jit(coefficients)(s))
+    return parts, weights / (1 + np.exp(-x)) / (1 + np.exp(x))
+
+
+def exact_length_and_action(name, mean, variances):
+    """Of a Gaussian under a process on [0, 1]."""
+    (scale, var, rate, var_rate), weights = fine_rule(name)
+    squared = rate**2 * np.sum(mean**2)
+    for v in variances:
+        squared = squared + (scale * rate * v + var_rate / 2) ** 2 / (scale**2 * v + var)
+    squared = np.where(np.isfinite(squared), squared, 0.0)
+    return weights @ np.sqrt(squared), weights @ squared, np.sqrt(np.max(var))
+
+
+@functools.cache
+def speeds_of(name, dtype):
+    """The integrals of an exact Gaussian model, one program for each process and precision."""
+    process = PROCESSES[name]()
+
+    @quick_jit
+    def run(mean, covariance, x, z):
+        model = ex.ExactModel(ex.Gaussian(mean, covariance), process)
+        profile = speed_profile(model, x, z, None, reference_of(x), 64, 64)
+        speeds = Speeds.of(profile, process.t1 - process.t0, x.shape[0])
+        return [i.estimate(x.shape[0], 1) for i in (speeds.length, speeds.action)]
+
+    return run
+
+
+@pytest.mark.parametrize("name", quick(["vp", "rf"]))
+def test_every_scale(name):
+    """Gaussians of any variance, mean and condition number, in both precisions.
+
+    The points have the moments of the Gaussian, so that the quadrature and rounding are all.
+    """
+
+    def check(precise, log_variance, log_mean, log_condition, angle):
+        dtype = np.float64 if precise else np.float32
+        variances = 10.0**log_variance * np.asarray([1.0, 10.0**-log_condition])
+        size = 0.0 if log_mean < -3 else 10.0**log_mean
+        if log_condition > 5 and not precise:
+            angle = 0.0  # single precision holds no such covariance but a diagonal one
+        turn = np.asarray([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        mean = size * turn[0]
+        root = turn * np.sqrt(2 * variances)
+        x = (mean + np.concatenate([root.T, -root.T])).astype(dtype)
+        covariance = (turn * variances) @ turn.T
+        z = np.random.default_rng(0).normal(size=(4, 4, 2)).astype(dtype)
+        with double() if precise else contextlib.nullcontext():
+            found = speeds_of(name, dtype)(mean.astype(dtype), covariance.astype(dtype), x, z)
+        moments = np.mean(x, 0, np.float64), np.cov(x.T, bias=True, dtype=np.float64)
+        known = moments[0], np.maximum(np.linalg.eigvalsh(moments[1]), 0.0)
+        *exact, noise = exact_length_and_action(name, *known)
+        largest = size + np.sqrt(variances[0]) + noise
+        for power, (estimate, truth) in enumerate(zip(found, exact, strict=True), 1):
+            value, error = float(estimate.value), float(estimate.mc_stderr)
+            assert abs(value - truth) <= 4 * error, (value, truth, error)
+            # Rounding of the sample covariance hides the narrow direction.
+            if precise or log_condition < 3:
+                enough = 1e-3 if precise else 2e-2
+                assert error <= enough * max(truth, (1e-3 * largest) ** power)
+
+    drawn = hypothesis.given(
+        precise=st.booleans(),
+        log_variance=st.floats(-8, 8),
+        log_mean=st.floats(-4, 4),
+        log_condition=st.sampled_from((0.0, 0.0, 2.0, 4.0, 8.0)),
+        angle=st.floats(0, 3),
+    )
+    hypothesis.settings(max_examples=40)(drawn(check))()
+
+
+@pytest.mark.parametrize("name", quick([], ["vp", "rf", "sl", "ve"]))
+@pytest.mark.parametrize(("apart", "variance"), [(1e3, 1.0), (1.0, 1e-6), (30.0, 1.0)])
+def test_components_far_apart(x64, name, apart, variance):
+    """More than one scale in the data: 64 nodes against 1024, within the quadrature's error."""
+    std = [[variance**0.5] * 2] * 2
+    mixture = ex.GaussianMixture([0.3, 0.7], [[0.0, 0.0], [apart, apart / 2]], std)
+    data = mixture.sample(200, key=jax.random.key(0))
+    model = ex.ExactModel(mixture, PROCESSES[name]())
+    options = {"key": jax.random.key(1), "num_samples": 200, "chunk": 200}
+    few, many = (measure_speeds(model, data, None, num_times=n, **options)[2] for n in (64, 1024))
+    for one, other in ((few.length, many.length), (few.action, many.action)):
+        assert abs(float(one.value - other.value)) <= 2 * float(one.quadrature)
+        assert float(one.quadrature) <= 1e-2 * float(other.value)
+        assert float(other.quadrature) <= 1e-4 * float(other.value)
+
+
+@pytest.mark.slow  # three programs
+def test_nodes_are_added_where_they_are_too_few(x64):
+    """Eight nodes are refined outside of transformations, and stated to be too few inside."""
+    mixture = wide()
+    model = ex.ExactModel(mixture, PROCESSES["vp"]())
+    data = mixture.sample(500, key=jax.random.key(0))
+    options = {"key": jax.random.key(1), "num_samples": 1000, "chunk": 1000}
+
+    def run(data, count):
+        speeds = measure_speeds(model, data, None, num_times=count, **options)[2]
+        return speeds.length, speeds.action, speeds.evaluations
+
+    many, few = run(data, 96), run(data, 8)
+    stated = quick_jit(lambda x: run(x, 8))(data)
+    assert few[2] > 8 * 1000
+    for exact, refined, fixed in zip(many[:2], few[:2], stated[:2], strict=True):
+        assert float(refined.quadrature) < 0.5 * float(fixed.quadrature)
+        for found in (refined, fixed):
+            assert abs(float(found.value - exact.value)) < 2 * float(found.quadrature)
+
+
+def test_an_action_that_diverges():
+    """Of finite data under a process whose noise grows like the square root of time."""
+    points = jnp.asarray([[0.0, 0.0], [1.0, 2.0], [3.0, 1.0]])
+    model = ex.ExactModel(ex.Empirical(points), PROCESSES["vp"]())
+    options = {"key": jax.random.key(1), "num_samples": 60, "chunk": 60, "num_times": 64}
+    speeds = measure_speeds(model, points, None, **options)[2]
+    action, length = (i.estimate(3, 1) for i in (speeds.action, speeds.length))
+    assert np.isinf(float(action.mc_stderr))
+    assert np.isfinite(float(length.mc_stderr))
+
+
+@pytest.mark.slow  # a program of its own
+def test_few_samples_do_not_beat_the_limit(x64):
+    """Data far wider than the noise: W2 of samples is all bias, and its error says so."""
+    data = ex.Gaussian([0.0], [[1e8]])
+    model = ex.ExactModel(data, PROCESSES["ve"]())
+    counts = {"num_times": 16, "num_samples": 1000, "num_evaluations": 1024}
+    x = data.sample(500, key=jax.random.key(0))
+    result = speed_limit(model, x, key=jax.random.key(1), **counts)
+    assert float(result.efficiency) > 100
+    assert float(result.efficiency) - 1 < 4 * float(result.efficiency.stderr)
+    assert all(bool(holds) for holds in result.inequalities.values())
 
 
 @pytest.mark.slow
@@ -199,8 +357,7 @@ def test_speed_limit_of_a_gaussian(x64):
     assert float(result.efficiency_lower) == pytest.approx(float(result.efficiency), rel=0.2)
     text = str(result)
     assert "W2 (n = 4000)" in text
-    assert text.count("holds, by") == 2  # Jensen's has no error
-    assert text.count("holds") == 3
+    assert text.count("holds, by") == 3
     assert float(result.slack["W2^2 <= S_tot * budget"]) > 10
 
 

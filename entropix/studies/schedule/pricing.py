@@ -30,7 +30,7 @@ from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.distributions import Gaussian
 from entropix.models import ExactModel
 from entropix.transport import wasserstein
-from entropix.transport.speed import time_nodes
+from entropix.transport.quadrature import time_rule
 
 
 _NODES = 48
@@ -77,7 +77,7 @@ def price(
         max_pairs: points between which W2 is computed, at most.
     """
     variance = jnp.mean(jnp.var(x, axis=0))
-    times, weights = time_nodes(process, variance, _NODES)
+    times, weights = time_rule(process, variance, _NODES)
     denoised, noise, gap = _fields(model, process.log_snr(times), x, z)
     rates = _rates(process, times)
     squared, entropy, kl = (
