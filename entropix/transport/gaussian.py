@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 from entropix._core.arrays import safe_sqrt
 from entropix._core.checks import checked, finite, is_concrete
 from entropix._core.precision import full_precision
+from entropix.transport.points import power_of_two
 
 
 @jax.custom_jvp
@@ -105,10 +106,20 @@ def bures_wasserstein(m1: Any, C1: Any, m2: Any, C2: Any) -> Float[Array, ""]:
         ValueError: on a wrong shape, numbers that are not finite, or a matrix that is no
             covariance.
     """
-    m1, C1, m2, C2 = _gaussians(m1, C1, m2, C2)
-    first, second = sqrtm_psd(C1), sqrtm_psd(C2)
+    return _bures(*_gaussians(m1, C1, m2, C2))
+
+
+@jax.jit
+def _bures(m1: Array, C1: Array, m2: Array, C2: Array) -> Array:
+    # In units of the larger of distance and standard deviations no square overflows.
+    shift = m1 - m2
+    unit = jnp.maximum(
+        jnp.sqrt(jnp.maximum(jnp.max(jnp.abs(C1)), jnp.max(jnp.abs(C2)))), jnp.max(jnp.abs(shift))
+    )
+    unit = power_of_two(jax.lax.stop_gradient(unit))
+    first, second = (sqrtm_psd(C / unit / unit) for C in (C1, C2))
     gap = first - second @ polar(jax.lax.stop_gradient(second @ first))
-    return safe_sqrt(jnp.sum((m1 - m2) ** 2) + jnp.sum(gap**2))
+    return unit * safe_sqrt(jnp.sum((shift / unit) ** 2) + jnp.sum(gap**2))
 
 
 @full_precision
