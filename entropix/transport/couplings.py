@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from entropix._core.arrays import safe_sqrt
 from entropix._core.checks import is_concrete
 
 
@@ -43,7 +42,7 @@ def distances_of(x: Float[Array, "*n dim"], y: Float[Array, "*n dim"]) -> Float[
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(difference), axis=-1, keepdims=True))
     largest = jnp.where(largest > 0, largest, 1.0)
     squared = jnp.sum((difference / largest) ** 2, axis=-1)
-    return largest[..., 0] * safe_sqrt(squared)
+    return largest[..., 0] * power_root(squared, 2)
 
 
 def costs_of(x: Float[Array, "*n dim"], y: Float[Array, "*n dim"], p: float) -> Float[Array, "*n"]:
@@ -57,14 +56,13 @@ def _power(distance: Array, p: float) -> Array:
     return distance if p == 1 else distance**p
 
 
-def power_root(cost: Array, p: float) -> Array:
-    """The p-th root, whose derivative at zero is zero."""
+def power_root(cost: Array, p: float | int) -> Array:
+    """The p-th root, whose derivative at zero is zero; NaN stays NaN."""
     if p == 1:
         return cost
-    if p == 2:
-        return safe_sqrt(cost)
-    above = cost > 0
-    return jnp.where(above, jnp.where(above, cost, 1.0) ** (1 / p), 0.0)
+    above = ~(cost <= 0)
+    safe = jnp.where(above, cost, 1.0)
+    return jnp.where(above, jnp.sqrt(safe) if p == 2 else safe ** (1 / p), 0.0)
 
 
 def power_mean(

@@ -8,10 +8,10 @@ $$\frac1n\sum_i f_i + \frac1m\sum_j g_j \;\le\; OT \;\le\; \sum_{ij}\pi_{ij}c_{i
 An iteration that has been stopped has neither. From its potential $\tilde g$ alone follow
 $f_i = \min_j(c_{ij} - \tilde g_j)$ and $g_j = \min_i(c_{ij} - f_i)$, which are feasible, and the
 plan with rows $\propto e^{(\tilde g_j - c_{ij})/\epsilon}$, which is rounded to its marginals:
-columns that hold too much are scaled down, and what rows and columns then lack is added as a product
-(Altschuler, Weed and Rigollet, 1705.09634, algorithm 2). Everything is computed in float64 on the
-host, from the samples as they were given, and widened by a bound on its rounding: the enclosure
-holds whatever the precision of the iteration and wherever it stopped.
+columns that hold too much are scaled down, and what rows and columns then lack is added as a
+product (Altschuler, Weed and Rigollet, 1705.09634, algorithm 2). Everything is computed in float64
+on the host, from the samples as they were given, and widened by a bound on its rounding: the
+enclosure holds whatever the precision of the iteration and wherever it stopped.
 """
 
 from collections.abc import Callable

@@ -78,7 +78,7 @@ def _assign(a: Array, b: Array) -> Array:
 @eqx.filter_jit
 def _draw(a: Array, b: Array, epsilon: Array, key: Key, num_iterations: int) -> Array:
     place = frame(a, b, separately=True)
-    twice = to_cost_unit(2 * epsilon, place.scale, 2.0)
+    twice = 2 * to_cost_unit(epsilon, place.scale, 2.0)
     cost = all_pairs(place.x, place.y, 2.0)
     _, g, _ = sinkhorn_potentials(cost, twice, num_iterations)
     return jax.random.categorical(key, (g - cost) / twice, axis=1)

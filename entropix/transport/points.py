@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import as_float
-from entropix._core.checks import samples
+from entropix._core.checks import checked, samples
 
 
 def as_points(x: Any, name: str) -> Float[Array, "n dim"]:
@@ -154,8 +154,19 @@ def power_of_two(value: Float[Array, ""]) -> Float[Array, ""]:
 def to_cost_unit(epsilon: Array, scale: Array, p: float) -> Array:
     """A cost in units of `scale`, kept within what the dtype can hold."""
     if p == 2:
-        converted = epsilon / scale / scale
+        # Not epsilon / scale / scale, of which the compiler makes epsilon / scale^2.
+        converted = (jnp.sqrt(epsilon) / scale) ** 2
     else:
         converted = jnp.exp2(jnp.log2(epsilon) - p * jnp.log2(scale))
     limits = jnp.finfo(converted.dtype)
     return jnp.clip(converted, 16 * limits.tiny, limits.max**0.5)
+
+
+def representable(value: Array, name: str, other: str) -> Array:
+    """A distance, or an error where its dtype cannot hold it."""
+    return checked(
+        value,
+        name,
+        lambda v: abs(v) < float("inf"),
+        f"at a distance from `{other}` that {value.dtype} can hold: rescale both, or use float64",
+    )

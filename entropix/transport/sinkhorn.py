@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import safe_sqrt
 from entropix._core.checks import checked, positive
 from entropix._core.precision import full_precision
+from entropix.transport.couplings import power_root
 from entropix.transport.points import Frame, as_clouds, frame, order, to_cost_unit
 
 
@@ -233,7 +233,7 @@ def _regularise(
         statistic = geometry.mean_cost_matrix if relative == "mean" else geometry.std_cost_matrix
         in_frame = epsilon * jnp.asarray(statistic, x.dtype)
     known = relative is None and not isinstance(scale_cost, str)
-    given = epsilon * scale_cost if known else in_frame * scale**p
+    given: Any = epsilon * scale_cost if known else in_frame * scale**p
     # Points that all coincide have no costs; otherwise these must be representable.
     spread = jnp.maximum(jnp.max(jnp.abs(place.x)), jnp.max(jnp.abs(place.y)))
     valid = (in_frame > 1e3 * limits.tiny) | (spread == 0)
@@ -275,7 +275,7 @@ def all_pairs(x: Float[Array, "n dim"], y: Float[Array, "m dim"], p: float) -> F
     @jax.checkpoint
     def of_row(point: Array) -> Array:
         squared = jnp.sum((point - y) ** 2, axis=-1)
-        return squared if p == 2 else safe_sqrt(squared) ** p
+        return squared if p == 2 else power_root(squared, 2) ** p
 
     return jax.lax.map(of_row, x, batch_size=rows) if rows < len(x) else jax.vmap(of_row)(x)
 

@@ -29,8 +29,8 @@ from entropix.transport.couplings import (
     sorted_potentials,
 )
 from entropix.transport.errors import two_sample_error
-from entropix.transport.points import as_clouds, frame, order
-from entropix.transport.wasserstein import error_of_root, potential_unit, representable
+from entropix.transport.points import as_clouds, frame, order, representable
+from entropix.transport.wasserstein import error_of_root, potential_unit
 
 
 @full_precision
@@ -70,7 +70,7 @@ def sliced_wasserstein(
     count = positive_integer(num_projections, "num_projections", 2)
     positive_integer(chunk_size, "chunk_size")
     value, stderr, mc_stderr = _sliced(x, y, key, p, count, chunk_size)
-    return Estimate(representable(value), stderr, mc_stderr, count)
+    return Estimate(representable(value, "x", "y"), stderr, mc_stderr, count)
 
 
 @functools.partial(jax.jit, static_argnames=("p", "count", "chunk_size"))

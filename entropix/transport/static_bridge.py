@@ -111,7 +111,7 @@ def _solve(
     place = frame(x, y, separately=True)
     n, m = x.shape[0], y.shape[0]
     # Of OTT's cost |x - y|^2, twice that of the problem, in the frame.
-    twice = to_cost_unit(2 * epsilon, place.scale, 2.0)
+    twice = 2 * to_cost_unit(epsilon, place.scale, 2.0)
     cost = all_pairs(place.x, place.y, 2.0)
     f, g, converged = sinkhorn_potentials(cost, twice, max_iterations)
     # OTT's potentials hold the logarithms of the weights.

@@ -23,7 +23,7 @@ import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.checks import checked, choice, positive_integer
+from entropix._core.checks import choice, positive_integer
 from entropix._core.estimate import format_with_error
 from entropix._core.precision import full_precision
 from entropix.transport.couplings import (
@@ -37,7 +37,7 @@ from entropix.transport.couplings import (
 )
 from entropix.transport.enclosure import enclosure
 from entropix.transport.errors import two_sample_error
-from entropix.transport.points import as_clouds, order
+from entropix.transport.points import as_clouds, order, representable
 from entropix.transport.sinkhorn import regularise
 
 
@@ -162,7 +162,7 @@ def wasserstein(
         value, stderr = _root(found.divergence, found.u, found.v, found.unit, p)
         used = found.given_epsilon
     exact = jax.lax.stop_gradient(value)
-    value = representable(value)
+    value = representable(value, "x", "y")
     return Wasserstein(
         value,
         stderr,
@@ -172,16 +172,6 @@ def wasserstein(
         (n, m),
         p,
         used,
-    )
-
-
-def representable(value: Array) -> Array:
-    """A distance, or an error where its dtype cannot hold it."""
-    return checked(
-        value,
-        "x",
-        lambda v: abs(v) < float("inf"),
-        f"at a distance from `y` that {value.dtype} can hold: rescale the samples, or use float64",
     )
 
 
