@@ -28,7 +28,7 @@ from entropix._core.interfaces import AbstractModel
 from entropix._core.precision import full_precision
 from entropix.distributions import Gaussian, IsotropicGaussian
 from entropix.dynamics import solve_flow
-from entropix.transport.couplings import assignment, costs_of, sorted_cost, sorted_potentials
+from entropix.transport.couplings import assignment, costs_of, sorted_distance, sorted_potentials
 from entropix.transport.speed import measure_speeds
 
 
@@ -205,7 +205,7 @@ def _coupled_w1(x: Array, y: Array) -> tuple[Array, Array]:
     """W1, and the influence of each pair: the points of a pair came from one draw."""
     if x.shape[1] == 1:
         u, v = sorted_potentials(x[:, 0], y[:, 0], 1.0)
-        return sorted_cost(x[:, 0], y[:, 0], 1.0), u + v
+        return sorted_distance(x[:, 0], y[:, 0], 1.0), u + v
     coupling = assignment(x, y, 1.0)
     return jnp.mean(costs_of(x, y[coupling.partner], 1.0)), coupling.u + coupling.v
 

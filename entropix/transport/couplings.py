@@ -19,14 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from entropix._core.arrays import safe_sqrt
 from entropix._core.checks import is_concrete
 
 
 class Coupling(eqx.Module):
     """Optimal coupling of two samples of n points, and its dual potentials.
-
-    The potentials serve standard errors; those of an assignment have single precision.
 
     Attributes:
         partner: index of the second sample's point for each of the first's.
@@ -39,14 +36,44 @@ class Coupling(eqx.Module):
     v: Float[Array, "*seeds n"]
 
 
-def costs_of(x: Float[Array, "n dim"], y: Float[Array, "n dim"], p: float) -> Float[Array, " n"]:
+def distances_of(x: Float[Array, "*n dim"], y: Float[Array, "*n dim"]) -> Float[Array, "*n"]:
+    r"""$\|x - y\|$, pair by pair; neither overflows nor underflows where the distance does not."""
+    difference = x - y
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(difference), axis=-1, keepdims=True))
+    largest = jnp.where(largest > 0, largest, 1.0)
+    squared = jnp.sum((difference / largest) ** 2, axis=-1)
+    return largest[..., 0] * power_root(squared, 2)
+
+
+def costs_of(x: Float[Array, "*n dim"], y: Float[Array, "*n dim"], p: float) -> Float[Array, "*n"]:
     r"""$\|x - y\|^p$, pair by pair."""
-    squared = jnp.sum((x - y) ** 2, axis=-1)
-    return squared if p == 2 else _power(safe_sqrt(squared), p)
+    if p == 2:
+        return jnp.sum((x - y) ** 2, axis=-1)
+    return _power(distances_of(x, y), p)
 
 
 def _power(distance: Array, p: float) -> Array:
     return distance if p == 1 else distance**p
+
+
+def power_root(cost: Array, p: float | int) -> Array:
+    """The p-th root, whose derivative at zero is zero; NaN stays NaN."""
+    if p == 1:
+        return cost
+    above = ~(cost <= 0)
+    safe = jnp.where(above, cost, 1.0)
+    return jnp.where(above, jnp.sqrt(safe) if p == 2 else safe ** (1 / p), 0.0)
+
+
+def power_mean(
+    distance: Float[Array, " n"], p: float, weight: Float[Array, " n"] | None = None
+) -> Float[Array, ""]:
+    r"""$(\sum_i w_i d_i^p)^{1/p}$, finite where the distances are: the largest is divided out."""
+    largest = jax.lax.stop_gradient(jnp.max(distance))
+    largest = jnp.where(largest > 0, largest, 1.0)
+    powers = _power(distance / largest, p)
+    mean = jnp.mean(powers) if weight is None else jnp.sum(weight * powers)
+    return largest * power_root(mean, p)
 
 
 def _cuts(n: int, m: int) -> np.ndarray:
@@ -55,30 +82,34 @@ def _cuts(n: int, m: int) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnames="p")
-def sorted_cost(x: Float[Array, " n"], y: Float[Array, " m"], p: float) -> Float[Array, ""]:
-    r"""$\int_0^1 |F^{-1}(q) - G^{-1}(q)|^p dq$ of two samples of any sizes."""
+def sorted_distance(x: Float[Array, " n"], y: Float[Array, " m"], p: float) -> Float[Array, ""]:
+    r"""$(\int_0^1 |F^{-1}(q) - G^{-1}(q)|^p dq)^{1/p}$ of two samples of any sizes."""
     n, m = x.shape[0], y.shape[0]
     cuts = _cuts(n, m)
     widths = jnp.asarray(np.diff(cuts) / (n * m), x.dtype)
     x, y = jnp.sort(x)[cuts[:-1] // m], jnp.sort(y)[cuts[:-1] // n]
-    return jnp.sum(widths * costs_of(x[:, None], y[:, None], p))
+    return power_mean(distances_of(x[:, None], y[:, None]), p, widths)
 
 
 @functools.partial(jax.jit, static_argnames="p")
 def sorted_potentials(
-    x: Float[Array, " n"], y: Float[Array, " m"], p: float
+    x: Float[Array, " n"], y: Float[Array, " m"], p: float, unit: Array | float = 1.0
 ) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
-    r"""Dual potentials of two samples on a line, of any sizes, for the cost $|x - y|^p$."""
-    x, y = jax.lax.stop_gradient((x, y))
+    r"""Dual potentials of two samples on a line, of any sizes, for the cost $(|x - y|/unit)^p$."""
+    x, y, unit = jax.lax.stop_gradient((x, y, unit))
     order, other = jnp.argsort(x), jnp.argsort(y)
     cuts = _cuts(x.shape[0], y.shape[0])
     i, j = cuts[:-1] // y.shape[0], cuts[:-1] // x.shape[0]
-    a, b = x[order][i, None], y[other][j, None]
-    paired = costs_of(a, b, p)
+    a, b = x[order][i], y[other][j]
+
+    def cost(a: Array, b: Array) -> Array:
+        return _power(jnp.abs(a - b) / unit, p)
+
+    paired = cost(a, b)
     # Neighbours bound the step of v from both sides; take the middle. Where only one of the two
     # points changes, the bounds meet.
-    upper = costs_of(a[:-1], b[1:], p) - paired[:-1]
-    lower = paired[1:] - costs_of(a[1:], b[:-1], p)
+    upper = cost(a[:-1], b[1:]) - paired[:-1]
+    lower = paired[1:] - cost(a[1:], b[:-1])
     along_v = jnp.concatenate([jnp.zeros(1, x.dtype), jnp.cumsum((upper + lower) / 2)])
     along_u = paired - along_v
     first_i = np.searchsorted(i, np.arange(x.shape[0]))
@@ -88,6 +119,7 @@ def sorted_potentials(
     return u, v
 
 
+@jax.jit
 def sorted_coupling(x: Float[Array, "n 1"], y: Float[Array, "n 1"]) -> Coupling:
     """The coupling of two samples of one size in one dimension, for squared distances."""
     x, y = jax.lax.stop_gradient((x[:, 0], y[:, 0]))
@@ -101,35 +133,74 @@ def assignment(x: Float[Array, "n dim"], y: Float[Array, "n dim"], p: float) -> 
 
     Under `jit`, `vmap` or differentiation the host is called back.
     """
+    coupling = relative_assignment(x, y, p)
+    x, y = jax.lax.stop_gradient((x, y))
+    cost = jnp.mean(costs_of(x, y[coupling.partner], p))
+    return Coupling(coupling.partner, cost * coupling.u, cost * coupling.v)
+
+
+def relative_assignment(x: Float[Array, "n dim"], y: Float[Array, "n dim"], p: float) -> Coupling:
+    """`assignment` with potentials in units of the mean cost, which need not be representable."""
     x, y = jax.lax.stop_gradient((x, y))
     count, dtype = x.shape[0], x.dtype
 
     def host(x: Any, y: Any) -> Any:
         partner, u, v = _assign(np.asarray(x, np.float64), np.asarray(y, np.float64), p)
-        # Single precision: the thread of a callback does not know of a local `jax.enable_x64`.
-        return partner.astype(np.int32), u.astype(np.float32), v.astype(np.float32)
+        return partner.astype(np.int32), *on_device(u), *on_device(v)
 
     if is_concrete((x, y)):
-        partner, u, v = host(x, y)
+        found = host(x, y)
     else:
         potential = jax.ShapeDtypeStruct((count,), jnp.float32)
-        shapes = (jax.ShapeDtypeStruct((count,), jnp.int32), potential, potential)
-        partner, u, v = jax.pure_callback(host, shapes, x, y, vmap_method="sequential")
-    return Coupling(jnp.asarray(partner), jnp.asarray(u, dtype), jnp.asarray(v, dtype))
+        shapes = (jax.ShapeDtypeStruct((count,), jnp.int32), *(potential,) * 4)
+        found = jax.pure_callback(host, shapes, x, y, vmap_method="sequential")
+    partner, u, du, v, dv = (jnp.asarray(part) for part in found)
+    return Coupling(partner, u.astype(dtype) + du.astype(dtype), v.astype(dtype) + dv.astype(dtype))
+
+
+def on_device(value: Any) -> tuple[np.ndarray, np.ndarray]:
+    """A float64 result as the sum of two float32 ones.
+
+    The thread of a callback does not know of a local `jax.enable_x64`, and may return no float64.
+    """
+    value = np.asarray(value, np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        high = value.astype(np.float32)
+        low = (value - high).astype(np.float32)
+    return high, np.where(np.isfinite(high), low, np.float32(0))
 
 
 def _assign(x: np.ndarray, y: np.ndarray, p: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     from scipy.optimize import linear_sum_assignment
     from scipy.spatial.distance import cdist
 
-    cost = cdist(x, y, "sqeuclidean") if p == 2 else cdist(x, y) ** p
-    _, partner = linear_sum_assignment(cost)
+    count = len(x)
+    size = max(np.max(np.abs(x)), np.max(np.abs(y))) or 1.0
+    x, y = x / size, y / size
+    origin = x[0].copy()
+    x, y = x - origin, y - origin
+    shift = np.zeros(x.shape[1])
+    if p == 2:  # a shift of either sample changes no coupling: far ones lose no digits
+        a, b = np.mean(x, axis=0), np.mean(y, axis=0)
+        x, y, shift = x - a, y - b, a - b
+    distance = cdist(x, y)
+    bound = np.max(distance) or 1.0
+    while True:
+        # Costs above one cannot be part of the optimum, as its total is at most one from the
+        # second pass on: they need no more than to be larger.
+        cost = np.minimum(distance / bound, 2 ** (1 / p)) ** p
+        _, partner = linear_sum_assignment(cost)
+        reach = count ** (1 / p) * np.max(distance[np.arange(count), partner])
+        if not 0 < 4 * reach < bound:
+            break
+        # All matched costs are small against the largest, and were compared to its rounding.
+        bound = reach
     matched = cost[:, partner]  # column j: the cost of j's partner
     own = np.diagonal(matched).copy()
     # u_i - u_j <= c(i, partner of j) - c(j, partner of j): shortest paths, by Bellman and Ford.
     matched -= own
-    u = np.zeros(len(x))
-    for _ in range(len(x)):
+    u = np.zeros(count)
+    for _ in range(count):
         shorter = np.min(matched + u, axis=1)
         done = np.all(shorter >= u - 1e-12 * (1 + np.abs(u)))
         u = np.minimum(u, shorter)
@@ -137,4 +208,8 @@ def _assign(x: np.ndarray, y: np.ndarray, p: float) -> tuple[np.ndarray, np.ndar
             break
     v = np.empty_like(u)
     v[partner] = own - u
-    return partner, u, v
+    shift = shift / bound
+    u += 2 * (x / bound) @ shift + shift @ shift
+    v -= 2 * (y / bound) @ shift
+    total = np.mean(u) + np.mean(v)
+    return (partner, u / total, v / total) if total > 0 else (partner, 0 * u, 0 * v)

@@ -59,4 +59,9 @@ def two_sample_error(u: Float[Array, " n"], v: Float[Array, " m"]) -> Float[Arra
     u, v = jax.lax.stop_gradient((u, v))
     if min(u.shape[0], v.shape[0]) < 2:
         return jnp.full((), jnp.inf, u.dtype)
-    return jnp.sqrt(jnp.var(u, ddof=1) / u.shape[0] + jnp.var(v, ddof=1) / v.shape[0])
+    # In units of the largest influence: squares neither overflow nor underflow.
+    u, v = u - jnp.mean(u), v - jnp.mean(v)
+    largest = jnp.maximum(jnp.max(jnp.abs(u)), jnp.max(jnp.abs(v)))
+    unit = jnp.where(largest > 0, largest, 1.0)
+    u, v = u / unit, v / unit
+    return unit * jnp.sqrt(jnp.var(u, ddof=1) / u.shape[0] + jnp.var(v, ddof=1) / v.shape[0])

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import safe_sqrt
 from entropix._core.checks import checked, finite, is_concrete
 from entropix._core.precision import full_precision
+from entropix.transport.couplings import power_root
+from entropix.transport.points import power_of_two, representable
 
 
 @jax.custom_jvp
@@ -102,17 +103,23 @@ def bures_wasserstein(m1: Any, C1: Any, m2: Any, C2: Any) -> Float[Array, ""]:
         The distance, in units of the data.
 
     Raises:
-        ValueError: on a wrong shape, numbers that are not finite, or a matrix that is no
-            covariance.
+        ValueError: on a wrong shape, numbers that are not finite, a matrix that is no covariance,
+            or a distance too large for the precision of the numbers.
     """
-    return _distance(*_gaussians(m1, C1, m2, C2))
+    return representable(_bures(*_gaussians(m1, C1, m2, C2)), "m1", "m2")
 
 
 @jax.jit
-def _distance(m1: Array, C1: Array, m2: Array, C2: Array) -> Array:
-    first, second = sqrtm_psd(C1), sqrtm_psd(C2)
+def _bures(m1: Array, C1: Array, m2: Array, C2: Array) -> Array:
+    # In units of the larger of distance and standard deviations no square overflows.
+    shift = m1 - m2
+    unit = jnp.maximum(
+        jnp.sqrt(jnp.maximum(jnp.max(jnp.abs(C1)), jnp.max(jnp.abs(C2)))), jnp.max(jnp.abs(shift))
+    )
+    unit = power_of_two(jax.lax.stop_gradient(unit))
+    first, second = (sqrtm_psd(C) / unit for C in (C1, C2))
     gap = first - second @ polar(jax.lax.stop_gradient(second @ first))
-    return safe_sqrt(jnp.sum((m1 - m2) ** 2) + jnp.sum(gap**2))
+    return unit * power_root(jnp.sum((shift / unit) ** 2) + jnp.sum(gap**2), 2)
 
 
 @full_precision

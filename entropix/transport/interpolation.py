@@ -17,8 +17,8 @@ from jaxtyping import Array
 from entropix._core.checks import choice, finite, positive_integer
 from entropix._core.precision import full_precision
 from entropix.transport.couplings import assignment, sorted_coupling
-from entropix.transport.points import as_points
-from entropix.transport.sinkhorn import regularise
+from entropix.transport.points import as_clouds
+from entropix.transport.sinkhorn import barycentric_map, regularise
 
 
 @full_precision
@@ -55,8 +55,7 @@ def displacement_interpolation(
         ValueError: if an argument is malformed, or an assignment is asked for of samples of
             different sizes.
     """
-    points = as_points(x, "x")
-    others = as_points(y, "y", like=points)
+    points, others = as_clouds(x, y, invariant=False)
     t = finite(t, "t").astype(points.dtype)
     choice(method, "method", ("auto", "assignment", "sinkhorn"))
     positive_integer(max_exact, "max_exact")
@@ -73,6 +72,7 @@ def displacement_interpolation(
         coupling = sorted_coupling(points, others) if line else assignment(points, others, 2.0)
         target = others[coupling.partner]
     else:
-        target = regularise(points, others, 2.0, epsilon, geometry, solver).mapped
+        found = regularise(points, others, 2.0, epsilon, geometry, solver)
+        target = barycentric_map(found, (geometry or {}).get("cost_fn"))
     t = t[..., None, None]
     return ((1 - t) * points + t * target).reshape(*t.shape[:-2], *jnp.shape(x))

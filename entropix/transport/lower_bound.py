@@ -34,8 +34,10 @@ def squared_lower_bound(
     start, end = jnp.where(varies, jnp.sqrt(safe), 0.0), jnp.sqrt(scale**2 * safe + var)
     end = jnp.where(varies, end, jnp.sqrt(var))
     shift = (1 - scale) ** 2 * mean
-    bound = shift @ mean + jnp.sum((start - end) ** 2) + (dim - values.shape[0]) * var
+    # start - end, which cancels where the data are wide against the noise.
+    gap = jnp.where(varies, ((1 - scale) * (1 + scale) * safe - var) / (start + end), -end)
+    bound = shift @ mean + jnp.sum(gap**2) + (dim - values.shape[0]) * var
     # d/d lambda of each term; for directions without variance the data have no influence.
-    slope = jnp.where(varies, (start - end) * (1 / jnp.sqrt(safe) - scale**2 / end), 0.0)
+    slope = jnp.where(varies, gap * (1 / jnp.sqrt(safe) - scale**2 / end), 0.0)
     influence = 2 * centred @ shift + (coordinates**2 - values) @ slope
     return bound, influence

@@ -19,6 +19,9 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
 from entropix._core.checks import positive, positive_integer
+from entropix._core.precision import matmul
+from entropix.transport.points import frame, to_cost_unit
+from entropix.transport.sinkhorn import all_pairs, sinkhorn_potentials
 
 
 class MinibatchCoupling(eqx.Module):
@@ -60,17 +63,22 @@ class MinibatchCoupling(eqx.Module):
         """
         a, b = (jax.lax.stop_gradient(v.reshape(v.shape[0], -1)) for v in (x, z))
         if self.epsilon is None:
-            # |x - z|^2 but for terms of x alone or z alone, on which no permutation depends.
-            rows, columns = optax.assignment.hungarian_algorithm(-a @ b.T)
-            return z[jnp.zeros_like(columns).at[rows].set(columns)]
-        return z[self._draw(a, b, self.epsilon, key)]
+            return z[_assign(a, b)]
+        return z[_draw(a, b, self.epsilon, key, self.num_iterations)]
 
-    def _draw(self, a: Array, b: Array, epsilon: Array, key: Key) -> Array:
-        # Late: OTT takes longer to import than the rest of this library.
-        from ott.geometry import pointcloud
-        from ott.solvers import linear
 
-        geometry = pointcloud.PointCloud(a, b, epsilon=2 * epsilon)
-        out: Any = linear.solve(geometry, max_iterations=self.num_iterations)
-        logits = (out.f[:, None] + out.g - jnp.asarray(geometry.cost_matrix)) / geometry.epsilon
-        return jax.random.categorical(key, logits, axis=1)
+@jax.jit
+def _assign(a: Array, b: Array) -> Array:
+    # |x - z|^2 but for terms of x alone or z alone, on which no permutation depends.
+    place = frame(a, b, separately=True)
+    rows, columns = optax.assignment.hungarian_algorithm(-matmul(place.x, place.y.T))
+    return jnp.zeros_like(columns).at[rows].set(columns)
+
+
+@eqx.filter_jit
+def _draw(a: Array, b: Array, epsilon: Array, key: Key, num_iterations: int) -> Array:
+    place = frame(a, b, separately=True)
+    twice = 2 * to_cost_unit(epsilon, place.scale, 2.0)
+    cost = all_pairs(place.x, place.y, 2.0)
+    _, g, _ = sinkhorn_potentials(cost, twice, num_iterations)
+    return jax.random.categorical(key, (g - cost) / twice, axis=1)

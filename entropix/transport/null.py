@@ -17,7 +17,7 @@ from entropix._core.arrays import Key, as_float
 from entropix._core.checks import positive_integer, prng_key
 from entropix._core.estimate import format_with_error
 from entropix._core.precision import full_precision
-from entropix.transport.points import as_points
+from entropix.transport.points import as_clouds
 from entropix.transport.wasserstein import Wasserstein, wasserstein
 
 
@@ -101,7 +101,7 @@ def wasserstein_null(
     Raises:
         ValueError: if an argument is malformed, or `num_samples` more than half of the points.
     """
-    x = as_points(x, "x")
+    x, _ = as_clouds(x, x)
     prng_key(key)
     half = x.shape[0] // 2
     size = half if num_samples is None else positive_integer(num_samples, "num_samples")

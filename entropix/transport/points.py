@@ -1,26 +1,67 @@
-"""Checks shared by the distances between samples."""
+r"""Points: checks shared by the distances between samples, and the frame that they are compared in.
+
+A common shift changes no distance and a common factor multiplies every one, but floating-point
+numbers know neither: $\|x - y\|^2$ of points near 1000 has lost the digits that tell them apart,
+and that of points near $10^{20}$ is infinite in single precision. Samples are therefore compared
+in a frame of their own: moved to the origin, and divided by a power of two so that no distance
+exceeds one. Both are exact but for the rounding of one subtraction. For squared distances each
+sample may be moved on its own,
+
+$$\|x - y\|^2 = \|x' - y'\|^2 + 2(x' - y')\cdot\Delta + \|\Delta\|^2, \qquad
+  x' = x - a,\ y' = y - b,\ \Delta = a - b,$$
+
+where the last two terms are the same for every coupling: samples that are far apart are compared
+as well as others.
+"""
 
 from typing import Any
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import as_float
-from entropix._core.checks import samples
+from entropix._core.checks import checked, samples
 
 
-def as_points(x: Any, name: str, *, like: Array | None = None) -> Float[Array, "n dim"]:
+def as_points(x: Any, name: str) -> Float[Array, "n dim"]:
     """Samples as points: trailing axes flattened, numbers taken as points on a line."""
     array = as_float(x, name)
     if array.ndim == 1:
         array = array[:, None]
     array = samples(array, name, minimum=1)
-    array = array.reshape(array.shape[0], -1)
-    if like is not None and like.shape[1] != array.shape[1]:
+    return array.reshape(array.shape[0], -1)
+
+
+def as_clouds(
+    x: Any, y: Any, *, invariant: bool = True
+) -> tuple[Float[Array, "n dim"], Float[Array, "m dim"]]:
+    """Two samples as points of one size and one precision.
+
+    Where only differences matter (`invariant`), NumPy arrays that are more precise than JAX is set
+    to be are moved to the origin before they are rounded.
+    """
+    if invariant and all(type(v) is np.ndarray and v.ndim and v.size for v in (x, y)):
+        x, y = _without_offset(x, y)
+    x, y = as_points(x, "x"), as_points(y, "y")
+    if x.shape[1] != y.shape[1]:
         raise ValueError(
-            f"`{name}` must have samples of the same size as `x`, {like.shape[1]} numbers, "
-            f"got {array.shape[1]}."
+            f"`y` must have samples of the same size as `x`, {x.shape[1]} numbers, "
+            f"got {y.shape[1]}."
         )
-    return array if like is None else array.astype(like.dtype)
+    dtype = jnp.promote_types(x.dtype, y.dtype)
+    return x.astype(dtype), y.astype(dtype)
+
+
+def _without_offset(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    rounded = jax.dtypes.canonicalize_dtype(jnp.result_type(float))
+    numbers = all(v.dtype.kind in "iuf" and v.dtype.itemsize > rounded.itemsize for v in (x, y))
+    if not numbers or x.shape[1:] != y.shape[1:]:
+        return x, y
+    moved = [np.asarray(v, np.float64) - np.asarray(x[0], np.float64) for v in (x, y)]
+    return (moved[0], moved[1]) if all(np.all(np.isfinite(v)) for v in moved) else (x, y)
 
 
 def order(p: Any) -> float:
@@ -28,3 +69,104 @@ def order(p: Any) -> float:
     if isinstance(p, bool) or not isinstance(p, int | float) or not 1 <= p < float("inf"):
         raise ValueError(f"`p` must be a finite number of at least 1, got {p!r}.")
     return float(p)
+
+
+class Frame(eqx.Module):
+    r"""Two samples in units in which no distance between the moved points exceeds one.
+
+    Attributes:
+        x: the first sample, moved and rescaled.
+        y: the second.
+        scale: what one unit of `x` and `y` is in units of the data, a power of two.
+        unit: the same for `shift`; at least `scale`, so that a large shift does not overflow.
+        ratio: `scale / unit`.
+        shift: $\Delta$ in units of `unit`; zero where both were moved together.
+        centre: what was taken from `y`, in units of `unit`.
+    """
+
+    x: Float[Array, "n dim"]
+    y: Float[Array, "m dim"]
+    scale: Float[Array, ""]
+    unit: Float[Array, ""]
+    ratio: Float[Array, ""]
+    shift: Float[Array, " dim"]
+    centre: Float[Array, " dim"]
+
+    def shift_cost(self) -> Float[Array, ""]:
+        r"""$2(\bar x' - \bar y')\cdot\Delta + \|\Delta\|^2$ in units of `unit` squared."""
+        rest = jnp.mean(self.x, axis=0) - jnp.mean(self.y, axis=0)
+        return jnp.sum((self.shift + 2 * self.ratio * rest) * self.shift)
+
+    def shift_influence(self) -> tuple[Float[Array, " n"], Float[Array, " m"]]:
+        """What the terms of the shift add to the potentials, in the same units, up to constants."""
+        x, y, shift = jax.lax.stop_gradient((self.x, self.y, 2 * self.ratio * self.shift))
+        return x @ shift, -(y @ shift)
+
+
+def frame(x: Float[Array, "n dim"], y: Float[Array, "m dim"], *, separately: bool) -> Frame:
+    """The frame of two samples, each moved by its own mean or both by that of the pair.
+
+    The motion and the unit are constants under differentiation: no distance depends on them.
+    """
+    held = jax.lax.stop_gradient((x, y))
+    first = power_of_two(jnp.maximum(jnp.max(jnp.abs(held[0])), jnp.max(jnp.abs(held[1]))))
+    x, y = x / first, y / first
+    a, b = _means(x, y, separately)
+    x, y = x - a, y - b
+    # Again: a mean far from zero is rounded by as much as matters to points that are close.
+    rest_a, rest_b = _means(x, y, separately)
+    x, y = x - rest_a, y - rest_b
+    shift, centre = (a - b) + (rest_a - rest_b), b + rest_b
+    moved = jax.lax.stop_gradient((x, y))
+    # Norms without overflow or underflow: the largest coordinate is divided out first.
+    wide = jnp.maximum(jnp.max(jnp.abs(moved[0])), jnp.max(jnp.abs(moved[1])))
+    wide = jnp.where(wide > 0, wide, 1.0)
+    norm = wide * jnp.sqrt(
+        jnp.maximum(*(jnp.max(jnp.sum((part / wide) ** 2, axis=1)) for part in moved))
+    )
+    second = 4 * power_of_two(norm)
+    far = power_of_two(jnp.max(jnp.abs(shift)))
+    second = jnp.where(norm > 0, second, far)
+    unit = jnp.maximum(second, jnp.where(jnp.any(shift != 0), far, second))
+    return Frame(
+        x / second,
+        y / second,
+        first * second,
+        first * unit,
+        second / unit,
+        shift / unit,
+        centre / unit,
+    )
+
+
+def _means(x: Array, y: Array, separately: bool) -> tuple[Array, Array]:
+    x, y = jax.lax.stop_gradient((x, y))
+    a, b = jnp.mean(x, axis=0), jnp.mean(y, axis=0)
+    return (a, b) if separately else ((a + b) / 2, (a + b) / 2)
+
+
+def power_of_two(value: Float[Array, ""]) -> Float[Array, ""]:
+    """The largest power of two that is not larger; one for zero."""
+    safe = jnp.where(value >= jnp.finfo(value.dtype).tiny, value, 1.0)
+    return safe / (2 * jnp.frexp(safe)[0])
+
+
+def to_cost_unit(epsilon: Array, scale: Array, p: float) -> Array:
+    """A cost in units of `scale`, kept within what the dtype can hold."""
+    if p == 2:
+        # Not epsilon / scale / scale, of which the compiler makes epsilon / scale^2.
+        converted = (jnp.sqrt(epsilon) / scale) ** 2
+    else:
+        converted = jnp.exp2(jnp.log2(epsilon) - p * jnp.log2(scale))
+    limits = jnp.finfo(converted.dtype)
+    return jnp.clip(converted, 16 * limits.tiny, limits.max**0.5)
+
+
+def representable(value: Array, name: str, other: str) -> Array:
+    """A distance, or an error where its dtype cannot hold it."""
+    return checked(
+        value,
+        name,
+        lambda v: abs(v) < float("inf"),
+        f"at a distance from `{other}` that {value.dtype} can hold: rescale both, or use float64",
+    )

@@ -10,9 +10,9 @@ p = 2 the shift of the means enters on its own, $W_2(\theta\cdot x, \theta\cdot 
 |\Delta|^2/D$.
 """
 
+import functools
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -22,10 +22,15 @@ from entropix._core.checks import positive_integer, prng_key
 from entropix._core.chunks import in_chunks, unchunk
 from entropix._core.estimate import Estimate
 from entropix._core.precision import full_precision
-from entropix.transport.couplings import sorted_cost, sorted_potentials
+from entropix.transport.couplings import (
+    power_mean,
+    power_root,
+    sorted_distance,
+    sorted_potentials,
+)
 from entropix.transport.errors import two_sample_error
-from entropix.transport.points import as_points, order
-from entropix.transport.wasserstein import power_root
+from entropix.transport.points import as_clouds, frame, order, representable
+from entropix.transport.wasserstein import error_of_root, potential_unit
 
 
 @full_precision
@@ -56,45 +61,58 @@ def sliced_wasserstein(
         `stderr` also that due to the samples, honest for samples of different populations.
 
     Raises:
-        ValueError: if an argument is malformed.
+        ValueError: if an argument is malformed, or the distance too large for the precision of the
+            samples.
     """
-    x, y = as_points(x, "x"), as_points(y, "y", like=as_points(x, "x"))
+    x, y = as_clouds(x, y)
     p = order(p)
     prng_key(key)
     count = positive_integer(num_projections, "num_projections", 2)
     positive_integer(chunk_size, "chunk_size")
-    return _sliced(x, y, key, p, count, chunk_size)
+    value, stderr, mc_stderr = _sliced(x, y, key, p, count, chunk_size)
+    return Estimate(representable(value, "x", "y"), stderr, mc_stderr, count)
 
 
-@eqx.filter_jit
-def _sliced(x: Array, y: Array, key: Key, p: float, count: int, chunk_size: int) -> Estimate:
+@functools.partial(jax.jit, static_argnames=("p", "count", "chunk_size"))
+def _sliced(
+    x: Array, y: Array, key: Key, p: float, count: int, chunk_size: int
+) -> tuple[Array, Array, Array]:
     directions = jax.random.normal(key, (count, x.shape[1]), x.dtype)
     directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
-    exact = jnp.zeros((), x.dtype)
-    of_x, of_y = jnp.zeros(x.shape[0], x.dtype), jnp.zeros(y.shape[0], y.dtype)
+    place = frame(x, y, separately=p == 2)
+
+    def project(theta: Array) -> tuple[Array, Array]:
+        return theta @ place.x.T, theta @ place.y.T
+
+    def along(theta: Array, weight: Array) -> Array:
+        return jax.vmap(lambda a, b: sorted_distance(a, b, p))(*project(theta))
+
+    distances = unchunk(in_chunks(along, directions, count, chunk_size), count)
+    value = power_mean(distances, p)
+    # No distance in the frame exceeds one; squares need no unit of their own.
+    inside = jnp.ones((), x.dtype) if p == 2 else potential_unit(value, jnp.ones_like(value), p)
+
+    def influence(theta: Array, weight: Array) -> tuple[Array, Array]:
+        u, v = jax.vmap(lambda a, b: sorted_potentials(a, b, p, inside))(*project(theta))
+        return weight @ u, weight @ v
+
+    u, v = jax.lax.stop_gradient(in_chunks(influence, directions, count, chunk_size))
+    u, v = jnp.sum(u, axis=0) / count, jnp.sum(v, axis=0) / count
+    unit = place.scale
     if p == 2:
-        mean_x, mean_y = jnp.mean(x, axis=0), jnp.mean(y, axis=0)
-        shift = mean_x - mean_y
-        x, y = x - mean_x, y - mean_y
-        exact = jnp.sum(shift**2) / x.shape[1]
-        of_x, of_y = 2 / x.shape[1] * (x @ shift), -2 / x.shape[1] * (y @ shift)
+        # E of (theta . Delta)^2 is |Delta|^2 / D: the shift of the means is averaged exactly.
+        dim, weight = x.shape[1], place.ratio**2
+        spread = weight * _scatter(distances**2)
+        of_x, of_y = place.shift_influence()
+        value = power_root(weight * value**2 + place.shift_cost() / dim, p)
+        u, v = weight * u + of_x / dim, weight * v + of_y / dim
+        unit, of_directions = place.unit, error_of_root(value, p, spread)
+    else:
+        scale = jnp.where(value > 0, value, 1.0)
+        of_directions = error_of_root(value, p, _scatter((distances / scale) ** p), scale)
+    of_points = error_of_root(value, p, two_sample_error(u, v), inside)
+    return unit * value, unit * jnp.hypot(of_directions, of_points), unit * of_directions
 
-    def along(theta: Array, weight: Array) -> tuple[Array, Array, Array]:
-        projected = theta @ x.T, theta @ y.T
-        costs = jax.vmap(lambda a, b: sorted_cost(a, b, p))(*projected)
-        u, v = jax.vmap(lambda a, b: sorted_potentials(a, b, p))(*projected)
-        return costs, weight @ u, weight @ v
 
-    costs, u, v = in_chunks(along, directions, count, chunk_size)
-    costs = unchunk(costs, count)
-    total = exact + jnp.mean(costs)
-    value = power_root(total, p)
-    root = jax.lax.stop_gradient(value)
-    slope = jnp.where(root > 0, 1 / (p * jnp.where(root > 0, root, 1.0) ** (p - 1)), 0.0)
-    of_directions = jax.lax.stop_gradient(jnp.std(costs, ddof=1)) / jnp.sqrt(count)
-    of_points = two_sample_error(
-        of_x + jnp.sum(u, axis=0) / count, of_y + jnp.sum(v, axis=0) / count
-    )
-    return Estimate(
-        value, slope * jnp.hypot(of_directions, of_points), slope * of_directions, count
-    )
+def _scatter(values: Array) -> Array:
+    return jax.lax.stop_gradient(jnp.std(values, ddof=1)) / len(values) ** 0.5

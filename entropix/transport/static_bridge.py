@@ -16,13 +16,16 @@ with the differential entropy $h(p_1)$, which the samples alone do not tell.
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.checks import positive
+from entropix._core.checks import positive, positive_integer
 from entropix._core.estimate import Estimate
 from entropix._core.precision import full_precision
-from entropix.transport.points import as_points
+from entropix.transport.errors import two_sample_error
+from entropix.transport.points import as_clouds, frame, to_cost_unit
+from entropix.transport.sinkhorn import all_pairs, in_units_of_cost, sinkhorn_potentials
 
 
 class StaticBridge(eqx.Module):
@@ -71,34 +74,59 @@ def static_bridge(x: Any, y: Any, *, epsilon: Any, max_iterations: int = 10_000)
         A `StaticBridge`; see there for what its errors leave out.
 
     Raises:
-        ValueError: if an argument is malformed. If the iteration does not converge, an error is
-            raised as the compiled program runs.
+        ValueError: if an argument is malformed, or the cost too large or too small for the
+            precision of the samples. If the iteration does not converge, an error is raised as the
+            compiled program runs.
 
     References:
         Cuturi et al., arXiv 2201.12324; Leonard, 1308.0215.
     """
-    # Late: OTT takes longer to import than the rest of this library.
-    from ott.geometry import pointcloud
-    from ott.solvers import linear
-
-    x, y = as_points(x, "x"), as_points(y, "y", like=as_points(x, "x"))
-    epsilon = positive(epsilon, "epsilon", shape=())
-    geometry = pointcloud.PointCloud(x, y, epsilon=2 * epsilon)
-    out: Any = linear.solve(geometry, max_iterations=max_iterations)
-    n, m = x.shape[0], y.shape[0]
-    displacement = jnp.asarray(out.transport_cost_at_geom(geometry)) / 2
-    # OTT's potentials belong to the cost |x - y|^2 and hold the logarithms of the weights.
-    f, g = out.f / 2 + epsilon * jnp.log(n), out.g / 2 + epsilon * jnp.log(m)
+    x, y = as_clouds(x, y)
+    epsilon = positive(epsilon, "epsilon", shape=()).astype(x.dtype)
+    positive_integer(max_iterations, "max_iterations")
+    (value, error, displacement, information), unit, valid = _solve(x, y, epsilon, max_iterations)
     value = eqx.error_if(
-        jnp.mean(f) + jnp.mean(g),
-        ~jnp.all(jnp.asarray(out.converged)),
-        "the Sinkhorn iteration must converge: pass a larger `epsilon` or `max_iterations`",
+        value,
+        ~valid,
+        "the Sinkhorn iteration must converge: pass a larger `epsilon` or `max_iterations`, or "
+        "samples in float64",
     )
-    error = jnp.sqrt(jnp.var(f, ddof=1) / n + jnp.var(g, ddof=1) / m)
+    value, error, displacement = (
+        in_units_of_cost(v, unit, 2.0) for v in (value, error, displacement)
+    )
     return StaticBridge(
         Estimate(value, error, jnp.zeros_like(error)),
         displacement,
-        (value - displacement) / epsilon,
+        information,
         epsilon,
         x.shape[1],
     )
+
+
+@eqx.filter_jit
+def _solve(
+    x: Array, y: Array, epsilon: Array, max_iterations: int
+) -> tuple[tuple[Array, Array, Array, Array], Array, Array]:
+    """Value, error and displacement in units of `unit` squared, and the information."""
+    place = frame(x, y, separately=True)
+    n, m = x.shape[0], y.shape[0]
+    # Of OTT's cost |x - y|^2, twice that of the problem, in the frame.
+    twice = 2 * to_cost_unit(epsilon, place.scale, 2.0)
+    cost = all_pairs(place.x, place.y, 2.0)
+    f, g, converged = sinkhorn_potentials(cost, twice, max_iterations)
+    # OTT's potentials hold the logarithms of the weights.
+    f, g = f + twice * jnp.log(n), g + twice * jnp.log(m)
+    value = (jnp.mean(f) + jnp.mean(g)) / 2
+    plan = jax.nn.softmax((g - cost) / twice, axis=1)
+    displacement = jnp.sum(plan * cost) / (2 * n)
+    information = (value - displacement) / (twice / 2)
+    weight, of_x_and_y = place.ratio**2, place.shift_influence()
+    u, v = (weight * a / 2 + b / 2 for a, b in zip((f, g), of_x_and_y, strict=True))
+    shift = place.shift_cost() / 2
+    parts = (
+        weight * value + shift,
+        two_sample_error(u, v),
+        weight * displacement + shift,
+        information,
+    )
+    return parts, place.unit, converged & jnp.isfinite(value)

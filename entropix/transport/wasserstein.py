@@ -12,6 +12,7 @@ theirs by an amount that falls only like $n^{-1/D}$. `wasserstein_null` says by 
 there is no distance at all.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -22,13 +23,21 @@ import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import safe_sqrt
 from entropix._core.checks import choice, positive_integer
 from entropix._core.estimate import format_with_error
 from entropix._core.precision import full_precision
-from entropix.transport.couplings import assignment, costs_of, sorted_cost, sorted_potentials
+from entropix.transport.couplings import (
+    Coupling,
+    distances_of,
+    power_mean,
+    power_root,
+    relative_assignment,
+    sorted_distance,
+    sorted_potentials,
+)
+from entropix.transport.enclosure import enclosure
 from entropix.transport.errors import two_sample_error
-from entropix.transport.points import as_points, order
+from entropix.transport.points import as_clouds, order, representable
 from entropix.transport.sinkhorn import regularise
 
 
@@ -40,13 +49,15 @@ class Wasserstein(eqx.Module):
         stderr: its scatter over new samples of the two populations, if these differ. For samples of
             one population the limit is not Gaussian: compare with `wasserstein_null` instead.
         lower: the exact distance of these samples is at least this.
-        upper: and at most this; both are `value` for the exact methods, and say for "sinkhorn" how
-            much the regularisation may have changed.
+        upper: and at most this; both are `value` for the exact methods. For "sinkhorn" they are
+            proved, rounding included (see `entropix.transport.enclosure`), and say how much the
+            regularisation may have changed.
         method: how it was computed: "sorted" and "assignment" are exact for the samples,
             "sinkhorn" is regularised.
         num_samples: sizes of the two samples.
         p: the order.
-        epsilon: the regularisation, in units of the cost; None for the exact methods.
+        epsilon: the regularisation, in units of the cost (infinite or zero where the dtype cannot
+            hold these); None for the exact methods.
 
     `float(distance)` is its value.
     """
@@ -91,7 +102,8 @@ def wasserstein(
     In one dimension exact by sorting, for any sizes. In more, exact by assignment up to `max_exact`
     points (0.3 s for 1000, 3 s for 2000, on the host), and above that the p-th root of the Sinkhorn
     divergence. Samples of sizes n and m are assigned as copies, least common multiple of them, if
-    these are not too many. Differentiable in the points.
+    these are not too many. Differentiable in the points. Samples of any common offset and size are
+    compared alike: only their differences count, in units of their own.
 
     Args:
         x: samples, shape (n, *shape), or (n,) for numbers.
@@ -99,7 +111,8 @@ def wasserstein(
         p: order of the distance, at least 1; distances between points are Euclidean.
         method: "auto", or one of "sorted", "assignment", "sinkhorn".
         max_exact: largest number of points for which "auto" takes the assignment.
-        epsilon: regularisation of "sinkhorn", in units of the cost; None for 0.3% of the mean cost.
+        epsilon: regularisation of "sinkhorn", in units of the cost; None for 0.3% of the mean cost
+            (for p = 2, of samples of one mean).
         geometry: options of OTT's `PointCloud` for "sinkhorn", which "auto" then takes: see
             `sinkhorn_divergence`. A `cost_fn` must be the p-th power of a distance.
         solver: options of OTT's `Sinkhorn`, as `max_iterations` and `threshold`; likewise.
@@ -109,12 +122,13 @@ def wasserstein(
 
     Raises:
         ValueError: if an argument is malformed; if "sorted" is asked for in more than one
-            dimension, or an exact method together with options of OTT.
+            dimension, or an exact method together with options of OTT; if the distance is too
+            large for the precision of the samples.
 
     References:
         Villani, Optimal Transport: Old and New, 2009; Peyre and Cuturi, 1803.00567.
     """
-    x, y = as_points(x, "x"), as_points(y, "y", like=as_points(x, "x"))
+    x, y = as_clouds(x, y, invariant="cost_fn" not in (geometry or {}))
     p = order(p)
     choice(method, "method", ("auto", "sorted", "assignment", "sinkhorn"))
     positive_integer(max_exact, "max_exact")
@@ -137,25 +151,21 @@ def wasserstein(
                 f"`method` must be 'assignment' or 'sinkhorn' for points in {x.shape[1]} "
                 "dimensions, got 'sorted'."
             )
-        cost = sorted_cost(x[:, 0], y[:, 0], p)
-        u, v = sorted_potentials(x[:, 0], y[:, 0], p)
+        value, stderr = _sorted(x[:, 0], y[:, 0], p)
     elif method == "assignment":
         size = math.lcm(n, m)
         copies, others = jnp.repeat(x, size // n, axis=0), jnp.repeat(y, size // m, axis=0)
-        coupling = assignment(copies, others, p)
-        cost = jnp.mean(costs_of(copies, others[coupling.partner], p))
-        u = jnp.mean(coupling.u.reshape(n, -1), axis=1)
-        v = jnp.mean(coupling.v.reshape(m, -1), axis=1)
+        value, stderr = _matched(copies, others, relative_assignment(copies, others, p), p, (n, m))
     else:
         found = regularise(x, y, p, epsilon, geometry, solver)
-        cost, u, v, used = jnp.maximum(found.divergence, 0.0), found.u, found.v, found.epsilon
-        low, high = power_root(jnp.maximum(found.lower, 0.0), p), power_root(found.upper, p)
-    value = power_root(cost, p)
+        low, high = enclosure(x, y, p, found, (geometry or {}).get("cost_fn"))
+        value, stderr = _root(found.divergence, found.u, found.v, found.unit, p)
+        used = found.given_epsilon
     exact = jax.lax.stop_gradient(value)
-    slope = jnp.where(exact > 0, 1 / (p * jnp.where(exact > 0, exact, 1.0) ** (p - 1)), 0.0)
+    value = representable(value, "x", "y")
     return Wasserstein(
         value,
-        slope * two_sample_error(u, v),
+        stderr,
         exact if low is None else low,
         exact if high is None else high,
         method,
@@ -165,11 +175,49 @@ def wasserstein(
     )
 
 
-def power_root(cost: Array, p: float) -> Array:
-    """The p-th root, whose derivative at zero is zero."""
-    if p == 1:
-        return cost
-    if p == 2:
-        return safe_sqrt(cost)
-    above = cost > 0
-    return jnp.where(above, jnp.where(above, cost, 1.0) ** (1 / p), 0.0)
+def error_of_root(root: Array, p: float, error: Array, unit: Array | float = 1.0) -> Array:
+    """Standard error of a distance from that of its p-th power in units of `unit`.
+
+    Zero where the distance is, and infinite where the dtype cannot hold it.
+    """
+    root = jax.lax.stop_gradient(root)
+    above = root > 0
+    safe = jnp.where(above, root, 1.0)
+    scaled = unit * (error / p) * (unit / safe) ** (p - 1)
+    return jnp.where(above, jnp.where(jnp.isnan(scaled), jnp.inf, scaled), 0.0)
+
+
+def potential_unit(root: Array, largest: Array, p: float) -> Array:
+    """A unit of length in which p-th powers of distances up to `largest` do not overflow.
+
+    The distance itself where that will do: the potentials matter in proportion to its p-th power.
+    """
+    root, largest = jax.lax.stop_gradient((root, largest))
+    least = largest * float(jnp.finfo(root.dtype).max) ** (-0.7 / p)
+    unit = jnp.maximum(root, least)
+    return jnp.where(unit > 0, unit, 1.0)
+
+
+@functools.partial(jax.jit, static_argnames="p")
+def _sorted(x: Array, y: Array, p: float) -> tuple[Array, Array]:
+    value = sorted_distance(x, y, p)
+    ends = jnp.maximum(jnp.max(x), jnp.max(y)) / 2 - jnp.minimum(jnp.min(x), jnp.min(y)) / 2
+    unit = potential_unit(value, ends, p)
+    u, v = sorted_potentials(x, y, p, unit)
+    return value, error_of_root(value, p, two_sample_error(u, v), unit)
+
+
+@functools.partial(jax.jit, static_argnames=("p", "sizes"))
+def _matched(
+    x: Array, y: Array, coupling: Coupling, p: float, sizes: tuple[int, int]
+) -> tuple[Array, Array]:
+    value = power_mean(distances_of(x, y[coupling.partner]), p)
+    u = jnp.mean(coupling.u.reshape(sizes[0], -1), axis=1)
+    v = jnp.mean(coupling.v.reshape(sizes[1], -1), axis=1)
+    return value, error_of_root(value, p, two_sample_error(u, v), jax.lax.stop_gradient(value))
+
+
+@functools.partial(jax.jit, static_argnames="p")
+def _root(divergence: Array, u: Array, v: Array, unit: Array, p: float) -> tuple[Array, Array]:
+    root = power_root(jnp.maximum(divergence, 0.0), p)
+    return unit * root, unit * error_of_root(root, p, two_sample_error(u, v))
