@@ -19,34 +19,38 @@ from tests.transport.test_gaussian_bridge import entropy, pair
 
 
 class Exact(eqx.Module):
-    """The network with which a `BridgeProcess` has the drift of a Gaussian bridge."""
+    """The network that gives a `BridgeProcess` the drift of a Gaussian bridge, but for `off`."""
 
     bridge: ex.GaussianBridge
     mean: jax.Array
     variance: jax.Array
+    off: jax.Array
 
-    def __init__(self, bridge):
+    def __init__(self, bridge, off):
         ends = (bridge.start, bridge.end)
-        self.bridge = bridge
+        self.bridge, self.off = bridge, jnp.asarray(off)
         self.mean = jnp.stack([g.mean for g in ends])
         self.variance = jnp.stack([jnp.mean(jnp.diagonal(g.covariance)) for g in ends])
 
     def __call__(self, level, y, condition=None):
-        s = (1.003 - 3e-3 * jnp.exp(level)) / (1 + jnp.exp(level))  # inverts the level
+        epsilon = self.bridge.epsilon
+        delta = jnp.clip(1e-3 * self.variance[1] / epsilon, 1e-5, 0.03)
+        s = (1 + delta - delta * jnp.exp(level)) / (1 + jnp.exp(level))  # inverts the level
         centre = (1 - s) * self.mean[0] + s * self.mean[1]
         variance = (1 - s) ** 2 * self.variance[0] + s**2 * self.variance[1]
-        width = jnp.sqrt(variance + self.bridge.epsilon * s * (1 - s))
+        width = jnp.sqrt(variance + epsilon * s * (1 - s))
         drift = self.bridge.drift(s, centre + width * y)
-        size = jnp.sqrt(jnp.sum(self.variance) + self.bridge.epsilon * s / (1.003 - s))
+        drift = drift + self.off * jnp.sin(4 * y)
+        size = jnp.sqrt(jnp.sum(self.variance) + epsilon * s / (1 + delta - s))
         return (drift - self.mean[1] + self.mean[0]) / size
 
 
-def exact_processes(bridge):
-    """Both directions of a Gaussian bridge, as if they had been learnt."""
+def exact_processes(bridge, off=0.0):
+    """Both directions of a Gaussian bridge, as if they had been learnt; `off`, with a misfit."""
     back = ex.GaussianBridge(bridge.end, bridge.start, epsilon=bridge.epsilon)
 
     def process(bridge):
-        network = Exact(bridge)
+        network = Exact(bridge, off)
         blank = jnp.zeros((2, bridge.start.dim))
         built = BridgeProcess(network, BrownianMotion(bridge.epsilon), blank, blank)
         return eqx.tree_at(lambda p: (p.mean, p.variance), built, (network.mean, network.variance))
@@ -61,13 +65,13 @@ def test_costs_and_their_errors():
     forward, backward = exact_processes(bridge)
 
     def once(key):
-        data_key, path_key = jax.random.split(key)
-        x = bridge.start.sample(64, key=data_key)
-        return measure_bridge(forward, backward, x, key=path_key, num_steps=24)
+        x_key, y_key, path_key = jax.random.split(key, 3)
+        x, y = bridge.start.sample(64, key=x_key), bridge.end.sample(64, key=y_key)
+        return measure_bridge(forward, backward, x, y, key=path_key, num_steps=24)
 
     def again(key):
-        x = bridge.start.sample(64, key=jax.random.key(1))
-        return measure_bridge(forward, backward, x, key=key, num_steps=24)
+        x, y = (g.sample(64, key=jax.random.key(1)) for g in (bridge.start, bridge.end))
+        return measure_bridge(forward, backward, x, y, key=key, num_steps=24)
 
     keys = jax.random.split(jax.random.key(0), 200)
     fresh, same = jax.jit(lambda k: (jax.lax.map(once, k), jax.lax.map(again, k)))(keys)
