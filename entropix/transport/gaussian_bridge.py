@@ -32,6 +32,7 @@ from jaxtyping import Array, Float
 from entropix._core.arrays import Key, RealScalarLike, as_float
 from entropix._core.checks import positive
 from entropix.distributions import Gaussian
+from entropix.transport.bridge_process import end_clock
 from entropix.transport.gaussian import sqrtm_psd
 
 
@@ -146,14 +147,28 @@ class GaussianBridge(eqx.Module):
 
     @property
     def entropy_production(self) -> Float[Array, ""]:
-        r"""$\int\frac{2}{\epsilon}E\|v\|^2ds$ in nats, by 64 Gauss-Legendre nodes."""
+        r"""$\int\frac{2}{\epsilon}E\|v\|^2ds$ in nats.
+
+        By 64 Gauss-Legendre nodes for each half of the time, in the clock of `bridge_process`: the
+        rate changes within the times $\lambda/\epsilon$ of the ends, $\lambda$ the eigenvalues of
+        their covariances.
+        """
         nodes, weights = np.polynomial.legendre.leggauss(64)
         dtype = self.cross.dtype
+        nodes, weights = (jnp.asarray(part / 2, dtype) for part in (nodes + 1, weights))
 
         def rate(s: Array) -> Array:
             slope = self._slope(s, self.epsilon * (0.5 - s))
             spread = jnp.linalg.solve(self._covariance_at(s), slope.T)
             return jnp.sum((self._shift) ** 2) + jnp.trace(slope @ spread)
 
-        rates = jax.vmap(rate)(jnp.asarray((nodes + 1) / 2, dtype))
-        return 2 / self.epsilon * jnp.sum(jnp.asarray(weights / 2, dtype) * rates)
+        total = jnp.zeros((), dtype)
+        for end, last in ((self.start, False), (self.end, True)):
+            # Of the nodes alone, which no derivative needs to follow.
+            least = jnp.min(jnp.linalg.eigvalsh(jax.lax.stop_gradient(end.covariance)))
+            delta = jnp.clip(least / jax.lax.stop_gradient(self.epsilon), 1e-6, 1.0)
+            half = jnp.arcsinh(jnp.sqrt(0.5 / delta)) / jnp.arcsinh(jnp.sqrt(1 / delta))
+            rest, slope, _ = end_clock(half * nodes, delta)
+            rates = jax.vmap(rate)(1 - rest if last else rest)
+            total += half * jnp.sum(weights * slope * rates)
+        return 2 / self.epsilon * total
