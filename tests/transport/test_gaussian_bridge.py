@@ -1,5 +1,7 @@
 """The closed form of the bridge between Gaussians against grids, identities and samples."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,9 +99,7 @@ def test_entropy_production_resolves_both_ends(a, b, epsilon):
 
     inner = [0.5, *(k * a / epsilon for k in (1, 10, 100)), *(1 - k * b / epsilon for k in (1, 10))]
     edges = [0.0, *sorted(s for s in inner if 0 < s < 1), 1.0]
-    exact = sum(
-        quad(rate, *e, epsrel=1e-9, limit=200)[0] for e in zip(edges[:-1], edges[1:], strict=True)
-    )
+    exact = sum(quad(rate, *e, epsrel=1e-9, limit=200)[0] for e in itertools.pairwise(edges))
     assert float(found) == pytest.approx(exact, rel=1e-5)
 
 
