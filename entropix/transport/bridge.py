@@ -12,6 +12,10 @@ Markov and a mixture of Brownian bridges. Projecting on either class in turn con
 
 The diffusion is learnt in both directions of time by turns, each from pairs that the other one made
 from true points: those at which its own paths must arrive. Errors of the marginals do not add up.
+
+A fifth of the points is held out from training. A fitted drift seems better than it is on the
+points it was fitted to, by as much, to leading order, as it is worse on others (Akaike, 1974): the
+costs are the mean of both, with an error of at least half their difference.
 """
 
 from collections.abc import Callable
@@ -25,8 +29,9 @@ from jaxtyping import Array
 
 from entropix._core.arrays import Key, as_float
 from entropix._core.checks import checked, positive_integer, prng_key, samples
+from entropix._core.estimate import Estimate
 from entropix.dynamics import solve_forward
-from entropix.networks import FourierMLP, trainable
+from entropix.networks import trainable
 from entropix.training.loop import Keys, Setup, join_model, split_model
 from entropix.training.optimiser import RelativeClip, WarmupCosine, adam
 from entropix.training.options import Options
@@ -35,6 +40,7 @@ from entropix.transport.bridge_process import (
     BridgeObjective,
     BridgeProcess,
     BrownianMotion,
+    StateFeatures,
     bridge_times,
 )
 from entropix.transport.bridge_result import SchroedingerBridge, measure_bridge
@@ -61,15 +67,16 @@ def schroedinger_bridge(
     r"""Learn the Schroedinger bridge between two data sets.
 
     Args:
-        x: samples of $p_0$, shape (n, *shape).
-        y: samples of $p_1$, shape (m, *shape).
+        x: samples of $p_0$, shape (n, *shape), at least 10.
+        y: samples of $p_1$, shape (m, *shape), at least 10.
         key: PRNG key.
         epsilon: $\epsilon = \sigma^2$, the variance the reference gains in unit time. The smaller,
             the closer the pairs are to optimal transport, and the more iterations are needed from
             independent pairs.
-        network: what both directions start from, `network(level, y, condition=None)`; None for a
-            `FourierMLP` of two layers of 128.
-        num_iterations: projections of either direction.
+        network: what both directions start from, `network(level, y, condition=None)`; None for two
+            layers of 128 over the state and Fourier features of it (`StateFeatures`).
+        num_iterations: projections of either direction. The errors of the costs hold the change
+            made by the last one; after a single one they are infinite.
         steps: gradient steps of each projection; it starts from the last one's parameters.
         batch_size: pairs per step, at most max(n, m).
         num_draws: times and noises per pair; antithetic if even.
@@ -91,7 +98,7 @@ def schroedinger_bridge(
     References:
         Shi et al., arXiv 2303.16852; Peluchetti, 2304.00917; Liu et al., 2302.05872.
     """
-    x, y = samples(x, "x"), samples(y, "y")
+    x, y = samples(x, "x", minimum=10), samples(y, "y", minimum=10)
     if x.shape[1:] != y.shape[1:]:
         raise ValueError(
             f"`y` must have samples of the shape of `x`, {x.shape[1:]}, got {y.shape[1:]}."
@@ -127,7 +134,12 @@ def schroedinger_bridge(
             raise ValueError(
                 f"`network` must be given for samples of shape {x.shape[1:]}, got None."
             )
-        network = FourierMLP(x.shape[1], key=network_key, widths=(128, 128), num_features=16)
+        network = StateFeatures(x.shape[1], key=network_key)
+    # About the common mean: an offset of the data costs no digits.
+    centre = (jnp.mean(x, axis=0) + jnp.mean(y, axis=0)) / 2
+    first, second, key = jax.random.split(key, 3)
+    x, x_out = _hold_out(x - centre, first)
+    y, y_out = _hold_out(y - centre, second)
     forward = BridgeProcess(network, reference, x, y)
     backward = BridgeProcess(network, reference, y, x)
     if not any(jax.tree.leaves(trainable(network))):
@@ -147,9 +159,12 @@ def schroedinger_bridge(
     starts, ends = _spread(x, count), _spread(y, count)
     pairs = _first_pairs(starts, ends, coupling, options.batch_size, pair_key)
     times = bridge_times(num_steps)
-    losses = []
+    losses, costs = [], None
+    measure_key = jax.random.fold_in(key, num_iterations)
     for iteration in range(num_iterations):
         fit_back, go_back, fit_on, go_on = jax.random.split(jax.random.fold_in(key, iteration), 4)
+        if iteration > 0 and iteration + 1 == num_iterations:
+            costs = measure_bridge(forward, backward, x, y, key=measure_key, num_steps=num_steps)
         backward, loss = project(backward, pairs[:, ::-1], fit_back)
         reached = solve_forward(backward, ends, key=go_back, times=times).final
         forward, other = project(forward, jnp.stack([reached, ends], axis=1), fit_on)
@@ -158,11 +173,48 @@ def schroedinger_bridge(
             reached = solve_forward(forward, starts, key=go_on, times=times).final
             pairs = jnp.stack([starts, reached], axis=1)
         if callback is not None:
-            callback(iteration + 1, SchroedingerBridge(forward, backward, None, None, None))
-    cost, production = measure_bridge(
-        forward, backward, x, key=jax.random.fold_in(key, num_iterations), num_steps=num_steps
+            ahead, back = forward.shifted(centre), backward.shifted(centre)
+            callback(iteration + 1, SchroedingerBridge(ahead, back, None, None, None))
+    options_of_costs: Any = {"key": measure_key, "num_steps": num_steps}
+    seen = measure_bridge(forward, backward, x, y, **options_of_costs)
+    unseen = measure_bridge(forward, backward, x_out, y_out, **options_of_costs)
+    before = (None, None) if costs is None else costs
+    cost, production = (
+        _combined(*estimates) for estimates in zip(before, seen, unseen, strict=True)
     )
-    return SchroedingerBridge(forward, backward, cost, production, jnp.stack(losses, axis=1))
+    return SchroedingerBridge(
+        forward.shifted(centre),
+        backward.shifted(centre),
+        cost,
+        production,
+        jnp.stack(losses, axis=1),
+    )
+
+
+def _hold_out(points: Array, key: Key) -> tuple[Array, Array]:
+    """Points to train on, and a fifth to test on."""
+    points = points[jax.random.permutation(key, points.shape[0])]
+    count = points.shape[0] // 5
+    return points[count:], points[:count]
+
+
+def _combined(before: Estimate | None, seen: Estimate, unseen: Estimate) -> Estimate:
+    """The mean over points that were trained on and points that were not.
+
+    The error is at least half their difference, and holds the change since the estimate `before`.
+    """
+    gap = (seen.value - unseen.value) / 2
+    change = jnp.inf if before is None else seen.value - before.value
+
+    def error(a: Array, b: Array) -> Array:
+        return jnp.sqrt(jnp.maximum((a**2 + b**2) / 4, gap**2) + change**2)
+
+    return Estimate(
+        (seen.value + unseen.value) / 2,
+        error(seen.stderr, unseen.stderr),
+        error(seen.mc_stderr, unseen.mc_stderr),
+        seen.num_evaluations + unseen.num_evaluations,
+    )
 
 
 def _spread(points: Array, count: int) -> Array:

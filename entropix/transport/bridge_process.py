@@ -17,12 +17,18 @@ KL of that mixture from the diffusion,
 $$\int_0^1\frac{1}{2\epsilon} E\left[\|u_\theta\|^2 - 2\,u_\theta\cdot\text{target}\right] ds,$$
 
 whose least value is minus the projection's own path KL from Brownian motion, in nats. The last
-$1 - s \sim \ell^2/\epsilon$ decide on structure of size $\ell$ in $p_1$ and may cost more than all
-before them, while the target's noise grows towards $s = 1$ as $(1-s)^{-1/2}$. In the clock $\tau$,
-$s = \sin^2(\pi\tau/2)$ and $ds = \pi\sqrt{s(1-s)}\,d\tau$, the two balance: gradients stay bounded,
-and the ends are resolved to the square of a step. Times of training are uniform in it and steps of
-paths equal. The network is given the standardised state and returns $u$ about the mean
-displacement, in units of the target's standard deviation $(c^2 + \epsilon s/(1-s+\delta))^{1/2}$, c
+$r = 1 - s \sim \ell^2/\epsilon$ decide on structure of size $\ell$ in $p_1$ and may cost more than
+all before them, while the target's noise grows towards $s = 1$ as $r^{-1/2}$. Times of training are
+uniform in the clock v,
+
+$$r = \delta\sinh^2(\kappa v), \qquad \sinh\kappa = \delta^{-1/2}, \qquad
+  \frac{dr}{dv} = 2\kappa\sqrt{r(r + \delta)},$$
+
+which is $\log r$ before $\delta$, where every factor of r weighs the same, and $\sqrt r$ after it:
+gradients stay bounded. $\delta$ is a small part of the time $c_1^2/\epsilon$ in which the noise
+covers $p_1$, of variance $c_1^2$. Paths take equal steps of $\tau$, $s = \sin^2(\pi\tau/2)$, which
+shrink towards both ends. The network is given the standardised state and returns $u$ about the mean
+displacement, in units of the target's standard deviation $(c^2 + \epsilon s/(r+\delta))^{1/2}$, c
 the spread of the two ends: a drift towards fine structure is steep near the end, and this is not.
 """
 
@@ -30,6 +36,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -46,11 +53,12 @@ from entropix._core.arrays import (
 from entropix._core.checks import positive
 from entropix._core.interfaces import AbstractProcess
 from entropix.models.network_model import call_network, check_parts
+from entropix.networks import Fixed, FourierMLP
 from entropix.training.objective import AbstractObjective
 
 
-# Shortest remaining time that the networks tell from none: structure down to 5% of sqrt(epsilon).
-_RESOLVED = 3e-3
+# The clock resolves structure down to 3% of the standard deviation of the end.
+_RESOLVED = 1e-3
 
 
 def bridge_times(num_steps: int) -> Float[Array, " steps"]:
@@ -58,9 +66,42 @@ def bridge_times(num_steps: int) -> Float[Array, " steps"]:
     return as_float((1 - np.cos(np.pi * np.arange(num_steps + 1) / num_steps)) / 2)
 
 
-def _level(s: Array) -> Array:
-    r"""$\log\frac{1-s+\delta}{s+\delta}$, like the log-SNRs that networks embed, but finite."""
-    return jnp.log1p(_RESOLVED - s) - jnp.log(s + _RESOLVED)
+def end_clock(v: Array, delta: Array) -> tuple[Array, Array, Array]:
+    r"""Remaining time r in [0, 1] at v in [0, 1], dr/dv, and $r^{-1/2}dr/dv$, which is finite."""
+    kappa = jnp.arcsinh(1 / jnp.sqrt(delta))
+    root = jnp.minimum(jnp.sqrt(delta) * jnp.sinh(kappa * v), 1.0)  # of r
+    steep = 2 * kappa * jnp.sqrt(root**2 + delta)
+    return root**2, steep * root, steep
+
+
+class StateFeatures(eqx.Module):
+    r"""A `FourierMLP` of the state and random Fourier features of it.
+
+    A perceptron of few layers learns slowly what varies on a scale much smaller than the state. The
+    features $\sin b\cdot y$, $\cos b\cdot y$ with $b \sim N(0, 2I/D)$ help it to do so
+    (Tancik et al., 2006.10739).
+
+    Args:
+        dim: D.
+        widths: of the hidden layers.
+        key: PRNG key.
+    """
+
+    frequencies: Fixed
+    network: FourierMLP
+
+    def __init__(self, dim: int, *, widths: tuple[int, ...] = (128, 128), key: Key):
+        feature_key, key = jax.random.split(key)
+        count = max(16, 2 * dim)
+        scale = as_float((2 / dim) ** 0.5)
+        self.frequencies = Fixed(scale * jax.random.normal(feature_key, (count, dim)))
+        self.network = FourierMLP(
+            dim + 2 * count, key=key, widths=widths, num_features=16, out_dim=dim
+        )
+
+    def __call__(self, level: RealScalarLike, y: Float[Array, " dim"], condition: Any = None):
+        phase = self.frequencies.value.astype(y.dtype) @ y
+        return self.network(level, jnp.concatenate([y, jnp.sin(phase), jnp.cos(phase)]))
 
 
 class BrownianMotion(AbstractProcess):
@@ -103,14 +144,18 @@ class BridgeProcess(AbstractProcess):
 
     A process like any other: `solve_forward` and `path_entropy` take it. The drift of a
     Schroedinger bridge is a gradient, and `equilibrium_score` is $2 u_\theta/\epsilon$. The network
-    is called as `network(level, y)` with a standardised state and a level of the time that falls
-    from 5.8 to -5.8, about the log-odds $\log\frac{1-s}{s}$.
+    is called as `network(level, y)` with a standardised state and the level
+    $\log\frac{1-s+\delta}{s+\delta}$, which falls from $-\log\delta$ to $\log\delta$, 3.5 to 11.5.
 
     Args:
         network: `network(level, y, condition=None) -> array of y's shape`, such as `FourierMLP`.
         process: the reference, a Brownian motion.
         start: samples of $p_0$, shape (n, *shape), whose mean and variance set the scales.
         end: samples of $p_1$, shape (m, *shape).
+
+    Attributes:
+        mean: of $p_0$ and of $p_1$.
+        variance: of $p_0$ and of $p_1$, per coordinate.
     """
 
     network: Callable
@@ -140,16 +185,32 @@ class BridgeProcess(AbstractProcess):
         """$c^2$, the variance of a displacement between independent ends."""
         return jnp.sum(self.variance)
 
-    def drift(self, s: RealScalarLike, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        r"""$u_\theta(s, y)$."""
+    @property
+    def delta(self) -> Array:
+        r"""$\delta$, the remaining time down to which the end is resolved."""
+        return jnp.clip(_RESOLVED * self.variance[1] / self.process.epsilon, 1e-5, 0.03)
+
+    def shifted(self, by: Float[Array, "*shape"]) -> "BridgeProcess":
+        """The same process of states moved by a constant."""
+        return eqx.tree_at(lambda p: p.mean, self, self.mean + by)
+
+    def standardised(self, s: RealScalarLike, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The state about its mean, in units of its standard deviation for independent ends."""
         early, late = 1 - s, as_float(s)
         centre = early * self.mean[0] + late * self.mean[1]
         variance = early**2 * self.variance[0] + late**2 * self.variance[1]
         width = jnp.sqrt(variance + self.process.epsilon * early * late)
-        standardised = ((y - centre) / width).astype(y.dtype)
-        out = call_network(self.network, _level(late), standardised, None, None)
-        size = jnp.sqrt(self.spread + self.process.epsilon * late / (early + _RESOLVED))
-        return (self.mean[1] - self.mean[0] + size * out).astype(y.dtype)
+        return ((y - centre) / width).astype(y.dtype)
+
+    def size(self, s: RealLike) -> Array:
+        """The unit of the network: about the standard deviation of a Brownian bridge's drift."""
+        return jnp.sqrt(self.spread + self.process.epsilon * s / (1 - s + self.delta))
+
+    def drift(self, s: RealScalarLike, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        r"""$u_\theta(s, y)$."""
+        level = jnp.log(1 - s + self.delta) - jnp.log(s + self.delta)
+        out = call_network(self.network, level, self.standardised(s, y), None, None)
+        return (self.mean[1] - self.mean[0] + self.size(s) * out).astype(y.dtype)
 
     def sigma_squared(self, s: RealLike) -> Array:
         return self.process.sigma_squared(s)
@@ -163,7 +224,7 @@ class BridgeProcess(AbstractProcess):
 class BridgeObjective(AbstractObjective):
     r"""The regression of $u_\theta$ on the drifts of Brownian bridges between pairs.
 
-    An example is a pair, shape (2, *shape); times are uniform in $\tau$, stratified over a batch.
+    An example is a pair, shape (2, *shape); times are uniform in v, stratified over a batch.
 
     Attributes:
         num_draws: times and noises per pair.
@@ -198,14 +259,11 @@ class BridgeObjective(AbstractObjective):
         z: Float[Array, "..."],
         key: Key | None,
     ) -> Float[Array, ""]:
-        # 1 - s on its own: it keeps its digits where it is small.
-        epsilon, s, rest = (
-            model.process.epsilon,
-            *(jnp.sin(jnp.pi / 2 * v) ** 2 for v in (u, 1 - u)),
-        )
+        epsilon = model.process.epsilon
+        rest, rate, steep = end_clock(u, model.delta)
+        s = 1 - rest
         x = rest * start[0] + s * start[1] + safe_sqrt(epsilon * s * rest) * z
         drift = model.drift(s, x)
-        # The rate ds / d tau is taken into the product: sqrt(s (1 - s)) sqrt(s / (1 - s)) = s.
-        rate = safe_sqrt(s * rest)
-        moved = rate * (start[1] - start[0]) - jnp.sqrt(epsilon) * s * z
-        return jnp.pi / (2 * epsilon) * (rate * squared_norm(drift) - 2 * inner(drift, moved))
+        # The rate is taken into the product: it is zero where the target is infinite.
+        moved = rate * (start[1] - start[0]) - steep * safe_sqrt(epsilon * s) * z
+        return (rate * squared_norm(drift) - 2 * inner(drift, moved)) / (2 * epsilon)

@@ -11,7 +11,12 @@ import pytest
 
 import entropix as ex
 from entropix.transport.bridge import _first_pairs
-from entropix.transport.bridge_process import BridgeObjective, BridgeProcess, BrownianMotion
+from entropix.transport.bridge_process import (
+    BridgeObjective,
+    BridgeProcess,
+    BrownianMotion,
+    end_clock,
+)
 from entropix.transport.bridge_result import measure_bridge
 from tests.helpers import as_shipped
 from tests.training.common import assert_same
@@ -19,39 +24,75 @@ from tests.transport.test_gaussian_bridge import entropy, pair
 
 
 class Exact(eqx.Module):
-    """The network with which a `BridgeProcess` has the drift of a Gaussian bridge."""
+    """The network that gives a `BridgeProcess` the drift of a Gaussian bridge, but for `off`."""
 
     bridge: ex.GaussianBridge
     mean: jax.Array
     variance: jax.Array
+    off: jax.Array
 
-    def __init__(self, bridge):
+    def __init__(self, bridge, off):
         ends = (bridge.start, bridge.end)
-        self.bridge = bridge
+        self.bridge, self.off = bridge, jnp.asarray(off)
         self.mean = jnp.stack([g.mean for g in ends])
         self.variance = jnp.stack([jnp.mean(jnp.diagonal(g.covariance)) for g in ends])
 
     def __call__(self, level, y, condition=None):
-        s = (1.003 - 3e-3 * jnp.exp(level)) / (1 + jnp.exp(level))  # inverts the level
+        epsilon = self.bridge.epsilon
+        delta = jnp.clip(1e-3 * self.variance[1] / epsilon, 1e-5, 0.03)
+        s = (1 + delta - delta * jnp.exp(level)) / (1 + jnp.exp(level))  # inverts the level
         centre = (1 - s) * self.mean[0] + s * self.mean[1]
         variance = (1 - s) ** 2 * self.variance[0] + s**2 * self.variance[1]
-        width = jnp.sqrt(variance + self.bridge.epsilon * s * (1 - s))
+        width = jnp.sqrt(variance + epsilon * s * (1 - s))
         drift = self.bridge.drift(s, centre + width * y)
-        size = jnp.sqrt(jnp.sum(self.variance) + self.bridge.epsilon * s / (1.003 - s))
+        drift = drift + self.off * jnp.sin(4 * y)
+        size = jnp.sqrt(jnp.sum(self.variance) + epsilon * s / (1 + delta - s))
         return (drift - self.mean[1] + self.mean[0]) / size
 
 
-def exact_processes(bridge):
-    """Both directions of a Gaussian bridge, as if they had been learnt."""
+def exact_processes(bridge, off=0.0):
+    """Both directions of a Gaussian bridge, as if they had been learnt; `off`, with a misfit."""
     back = ex.GaussianBridge(bridge.end, bridge.start, epsilon=bridge.epsilon)
 
     def process(bridge):
-        network = Exact(bridge)
+        network = Exact(bridge, off)
         blank = jnp.zeros((2, bridge.start.dim))
         built = BridgeProcess(network, BrownianMotion(bridge.epsilon), blank, blank)
         return eqx.tree_at(lambda p: (p.mean, p.variance), built, (network.mean, network.variance))
 
     return process(bridge), process(back)
+
+
+def test_clock():
+    """It runs from the end of the time to its start, and its rate is its derivative."""
+    v = jnp.linspace(0.0, 1.0, 9)
+    for delta in jnp.asarray([1e-4, 0.03]):
+        rest, rate, steep = end_clock(v, delta)
+        assert float(rest[0]) == 0
+        assert float(rest[-1]) == pytest.approx(1, abs=1e-6)
+        inner = v[1:-1]
+        slope = jax.vmap(jax.grad(lambda v, d=delta: end_clock(v, d)[0]))(inner)
+        np.testing.assert_allclose(rate[1:-1], slope, rtol=1e-4)
+        np.testing.assert_allclose(rate, steep * jnp.sqrt(rest), rtol=1e-5)
+
+
+def test_costs_are_right_to_second_order():
+    """Drifts that are off, about an offset of 1000: less than by E|u|^2, and within the error."""
+    start, end = (ex.Gaussian(g.mean + 1000, g.covariance) for g in pair(1))
+    bridge = ex.GaussianBridge(start, end, epsilon=0.5)
+    x, y = (g.sample(512, key=jax.random.key(i)) for i, g in enumerate((start, end)))
+
+    def costs(off):
+        processes = exact_processes(bridge, off)
+        return measure_bridge(*processes, x, y, key=jax.random.key(2), num_steps=16)
+
+    exact, off = costs(0.0), costs(0.5)
+    for a, b, truth in zip(exact, off, (bridge.path_kl, bridge.entropy_production), strict=True):
+        assert abs(float(a.value - truth)) < 3 * float(a.stderr)
+        assert abs(float(b.value - a.value)) < 2 * float(b.stderr)
+        assert float(a.stderr) < 0.1 * float(truth)
+    # int |off sin 4y|^2 / 2 epsilon ds = off^2 / 4 epsilon = 0.125: found, and stated.
+    assert float(off[0].stderr) > float(exact[0].stderr)
 
 
 @pytest.mark.slow
@@ -61,13 +102,13 @@ def test_costs_and_their_errors():
     forward, backward = exact_processes(bridge)
 
     def once(key):
-        data_key, path_key = jax.random.split(key)
-        x = bridge.start.sample(64, key=data_key)
-        return measure_bridge(forward, backward, x, key=path_key, num_steps=24)
+        x_key, y_key, path_key = jax.random.split(key, 3)
+        x, y = bridge.start.sample(64, key=x_key), bridge.end.sample(64, key=y_key)
+        return measure_bridge(forward, backward, x, y, key=path_key, num_steps=24)
 
     def again(key):
-        x = bridge.start.sample(64, key=jax.random.key(1))
-        return measure_bridge(forward, backward, x, key=key, num_steps=24)
+        x, y = (g.sample(64, key=jax.random.key(1)) for g in (bridge.start, bridge.end))
+        return measure_bridge(forward, backward, x, y, key=key, num_steps=24)
 
     keys = jax.random.split(jax.random.key(0), 200)
     fresh, same = jax.jit(lambda k: (jax.lax.map(once, k), jax.lax.map(again, k)))(keys)
@@ -178,6 +219,8 @@ def test_one_program_and_one_result(tmp_path):
     ex.save(tmp_path / "bridge", plain)
     assert_same(ex.load(tmp_path / "bridge"), plain)
     chex.assert_tree_all_finite(eqx.filter(one, eqx.is_inexact_array))
+    # One iteration does not show whether another would change anything.
+    assert float(small_bridge(num_iterations=1).cost.stderr) == float("inf")
 
 
 def test_first_pairs_may_be_coupled():
@@ -198,7 +241,7 @@ def test_first_pairs_may_be_coupled():
 
 @pytest.mark.slow
 def test_mistakes():
-    points = jnp.ones((8, 2)) * jnp.arange(8.0)[:, None]
+    points = jnp.ones((16, 2)) * jnp.arange(16.0)[:, None]
     options = {"key": jax.random.key(0), "epsilon": 1.0, "batch_size": 4}
 
     def raises(match, x=points, y=points, **changed):
@@ -207,8 +250,9 @@ def test_mistakes():
 
     raises("`y`", y=points[:, :1])
     raises("`x`", x=points.at[0, 0].set(jnp.nan))
+    raises("at least 10", x=points[:9])
     raises("`epsilon`", epsilon=0.0)
-    raises("`batch_size`", batch_size=9)
+    raises("`batch_size`", batch_size=17)
     raises("`num_iterations`", num_iterations=0)
     raises("`coupling`", coupling=1.0)
     raises("`callback`", callback=1.0)
@@ -258,34 +302,43 @@ def test_bridge_between_gaussians(dim):
     assert float(static.value) == pytest.approx(float(sample.path_kl), rel=0.03)
 
 
-@pytest.mark.slow
-def test_bridge_between_moons_and_a_ring():
-    """Not Gaussian: displacement and path KL against entropic transport of the samples.
+def grid_path_kl(first, second, epsilon):
+    """The path KL between densities of the plane, by Sinkhorn on a grid, in NumPy."""
+    t = np.linspace(-4.2, 4.2, 169)
+    points = jnp.asarray(np.stack(np.meshgrid(t, t, indexing="ij"), axis=-1)).reshape(-1, 2)
+    p, q = (
+        np.maximum(np.exp(np.asarray(d.log_prob(points), np.float64)), 1e-300).reshape(t.size, -1)
+        for d in (first, second)
+    )
+    cell = (t[1] - t[0]) ** 2
+    kernel = (
+        np.exp(-((t[:, None] - t) ** 2) / (2 * epsilon)) * (cell / (2 * np.pi * epsilon)) ** 0.5
+    )
+    b, value, before = np.ones_like(q), 0.0, np.inf
+    while abs(value - before) > 1e-6:
+        before = value
+        for _ in range(10):
+            a = p / (kernel @ b @ kernel.T)
+            b = q / (kernel @ a @ kernel.T)
+        value = cell * (np.sum(q * np.log(b)) - np.sum(p * np.log(kernel @ b @ kernel.T)))
+    return value
 
-    The path KL comes out too low where the end is not resolved, here by 9%; at epsilon = 2 and
-    this little training it is 30%, and the eight Gaussians are reached blurred.
-    """
+
+@pytest.mark.slow  # trains four bridges
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_bridge_between_moons_and_a_ring(offset):
+    """Not Gaussian: path KL against entropic transport of the densities, whatever the offset."""
     first, second = (
-        ex.datasets.load(name, num_samples=4096, key=jax.random.key(seed))
+        ex.datasets.load(name, num_samples=2000, key=jax.random.key(seed))
         for seed, name in enumerate(("moons", "eight-gaussians"))
     )
-    x, y = jnp.asarray(first.points), jnp.asarray(second.points)
-    found = ex.schroedinger_bridge(
-        x,
-        y,
-        key=jax.random.key(2),
-        epsilon=0.2,
-        coupling=ex.MinibatchCoupling(epsilon=0.2),
-        num_iterations=2,
-        learning_rate=4e-3,
-    )
-    static = ex.static_bridge(x[:1000], y[:1000], epsilon=0.2)
-    before, after = found.sample_pairs(x, key=jax.random.key(3))
-    displacement = float(jnp.mean(jnp.sum((before - after) ** 2, axis=-1)) / 2)
-    surprise = -second.distribution.log_prob(y)
-    path_kl = static.path_kl(jnp.mean(surprise))
-    print(displacement, float(static.displacement), found.cost, path_kl)
-    assert displacement == pytest.approx(float(static.displacement), rel=0.06)
-    error = (path_kl.stderr**2 + found.cost.stderr**2 + jnp.var(surprise) / 4096) ** 0.5
-    gap = abs(float(found.cost.value - path_kl.value))
-    assert gap < 3 * float(error) + 0.03 * float(path_kl.value)
+    x, y = jnp.asarray(first.points) + offset, jnp.asarray(second.points) + offset
+    options = {"num_iterations": 3, "steps": 300, "learning_rate": 4e-3, "num_steps": 32}
+    for epsilon in (0.2, 5.0):
+        found = ex.schroedinger_bridge(x, y, key=jax.random.key(2), epsilon=epsilon, **options)
+        exact = grid_path_kl(first.distribution, second.distribution, epsilon)
+        print(epsilon, found.cost, exact, found.entropy_production)
+        assert abs(float(found.cost.value) - exact) < 3 * float(found.cost.stderr)
+        assert float(found.cost.stderr) < 0.06 * exact
+        reached = found.transport(x, key=jax.random.key(3), num_steps=32)
+        assert float(ex.wasserstein(reached, y).value) < 0.35

@@ -1,9 +1,12 @@
 """The closed form of the bridge between Gaussians against grids, identities and samples."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.integrate import quad
 from scipy.special import logsumexp
 
 import entropix as ex
@@ -80,6 +83,24 @@ def test_path_kl_is_the_energy_of_the_drift(x64):
     fisher = integral(lambda s, x: bridge.marginal(s).score(x))
     both = float(bridge.path_kl + back.path_kl) / 2
     assert both == pytest.approx(float(bridge.entropy_production) / 4 + 0.7 / 8 * fisher, rel=1e-8)
+
+
+@pytest.mark.parametrize(("a", "b", "epsilon"), [(0.01, 2.0, 1e3), (1.0, 2.0, 1e-3)])
+def test_entropy_production_resolves_both_ends(a, b, epsilon):
+    """The rate changes within a/epsilon and b/epsilon of the ends: against adaptive quadrature."""
+    start, end = ex.Gaussian([0.0], [[a]]), ex.Gaussian([0.3], [[b]])
+    found = jax.jit(lambda e: ex.GaussianBridge(start, end, epsilon=e).entropy_production)(epsilon)
+    c = 2 * a * b / (np.sqrt(4 * a * b + epsilon**2) + epsilon)
+
+    def rate(s):
+        variance = (1 - s) ** 2 * a + s**2 * b + s * (1 - s) * (2 * c + epsilon)
+        slope = (1 - s) * (c - a) + s * (b - c) + epsilon * (0.5 - s)
+        return 2 / epsilon * (0.3**2 + slope**2 / variance)
+
+    inner = [0.5, *(k * a / epsilon for k in (1, 10, 100)), *(1 - k * b / epsilon for k in (1, 10))]
+    edges = [0.0, *sorted(s for s in inner if 0 < s < 1), 1.0]
+    exact = sum(quad(rate, *e, epsrel=1e-9, limit=200)[0] for e in itertools.pairwise(edges))
+    assert float(found) == pytest.approx(exact, rel=1e-5)
 
 
 @pytest.mark.slow
