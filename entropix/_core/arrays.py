@@ -20,6 +20,7 @@ would be infinite, arrays that would become zero throughout, and different integ
 become equal.
 """  # noqa: E501
 
+import contextlib
 import decimal
 import numbers
 from typing import Any, TypeAlias
@@ -195,12 +196,12 @@ def _on_host(x: Any, subject: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _numpy(x: Any) -> np.ndarray:
-    if hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray | np.generic):
-        try:
+    if not hasattr(x, "__dlpack__"):
+        return np.asarray(x)
+    if hasattr(x, "__array__"):
+        with contextlib.suppress(TypeError):  # such as bfloat16 of torch, which NumPy has not
             return np.asarray(x)
-        except TypeError:  # such as bfloat16 of torch
-            return np.asarray(jnp.from_dlpack(x))
-    return np.asarray(x)
+    return np.asarray(jnp.from_dlpack(x))
 
 
 def _floating(dtype: Any) -> Any:
@@ -223,7 +224,7 @@ def _check_range(given: np.ndarray, converted: np.ndarray, subject: str) -> None
     """Refuse what `converted` does not hold of `given`; its other differences are rounding."""
     if given.size == 0 or converted.dtype == given.dtype:
         return
-    wide = jax.config.jax_enable_x64 or converted.dtype == np.float64
+    wide = np.float64 in (_floating(np.dtype(np.float64)), converted.dtype)
     remedy = "" if wide else f": {_X64}, for float64"
     if not jnp.issubdtype(converted.dtype, np.floating):
         if given.dtype.kind in "iu" and (given != converted).any():

@@ -1,9 +1,9 @@
 """What is checked of a file before it is read: that it is one, and what its header claims."""
 
-import io
 import math
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +14,12 @@ def check_regular(path: Path, subject: str) -> None:
     """Refuse what is neither a file nor a folder: reading a FIFO or a device may never end.
 
     Raises:
-        ValueError: naming what it is.
-        OSError: if there is nothing.
+        ValueError: naming what it is. What is not there is for whoever opens it.
     """
-    mode = path.stat().st_mode
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return
     kinds = ((stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
@@ -25,7 +27,7 @@ def check_regular(path: Path, subject: str) -> None:
     raise ValueError(f"{subject} must be a file, got {given}: write what it gives to a file first.")
 
 
-def check_npy(file: io.BufferedIOBase, size: int) -> int:
+def check_npy(file: Any, size: int) -> int:
     """Read the header of a `.npy` file, which must claim just the bytes that follow.
 
     NumPy takes memory for what a header claims before it reads any of it, wherever it cannot map

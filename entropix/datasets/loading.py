@@ -143,7 +143,7 @@ def load(
     )
 
 
-def _check_absent(value: str | None, name: str, when: str, source: Any) -> None:
+def _check_absent(value: Any, name: str, when: str, source: Any) -> None:
     if value is not None:
         raise ValueError(f"`{name}` must be None {when}, got {value!r} for {str(source)!r}.")
 

@@ -124,8 +124,9 @@ def _suspicion(array: np.ndarray, subject: str) -> str | None:
                     f"noise is added, so that {remedy}; {_option('levels', levels)} "
                     f"dequantises them"
                 )
-    distinct = len(np.unique(some))
-    if 1 < distinct <= _FEW and 16 * distinct <= some.size:
+    _, counts = np.unique(some, return_counts=True)
+    distinct, others = len(counts), some.size - int(counts.max())  # apart from the background
+    if 1 < distinct <= _FEW and 4 * (distinct - 1) <= others:
         return (
             f"{subject} holds floating numbers that take only {distinct} values in {some.size}: if "
             f"they are grey levels, {remedy}; bring them to 0 ... L - 1 and pass levels=L "

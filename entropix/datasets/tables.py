@@ -298,11 +298,13 @@ def _numeric_column(column: Any, subject: str) -> np.ndarray | str:
         numbers = pandas.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     except (TypeError, ValueError):
         return f"dtype {column.dtype}"
+    except OverflowError:
+        numbers = np.full(len(column), np.inf)
     bad = np.flatnonzero(np.isnan(numbers) & column.notna().to_numpy())
     if len(bad):
         return f"{str(column.iloc[int(bad[0])])[:40]!r} in sample {int(bad[0])} (counted from 0)"
     if np.isinf(numbers).any() or (np.abs(numbers) >= 2**53).any():
         whole = re.compile(r"\s*[+-]?\d{1,4000}\s*")
-        exact = [int(v) if whole.fullmatch(str(v)) else float(v) for v in column]
+        exact = [int(v) if whole.fullmatch(str(v)) else np.nan for v in column]
         return rounded(numbers, np.float64, subject, np.array(exact, dtype=object))
     return numbers

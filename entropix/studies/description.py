@@ -53,7 +53,7 @@ def data_text(data: PreparedData) -> str:
     if data.projection is not None:
         share = 100 * data.projection.explained
         text += f"; their first {data.dim} principal components, {share:.3g}% of the variance"
-    return text
+    return "; note: ".join([text, *dataset.notes])
 
 
 def coordinates_text(data: PreparedData) -> str:

@@ -58,7 +58,7 @@ def make_condition(
             f"`condition_dropout` must be between 0 and 1, got {options.condition_dropout}."
         )
     if options.condition is None:
-        for name in ("shuffle_labels", "condition_kind"):
+        for name in ("shuffle_labels", "condition_kind", "keep_na"):
             if getattr(options, name) != getattr(ConditionOptions(), name):
                 raise ValueError(
                     f"`{name}` must be left out without `condition`, got {getattr(options, name)}."

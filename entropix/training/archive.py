@@ -135,7 +135,8 @@ def read_archive(path: Any, kind: str) -> tuple[dict, dict[str, np.ndarray]]:
     path = pathlib.Path(path)
     allowed = f"`path` must be an {kind}"
     check_regular(path, "`path`")
-    check_fits(path.stat().st_size, "`path`", f"the file {path}")
+    if path.is_file():
+        check_fits(path.stat().st_size, f"the file {path}", "arrays")
     try:
         with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
             _check_members(archive, path.stat().st_size)

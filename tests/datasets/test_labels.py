@@ -6,6 +6,8 @@ import pytest
 
 import entropix as ex
 from entropix.datasets import Dataset, load
+from entropix.studies import ConditionOptions, DataOptions
+from entropix.studies.data import prepare_data
 
 
 N = 12
@@ -102,3 +104,57 @@ def test_mixtures_are_labelled_by_component(name):
     assert abs(z.mean()) < 4 / np.sqrt(z.size)
     assert abs(z.var() - 1) < 4 * np.sqrt(2 / z.size)
     assert isinstance(data, Dataset)
+
+
+NA = ["NA", "x", "None", "null"] * 3
+
+
+def test_na_is_a_label_if_the_user_says_so():
+    """The code of Namibia, say. An empty field is a missing label all the same."""
+    write_table("data.csv", NA)
+    with pytest.raises(ValueError, match="got 9 missing in column 'kind': keep_na=True"):
+        load("data.csv", labels="kind")
+    data = load("data.csv", labels="kind", keep_na=True)
+    assert data.labels.tolist() == NA
+    np.testing.assert_allclose(data.points, POINTS)
+    write_table("data.csv", ["", *NA[1:]])
+    with pytest.raises(ValueError, match="got 1 missing in column 'kind'"):
+        load("data.csv", labels="kind", keep_na=True)
+    write_table("data.csv", NUMBERS)
+    assert load("data.csv", labels="kind", keep_na=True).labels.tolist() == NUMBERS.tolist()
+
+    options = ConditionOptions(condition="kind", keep_na=True)
+    write_table("data.csv", NA)
+    condition = prepare_data("data.csv", DataOptions(held_out=0.5), options).condition
+    assert condition is not None
+    assert condition.dim == 4
+    write_table("data.csv", NUMBERS)
+    with pytest.raises(ValueError, match="`keep_na` must be left out without `condition`"):
+        prepare_data("data.csv", DataOptions(), ConditionOptions(keep_na=True))
+
+
+def test_na_in_the_data_is_missing_whatever_the_labels_are():
+    write_table("data.csv", NA)
+    with open("data.csv") as file:
+        text = file.read()
+    with open("data.csv", "w") as file:
+        file.write(text.replace(str(POINTS[3, 0]), "NA"))
+    with pytest.raises(ValueError, match="1 NaN or missing of 36, the first in sample 3"):
+        load("data.csv", labels="kind", keep_na=True)
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_a_table_of_labels(index):
+    pandas = pytest.importorskip("pandas")
+    np.save("data.npy", POINTS)
+    for labels in (NUMBERS.tolist(), WORDS.tolist(), NA):
+        pandas.DataFrame({"kind": labels}).to_csv("labels.csv", index=index)
+        given = load("data.npy", labels="labels.csv", keep_na=True).labels
+        assert given.tolist() == labels
+        pandas.DataFrame({"kind": labels}).to_parquet("labels.parquet")
+        assert load("data.npy", labels="labels.parquet").labels.tolist() == labels
+    with pytest.raises(ValueError, match="a label for every sample, got 9 missing"):
+        load("data.npy", labels="labels.csv")
+    write_table("labels.csv", WORDS)
+    with pytest.raises(ValueError, match="must hold one column of labels, got 4 columns"):
+        load("data.npy", labels="labels.csv")

@@ -360,7 +360,7 @@ def test_sources_that_are_wrong(tmp_path):
     refused(tmp_path / "none.parquet", "`source` must be .* that exists, got '.*none.parquet'")
     refused(tmp_path, "`source` must be .*, got .*; what fits into memory can be read by `load`")
     refused(np.ones(5), "must have at least two axes")
-    refused(np.array([["a"]] * 5), "must hold real numbers, got dtype")
+    refused(np.array([["a"]] * 5), "must hold real numbers, got text")
     bad = POINTS.copy()
     bad[17, 1] = np.nan
     refused(bad, r"must hold finite numbers, got others in sample 17 \(counted from 0\)")
