@@ -1,9 +1,10 @@
 """The command line, `entropix COMMAND`: a thin face over `entropix.studies`.
 
 What is wrong with a request is said in one line on stderr, with exit code 2, before any training
-starts; a training that diverges, or a disk that is full, in one line with exit code 1. A mistake of
-the program itself is not dressed up as one of the user: it surfaces with its traceback. Ctrl-C ends
-with exit code 130 and the command that takes the run up again.
+starts: so is a folder in which another command works. What goes wrong later, a training that
+diverges, a disk that is full or a folder that was removed, is said in one line with exit code 1. A
+mistake of the program itself is not dressed up as one of the user: it surfaces with its traceback.
+Ctrl-C ends with exit code 130 and the command that takes the run up again.
 """
 
 import contextlib

@@ -22,6 +22,7 @@ from entropix.information import mutual_information
 from entropix.models import ExactModel
 from entropix.studies.axis import default_cutoff, time_per_log_snr
 from entropix.studies.data import PreparedData
+from entropix.studies.distance import distance_at_least
 from entropix.studies.options import EstimationOptions
 from entropix.studies.stages import Found, arrays, asks_for_cutoff
 from entropix.transport import speed_limit, wasserstein
@@ -122,8 +123,10 @@ def measure_path_kl(subject: Subject, _: Found) -> Found:
     except ValueError as error:
         if not asks_for_cutoff(error):
             raise
-        return arrays({"path_kl": np.inf, "path_kl_stderr": 0.0})
-    return arrays({"path_kl": kl.value, "path_kl_stderr": kl.stderr})
+        return arrays({"path_kl": np.inf, "path_kl_stderr": 0.0, "path_kl_mc_stderr": 0.0})
+    return arrays(
+        {"path_kl": kl.value, "path_kl_stderr": kl.stderr, "path_kl_mc_stderr": kl.mc_stderr}
+    )
 
 
 def measure_samples(subject: Subject, _: Found) -> Found:
@@ -183,7 +186,9 @@ def measure_transport(subject: Subject, found: Found) -> Found:
         "wasserstein2": wasserstein(data.held_out[:count], made[:count]).value,
         "transport_budget": limit.budget,
     }
-    for name in ("w2", "w2_lower", "length", "action", "efficiency"):
+    lower, error = distance_at_least(subject.model.process, data.held_out, data.train)
+    out |= {"transport_w2_lower": lower, "transport_w2_lower_stderr": error}
+    for name in ("w2", "length", "action", "efficiency"):
         estimate = getattr(limit, name)
         out |= {f"transport_{name}": estimate.value, f"transport_{name}_stderr": estimate.stderr}
     return arrays(out)
@@ -236,13 +241,34 @@ STAGES: tuple[tuple[str, Callable[[Subject, Found], Found]], ...] = (
 
 
 def measure_data(subject: Subject) -> Found:
-    """What the data alone say: the W2 that two sets of the same size have by chance."""
+    """What the data alone say: the W2 of two sets of one size, and how well a Gaussian does."""
     count, data = subject.num_pairs, subject.data
     null = wasserstein(data.held_out[:count], data.train[:count]).value
     found = {"wasserstein2_null": null, "wasserstein2_count": count}
+    found |= _gaussian_baseline(data, subject.num_rated)
     if data.condition is not None and data.condition.entropy is not None:
         found["label_entropy"], found["label_entropy_stderr"] = data.condition.entropy
     return arrays(found)
+
+
+def _gaussian_baseline(data: PreparedData, count: int) -> Found:
+    """-E log g of the Gaussian of the training data; empty where that has no density."""
+    train, points = (np.asarray(part, np.float64) for part in (data.train, data.held_out[:count]))
+    mean = train.mean(axis=0)
+    try:
+        factor = np.linalg.cholesky(np.atleast_2d(np.cov(train, rowvar=False)))
+    except np.linalg.LinAlgError:
+        return {}
+    diagonal = np.diag(factor)
+    if diagonal.min() < 1e-5 * diagonal.max():
+        return {}
+    whitened = np.linalg.solve(factor, (points - mean).T)
+    surprise = (whitened**2).sum(axis=0) / 2 + np.log(diagonal).sum()
+    surprise += data.dim * np.log(2 * np.pi) / 2 - data.log_det
+    return {
+        "negative_log_likelihood_gaussian": surprise.mean(),
+        "negative_log_likelihood_gaussian_stderr": surprise.std(ddof=1) / np.sqrt(count),
+    }
 
 
 def measure_truth(subject: Subject) -> Found:
@@ -258,6 +284,7 @@ def measure_truth(subject: Subject) -> Found:
         {
             "total_entropy": curve.total.value,
             "total_entropy_stderr": curve.total.stderr,
+            "total_entropy_mc_stderr": curve.total.mc_stderr,
             "cumulative_total_entropy": curve.cumulative,
             "total_entropy_rate_log_snr": curve.rate * time_per_log_snr(curve),
             "log_prob_exact": truth,

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from entropix.studies.theorems import SLACK, with_theorems
+
 
 if TYPE_CHECKING:
     import xarray
@@ -23,6 +25,7 @@ TRAINING: Schema = {
     "log_snr": (("time",), "1", "log-SNR at each time"),
     "loss": (_STEP, "nats", "training loss of each step; a perfect network has -S_tot"),
     "loss_held_out": (("seed", "check"), "nats", "the same loss on held-out data"),
+    "theorem_slack": (("theorem", "seed"), "1", SLACK),
 }
 SCHEMA: Schema = TRAINING | {
     "neural_entropy": (_SEED, "nats", "neural entropy S_NN on held-out data"),
@@ -44,6 +47,12 @@ SCHEMA: Schema = TRAINING | {
     "negative_log_likelihood_train_stderr": (_SEED, "nats", "its standard error"),
     "bits_per_dim": (_SEED, "bits per dimension", "the bound per dimension, for integer levels"),
     "bits_per_dim_stderr": (_SEED, "bits per dimension", "its standard error"),
+    "negative_log_likelihood_gaussian": (
+        (),
+        "nats",
+        "-E log g, held-out, data units, g the Gaussian with the moments of the training data",
+    ),
+    "negative_log_likelihood_gaussian_stderr": ((), "nats", "its standard error"),
     "log_prob": (("seed", "rated_sample"), "nats", "lower bound on log p, held-out, data units"),
     "log_prob_stderr": (("seed", "rated_sample"), "nats", "its standard error (Monte Carlo)"),
     "log_prob_train": (("seed", "rated_sample"), "nats", "the same for training samples"),
@@ -54,7 +63,11 @@ SCHEMA: Schema = TRAINING | {
     "wasserstein2_count": ((), "1", "samples on either side of both W2"),
     "transport_w2": (_SEED, "model units", "W2 of samples of data and diffused data"),
     "transport_w2_stderr": (_SEED, "model units", "its standard error"),
-    "transport_w2_lower": (_SEED, "model units", "Gelbrich bound: W2 is at least this"),
+    "transport_w2_lower": (
+        _SEED,
+        "model units",
+        "bound by moments: W2 is at least this",
+    ),
     "transport_w2_lower_stderr": (_SEED, "model units", "its standard error"),
     "transport_length": (_SEED, "model units", "length of the path of the density, at least W2"),
     "transport_length_stderr": (_SEED, "model units", "its standard error"),
@@ -75,10 +88,12 @@ SCHEMA: Schema = TRAINING | {
     "label_entropy_stderr": ((), "nats", "its standard error"),
     "total_entropy": ((), "nats", "exact total entropy production S_tot on held-out data"),
     "total_entropy_stderr": ((), "nats", "its standard error, for the population"),
+    "total_entropy_mc_stderr": ((), "nats", "its standard error, for these held-out samples"),
     "cumulative_total_entropy": (("time",), "nats", "exact entropy up to each time"),
     "total_entropy_rate_log_snr": (("time",), "nats per unit log-SNR", "exact entropy rate"),
     "path_kl": (_SEED, "nats", "path KL between the exact field and the model's"),
     "path_kl_stderr": (_SEED, "nats", "its standard error, for the population"),
+    "path_kl_mc_stderr": (_SEED, "nats", "its standard error, for these held-out samples"),
     "prior_kl": ((), "nats", "KL(p_T || prior)"),
     "prior_kl_stderr": ((), "nats", "its standard error"),
     "kl_bound": (_SEED, "nats", "upper bound on KL(data || model): path KL + KL(p_T || prior)"),
@@ -127,7 +142,7 @@ def assemble(
     coordinates: dict[str, tuple[Any, str]],
     attributes: dict[str, Any],
 ) -> "xarray.Dataset":
-    """A labelled data set.
+    """A labelled data set, with the theorems that hold between its variables, or do not.
 
     Args:
         schema: dimensions, unit and meaning of each variable there may be.
@@ -148,7 +163,7 @@ def assemble(
         for name, (dims, unit, meaning) in schema.items()
         if name in variables
     }
-    return xarray.Dataset(
+    record = xarray.Dataset(
         entries,
         coords={
             name: (name, np.asarray(labels), {"long_name": meaning})
@@ -156,6 +171,7 @@ def assemble(
         },
         attrs={name: _storable(value) for name, value in attributes.items()},
     )
+    return with_theorems(record)
 
 
 def _storable(value: Any) -> Any:

@@ -6,6 +6,7 @@ import numpy as np
 
 from entropix._core.estimate import format_with_error
 from entropix.studies.files import ENTROPY, LOG_DENSITY, LOSS, SAMPLES
+from entropix.studies.theorems import contradictions
 
 
 if TYPE_CHECKING:
@@ -27,10 +28,11 @@ _ROWS = (
     ("negative_log_likelihood", "bound on -log p, held-out data"),
     ("negative_log_likelihood_train", "bound on -log p, training data"),
     ("negative_log_likelihood_exact", "exact -log p, held-out data"),
+    ("negative_log_likelihood_gaussian", "-log of a Gaussian density, held-out data"),
     ("bits_per_dim", "bound on -log p, held-out data, per dimension"),
     ("wasserstein2", "W2, held-out data to samples"),
     ("wasserstein2_null", "W2, held-out data to training data"),
-    ("transport_w2_lower", "W2 from data to noise, at least (Gelbrich)"),
+    ("transport_w2_lower", "W2 from data to noise, at least (by moments)"),
     ("transport_length", "W2 from data to noise, at most (length of the path)"),
     ("transport_efficiency", "efficiency of the process, at most 1"),
     ("mutual_information", "I(X; label), held-out data, from denoising errors"),
@@ -73,10 +75,12 @@ def _quantity(record: "xarray.Dataset", name: str, values: np.ndarray) -> str:
 
 
 def text_table(record: "xarray.Dataset", wanted: Rows = _ROWS) -> str:
-    """The table as aligned text, for a terminal."""
+    """The table as aligned text, for a terminal, and what contradicts itself in it."""
     rows = table_rows(record, wanted)
     width = max(len(label) for label, _, _ in rows)
-    return "\n".join(f"  {label:<{width}}  {value} {unit}".rstrip() for label, value, unit in rows)
+    lines = [f"  {label:<{width}}  {value} {unit}".rstrip() for label, value, unit in rows]
+    lines += [f"\n  contradiction: {sentence}" for sentence in contradictions(record)]
+    return "\n".join(lines)
 
 
 def markdown_report(record: "xarray.Dataset", figures: list[str]) -> str:
@@ -139,6 +143,7 @@ def compose(
             for row in table_rows(record, rows)
         ),
         "",
+        *(f"- **Contradiction:** {sentence}." for sentence in contradictions(record)),
         *(f"- {note}" for note in reading),
     ]
     seeds = record["seed"].values.tolist()
@@ -182,8 +187,8 @@ def _reading(record: "xarray.Dataset") -> list[str]:
         + (
             ", zero here because this process spends an infinite budget."
             if not np.isfinite(record["transport_budget"].values).all()
-            else ", with the W2 of samples, which sampling biases upwards: on few samples both it "
-            "and the lower bound of W2 can come out above their limits."
+            else ", with the W2 of samples, which sampling biases upwards: on few samples it can "
+            "come out above 1. The lower bound of W2 has no such bias."
         ),
     ]
     if "path_kl" in record:

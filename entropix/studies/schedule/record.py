@@ -8,6 +8,7 @@ from entropix.studies.description import coordinates_text, data_text
 from entropix.studies.record import assemble
 from entropix.studies.schedule.candidates import Candidate
 from entropix.studies.schedule.plan import SchedulePlan
+from entropix.studies.theorems import SLACK
 
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ SCHEMA: dict[str, tuple[tuple[str, ...], str, str]] = {
     "length": (_EACH, "model units", "length of the path, at least W2 from data to noise"),
     "total_entropy": (_EACH, "nats", "entropy S_NN of the model; S_tot if it is exact"),
     "efficiency": (_EACH, "1", "W2^2 / (S_NN x noise budget), at most 1"),
+    "theorem_slack": (("theorem", *_EACH), "1", SLACK),
     "entropy_error": (
         _EACH,
         "nats",

@@ -7,6 +7,7 @@ import numpy as np
 
 from entropix._core.estimate import format_with_error
 from entropix.studies.files import PRICES, SCHEDULES, STEPS
+from entropix.studies.theorems import contradictions
 
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def verdicts(record: "xarray.Dataset") -> list[str]:
             )
     if seeds == 1:
         said.append("one seed: no error of the differences; --seeds 5 gives one")
-    return said
+    return said + contradictions(record)
 
 
 def retraining_table(record: "xarray.Dataset") -> list[list[str]]:

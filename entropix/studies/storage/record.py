@@ -12,6 +12,7 @@ from entropix.studies.record import Schema, assemble
 from entropix.studies.storage.fit import fit_logarithm
 from entropix.studies.storage.measurement import CUT
 from entropix.studies.storage.plan import StoragePlan
+from entropix.studies.theorems import SLACK
 
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ SCHEMA: Schema = {
     "nearest_ratio_null_stderr": (_EACH, "1", "its standard error"),
     "memorised": (_EACH, "1", "share of generated samples with a ratio below 1/3"),
     "memorised_null": (_EACH, "1", "the same of held-out samples"),
+    "theorem_slack": (("theorem", *_EACH), "1", SLACK),
     "loss": (_EACH, "nats", "training loss over the last 100 steps"),
     "best_step": (_EACH, "1", "steps to the parameters that were measured"),
     "log_fit_intercept": (_STEPS, "nats", "a of S_NN = a + b log N"),

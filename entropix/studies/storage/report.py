@@ -7,6 +7,7 @@ import numpy as np
 from entropix._core.estimate import format_with_error
 from entropix.studies.files import MEMORISATION, STORAGE
 from entropix.studies.tables import aligned, coverage, markdown, quantity
+from entropix.studies.theorems import contradictions
 
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def table(record: "xarray.Dataset") -> list[list[str]]:
 
 
 def verdicts(record: "xarray.Dataset") -> list[str]:
-    """The fitted logarithm, in a sentence for each length of training."""
+    """The fitted logarithm, in a sentence for each length of training, and contradictions."""
     said, unit = [], record.attrs["unit_of_length"]
     for i, length in enumerate(record[unit].values):
         fit = {
@@ -64,7 +65,7 @@ def verdicts(record: "xarray.Dataset") -> list[str]:
             f"{fit['slope_low']:.3g} to {fit['slope_high']:.3g}, a = {fit['intercept']:.4g}"
         )
         said.append(text + ("" if np.isnan(chi) else f"; chi^2 {chi:.2g} per degree of freedom"))
-    return said
+    return said + contradictions(record)
 
 
 def text_report(record: "xarray.Dataset") -> str:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from entropix.studies.cells import Arrays, stacked
 from entropix.studies.record import Schema, assemble
+from entropix.studies.theorems import SLACK
 from entropix.studies.transport.plan import TransportPlan
 
 
@@ -25,6 +26,7 @@ SCHEMA: Schema = {
     "path_kl_mc_stderr": (_EACH, "nats", "its standard error, for these samples"),
     "gap": (_EACH, "nats^(1/2)", "sqrt(L) - |sqrt(S_NN) - sqrt(S_tot)|, not negative"),
     "gap_stderr": (_EACH, "nats^(1/2)", "its standard error, for these samples"),
+    "theorem_slack": (("theorem", *_EACH), "1", SLACK),
     "loss": (_EACH, "nats", "training loss over the last 100 steps; a perfect network has -S_tot"),
 }
 

@@ -7,6 +7,7 @@ import numpy as np
 from entropix._core.estimate import format_with_error
 from entropix.studies.files import EPOCHS, MATCHING
 from entropix.studies.tables import aligned, coverage, markdown, quantity
+from entropix.studies.theorems import ERRORS, TRIANGLE, contradictions
 
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ _FIGURES = (
     (EPOCHS, "S_NN against the length of training, range over seeds"),
     (MATCHING, "S_NN against the path KL; no point can lie outside of the grey region"),
 )
-# A gap below zero by more standard errors than this would break the triangle inequality.
-_ERRORS = 3.0
 
 
 def table(record: "xarray.Dataset") -> list[list[str]]:
@@ -50,7 +49,7 @@ def table(record: "xarray.Dataset") -> list[list[str]]:
 
 def holds(record: "xarray.Dataset") -> np.ndarray:
     """Where the triangle inequality holds within its error; missing points are False."""
-    return (record["gap"] >= -_ERRORS * record["gap_stderr"]).values
+    return (record["gap"] >= -ERRORS * record["gap_stderr"]).values
 
 
 def verdicts(record: "xarray.Dataset") -> list[str]:
@@ -58,12 +57,12 @@ def verdicts(record: "xarray.Dataset") -> list[str]:
     there = ~np.isnan(record["gap"].values)
     least = float(np.nanmin((record["gap"] / record["gap_stderr"]).values))
     said = [
-        f"|√S_NN - √S_tot| ≤ √L within {_ERRORS:g} standard errors: {int(holds(record).sum())} of "
+        f"{TRIANGLE} within {ERRORS:g} standard errors: {int(holds(record).sum())} of "
         f"{int(there.sum())} points; the least gap is {least:.1f} standard errors"
     ]
     falls, rises = falling(record)
     said.append(f"L falls from one length of training to the next in {falls} of {falls + rises}")
-    return said
+    return said + contradictions(record)
 
 
 def falling(record: "xarray.Dataset") -> tuple[int, int]:
@@ -100,7 +99,7 @@ def markdown_report(record: "xarray.Dataset", figures: list[str]) -> str:
         f"- Nats; ± is {spread}, that of S_tot the Monte Carlo error for these samples. The error "
         "for the population (`..._stderr` in results.nc) is larger, and common to S_NN and S_tot.",
         "- L is the path KL between the exact field and the network's. The last column counts the "
-        f"seeds for which the triangle inequality holds within {_ERRORS:g} standard errors.",
+        f"seeds for which the triangle inequality holds within {ERRORS:g} standard errors.",
         "- Every length of training is a run of its own, whose learning rate ends at zero.",
     ]
     for file, caption in _FIGURES:
