@@ -73,7 +73,8 @@ class LogSNRAxis(eqx.Module):
         width: float = 4.0,
     ) -> "LogSNRAxis":
         """The whole axis of `process`, or the part with noise std at least `cutoff`."""
-        return cls(*_ends(process, variance, cutoff, width), cutoff is not None)
+        centre, scale, start, stop = _ends(process, variance, cutoff, width)
+        return cls(centre, scale, start, stop, cutoff is not None)
 
     def fraction(self, log_snr: RealLike) -> Array:
         """The fraction of the axis at a log-SNR, clamped to [0, 1]."""
