@@ -67,7 +67,7 @@ def looks(truth: ex.ExactModel, x: jax.Array, method: ex.ProbabilityFlow) -> tup
     options = {"method": method, "key": jax.random.key(0), "chunk_size": 1}
     jax.block_until_ready(ex.log_prob(model, x, **options).value)
     jax.effects_barrier()
-    products = x.shape[1] if method.divergence == "exact" else method.num_probes
+    products = method.num_directions(x.shape[1])
     return len(_LOOKS) / x.shape[0], products
 
 

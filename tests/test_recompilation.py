@@ -24,7 +24,7 @@ _COMPILED: list[str] = []
 
 
 @jax.monitoring.register_event_duration_secs_listener
-def _listen(event: str, duration: float, **_: Any) -> None:
+def _listen(event: str, duration_secs: float, **_: str | int | float) -> None:
     if event == "/jax/core/compile/backend_compile_duration":
         _COMPILED.append(event)
 
@@ -135,8 +135,9 @@ def _score_norm(s, y, condition):
 
 def _path_functional(along: str, i: Inputs):
     functional = ex.PathFunctional(_score_norm, i.process)
-    options = {} if along == "marginals" else {"num_steps": 4, "num_evaluations": 64}
-    options = options or {"num_evaluations": 512}
+    options: dict[str, Any] = {"num_evaluations": 512}
+    if along != "marginals":
+        options = {"num_steps": 4, "num_evaluations": 64}
     model = i.exact if along == "flow" else None
     return ex.path_functional(
         functional, i.x, key=i.key, along=along, model=model, cutoff=0.1 * i.number, **options
@@ -151,13 +152,13 @@ def _std(s):
     return s**0.5
 
 
-FEW = {"num_evaluations": 512}
+FEW: dict[str, Any] = {"num_evaluations": 512}
 
 # Name, or "name: variant", of what is called, and the call.
 CASES: dict[str, Callable[[Inputs], Any]] = {
     "TimeChanged": lambda i: ex.TimeChanged(
         i.process, ex.MonotoneWarp(np.linspace(0, i.number, 4))
-    ).log_snr(0.5 * i.number),
+    ).sigma_squared(0.5 * i.number),
     "bits_per_dimension": lambda i: ex.bits_per_dimension(
         i.exact, np.round(i.x[:16]), key=i.key, method=ex.PathBound(16)
     ),
@@ -333,7 +334,8 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
         )
     ],
     "distributions": lambda i: [
-        (d.sample(16, key=i.key), d.log_prob(i.x), d.score(i.x))
+        (d.sample(16, key=i.key), d.log_prob(x), d.score(x))
+        for x in jax.device_put([i.x])
         for d in (
             i.exact.distribution,
             ex.GaussianMixture([0.4, i.number], i.x[:2], np.abs(i.y[:2]) + 0.1),

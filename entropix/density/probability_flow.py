@@ -16,6 +16,7 @@ density that grows without limit towards the data end is refused. A `FlowMatchin
 no score, is solved in y and s.
 """
 
+import math
 from typing import Any
 
 import diffrax
@@ -23,11 +24,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+from scipy.special import ndtri, stdtrit
 
 from entropix._core.arrays import Key, inner
 from entropix._core.checks import choice, positive, positive_integer
 from entropix._core.chunks import map_in_batches
 from entropix._core.interfaces import AbstractModel
+from entropix._core.precision import matmul
 from entropix.density.method import AbstractDensityMethod
 from entropix.density.result import LogDensity
 from entropix.density.straight import carry_straight
@@ -37,6 +40,9 @@ from entropix.entropy.ends import EndRates, check_ends, judge_ends, resolved_poi
 from entropix.models import FlowMatching
 
 
+PROBES = ("orthogonal", "rademacher", "gaussian")
+
+
 class ProbabilityFlow(AbstractDensityMethod):
     r"""The log density of the probability-flow ODE, by Diffrax.
 
@@ -44,11 +50,20 @@ class ProbabilityFlow(AbstractDensityMethod):
     SDE, which `PathBound` bounds and `Jarzynski` estimates: the two agree for an exact score.
     Differentiable in model and samples.
 
+    A few probes of one sample know their own variance badly. The standard error of each sample is
+    that of its own probes or the root mean square over all samples of the call, whichever is
+    larger; where those are few too, it is enlarged by the quantile of a t distribution.
+
     Args:
         divergence: "exact", by forward-mode derivatives along every axis, D evaluations each; or
             "hutchinson", with random probes, for large D: unbiased, with a standard error.
-        num_probes: probes of each sample, at least 2 (Hutchinson).
-        probe: "rademacher" or "gaussian" (Hutchinson).
+        num_probes: probes of each sample, at least 2 (Hutchinson). D of them or more are the axes,
+            and the divergence is exact.
+        probe: "orthogonal", directions of a random rotation: they see different parts of a Jacobian
+            and cannot agree by chance, and their variance is less by the share of the space they
+            leave out; or independent "gaussian" or "rademacher" ones (Hutchinson). Signs have no
+            variance where the Jacobian is diagonal, but a few may agree: "rademacher" is refused
+            for less than 16 samples.
         rtol: relative tolerance of the adaptive steps.
         atol: absolute tolerance, in units of the standardised state.
         solver: a Diffrax solver with an error estimate; None for `diffrax.Tsit5()`.
@@ -73,7 +88,7 @@ class ProbabilityFlow(AbstractDensityMethod):
         divergence: str = "exact",
         *,
         num_probes: int = 8,
-        probe: str = "rademacher",
+        probe: str = "orthogonal",
         rtol: float = 1e-5,
         atol: float = 1e-5,
         solver: diffrax.AbstractSolver | None = None,
@@ -82,7 +97,7 @@ class ProbabilityFlow(AbstractDensityMethod):
     ):
         self.divergence = choice(divergence, "divergence", ("exact", "hutchinson"))
         self.num_probes = positive_integer(num_probes, "num_probes", 2)
-        self.probe = choice(probe, "probe", ("rademacher", "gaussian"))
+        self.probe = choice(probe, "probe", PROBES)
         self.rtol = float(positive(rtol, "rtol"))
         self.atol = float(positive(atol, "atol"))
         self.solver = diffrax.Tsit5() if solver is None else solver
@@ -95,6 +110,10 @@ class ProbabilityFlow(AbstractDensityMethod):
         if not isinstance(self.adjoint, diffrax.AbstractAdjoint):
             raise ValueError(f"`adjoint` must be one of Diffrax's, got {type(adjoint).__name__}.")
         self.max_steps = positive_integer(max_steps, "max_steps")
+
+    def num_directions(self, dim: int) -> int:
+        """Directions along which a Jacobian in `dim` dimensions is taken: `dim` if it is exact."""
+        return dim if self.divergence == "exact" else min(self.num_probes, dim)
 
     def evaluate(
         self,
@@ -112,8 +131,13 @@ class ProbabilityFlow(AbstractDensityMethod):
         if isinstance(model, FlowMatching) and cutoff is not None:
             raise ValueError("`cutoff` must be None for FlowMatching, whose paths have no noise.")
         bridge = Bridge(model.process, reference_variance(model), True)
-        size = x[0].size if self.divergence == "exact" else self.num_probes
-        chunk = max(1, min(chunk_size // size, x.shape[0]))
+        size = math.prod(x.shape[1:])
+        if self.probe == "rademacher" and self.num_directions(size) < size and x.shape[0] < 16:
+            raise ValueError(
+                "`probe` must be 'orthogonal' or 'gaussian' for less than 16 samples, of which a "
+                f"few signs may all agree, got 'rademacher' for {x.shape[0]}."
+            )
+        chunk = max(1, min(chunk_size // self.num_directions(size), x.shape[0]))
         value, stderr, ends = _log_densities(
             self, model, bridge, prior, x, condition, cutoff, key, chunk
         )
@@ -155,35 +179,63 @@ def _log_densities(
             growth = sample.size * (jnp.log(last / flow.spread(start)) + process.log_scale(start))
             value = prior.log_prob(last * end) + growth
             slopes = jax.vmap(lambda p: flow.slope(sample, p))(points)
-        return *_with_error(method, value, gains), slopes
+        return value, gains, slopes
 
     args = (x, condition, jnp.arange(x.shape[0]))
-    value, stderr, slopes = map_in_batches(one, args, chunk)
+    value, gains, slopes = map_in_batches(one, args, chunk)
+    value, stderr = value + jnp.mean(gains, axis=1), jnp.zeros_like(value)
+    dim = math.prod(x.shape[1:])
+    if method.num_directions(dim) < dim:
+        left_out = 1 - gains.shape[1] / dim  # the share of the space that no probe has seen
+        stderr = _stderr(gains, left_out if method.probe == "orthogonal" else 1.0)
     # A slope of log p in -ln(noise std) is twice a rate per unit log-SNR.
     size, slope = jnp.mean(jnp.abs(slopes), axis=0) / 2, jnp.mean(slopes[:, 1])
     ends = judge_ends(points, size, slope, jnp.ones_like(slope), lowest, x)
     return value, stderr, ends
 
 
-def _with_error(method: ProbabilityFlow, value: Array, gains: Array) -> tuple[Array, Array]:
-    """The log density, by the mean of the integrals of the divergence, and its standard error."""
-    value = value + jnp.mean(gains)
-    if method.divergence == "exact":
-        return value, jnp.zeros_like(value)
-    return value, jnp.std(gains, ddof=1) / jnp.sqrt(method.num_probes)
+def _stderr(gains: Float[Array, "n probes"], share: float) -> Float[Array, " n"]:
+    """Standard errors of means over probes, of which a `share` of the variance is left."""
+    gains = jax.lax.stop_gradient(gains)
+    samples, probes = gains.shape
+    own = jnp.var(gains, axis=1, ddof=1)
+    variance = jnp.maximum(own, jnp.mean(own)) * share / probes
+    # As many errors lie beyond 2.58 of them as if the variance were known.
+    level = 0.995
+    widening = float(stdtrit(samples * (probes - 1), level) / ndtri(level))
+    return widening * jnp.sqrt(variance)
 
 
 def _probes(
     method: ProbabilityFlow, sample: Array, key: Key | None, index: Array
 ) -> Float[Array, "probes *shape"]:
     """The axes, or random directions of unit covariance."""
-    if method.divergence == "exact":
+    if method.num_directions(sample.size) == sample.size:
         return jnp.eye(sample.size, dtype=sample.dtype).reshape(-1, *sample.shape)
     assert key is not None
     key, shape = jax.random.fold_in(key, index), (method.num_probes, *sample.shape)
-    if method.probe == "gaussian":
-        return jax.random.normal(key, shape, sample.dtype)
-    return jax.random.rademacher(key, shape, sample.dtype)
+    if method.probe == "rademacher":
+        return jax.random.rademacher(key, shape, sample.dtype)
+    probes = jax.random.normal(key, shape, sample.dtype)
+    return probes if method.probe == "gaussian" else _orthogonalised(probes)
+
+
+def _orthogonalised(directions: Float[Array, "k *shape"]) -> Float[Array, "k *shape"]:
+    r"""Orthogonal directions of length $\sqrt D$ in place of fewer than D Gaussian ones.
+
+    By the method of Gram and Schmidt: a call of LAPACK inside of a mapped loop stalls on the CPU.
+    """
+    flat = directions.reshape(directions.shape[0], -1)
+
+    def step(k: Array | int, rows: Array) -> Array:
+        row = rows[k]
+        earlier = jnp.where((jnp.arange(rows.shape[0]) < k)[:, None], rows, 0.0)
+        for _ in range(2):  # the second time, what rounding left
+            row = row - matmul(matmul(earlier, row), earlier)
+        return rows.at[k].set(row / jnp.linalg.norm(row))
+
+    rows = jax.lax.fori_loop(0, flat.shape[0], step, flat)
+    return jnp.sqrt(flat.shape[1]).astype(flat.dtype) * rows.reshape(directions.shape)
 
 
 class _Flow(eqx.Module):
@@ -216,7 +268,7 @@ class _Flow(eqx.Module):
 
         moved, jvp = jax.linearize(velocity, state)
         stretch = jax.vmap(lambda v: inner(jvp(v), v))(self.probes)
-        exact = self.method.divergence == "exact"
+        exact = self.method.num_directions(state.size) == state.size
         return moved, jnp.sum(stretch, keepdims=True) if exact else stretch
 
     def slope(self, sample: Array, log_snr: Array) -> Array:
@@ -229,7 +281,8 @@ class _Flow(eqx.Module):
         """The standardised state at the noise end, and the integral of the divergence."""
         method = self.method
         first, last = self._angle(start), self._angle(self.model.process.t1)
-        count = 1 if method.divergence == "exact" else method.num_probes
+        directions = method.num_directions(y.size)
+        count = 1 if directions == y.size else directions
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(lambda theta, state, flow: flow.rate(theta, state[0])),
             method.solver,

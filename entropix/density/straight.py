@@ -19,10 +19,11 @@ def carry_straight(
 ) -> tuple[Array, Array]:
     """The state at the noise end, and the integral of the divergence by each probe.
 
-    `method` is a `ProbabilityFlow`; with exact divergences the probes are the axes, and their sum
-    is all there is.
+    `method` is a `ProbabilityFlow`; where its divergence is exact the probes are the axes, and
+    their sum is all there is.
     """
-    exact = method.divergence == "exact"
+    directions = method.num_directions(sample.size)
+    exact = directions == sample.size
 
     def field(s: Any, state: Any, args: Any) -> Any:
         model, condition, probes = args
@@ -31,7 +32,7 @@ def carry_straight(
         return moved, jnp.sum(stretch, keepdims=True) if exact else stretch
 
     process = model.process
-    start = (sample, jnp.zeros(1 if exact else method.num_probes, sample.dtype))
+    start = (sample, jnp.zeros(1 if exact else directions, sample.dtype))
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
         method.solver,

@@ -66,7 +66,8 @@ def constant_speed(
     elif callable(rate):
         speed = rate if isinstance(rate, AbstractSpeed) else None
         inner = _inner_times(process, speed, num_times)
-        rates = rate(inner) if speed is None else speed.rate(gaussian(process), inner)  # pyright: ignore[reportArgumentType]
+        known: Any = rate
+        rates = known(inner) if speed is None else speed.rate(gaussian(process), inner)
         times, rates = _with_ends(process, inner, as_float(rates, "rate"))
     else:
         raise ValueError(

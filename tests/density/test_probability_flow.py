@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 import entropix as ex
-from tests.helpers import KINDS, PROCESSES, finite_difference, numbers, quick, small_gaussian
+from entropix.density.probability_flow import _probes, _stderr
+from tests.helpers import (
+    KINDS,
+    PROCESSES,
+    finite_difference,
+    numbers,
+    quick,
+    quick_jit,
+    small_gaussian,
+)
 from tests.mixtures import mixture
 
 
@@ -65,21 +74,80 @@ def test_closed_forms(x64):
     )
 
 
+def strong_gaussian(dim):
+    """Correlations close to one: the Jacobian of the field is far from diagonal."""
+    root = np.random.default_rng(dim).normal(size=(dim, dim))
+    return ex.Gaussian(np.zeros(dim), root @ root.T / dim + 0.05 * np.eye(dim))
+
+
+def test_as_many_probes_as_dimensions_are_exact():
+    """In two dimensions two independent sign probes agree in half of all draws."""
+    distribution = strong_gaussian(2)
+    model = ex.ExactModel(distribution, vp())
+    x = distribution.sample(64, key=jax.random.key(0))
+    for num_probes in (2, 8):
+        method = ex.ProbabilityFlow("hutchinson", num_probes=num_probes)
+        result = ex.log_prob(model, x, key=jax.random.key(1), method=method)
+        np.testing.assert_allclose(result.value, distribution.log_prob(x), atol=1e-3)
+        assert not np.any(result.stderr)
+
+
+@pytest.mark.parametrize("probe", ["orthogonal", "gaussian"])
+def test_few_probes_know_their_error(probe):
+    """Of 2,000 samples less than one in a hundred lies beyond three standard errors."""
+    count = 2000
+    rng = np.random.default_rng(0)
+    for dim, num_probes in ((3, 2), (4, 3), (8, 2), (16, 2), (16, 4), (16, 15)):
+        roots = rng.normal(size=(count, dim, dim)) * np.exp(rng.normal(size=(count, 1, 1)) / 2)
+        jacobians = jnp.asarray(roots + np.swapaxes(roots, 1, 2))
+        method = ex.ProbabilityFlow("hutchinson", num_probes=num_probes, probe=probe)
+        sample, key = jnp.zeros(dim, jacobians.dtype), jax.random.key(dim)
+
+        @quick_jit
+        def errors(jacobians, method=method, sample=sample, key=key):
+            index = jnp.arange(count)
+            probes = jax.vmap(lambda i: _probes(method, sample, key, i))(index)
+            gains = jnp.einsum("nki,nij,nkj->nk", probes, jacobians, probes)
+            trace = jnp.trace(jacobians, axis1=1, axis2=2)
+            return jnp.mean(gains, axis=1) - trace, gains, probes
+
+        error, gains, probes = errors(jacobians)
+        if probe == "orthogonal":
+            gram = jnp.einsum("nki,nli->nkl", probes, probes)
+            np.testing.assert_allclose(
+                gram / dim, np.tile(np.eye(num_probes), (count, 1, 1)), atol=2e-5
+            )
+        left_out = 1 - num_probes / dim if probe == "orthogonal" else 1.0
+        stderr = _stderr(gains, left_out)
+        assert np.mean(np.abs(error) > 3 * stderr) < 0.01
+        assert 0.65 < jnp.sqrt(jnp.mean(error**2) / jnp.mean(stderr**2)) < 1.15
+        assert abs(jnp.mean(error)) < 4 * jnp.std(error) / count**0.5
+
+
+def test_one_sample_alone_is_given_a_wide_error():
+    """Two probes of one sample have one degree of freedom: the quantile of its t distribution."""
+    gains = jnp.asarray([[0.0, 1.0]])
+    assert _stderr(gains, 1.0) == pytest.approx([0.5 * 63.66 / 2.576], rel=1e-3)
+    many = _stderr(jnp.tile(gains, (4000, 1)), 1.0)
+    np.testing.assert_allclose(many, 0.5, rtol=1e-3)
+
+
 @pytest.mark.slow
 def test_hutchinson_is_unbiased_and_honest():
-    """A full covariance: the Jacobian is not diagonal, so Rademacher probes have a variance."""
-    distribution = small_gaussian()
+    distribution = strong_gaussian(6)
     model = ex.ExactModel(distribution, vp())
     x = jnp.tile(distribution.sample(4, key=jax.random.key(0)), (100, 1))
-    for probe in ("rademacher", "gaussian"):
-        method = ex.ProbabilityFlow("hutchinson", num_probes=16, probe=probe)
+    for probe in ("orthogonal", "rademacher", "gaussian"):
+        method = ex.ProbabilityFlow("hutchinson", num_probes=4, probe=probe)
         result = ex.log_prob(model, x, key=jax.random.key(1), method=method)
         error = (result.value - distribution.log_prob(x)).reshape(100, 4)
         spread = jnp.std(error, axis=0)
         mean_stderr = jnp.sqrt(jnp.mean(result.stderr.reshape(100, 4) ** 2, axis=0))
         np.testing.assert_array_less(jnp.abs(jnp.mean(error, axis=0)), 4 * spread / 10)
         ratio = np.asarray(spread / mean_stderr)
-        assert np.all((ratio > 0.75) & (ratio < 1.3)), ratio
+        assert np.all((ratio > 0.65) & (ratio < 1.3)), ratio
+        # Samples that are alike lend one another their errors.
+        assert np.mean(np.abs(error) > 3 * result.stderr.reshape(100, 4)) < 0.01
 
 
 @pytest.mark.slow
@@ -208,6 +276,10 @@ def test_bad_arguments():
         ex.ProbabilityFlow("skilling")
     with pytest.raises(ValueError, match="`num_probes` must be"):
         ex.ProbabilityFlow("hutchinson", num_probes=1)
+    signs = ex.ProbabilityFlow("hutchinson", num_probes=2, probe="rademacher")
+    three = ex.ExactModel(mixture(3), vp())
+    with pytest.raises(ValueError, match="`probe` must be 'orthogonal' or 'gaussian'"):
+        ex.log_prob(three, jnp.zeros((15, 3)), key=jax.random.key(0), method=signs)
     with pytest.raises(ValueError, match="`rtol` must be positive"):
         ex.ProbabilityFlow(rtol=0.0)
     with pytest.raises(ValueError, match="`key` must be given"):
