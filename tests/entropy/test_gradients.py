@@ -1,4 +1,6 @@
-"""Gradients of entropy through a deterministic solve: the flow of Gauss-Hermite points.
+"""Gradients of entropy: at fixed places of the evaluations, and through a deterministic solve.
+
+The solve is the flow of Gauss-Hermite points.
 
 The flow of Gaussian data is affine, so that a quadrature rule of the data stays one at every time,
 and entropy production needs no sampling.
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 import entropix as ex
-from tests.helpers import Bell, Ramp, numbers, quick
+from tests.helpers import Bell, Ramp, as_shipped, numbers, paper_mixture, quick, small_gaussian
 
 
 MEAN, VARIANCE = 0.7, 0.4
@@ -67,3 +69,34 @@ def test_entropy_through_the_flow(x64, name, adjoint):
     expected = jax.value_and_grad(lambda v: closed_form(rebuild(v), start))(flat)
     np.testing.assert_allclose(value, expected[0], rtol=1e-4)
     np.testing.assert_allclose(gradient, expected[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("functional", ["entropy", "path KL"])
+def test_a_fixed_proposal_makes_the_estimate_a_function_of_the_model(x64, functional):
+    """Its gradient is then the finite difference with the same key; with a new pilot it is not."""
+    data = paper_mixture(2).sample(100, key=jax.random.key(0))
+
+    def model(shift):
+        process = ex.VariancePreserving(ex.LinearSchedule(0.1, 12.0), kappa=0.6 + shift)
+        return ex.ExactModel(small_gaussian(), process)
+
+    proposal = ex.entropy_curve(model(0.0), data, key=jax.random.key(1), num_times=2).proposal
+
+    def value(shift, proposal=proposal):
+        options = {"key": jax.random.key(2), "num_evaluations": 256, "proposal": proposal}
+        if functional == "entropy":
+            return ex.neural_entropy(model(shift), data, **options).value
+        other = ex.ExactModel(
+            ex.Gaussian([0.4, -0.8], [[0.7, 0.2], [0.2, 0.8]]), model(shift).process
+        )
+        return ex.path_kl(model(shift), other, data, **options).value
+
+    gradient = jax.grad(value)(0.0)
+    step = 1e-5
+    np.testing.assert_allclose((value(step) - value(-step)) / (2 * step), gradient, rtol=1e-6)
+
+
+def test_what_is_no_proposal():
+    model = ex.ExactModel(small_gaussian(), ex.CosinePath())
+    with as_shipped(), pytest.raises(ValueError, match="`proposal` must be"):
+        ex.neural_entropy(model, jnp.ones((4, 2)), key=jax.random.key(0), proposal="uniform")
