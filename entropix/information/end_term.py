@@ -214,11 +214,15 @@ def _groups(condition: Any, count: int, dim: int) -> _Groups:
     if not is_concrete(leaves):
         return _Groups(None, 0)
     samples = leaves[0].shape[0]
-    rows = np.concatenate([np.asarray(v).reshape(samples, -1).astype(float) for v in leaves], 1)
-    # Most continuous conditions are told by a few of them.
-    if len(np.unique(rows[:1000], axis=0)) > _CLASSES:
+
+    def rows(stop: int) -> np.ndarray:
+        parts = [np.asarray(v[:stop]).reshape(min(stop, samples), -1) for v in leaves]
+        return np.concatenate([part.astype(float) for part in parts], axis=1)
+
+    # A few samples tell that a condition is continuous.
+    if len(np.unique(rows(1000), axis=0)) > _CLASSES:
         return _Groups(None, 0)
-    _, index, sizes = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
+    _, index, sizes = np.unique(rows(samples), axis=0, return_inverse=True, return_counts=True)
     fewest = 8 * ((dim if _is_dense(count, dim) else 1) + 1)
     if len(sizes) > _CLASSES or sizes.min() * count < fewest * samples:
         return _Groups(None, 0)
@@ -480,5 +484,7 @@ def _moments_gap(
 ) -> Float[Array, ""]:
     """What a gap between moments about `middle` does to the mean of `_divergence`."""
     mean, squares = gap
-    at_q, at_p = (n.times((middle - n.mean[0])[None])[0] for n in (q, p))
+    at_q, at_p = (
+        _each(n.precision, jnp.zeros(1, int), (middle - n.mean[0])[None])[0] for n in (q, p)
+    )
     return jnp.sum((q.precision[0] - p.precision[0]) * squares) / 2 + jnp.sum(mean * (at_q - at_p))
