@@ -26,7 +26,7 @@ class Estimate(eqx.Module):
             $(\sum d^2)^2 / \sum d^4$; of a few, the error itself is hardly known. None where it
             was not counted.
 
-    Prints as `259.88 ± 0.12`. `float(estimate)` is its value.
+    Prints as `259.88 ± 0.12`, with a bias that exceeds the error. `float(estimate)` is its value.
     """
 
     value: Array
@@ -45,12 +45,14 @@ class Estimate(eqx.Module):
         if isinstance(self.value, jax.core.Tracer) or np.ndim(self.value) > 0:
             return f"{self.value} ± {self.stderr}"
         text = format_with_error(float(self.value), float(self.stderr))
+        notes = []
         if self.cutoff is not None:
-            text += f" (noise std >= {float(self.cutoff):.3g}"
+            notes.append(f"noise std >= {float(self.cutoff):.3g}")
             if self.slope is not None:
-                text += f", slope {float(self.slope):.3g} per -ln(noise std)"
-            text += ")"
-        return text
+                notes.append(f"slope {float(self.slope):.3g} per -ln(noise std)")
+        if self.bias is not None and not abs(float(self.bias)) <= float(self.stderr):
+            notes.append(f"bias {float(self.bias):.2g}")
+        return f"{text} ({', '.join(notes)})" if notes else text
 
     def __repr__(self) -> str:
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self)):

@@ -3,13 +3,48 @@ r"""Differential entropy, $h(X) = -E\log p(X)$."""
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
-from entropix._core.checks import samples
+from entropix._core.checks import prng_key, samples, trailing_shape
 from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractModel
+from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix._core.precision import full_precision
 from entropix.density import AbstractDensityMethod, log_prob
+from entropix.entropy.reference import GaussianReference, reference_of
+from entropix.information.end_term import end_term
+from entropix.information.forms import ReferencePair, ScoreForm, all_exact
+from entropix.models import FlowMatching
+
+
+class _DiffusedGaussian(eqx.Module):
+    """A Gaussian at the noise end, as the prior of a density of examples of any shape."""
+
+    reference: GaussianReference
+    process: AbstractGaussianProcess
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def log_prob(self, y: Float[Array, "*shape"]) -> Float[Array, "*batch"]:
+        trailing_shape(y, self.shape, "y")
+        batch = y.shape[: y.ndim - len(self.shape)]
+
+        def one(y: Array) -> Array:
+            return self.reference.log_prob(self.process, self.process.t1, y)
+
+        return jax.vmap(one)(y.reshape(-1, *self.shape)).reshape(batch)
+
+
+@eqx.filter_jit
+def _moments(process: AbstractGaussianProcess, data: Array) -> tuple[GaussianReference, Array]:
+    """The Gaussian of the data's moments, and what fitting it to them gains at t1, in nats."""
+    reference = reference_of(data)
+    signal = process.scale(process.t1) ** 2 * reference.spread
+    share = jax.lax.stop_gradient(signal / (signal + process.var(process.t1)))
+    # Half a nat for each parameter and data set, as far as the noise lets the data show.
+    parameters = jnp.sum(share) + (jnp.sum(share) ** 2 + jnp.sum(share**2)) / 2
+    return reference, parameters / (2 * data.shape[0])
 
 
 @full_precision
@@ -26,27 +61,64 @@ def differential_entropy(
     r"""$h(X) = -E\log p(X)$ in nats, from a model's log densities.
 
     With the exact model it is exact; with a trained one and a bound, it is too large by what the
-    model misses, the path KL and the mismatch of the prior. With a condition it is $h(X|C)$.
+    model misses, the path KL. With a condition it is $h(X|C)$.
+
+    A density needs the law that the process ends in. Unless `prior` is given, it is that of an
+    `ExactModel`, and for other models the Gaussian with the moments of the diffused data, less the
+    divergence from it of the Gaussian fitted to the model's field, given the condition: data that
+    the process does not erase are allowed for. See `entropix.information.end_term`.
 
     Args:
         model: any model.
         data: samples, shape (N, *shape).
         key: PRNG key.
         method: how densities are computed; None for `PathBound()`.
-        prior: what generation starts from; None for `model.prior`.
+        prior: what generation starts from, with `log_prob(y)`; None for the above. With one, the
+            value is $-E\log p_\theta$ of what is generated from it, too large by $KL(p_T\|prior)$.
         condition: None, or conditions of the samples: a pytree of arrays with leading axis N.
         chunk_size: evaluations held in memory at once.
 
     Raises:
         ValueError: as `log_prob`.
     """
-    densities = log_prob(
+    data = samples(data)
+    process = model.process
+    known_end = all_exact(model) or isinstance(model, FlowMatching)
+    if prior is not None or known_end or not isinstance(process, AbstractGaussianProcess):
+        return _entropy(model, data, key, method, prior, condition, chunk_size)
+    density_key, end_key = jax.random.split(prng_key(key))
+    reference, gain = _moments(process, data)
+    prior = _DiffusedGaussian(reference, process, data.shape[1:])
+    entropy = _entropy(model, data, density_key, method, prior, condition, chunk_size)
+    end = end_term(
+        ScoreForm(ReferencePair(model, reference)),
+        data,
+        condition,
+        key=end_key,
+        chunk_size=chunk_size,
+    )
+    corrected = (end.value - gain, end.allowance + gain)
+    end = eqx.tree_at(lambda e: (e.value, e.allowance), end, corrected)
+    return end.added_to(entropy, -1)
+
+
+def _entropy(
+    model: AbstractModel,
+    data: Array,
+    key: Key,
+    method: AbstractDensityMethod | None,
+    prior: Any,
+    condition: Any,
+    chunk_size: int,
+) -> Estimate:
+    """Minus the mean log density of samples."""
+    density = log_prob(
         model,
-        samples(data),
+        data,
         key=key,
         method=method,
         prior=prior,
         condition=condition,
         chunk_size=chunk_size,
     ).mean
-    return eqx.tree_at(lambda e: e.value, densities, -densities.value)
+    return eqx.tree_at(lambda e: e.value, density, -density.value)

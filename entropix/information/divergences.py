@@ -3,7 +3,7 @@ r"""Divergences from the fields of models on one forward process.
 $$KL(p\|q) = KL(p_T\|q_T) + \int\frac{\sigma^2}{2}E_p\|\nabla\log p - \nabla\log q\|^2\,ds$$
 
 and total correlation, of $p$ against the product of its marginals (Franzese et al., 2310.09031;
-Premkumar, 2509.23937). The end term is not part of the value and reported as its bias. Each
+Premkumar, 2509.23937). The end term is part of the value: see `entropix.information.end_term`. Each
 integral has two forms, which treat the errors of trained models differently: see
 `entropix.information.forms`.
 """
@@ -30,7 +30,7 @@ def kl_divergence(
     key: Key,
     condition: Any = None,
     reference_condition: Any = None,
-    form: str = "score",
+    form: str | None = None,
     num_evaluations: int = 16_384,
     cutoff: Any = None,
     chunk_size: int = 4096,
@@ -51,13 +51,16 @@ def kl_divergence(
         reference_condition: the same for `reference_model`.
         form: "score", $\frac{\sigma^2}{2}E\|s_p - s_q\|^2$, for exact models; "denoising", the
             difference of the two models' denoising errors, for trained ones on held-out data.
+            None takes "score" where all models are `ExactModel`s, else "denoising".
         num_evaluations: evaluations of each field.
         cutoff: smallest noise standard deviation included. None takes the whole axis.
         chunk_size: evaluations held in memory at once.
 
     Returns:
-        An `Estimate`; `.bias` is minus an estimate of the end term $KL(p_T\|q_T)$, which the value
-        leaves out. For trained models the value has their error, too.
+        An `Estimate`. Of exact models it holds the divergence down to pure noise, with nothing left
+        out; of others an end term $KL(p_T\|q_T)$ of Gaussians fitted to the fields at `t1`, whose
+        error, with an allowance for what is not Gaussian, is a part of `.stderr`. For trained
+        models the value has the error of their fields, too.
 
     Raises:
         ValueError: if the processes differ, or the rate does not decay at an end of the axis.
@@ -84,7 +87,7 @@ def total_correlation(
     data: Any,
     *,
     key: Key,
-    form: str = "score",
+    form: str | None = None,
     num_evaluations: int = 16_384,
     cutoff: Any = None,
     chunk_size: int = 4096,
@@ -103,12 +106,13 @@ def total_correlation(
         key: PRNG key.
         form: "score", $\frac{\sigma^2}{2}E\|s_p - s_q\|^2$, for exact models; "denoising", the
             difference of the two models' denoising errors, for trained ones on held-out data.
+            None takes "score" where all models are `ExactModel`s, else "denoising".
         num_evaluations: evaluations of each field.
         cutoff: smallest noise standard deviation included. None takes the whole axis.
         chunk_size: evaluations held in memory at once.
 
     Returns:
-        An `Estimate`; `.bias` is minus an estimate of the end term $TC(X_T)$.
+        An `Estimate`; the end term $TC(X_T)$ is treated as in `kl_divergence`.
 
     Raises:
         ValueError: if the blocks do not make up the vector, the processes differ, or the rate does

@@ -26,7 +26,7 @@ out, and read a gap to the score form that is larger than the errors as what the
 """
 
 import abc
-from typing import Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -38,12 +38,28 @@ from entropix._core.checks import choice
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.entropy import AbstractDenoisingFunctional, AbstractPathFunctional
 from entropix.entropy.denoising import error_difference
+from entropix.entropy.reference import GaussianReference
+from entropix.models import ExactModel
 
 
 class AbstractFieldPair(eqx.Module):
     """The entropy fields of two densities on one process."""
 
     process: AbstractVar[AbstractGaussianProcess]
+    marginal: AbstractVar[bool]
+
+    @property
+    @abc.abstractmethod
+    def is_exact(self) -> bool:
+        """Whether every field is an `ExactModel`'s, known at any noise."""
+
+    @abc.abstractmethod
+    def with_process(self, process: AbstractGaussianProcess) -> "AbstractFieldPair":
+        """The same densities under another process; of exact pairs only."""
+
+    @abc.abstractmethod
+    def conditions_of(self, condition: Any) -> tuple[Any, Any]:
+        """What each of the two densities is conditioned on, None for nothing."""
 
     @abc.abstractmethod
     def __call__(
@@ -53,18 +69,39 @@ class AbstractFieldPair(eqx.Module):
 
 
 class ModelPair(AbstractFieldPair):
-    """Two models, each with its own condition: `condition` is the pair of them."""
+    """Two models, each with its own condition: `condition` is the pair of them.
+
+    `marginal`: whether the second density is the mean of the first over its condition.
+    """
 
     model: AbstractModel
     reference_model: AbstractModel
+    marginal: bool = eqx.field(static=True)
 
-    def __init__(self, model: AbstractModel, reference_model: AbstractModel):
+    def __init__(
+        self, model: AbstractModel, reference_model: AbstractModel, *, marginal: bool = False
+    ):
         self.model = model
         self.reference_model = reference_model
+        self.marginal = marginal
 
     @property
     def process(self) -> AbstractGaussianProcess:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.model.process
+
+    @property
+    def is_exact(self) -> bool:
+        return all_exact(self.model, self.reference_model)
+
+    def with_process(self, process: AbstractGaussianProcess) -> "ModelPair":
+        return ModelPair(
+            self.model.with_process(process),
+            self.reference_model.with_process(process),
+            marginal=self.marginal,
+        )
+
+    def conditions_of(self, condition: Any) -> tuple[Any, Any]:
+        return condition
 
     def __call__(
         self, s: RealScalarLike, y: Float[Array, "*shape"], condition: Any
@@ -80,6 +117,7 @@ class ProductPair(AbstractFieldPair):
     model: AbstractModel
     marginal_models: tuple[AbstractModel, ...]
     sizes: tuple[int, ...] = eqx.field(static=True)
+    marginal = False
 
     def __init__(
         self,
@@ -95,6 +133,17 @@ class ProductPair(AbstractFieldPair):
     def process(self) -> AbstractGaussianProcess:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.model.process
 
+    @property
+    def is_exact(self) -> bool:
+        return all_exact(self.model, *self.marginal_models)
+
+    def with_process(self, process: AbstractGaussianProcess) -> "ProductPair":
+        marginals = tuple(m.with_process(process) for m in self.marginal_models)
+        return ProductPair(self.model.with_process(process), marginals, self.sizes)
+
+    def conditions_of(self, condition: Any) -> tuple[Any, Any]:
+        return None, None
+
     def __call__(
         self, s: RealScalarLike, y: Float[Array, "*shape"], condition: Any
     ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
@@ -105,7 +154,41 @@ class ProductPair(AbstractFieldPair):
         return self.model.entropy_field(s, y), product
 
 
-class _ScoreForm(AbstractPathFunctional):
+class ReferencePair(AbstractFieldPair):
+    """A model, with its condition, and a Gaussian."""
+
+    model: AbstractModel
+    reference: GaussianReference
+    marginal = False
+
+    def __init__(self, model: AbstractModel, reference: GaussianReference):
+        self.model = model
+        self.reference = reference
+
+    @property
+    def process(self) -> AbstractGaussianProcess:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.model.process
+
+    @property
+    def is_exact(self) -> bool:
+        return False
+
+    def with_process(self, process: AbstractGaussianProcess) -> "ReferencePair":
+        return ReferencePair(self.model.with_process(process), self.reference)
+
+    def conditions_of(self, condition: Any) -> tuple[Any, Any]:
+        return condition, None
+
+    def __call__(
+        self, s: RealScalarLike, y: Float[Array, "*shape"], condition: Any
+    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+        field = self.model.entropy_field(s, y, condition)
+        return field, self.reference.entropy_field(self.process, s, y)
+
+
+class ScoreForm(AbstractPathFunctional):
+    """The squared difference of the fields."""
+
     pair: AbstractFieldPair
 
     def __init__(self, pair: AbstractFieldPair):
@@ -122,7 +205,9 @@ class _ScoreForm(AbstractPathFunctional):
         return squared_norm(field - reference)
 
 
-class _DenoisingForm(AbstractDenoisingFunctional):
+class DenoisingForm(AbstractDenoisingFunctional):
+    """The difference of the denoising errors."""
+
     pair: AbstractFieldPair
 
     def __init__(self, pair: AbstractFieldPair):
@@ -143,10 +228,18 @@ class _DenoisingForm(AbstractDenoisingFunctional):
         return error_difference(self.process, s, y, z, reference, field)
 
 
-def in_form(
-    pair: AbstractFieldPair, form: str
-) -> AbstractPathFunctional | AbstractDenoisingFunctional:
-    """The integrand of a divergence in one of its two forms."""
+Form: TypeAlias = ScoreForm | DenoisingForm
+
+
+def in_form(pair: AbstractFieldPair, form: str | None) -> Form:
+    """The integrand of a divergence in one of its two forms; None takes the advice above."""
+    if form is None:
+        form = "score" if pair.is_exact else "denoising"
     if choice(form, "form", ("score", "denoising")) == "score":
-        return _ScoreForm(pair)
-    return _DenoisingForm(pair)
+        return ScoreForm(pair)
+    return DenoisingForm(pair)
+
+
+def all_exact(*models: AbstractModel) -> bool:
+    """Whether all of them are `ExactModel`s."""
+    return all(isinstance(model, ExactModel) for model in models)

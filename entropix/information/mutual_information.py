@@ -3,8 +3,8 @@ r"""Mutual information from conditional and marginal fields.
 $$I(X; Y) = I(X_T; Y) + \int\frac{\sigma^2}{2}E\|\nabla\log p(y_s|y) - \nabla\log p(y_s)\|^2\,ds$$
 
 (Franzese et al., 2310.09031; Premkumar, 2509.23937), a mean of divergences over conditions. The
-end term is not part of the value and reported as its bias; see `entropix.information.forms` for
-the two forms of the integral.
+end term is part of the value; see `entropix.information.end_term` for it, and
+`entropix.information.forms` for the two forms of the integral.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ def mutual_information(
     *,
     key: Key,
     marginal_model: AbstractModel | None = None,
-    form: str = "score",
+    form: str = "denoising",
     num_evaluations: int = 16_384,
     cutoff: Any = None,
     chunk_size: int = 4096,
@@ -53,14 +53,17 @@ def mutual_information(
         key: PRNG key.
         marginal_model: the model of X alone, on the same process; None for `model` without a
             condition, where its network serves both (see `ConditionDropout`).
-        form: "score", $\frac{\sigma^2}{2}E\|s_p - s_q\|^2$, for exact models; "denoising", the
-            difference of the two models' denoising errors, for trained ones on held-out data.
+        form: "denoising", the difference of the two models' denoising errors, for trained models on
+            held-out data; "score", $\frac{\sigma^2}{2}E\|s_p - s_q\|^2$, for models that are exact,
+            where its standard error is the smaller.
         num_evaluations: evaluations of each field.
         cutoff: smallest noise standard deviation included. None takes the whole axis.
         chunk_size: evaluations held in memory at once.
 
     Returns:
-        An `Estimate`; `.bias` is minus an estimate of the end term $I(X_T; C)$.
+        An `Estimate`. The end term $I(X_T; C)$ in it is that of Gaussians fitted to the fields at
+        `t1`, with a mean of its own for each sample's condition; its error, with an allowance for
+        what is not Gaussian, is a part of `.stderr`.
 
     Raises:
         ValueError: if there is no condition, the processes differ, or the rate does not decay at an
@@ -71,7 +74,7 @@ def mutual_information(
     marginal_model = model if marginal_model is None else marginal_model
     check_same_process(model.process, marginal_model.process, "marginal_model")
     return with_end_term(
-        in_form(ModelPair(model, marginal_model), form),
+        in_form(ModelPair(model, marginal_model, marginal=True), form),
         data,
         key=key,
         condition=(condition, None),
@@ -90,7 +93,7 @@ def conditional_mutual_information(
     *,
     key: Key,
     given_model: AbstractModel | None = None,
-    form: str = "score",
+    form: str = "denoising",
     num_evaluations: int = 16_384,
     cutoff: Any = None,
     chunk_size: int = 4096,
@@ -115,7 +118,7 @@ def conditional_mutual_information(
         chunk_size: evaluations held in memory at once.
 
     Returns:
-        An `Estimate`; `.bias` is minus an estimate of the end term $I(X_T; Y|Z)$.
+        An `Estimate`; the end term $I(X_T; Y|Z)$ is treated as in `mutual_information`.
 
     Raises:
         ValueError: if a condition is missing, the processes differ, or the rate does not decay at

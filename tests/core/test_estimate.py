@@ -41,6 +41,9 @@ def test_prints():
     assert float(estimate()) == pytest.approx(259.884147)
     assert "noise std >= 0.01" in str(estimate(cutoff=0.01))
     assert "slope 2 per" in str(estimate(cutoff=0.01, slope=2.0))
+    assert str(estimate(bias=-0.1)) == "259.88 ± 0.12"
+    assert str(estimate(bias=-0.2)) == "259.88 ± 0.12 (bias -0.2)"
+    assert str(estimate(cutoff=0.01, bias=0.2)) == "259.88 ± 0.12 (noise std >= 0.01, bias 0.2)"
     assert "±" in str(estimate(value=[1.0, 2.0], stderr=[0.1, 0.2]))
     texts = []
 
