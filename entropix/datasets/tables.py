@@ -126,6 +126,7 @@ def read_parquet(path: Path, labels: str | None = None) -> Raw:
 
 def _parquet_frame(path: Path) -> Any:
     pandas = needed("pandas", "reading .parquet", "pandas", "data")
+    needed("pyarrow", "reading .parquet", "pyarrow", "data")
     parquet = needed("pyarrow.parquet", "reading .parquet", "pyarrow", "data")
     with reading(path, "a .parquet table"), parquet.ParquetFile(path) as file:
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]

@@ -49,7 +49,7 @@ def test_numpy(array, compressed):
         ("x.npy", lambda path: np.save(path, array)),
         ("x.npz", lambda path: save(path, points=array)),
     ):
-        data = read_back(name, write)
+        data = read_back(name, write, channels="last")
         assert data.shape == array.shape[1:]
         assert data.levels == (256 if array.dtype == np.uint8 else None)
         np.testing.assert_array_equal(data.points.reshape(array.shape), array)
@@ -85,7 +85,8 @@ def test_tables(name, array, data):
 @hypothesis.given(array=images, compressed=st.booleans())
 def test_idx(array, compressed):
     content = gzip.compress(idx(array), mtime=0) if compressed else idx(array)
-    data = read_back("x.idx.gz" if compressed else "x.idx", lambda path: path.write_bytes(content))
+    name = "x.idx.gz" if compressed else "x.idx"
+    data = read_back(name, lambda path: path.write_bytes(content), channels="last")
     np.testing.assert_array_equal(data.points.reshape(array.shape), array)
     assert data.levels == 256
 
