@@ -14,7 +14,7 @@ noise schedules vary most.
 """
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -35,27 +35,30 @@ class AbstractLearnable(eqx.Module):
         """The arrays among its own that an optimiser moves: free of constraints."""
 
 
-def _polynomial(x: Array, coefficients: Sequence[float]) -> Array:
-    value = jnp.zeros_like(x)
-    for c in reversed(coefficients):
-        value = c + x * value
-    return value
+# Near zero both are means over [0, 1], of exp(x t) and of 1/(1 + z t): by eight Gauss nodes
+# to rounding in float64, derivatives of every order included, and few operations to compile.
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
+
+
+def _mean(function: Callable[[Array], Array], x: Array) -> Array:
+    """The mean of `function(x t)` over t in [0, 1], for functions that are smooth there."""
+    nodes, weights = (np.asarray(v, x.dtype) for v in ((_NODES + 1) / 2, _WEIGHTS / 2))
+    return jnp.sum(weights * function(x[..., None] * nodes), axis=-1)
 
 
 def _phi(x: Array) -> Array:
-    """`expm1(x) / x`, with derivatives to rounding near zero, where it is a series."""
+    """`expm1(x) / x`, with derivatives to rounding near zero."""
     small = jnp.abs(x) < 0.3
     away = jnp.where(small, 1.0, x)
-    factorials = np.cumprod(np.arange(1.0, 15.0))
-    return jnp.where(small, _polynomial(x, list(1 / factorials)), jnp.expm1(away) / away)
+    return jnp.where(small, _mean(jnp.exp, jnp.where(small, x, 0.0)), jnp.expm1(away) / away)
 
 
 def _psi(z: Array) -> Array:
     """`log1p(z) / z`, likewise."""
     small = jnp.abs(z) < 0.1
     away = jnp.where(small, 1.0, jnp.maximum(z, -1 + jnp.finfo(z.dtype).eps))
-    series = [(-1.0) ** n / (n + 1) for n in range(18)]
-    return jnp.where(small, _polynomial(jnp.where(small, z, 0.0), series), jnp.log1p(away) / away)
+    near = _mean(lambda v: 1 / (1 + v), jnp.where(small, z, 0.0))
+    return jnp.where(small, near, jnp.log1p(away) / away)
 
 
 def _segment(bounds: Array, value: Array) -> Array:
@@ -108,56 +111,60 @@ class UnitCurve(eqx.Module):
         """Where the knots lie."""
         return np.asarray(knot_places(self.log_rates.shape[0]), self.log_rates.dtype)
 
-    def _segments(self) -> tuple[Array, Array, Array]:
-        """Width times rate at the left end, rise of the log-rate, integral; largest rate 1."""
+    def _segments(self) -> tuple[Array, Array]:
+        """A row for each segment, and the integral over all; the largest rate is 1.
+
+        A row holds the place of its left end, its width, width times rate there, the rise of the
+        log-rate, and the integrals before and after: one table, so that one look-up finds them all.
+        """
         logs = self.log_rates - jax.lax.stop_gradient(jnp.max(self.log_rates))
-        size = jnp.diff(self.places) * jnp.exp(logs[:-1])
-        rise = jnp.diff(logs)
-        return size, rise, size * _phi(rise)
+        width, rise = np.diff(self.places), jnp.diff(logs)
+        size = width * jnp.exp(logs[:-1])
+        integrals = size * _phi(rise)
+        before = jnp.cumsum(jnp.concatenate([jnp.zeros_like(size[:1]), integrals[:-1]]))
+        after = jax.lax.cumsum(
+            jnp.concatenate([integrals[1:], jnp.zeros_like(size[:1])]), reverse=True
+        )
+        columns = (jnp.asarray(self.places[:-1]), jnp.asarray(width), size, rise, before, after)
+        return jnp.stack(columns, axis=1), jnp.sum(integrals)
 
-    def _within(self, u: Array) -> tuple[Array, Array]:
-        """The segment of a place, and where in it."""
-        index = _segment(jnp.asarray(self.places[1:-1]), u)
-        places = jnp.asarray(self.places)
-        return index, (u - places[index]) / (places[index + 1] - places[index])
+    def _at(self, u: RealLike) -> tuple[tuple[Array, ...], Array, Array]:
+        """The row of the segment of a place, where in it, and the integral over all."""
+        u = as_float(u)
+        table, total = self._segments()
+        row = _row(table, _segment(jnp.asarray(self.places[1:-1]), u))
+        return row, (u - row[0]) / row[1], total
 
+    @eqx.filter_jit
     def rate(self, u: RealLike) -> Array:
         """The slope."""
-        u = as_float(u)
-        size, rise, integrals = self._segments()
-        index, t = self._within(u)
-        rates = size / jnp.diff(self.places)
-        return rates[index] * jnp.exp(rise[index] * t) / jnp.sum(integrals)
+        (_, width, size, rise, _, _), t, total = self._at(u)
+        return size / width * jnp.exp(rise * t) / total
 
+    @eqx.filter_jit
     def value(self, u: RealLike) -> Array:
         """The curve itself, from 0 to 1; without cancellation near 0."""
-        u = as_float(u)
-        size, rise, integrals = self._segments()
-        index, t = self._within(u)
-        before = jnp.concatenate([jnp.zeros_like(integrals[:1]), jnp.cumsum(integrals)[:-1]])
-        partial = size[index] * t * _phi(rise[index] * t)
-        return (before[index] + partial) / jnp.sum(integrals)
+        (_, _, size, rise, before, _), t, total = self._at(u)
+        return (before + size * t * _phi(rise * t)) / total
 
+    @eqx.filter_jit
     def rest(self, u: RealLike) -> Array:
         """One minus the curve, without cancellation near 1."""
-        u = as_float(u)
-        size, rise, integrals = self._segments()
-        index, t = self._within(u)
-        after = jnp.cumsum(integrals[::-1])[::-1] - integrals
-        after = jnp.concatenate([after[:-1], jnp.zeros_like(after[:1])])
+        (_, _, size, rise, _, after), t, total = self._at(u)
         left = 1 - t
-        partial = size[index] * jnp.exp(rise[index]) * left * _phi(-rise[index] * left)
-        return (after[index] + partial) / jnp.sum(integrals)
+        return (after + size * jnp.exp(rise) * left * _phi(-rise * left)) / total
 
+    @eqx.filter_jit
     def inverse(self, value: RealLike) -> Array:
         """The place at which the curve has a value."""
-        value = as_float(value)
-        size, rise, integrals = self._segments()
-        total = jnp.cumsum(integrals)
-        before = jnp.concatenate([jnp.zeros_like(total[:1]), total[:-1]])
-        wanted = value * jnp.sum(integrals)
-        index = _segment(total[:-1], wanted)
-        q = (wanted - before[index]) / size[index]
-        places = jnp.asarray(self.places)
-        width = places[index + 1] - places[index]
-        return places[index] + width * q * _psi(rise[index] * q)
+        table, total = self._segments()
+        wanted = as_float(value) * total
+        place, width, size, rise, before, _ = _row(table, _segment(table[1:, 4], wanted))
+        q = (wanted - before) / size
+        return place + width * q * _psi(rise * q)
+
+
+def _row(table: Array, index: Array) -> tuple[Array, ...]:
+    """The entries of a row, for any shape of `index`."""
+    found = jnp.take(table, index, axis=0, mode="clip")
+    return tuple(jnp.moveaxis(found, -1, 0))
