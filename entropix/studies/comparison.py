@@ -145,14 +145,12 @@ def pair_report(record: "xarray.Dataset", figures: list[str]) -> str:
         f"Coordinates of the model: {a['coordinates_text']}. W2 is measured in them; KL is the "
         "same in all coordinates.",
     ]
-    bias = max(abs(float(record[f"{name}_bias"].mean())) for name in DIRECTIONS)
     reading = [
         f"± is {spread_text(record)}; of W2, that of samples of this size.",
         "KL from denoising errors is the headline: how much worse the field of the other set "
         "removes the noise from held-out samples, not clipped. KL from scores is the squared "
         "difference of the two fields, never negative. Where they differ by more than their "
         "errors, the network has not learnt one of the fields where the samples lie.",
-        f"Not included is what is left at the noise end, about {bias:.1g} nats.",
         f"W2 compares {int(record['wasserstein2_count'])} samples on each side. It is biased "
         "upwards by sampling: W2 of two parts of one set, as large, is what equal sets would have.",
         *_warnings(record),

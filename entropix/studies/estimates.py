@@ -225,7 +225,6 @@ def measure_information(subject: Subject, _: Found) -> Found:
         found |= {
             f"mutual_information{name}": estimate.value,
             f"mutual_information{name}_stderr": estimate.stderr,
-            f"mutual_information{name}_bias": estimate.bias,
         }
     return arrays(found)
 

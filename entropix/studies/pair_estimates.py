@@ -82,10 +82,8 @@ def measure_divergence(subject: PairSubject, _: Found) -> Found:
         found |= {
             name: curve.total.value,
             f"{name}_stderr": curve.total.stderr,
-            f"{name}_bias": curve.total.bias,
             f"{name}_score": score.total.value,
             f"{name}_score_stderr": score.total.stderr,
-            f"{name}_score_bias": score.total.bias,
             f"{name}_rate_log_snr": curve.rate * stretch,
             f"{name}_rate_log_snr_stderr": curve.rate_stderr * stretch,
             f"{name}_score_rate_log_snr": score.rate * stretch,

@@ -4,7 +4,6 @@ from entropix.studies.record import TRAINING, Schema
 
 
 _SEED, _TIME = ("seed",), ("seed", "time")
-_LEFT_OUT = "minus what is left of it at the noise end"
 _RATE = "nats per unit log-SNR"
 
 
@@ -13,10 +12,8 @@ def _direction(name: str, what: str) -> Schema:
     return {
         name: (_SEED, "nats", f"{what}, difference of denoising errors, held-out data"),
         f"{name}_stderr": (_SEED, "nats", "its standard error, for the population"),
-        f"{name}_bias": (_SEED, "nats", _LEFT_OUT),
         f"{name}_score": (_SEED, "nats", f"{what}, difference of scores, held-out data"),
         f"{name}_score_stderr": (_SEED, "nats", "its standard error, for the population"),
-        f"{name}_score_bias": (_SEED, "nats", _LEFT_OUT),
         f"{name}_rate_log_snr": (_TIME, _RATE, f"rate of {what}, denoising errors"),
         f"{name}_rate_log_snr_stderr": (_TIME, _RATE, "its standard error (Monte Carlo)"),
         f"{name}_score_rate_log_snr": (_TIME, _RATE, f"rate of {what}, scores"),

@@ -209,15 +209,10 @@ def _reading(record: "xarray.Dataset") -> list[str]:
             "labels without information it is zero within its error, or below.",
             "I(X; label) from scores is the squared difference of the two fields: never negative, "
             "and what it exceeds the other by, beyond the errors, is no information.",
-            "Not included is what is left at the noise end, about "
-            f"{-float(record['mutual_information_bias'].mean()):.1g} nats"
-            + (
-                "."
-                if not record["mutual_information_cutoff"].values.any()
-                else ", nor what noise below "
-                f"{float(record['mutual_information_cutoff'].max()):.3g} would hide."
-            ),
         ]
+        hidden = float(record["mutual_information_cutoff"].max())
+        if hidden > 0:
+            notes.append(f"I(X; label) leaves out what noise below {hidden:.3g} would hide.")
     if "label_entropy" in record:
         notes.append(
             "H(label) is the entropy of the labels' frequencies: no information exceeds it."
