@@ -324,15 +324,14 @@ def grid_path_kl(first, second, epsilon):
     return value
 
 
-@pytest.mark.slow  # trains four bridges
-@pytest.mark.parametrize("offset", [0.0, 1000.0])
-def test_bridge_between_moons_and_a_ring(offset):
-    """Not Gaussian: path KL against entropic transport of the densities, whatever the offset."""
+@pytest.mark.slow  # trains two bridges
+def test_bridge_between_moons_and_a_ring():
+    """Not Gaussian, far from the origin: path KL against entropic transport of the densities."""
     first, second = (
         ex.datasets.load(name, num_samples=2000, key=jax.random.key(seed))
         for seed, name in enumerate(("moons", "eight-gaussians"))
     )
-    x, y = jnp.asarray(first.points) + offset, jnp.asarray(second.points) + offset
+    x, y = jnp.asarray(first.points) + 1000, jnp.asarray(second.points) + 1000
     options = {"num_iterations": 3, "steps": 300, "learning_rate": 4e-3, "num_steps": 32}
     for epsilon in (0.2, 5.0):
         found = ex.schroedinger_bridge(x, y, key=jax.random.key(2), epsilon=epsilon, **options)
