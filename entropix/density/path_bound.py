@@ -37,10 +37,10 @@ from entropix.density.method import AbstractDensityMethod
 from entropix.density.result import LogDensity
 from entropix.distributions import Gaussian
 from entropix.entropy.axis import LogSNRAxis
-from entropix.entropy.ends import check_ends, end_rates, num_end_points
+from entropix.entropy.ends import check_ends, end_points, judge_ends, num_end_points
 from entropix.entropy.integrate import (
     BINS,
-    PILOT_SHARE,
+    BLOCKS,
     Pilot,
     Proposal,
     peak_of,
@@ -107,7 +107,7 @@ class PathBound(AbstractDensityMethod):
         integrand = BoundIntegrand(model, reference, axis)
         pilot_key, main_key = jax.random.split(key)
         # The pilot is shared by all samples: its share of their evaluations, up to a few thousand.
-        pilot_pairs = min(round(PILOT_SHARE * self.num_evaluations * x.shape[0] / 2), 2048)
+        pilot_pairs = min(round(self.num_evaluations * x.shape[0] / (2 * BLOCKS)), 2048)
         pilot_pairs = max(pilot_pairs, BINS)
         pilot = _pilot(integrand, x, condition, key=pilot_key, pairs=pilot_pairs, chunk=chunk_size)
         proposal = check_ends(pilot.proposal, pilot.ends, cutoff, x)
@@ -135,27 +135,28 @@ def _pilot(
     jitter = jax.random.uniform(jitter_key, (pairs,), x.dtype, minval=1e-6)
     fraction = (jnp.arange(pairs) + jitter) / pairs
     index = jax.random.randint(index_key, (pairs,), 0, x.shape[0])
-
-    def pair(fraction: Array, n: Array) -> Array:
-        z = jax.random.normal(jax.random.fold_in(noise_key, n), x.shape[1:], x.dtype)
-        i = index[n]
-        return integrand.pair(fraction, x[i], jax.tree.map(lambda c: c[i], condition), z)
+    # A sweep of the axis, then the same samples and noise at each of its end points.
+    ends = end_points(integrand.process, axis, x)
+    places = jnp.concatenate([fraction, jnp.repeat(axis.fraction(ends), _END_PAIRS)])
+    numbers = jnp.concatenate([jnp.arange(pairs), jnp.tile(jnp.arange(_END_PAIRS), len(ends))])
 
     def values(args: Any, _: Array) -> Array:
-        return jax.vmap(pair)(*args)
+        def one(f: Array, n: Array) -> Array:
+            z = jax.random.normal(jax.random.fold_in(noise_key, n), x.shape[1:], x.dtype)
+            i = index[n]
+            return integrand.pair(f, x[i], jax.tree.map(lambda c: c[i], condition), z)
 
-    out = in_chunks(values, (fraction, jnp.arange(pairs)), pairs, max(chunk // 2, 1))
-    out = jax.lax.stop_gradient(unchunk(out, pairs))
+        return jax.vmap(one)(*args)
+
+    count = places.shape[0]
+    out = in_chunks(values, (places, numbers), count, max(chunk // 2, 1))
+    out = jax.lax.stop_gradient(unchunk(out, count))
+    # Of the log density, which falls where the integrand is positive.
+    rates = -out / axis.jacobian(places)
     # Where all is Gaussian there is no rate but rounding: a hundredth counts as a peak.
-    peak = jnp.maximum(peak_of(fraction, out / axis.jacobian(fraction)), 0.01)
-
-    def rate(log_snr: Array, n: Array) -> Array:
-        # Of the log density, which falls where the integrand is positive.
-        place = axis.fraction(log_snr)
-        return -pair(place, n) / axis.jacobian(place)
-
-    ends = end_rates(rate, integrand.process, axis, x, _END_PAIRS, peak)
-    return Pilot(proposal_of(fraction, out), ends)
+    peak = jnp.maximum(peak_of(fraction, rates[:pairs]), 0.01)
+    at_ends = rates[pairs:].reshape(len(ends), _END_PAIRS)
+    return Pilot(proposal_of(fraction, out[:pairs]), judge_ends(ends, at_ends, peak, axis, x))
 
 
 @eqx.filter_jit

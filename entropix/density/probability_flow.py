@@ -36,7 +36,7 @@ from entropix.density.result import LogDensity
 from entropix.density.straight import carry_straight
 from entropix.dynamics.bridge import Bridge, reference_variance
 from entropix.entropy.axis import log_snr_of_std
-from entropix.entropy.ends import EndRates, check_ends, judge_ends, resolved_points
+from entropix.entropy.ends import EndRates, check_ends, judge_sizes, resolved_points
 from entropix.models import FlowMatching
 
 
@@ -189,8 +189,8 @@ def _log_densities(
         left_out = 1 - gains.shape[1] / dim  # the share of the space that no probe has seen
         stderr = _stderr(gains, left_out if method.probe == "orthogonal" else 1.0)
     # A slope of log p in -ln(noise std) is twice a rate per unit log-SNR.
-    size, slope = jnp.mean(jnp.abs(slopes), axis=0) / 2, jnp.mean(slopes[:, 1])
-    ends = judge_ends(points, size, slope, jnp.ones_like(slope), lowest, x)
+    size = jnp.mean(jnp.abs(slopes), axis=0) / 2
+    ends = judge_sizes(points, size, slopes[:, 1], jnp.ones_like(lowest), lowest, x)
     return value, stderr, ends
 
 

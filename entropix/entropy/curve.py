@@ -18,7 +18,7 @@ from entropix._core.interfaces import AbstractModel
 from entropix._core.precision import full_precision
 from entropix.entropy.functional import estimate_integral
 from entropix.entropy.integrands import EntropyProduction
-from entropix.entropy.integrate import Integrand, Proposal, gaussian_process
+from entropix.entropy.integrate import Integrand, Proposal
 
 
 class EntropyCurve(eqx.Module):
@@ -119,7 +119,7 @@ def curve_of(functional: Integrand, data: Any, **options: Any) -> EntropyCurve:
     result = estimate_integral(functional, data, **options)
     return EntropyCurve(
         result.times,
-        gaussian_process(functional).log_snr(result.times),
+        result.log_snr,
         result.rate,
         result.rate_stderr,
         result.cumulative,

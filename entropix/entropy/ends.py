@@ -21,7 +21,6 @@ last two log-SNRs that the time variable resolves, four apart, are compared in t
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -48,6 +47,7 @@ class EndRates(eqx.Module):
 
     Attributes:
         slope: $dI/d(-\ln\Sigma)$ four units of log-SNR before the limit of resolution.
+        slope_stderr: its standard error.
         resolved: the ratio of noise to signal at that limit.
         plateau: whether the rate fails to decay down to the limit.
         growth: whether it fails to decay from there to the data end of the axis.
@@ -55,6 +55,7 @@ class EndRates(eqx.Module):
     """
 
     slope: Float[Array, ""]
+    slope_stderr: Float[Array, ""]
     resolved: Float[Array, ""]
     plateau: Bool[Array, ""]
     growth: Bool[Array, ""]
@@ -79,7 +80,18 @@ def _flat(size: Array, log_snr: Array, near: int, far: int) -> Array:
 
 
 def judge_ends(
-    log_snr: Array, size: Array, slope: Array, peak: Array, start: Array, data: Array
+    log_snr: Array, rates: Array, peak: Array, axis: LogSNRAxis, data: Array
+) -> EndRates:
+    """Judge rates at the `end_points` of an axis, shape (points, draws).
+
+    `peak` is the largest mean absolute rate anywhere.
+    """
+    size, start = jnp.mean(jnp.abs(rates), axis=1), axis.log_snr(0.0)
+    return judge_sizes(log_snr, size, 2 * rates[1], peak, start, data)
+
+
+def judge_sizes(
+    log_snr: Array, size: Array, slopes: Array, peak: Array, start: Array, data: Array
 ) -> EndRates:
     """Judge mean absolute rates close to the ends.
 
@@ -87,7 +99,7 @@ def judge_ends(
         log_snr: where they were taken: the three `resolved_points`; then, if any, the data end of
             the axis; then, if any, two points of the noise end, the last one furthest out.
         size: the mean absolute rates there.
-        slope: see `EndRates`.
+        slopes: draws of `EndRates.slope`.
         peak: the largest mean absolute rate anywhere.
         start: the log-SNR of the data end of the axis.
         data: the data, for the size and the rounding of its numbers.
@@ -102,11 +114,13 @@ def judge_ends(
         growth = open_end & (size[3] > enough) & _flat(size, log_snr, 2, 3)
     if size.shape[0] > 4:
         noise = (size[5] > _NOISE_SHARE * peak) & _flat(size, log_snr, 4, 5)
-    rates = EndRates(slope, resolution(data), plateau, growth, noise)
+    error = jnp.std(slopes) / jnp.sqrt(slopes.size)
+    rates = EndRates(jnp.mean(slopes), error, resolution(data), plateau, growth, noise)
     return jax.lax.stop_gradient(rates)
 
 
-def _end_points(process: AbstractGaussianProcess, axis: LogSNRAxis, data: Array) -> Array:
+def end_points(process: AbstractGaussianProcess, axis: LogSNRAxis, data: Array) -> Array:
+    """The log-SNRs close to the ends of an axis at which rates are compared."""
     start = axis.log_snr(0.0)
     points = [resolved_points(start, data), start[None]]
     if process.ends_in_noise:
@@ -118,34 +132,8 @@ def _end_points(process: AbstractGaussianProcess, axis: LogSNRAxis, data: Array)
 
 
 def num_end_points(process: AbstractGaussianProcess) -> int:
-    """At how many log-SNRs `end_rates` measures."""
+    """The number of `end_points`."""
     return len(_OFFSETS) + (3 if process.ends_in_noise else 1)
-
-
-def end_rates(
-    rate: Callable[[Array, Array], Array],
-    process: AbstractGaussianProcess,
-    axis: LogSNRAxis,
-    data: Array,
-    count: int,
-    peak: Array,
-) -> EndRates:
-    r"""Measure the rates of an integrand close to the ends of its axis.
-
-    Args:
-        rate: of a log-SNR and the number of a draw, the integrand per unit of $-d\lambda$; the same
-            number stands for the same data point and noise.
-        process: the process.
-        axis: the integration axis.
-        data: the data.
-        count: how many draws.
-        peak: the largest mean absolute rate anywhere.
-    """
-    points = _end_points(process, axis, data)
-    draws = jnp.arange(count)
-    each = jax.lax.map(lambda point: jax.vmap(lambda n: rate(point, n))(draws), points)
-    size = jnp.mean(jnp.abs(each), axis=1)
-    return judge_ends(points, size, 2 * jnp.mean(each[1]), peak, points[3], data)
 
 
 def check_ends(
@@ -208,7 +196,8 @@ def _data_end_message(ends: EndRates, cutoff: Any, data: Array) -> str:
         )
     elif slope > 0:
         meaning = f"more than the {dim} dimensions of the space: the field or rounding decides it"
-    text = f"{_DATA_END}. The slope is {slope:.3g} per -ln(noise std): {meaning}"
+    text = f"{_DATA_END}. The slope is {slope:.3g}"
+    text += f" ± {float(ends.slope_stderr):.1g} per -ln(noise std): {meaning}"
     if single:
         text += f". If they have a density on scales below {least:.2g}, {double}"
     return text

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from entropix._core.arrays import Key, as_float
 from entropix._core.checks import (
@@ -23,16 +23,21 @@ from entropix._core.estimate import Estimate
 from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.entropy.axis import LogSNRAxis
 from entropix.entropy.denoising import AbstractDenoisingFunctional
-from entropix.entropy.ends import EndRates, check_ends, num_end_points
+from entropix.entropy.ends import EndRates, check_ends
 from entropix.entropy.integrate import (
-    PILOT_SHARE,
+    BLOCKS,
     Integrand,
+    MainPlan,
+    PilotPlan,
+    Places,
     Points,
     Proposal,
+    evaluate,
     gaussian_process,
-    rate_at,
-    run_main,
-    run_pilot,
+    plan_main,
+    plan_pilot,
+    read_main,
+    read_pilot,
 )
 from entropix.entropy.reference import GaussianReference
 from entropix.models import ExactModel
@@ -51,6 +56,7 @@ class CurveOfIntegral(eqx.Module):
 
     proposal: Proposal
     times: Float[Array, " k"]
+    log_snr: Float[Array, " k"]
     rate: Float[Array, " k"]
     rate_stderr: Float[Array, " k"]
     cumulative: Float[Array, " k"]
@@ -83,127 +89,140 @@ def _last_std(process: AbstractGaussianProcess) -> Array:
     return process.std(process.t1)
 
 
-class _Measured(eqx.Module):
-    """What the compiled program returns: the curve, and what its checks need."""
+class _Sizes(eqx.Module):
+    """How many evaluations are spent on what."""
 
-    curve: CurveOfIntegral
-    ends: EndRates
+    block: int = eqx.field(static=True)
+    num_blocks: int = eqx.field(static=True)
+    draws: int = eqx.field(static=True)
 
-
-class _Plan(eqx.Module):
-    """How many evaluations are spent on what; all static."""
-
-    sweep: int = eqx.field(static=True)
-    ends: int = eqx.field(static=True)
-    main: int = eqx.field(static=True)
-    slope: int = eqx.field(static=True)
-    cost: int = eqx.field(static=True)
-    chunk: int = eqx.field(static=True)
-    num_times: int = eqx.field(static=True)
-    control_variate: bool = eqx.field(static=True)
+    @classmethod
+    def of(cls, positions: int) -> "_Sizes":
+        num_blocks = min(max(positions // 64, 2), BLOCKS)
+        block = 2 * -(-positions // (2 * num_blocks))
+        return cls(block, num_blocks, min(max(block // 18, 4), 64))
 
 
-def _plan(
-    integrand: Integrand, num_evaluations: int, num_times: int, control_variate: bool, chunk: int
-) -> _Plan:
-    # The integrand of a denoising functional is evaluated at both noises of a pair.
-    cost = 2 if isinstance(integrand, AbstractDenoisingFunctional) else 1
-    positions = num_evaluations // cost
-    draws = min(max(positions // 128, 8), 64)
-    at_ends = draws * num_end_points(gaussian_process(integrand))
-    sweep = max(round(PILOT_SHARE * positions), 48)
-    main = 2 * -(-(positions - sweep - at_ends) // 2)
-    return _Plan(
-        sweep=sweep,
-        ends=draws,
-        main=main,
-        slope=min(2048, num_evaluations),
-        cost=cost,
-        chunk=max(chunk // cost, 1),
-        num_times=num_times,
-        control_variate=control_variate,
-    )
+class _Prepared(eqx.Module):
+    reference: GaussianReference
+    axis: LogSNRAxis
+    pilot: PilotPlan
+    bits: Array  # for the main pass
+    key: Key  # of the noise
+
+
+# Apart from `evaluate`, the programs below depend on the process but not on models or functionals:
+# they are compiled once for all of them.
 
 
 @eqx.filter_jit
-def _measure(
-    integrand: Integrand,
+def _prepare(
+    process: AbstractGaussianProcess, data: Array, cutoff: Array | None, key: Key, sizes: _Sizes
+) -> _Prepared:
+    bits_key, noise_key = jax.random.split(key)
+    reference = GaussianReference.from_data(data)
+    axis = LogSNRAxis.of(process, reference.mean_variance, cutoff)
+    block, pairs = sizes.block, (sizes.num_blocks - 1) * sizes.block // 2
+    # One call for all that is not Gaussian: each costs compilation time.
+    bits = jax.random.bits(bits_key, (2 * block + 5 * pairs,), jnp.uint32)
+    pilot = plan_pilot(process, axis, data, bits[: 2 * block].reshape(block, 2), sizes.draws)
+    return _Prepared(reference, axis, pilot, bits[2 * block :].reshape(pairs, 5), noise_key)
+
+
+class _Aim(eqx.Module):
+    """Where the main pass evaluates, and what the pilot found."""
+
+    ends: EndRates
+    proposal: Proposal
+    main: MainPlan
+    blocks: tuple[Places, ...]
+
+
+@eqx.filter_jit
+def _aim(
+    prepared: _Prepared,
     data: Array,
-    condition: Any,
+    values: Array,
+    controls: Array,
+    control_variate: ArrayLike,
+    proposal: Proposal | None,
+) -> _Aim:
+    axis, block = prepared.axis, values.shape[0]
+    pilot = read_pilot(prepared.pilot, axis, data, values, controls, control_variate)
+    proposal = pilot.proposal if proposal is None else jax.lax.stop_gradient(proposal)
+    main = plan_main(axis, proposal, data, prepared.bits)
+    blocks = main.blocks(2 * prepared.bits.shape[0] // block)
+    if axis.has_cutoff:  # one more block, for the slope there
+        first = blocks[0]
+        start = jnp.full_like(first.log_snr, axis.log_snr(0.0))
+        blocks = (*blocks, Places(start, first.index, first.noise))
+    return _Aim(pilot.ends, proposal, main, blocks)
+
+
+@eqx.filter_jit
+def _combine(
+    process: AbstractGaussianProcess,
+    prepared: _Prepared,
+    data: Array,
+    aim: _Aim,
+    values: tuple[Array, ...],
+    controls: tuple[Array, ...],
     cutoff: Array | None,
     times: Array | None,
-    proposal: Proposal | None,
-    key: Key,
-    plan: _Plan,
-) -> _Measured:
-    """Both passes as one program."""
-    process = gaussian_process(integrand)
-    pilot_key, main_key, slope_key = jax.random.split(key, 3)
-    points = Points(data, condition, GaussianReference.from_data(data))
-    axis = LogSNRAxis.of(process, points.reference.mean_variance, cutoff)
-    pilot = run_pilot(
-        integrand,
-        points,
-        axis,
-        key=pilot_key,
-        count=plan.sweep,
-        end_count=min(plan.ends, plan.sweep),
-        chunk=plan.chunk,
-        control_variate=plan.control_variate,
-    )
-    proposal = pilot.proposal if proposal is None else jax.lax.stop_gradient(proposal)
+    num_times: int,
+    cost: int,
+    chunk: int,
+) -> CurveOfIntegral:
+    axis, count = prepared.axis, aim.main.fraction.shape[0]
+    value, control = jnp.concatenate(values), jnp.concatenate(controls)
+    slope = None
+    if cutoff is not None:
+        start = axis.start_time(process)
+        # -d lambda = (sigma^2 / Sigma^2) ds and d ln Sigma = (Sigma^2)' ds / (2 Sigma^2).
+        factor = 2 * process.sigma_squared(start) / process.var_rate(start)
+        slope = factor * jnp.mean(value[count:])
     if times is None:
-        edges = jnp.linspace(0.0, 1.0, plan.num_times, dtype=data.dtype)
+        edges = jnp.linspace(0.0, 1.0, num_times, dtype=data.dtype)
         times = axis.times(process, edges)
     else:
         fractions = axis.fraction(process.log_snr(times))
-        edges = jnp.concatenate([fractions, jnp.ones(1, data.dtype)]).astype(data.dtype)
-    integral = run_main(
-        integrand, points, axis, proposal, edges, key=main_key, count=plan.main, chunk=plan.chunk
+        edges = jnp.concatenate([fractions, jnp.ones_like(fractions[:1])]).astype(data.dtype)
+    integral = read_main(
+        process,
+        data,
+        prepared.reference,
+        axis,
+        aim.main,
+        aim.proposal,
+        edges,
+        value[:count],
+        control[:count],
+        denoising=cost == 2,
+        chunk=chunk,
     )
-    slope = None
-    if cutoff is not None:
-        slope = _slope_at(integrand, points, axis.start_time(process), slope_key, plan.slope)
-    at_ends = plan.ends * num_end_points(process)
     total = Estimate(
         value=integral.cumulative[-1],
         stderr=jnp.sqrt(integral.mc_variance[-1] + integral.data_variance[-1]),
         mc_stderr=jnp.sqrt(integral.mc_variance[-1]),
-        num_evaluations=plan.cost * (plan.sweep + at_ends + plan.main),
+        num_evaluations=cost * prepared.pilot.places.index.shape[0] + cost * value.shape[0],
         cutoff=cutoff,
         slope=slope,
         num_effective=integral.num_effective,
     )
-    count = times.shape[0]
-    cumulative, mc = integral.cumulative[:count], integral.mc_variance[:count]
+    reported = times.shape[0]
+    cumulative, mc = integral.cumulative[:reported], integral.mc_variance[:reported]
     rate, rate_stderr = rates_along(times, cumulative, mc)
-    curve = CurveOfIntegral(
-        proposal,
+    return CurveOfIntegral(
+        aim.proposal,
         times,
+        process.log_snr(times),
         rate,
         rate_stderr,
         cumulative,
-        jnp.sqrt(mc + integral.data_variance[:count]),
+        jnp.sqrt(mc + integral.data_variance[:reported]),
         jnp.sqrt(mc),
         total,
     )
-    return _Measured(curve, pilot.ends)
-
-
-def _slope_at(integrand: Integrand, points: Points, s: Array, key: Key, count: int) -> Array:
-    r"""$dI/d(-\ln\Sigma)$ at time `s`."""
-    process = gaussian_process(integrand)
-    index = jax.random.randint(key, (count,), 0, points.data.shape[0])
-    keys = jax.random.split(jax.random.fold_in(key, 1), count)
-
-    def one(i: Array, k: Key) -> Array:
-        x = points.data[i]
-        condition = jax.tree.map(lambda c: c[i], points.condition)
-        return rate_at(integrand, s, x, jax.random.normal(k, x.shape, x.dtype), condition)
-
-    # -d lambda = (sigma^2 / Sigma^2) ds and d ln Sigma = (Sigma^2)' ds / (2 Sigma^2).
-    factor = 2 * process.sigma_squared(s) / process.var_rate(s)
-    return factor * jnp.mean(jax.vmap(one)(index, keys))
 
 
 def estimate_integral(
@@ -241,16 +260,27 @@ def estimate_integral(
     cutoff = check_cutoff(integrand, cutoff)
     if times is not None:
         times = _check_times(as_float(times, "times"), gaussian_process(integrand))
-    plan = _plan(integrand, num_evaluations, num_times, control_variate, chunk_size)
-    measured = _measure(integrand, data, condition, cutoff, times, proposal, key, plan)
-    curve = check_ends(
-        measured.curve,
-        measured.ends,
-        cutoff,
-        data,
-        noise_remedy=_noise_remedy(integrand),
+    process = gaussian_process(integrand)
+    # The integrand of a denoising functional is evaluated at both noises of a pair.
+    cost = 2 if isinstance(integrand, AbstractDenoisingFunctional) else 1
+    chunk = max(chunk_size // cost, 1)
+    prepared = _prepare(process, data, cutoff, key, _Sizes.of(num_evaluations // cost))
+    points = Points(data, condition, prepared.reference)
+    frozen = (integrand, points, prepared.pilot.places)
+    if not is_concrete(frozen):  # no derivative of the pilot is needed
+        frozen = jax.tree.map(_stop_gradient, frozen)
+    pilot = evaluate(frozen[0], frozen[1], frozen[2:], prepared.key, chunk)
+    aim = _aim(prepared, data, pilot[0][0], pilot[1][0], np.asarray(control_variate), proposal)
+    values, controls = evaluate(integrand, points, aim.blocks, prepared.key, chunk)
+    curve = _combine(
+        process, prepared, data, aim, values, controls, cutoff, times, num_times, cost, chunk
     )
+    curve = check_ends(curve, aim.ends, cutoff, data, noise_remedy=_noise_remedy(integrand))
     return eqx.tree_at(lambda c: c.total, curve, check_estimate(curve.total))
+
+
+def _stop_gradient(leaf: Any) -> Any:
+    return jax.lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf
 
 
 def _noise_remedy(integrand: Integrand) -> str:

@@ -1,16 +1,16 @@
 r"""Stratified importance sampling of integrals over log-SNR, with honest standard errors.
 
-The integrals of this room have one form,
+The integrals of this subpackage have one form,
 
 $$I = \int \frac{\Sigma^2}{2}\,E_{x \sim data,\,z}\left[g(s, \mu x + \Sigma z)\right](-d\lambda).$$
 
 They are estimated in two passes.
 
-1. A pilot (15% of the evaluations), uniform on the Cauchy axis of `LogSNRAxis`, measures in 64 bins
-   the root mean square of the integrand with and without the control variate. The better of the two
-   is kept in each bin, and the bins' root mean squares become the proposal density, mixed with 10%
-   of the uniform one. The pilot is not used again, so the choice costs no bias. A few evaluations
-   are spent at both ends, see `entropix.entropy.ends`.
+1. A pilot (a seventh of the evaluations), uniform on the Cauchy axis of `LogSNRAxis`, measures in
+   64 bins the root mean square of the integrand with and without the control variate. The better of
+   the two is kept in each bin, and the bins' root mean squares become the proposal density, mixed
+   with 10% of the uniform one. The pilot is not used again, so the choice costs no bias. A part of
+   it is spent at both ends of the axis, see `entropix.entropy.ends`.
 2. The main pass places one evaluation in each of M strata of the proposal. Strata are joined at
    random into M/2 pairs, and each pair shares one data point, drawn with replacement. Successive
    differences across strata give the Monte Carlo variance; the covariance within pairs gives the
@@ -26,14 +26,15 @@ from typing import Any, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from entropix._core.arrays import Key
+from entropix._core.checks import is_concrete
 from entropix._core.chunks import in_chunks, unchunk
 from entropix._core.interfaces import AbstractGaussianProcess
 from entropix.entropy.axis import LogSNRAxis
 from entropix.entropy.denoising import AbstractControlledDenoising, AbstractDenoisingFunctional
-from entropix.entropy.ends import EndRates, end_rates
+from entropix.entropy.ends import EndRates, end_points, judge_ends
 from entropix.entropy.integrands import AbstractControlled, AbstractPathFunctional
 from entropix.entropy.reference import GaussianReference
 
@@ -41,7 +42,7 @@ from entropix.entropy.reference import GaussianReference
 Integrand: TypeAlias = AbstractPathFunctional | AbstractDenoisingFunctional
 
 BINS = 64
-PILOT_SHARE = 0.15
+BLOCKS = 7  # of one size: a pilot, and six of the main pass
 DEFENSIVE_SHARE = 0.1
 # The relative error of a sum of evaluations, in units of the rounding of one number.
 _ROUNDING = 8.0
@@ -163,22 +164,48 @@ def _control_at(
     return jnp.zeros((), x.dtype)
 
 
-def _evaluate(
-    integrand: Integrand,
-    points: Points,
-    axis: LogSNRAxis,
-    fraction: Array,
-    index: Array,
-    z: Array,
+class Places(eqx.Module):
+    """Where an integrand is evaluated: log-SNRs, numbers of data points, numbers of noises."""
+
+    log_snr: Float[Array, " n"]
+    index: Int[Array, " n"]
+    noise: Int[Array, " n"]
+
+
+@eqx.filter_jit
+def _rates(
+    integrand: Integrand, points: Points, places: Places, key: Key, chunk: int
 ) -> tuple[Array, Array]:
-    """Integrand and control variate per unit of the axis, at one fraction and data point."""
     process = gaussian_process(integrand)
-    s = process.time_of_log_snr(axis.log_snr(fraction))
-    x = points.data[index]
-    condition = jax.tree.map(lambda c: c[index], points.condition)
-    factor = axis.jacobian(fraction)
-    value = factor * rate_at(integrand, s, x, z, condition)
-    return value, factor * _control_at(integrand, s, x, z, points.reference)
+
+    def one(place: Places) -> tuple[Array, Array]:
+        x = points.data[place.index]
+        condition = jax.tree.map(lambda c: c[place.index], points.condition)
+        z = jax.random.normal(jax.random.fold_in(key, place.noise), x.shape, x.dtype)
+        s = process.time_of_log_snr(place.log_snr)
+        value = rate_at(integrand, s, x, z, condition)
+        return value, _control_at(integrand, s, x, z, points.reference)
+
+    count = places.log_snr.shape[0]
+    out = in_chunks(lambda block, _: jax.vmap(one)(block), places, count, chunk)
+    return unchunk(out[0], count), unchunk(out[1], count)
+
+
+def evaluate(
+    integrand: Integrand, points: Points, blocks: tuple[Places, ...], key: Key, chunk: int
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    r"""Integrand and control variate per unit of $-d\lambda$ at each place of each block.
+
+    All blocks of an estimate have one size, so that a single program, the only one that contains a
+    model, is compiled and serves the pilot and the main pass alike. Where the arguments are traced,
+    a program is not called but copied, and the blocks are evaluated together.
+    """
+    if len(blocks) > 1 and not is_concrete((integrand, points, blocks, key)):
+        together = jax.tree.map(lambda *parts: jnp.concatenate(parts), *blocks)
+        value, control = _rates(integrand, points, together, key, chunk)
+        return (value,), (control,)
+    values = [_rates(integrand, points, block, key, chunk) for block in blocks]
+    return tuple(v for v, _ in values), tuple(c for _, c in values)
 
 
 def _open_unit(bits: Array, dtype: Any) -> Array:
@@ -186,46 +213,56 @@ def _open_unit(bits: Array, dtype: Any) -> Array:
     return ((bits >> 9).astype(dtype) + 0.5) / 2**23
 
 
-def run_pilot(
-    integrand: Integrand,
-    points: Points,
+class PilotPlan(eqx.Module):
+    """The places of the pilot: a sweep of the axis, then draws at each of its end points."""
+
+    fraction: Float[Array, " sweep"]
+    ends: Float[Array, " points"]
+    places: Places
+
+
+def plan_pilot(
+    process: AbstractGaussianProcess,
     axis: LogSNRAxis,
-    *,
-    key: Key,
-    count: int,
-    end_count: int,
-    chunk: int,
-    control_variate: bool,
+    data: Array,
+    bits: Array,
+    draws: int,
+) -> PilotPlan:
+    """Places for the bits, shape (block, 2); `draws` is how many are taken at each end point."""
+    ends = end_points(process, axis, data)
+    sweep = bits.shape[0] - draws * ends.shape[0]
+    fraction = (jnp.arange(sweep) + _open_unit(bits[:sweep, 0], data.dtype)) / sweep
+    index = (bits[:sweep, 1] % data.shape[0]).astype(jnp.int32)
+    noise = jnp.arange(sweep)
+    # The same data points and noise at every end point.
+    at_ends = jnp.repeat(ends, draws)
+    again = jnp.tile(jnp.arange(draws), ends.shape[0])
+    places = Places(
+        jnp.concatenate([axis.log_snr(fraction), at_ends]),
+        jnp.concatenate([index, index[again]]),
+        jnp.concatenate([noise, noise[again]]),
+    )
+    return PilotPlan(fraction, ends, places)
+
+
+def read_pilot(
+    plan: PilotPlan,
+    axis: LogSNRAxis,
+    data: Array,
+    values: Array,
+    controls: Array,
+    control_variate: ArrayLike,
 ) -> Pilot:
-    """The first pass: a proposal over the axis, and the rates at its ends.
-
-    It evaluates the integrand at `count` positions of the axis, and in `end_count` draws at each of
-    the end points.
-    """
-    draw_key, noise_key = jax.random.split(key)
-    dtype, process = points.data.dtype, gaussian_process(integrand)
-    bits = jax.random.bits(draw_key, (count, 2), jnp.uint32)
-    fraction = (jnp.arange(count) + _open_unit(bits[:, 0], dtype)) / count
-    index = (bits[:, 1] % points.data.shape[0]).astype(jnp.int32)
-
-    def noise(n: Array) -> Array:
-        return jax.random.normal(jax.random.fold_in(noise_key, n), points.data.shape[1:], dtype)
-
-    def values(args: Any, _: Array) -> tuple[Array, Array]:
-        return jax.vmap(lambda f, i, n: _evaluate(integrand, points, axis, f, i, noise(n)))(*args)
-
-    raw, control = in_chunks(values, (fraction, index, jnp.arange(count)), count, chunk)
-    raw, control = jax.lax.stop_gradient((unchunk(raw, count), unchunk(control, count)))
-    proposal = proposal_of(fraction, raw, raw - control if control_variate else None)
-
-    def rate(log_snr: Array, n: Array) -> Array:
-        # The data points and the noise of the first evaluations of the sweep.
-        condition = jax.tree.map(lambda c: c[index[n]], points.condition)
-        s = process.time_of_log_snr(log_snr)
-        return rate_at(integrand, s, points.data[index[n]], noise(n), condition)
-
-    peak = peak_of(fraction, raw / axis.jacobian(fraction))
-    return Pilot(proposal, end_rates(rate, process, axis, points.data, end_count, peak))
+    """The proposal and the rates at the ends, from the values at the places of the plan."""
+    values, controls = jax.lax.stop_gradient((values, controls))
+    fraction, sweep = plan.fraction, plan.fraction.shape[0]
+    rate, at_ends = values[:sweep], values[sweep:].reshape(plan.ends.shape[0], -1)
+    factor = axis.jacobian(fraction)
+    raw, control = factor * rate, factor * controls[:sweep]
+    # One that is worse than none is kept nowhere.
+    controlled = jnp.where(control_variate, raw - control, 2 * raw)
+    proposal = proposal_of(fraction, raw, controlled)
+    return Pilot(proposal, judge_ends(plan.ends, at_ends, peak_of(fraction, rate), axis, data))
 
 
 def peak_of(fraction: Array, rate: Array) -> Array:
@@ -233,6 +270,39 @@ def peak_of(fraction: Array, rate: Array) -> Array:
     bins = jnp.clip((fraction * BINS).astype(int), 0, BINS - 1)
     counts = jnp.maximum(jax.ops.segment_sum(jnp.ones_like(rate), bins, BINS), 1.0)
     return jax.lax.stop_gradient(jnp.max(jax.ops.segment_sum(jnp.abs(rate), bins, BINS) / counts))
+
+
+class MainPlan(eqx.Module):
+    """The places of the main pass, one in each stratum of a proposal; pairs share a data point.
+
+    Evaluation 2i and its neighbour 2i + 1 are a pair.
+    """
+
+    stratum: Int[Array, " n"]
+    fraction: Float[Array, " n"]
+    density: Float[Array, " n"]
+    keep: Float[Array, " n"]
+    places: Places
+
+    def blocks(self, number: int) -> tuple[Places, ...]:
+        """The places in blocks of one size."""
+        split = jax.tree.map(lambda leaf: jnp.split(leaf, number), self.places)
+        return tuple(
+            Places(split.log_snr[i], split.index[i], split.noise[i]) for i in range(number)
+        )
+
+
+def plan_main(axis: LogSNRAxis, proposal: Proposal, data: Array, bits: Array) -> MainPlan:
+    """Places for the bits, shape (pairs, 5)."""
+    count = 2 * bits.shape[0]
+    stratum = jnp.argsort(bits[:, :2].reshape(-1))
+    offset = _open_unit(bits[:, 2:4], data.dtype).reshape(-1)
+    index = jnp.repeat((bits[:, 4] % data.shape[0]).astype(jnp.int32), 2)
+    fraction, density, keep = jax.vmap(proposal.place)((stratum + offset) / count)
+    # Numbers of noise that the pilot has not used.
+    noise = jnp.iinfo(jnp.int32).max - jnp.arange(count)
+    places = Places(axis.log_snr(fraction), index, noise.astype(int))
+    return MainPlan(stratum, fraction, density, keep, places)
 
 
 class Integral(eqx.Module):
@@ -256,92 +326,68 @@ def effective_number(squares: Array) -> Array:
     return jax.lax.stop_gradient(jnp.where(largest > 0, number, squares.size))
 
 
-def run_main(
-    integrand: Integrand,
-    points: Points,
+def read_main(
+    process: AbstractGaussianProcess,
+    data: Array,
+    reference: GaussianReference,
     axis: LogSNRAxis,
+    plan: MainPlan,
     proposal: Proposal,
     edges: Float[Array, " edges"],
+    values: Array,
+    controls: Array,
     *,
-    key: Key,
-    count: int,
+    denoising: bool,
     chunk: int,
 ) -> Integral:
-    """The second pass. `count` must be even; `edges` are increasing fractions, the last one 1."""
+    """The integral, from the values at the places of the plan.
+
+    `edges` are increasing fractions of the axis, the last one 1.
+    """
+    count, dtype = plan.fraction.shape[0], data.dtype
     pairs = count // 2
-    dtype = points.data.dtype
-    draw_key, noise_key = jax.random.split(key)
-    # One call for all that is not Gaussian: each costs compilation time.
-    bits = jax.random.bits(draw_key, (pairs, 5), jnp.uint32)
-    strata = jnp.argsort(bits[:, :2].reshape(-1)).reshape(pairs, 2)
-    jitter = _open_unit(bits[:, 2:4], dtype)
-    index = (bits[:, 4] % points.data.shape[0]).astype(jnp.int32)
-    position = jnp.arange(pairs)
-
-    reference = points.reference
     known, linear, quadratic = reference.integrals(
-        gaussian_process(integrand),
-        axis,
-        edges,
-        proposal.keep,
-        denoising=isinstance(integrand, AbstractDenoisingFunctional),
+        process, axis, edges, proposal.keep, denoising=denoising
     )
-
-    def both(stratum: Array, offset: Array, i: Array, n: Array) -> tuple[Array, Array]:
-        z = jax.random.normal(jax.random.fold_in(noise_key, n), (2, *points.data.shape[1:]), dtype)
-
-        def one(stratum: Array, offset: Array, z: Array) -> tuple[Array, Array]:
-            fraction, density, keep = proposal.place((stratum + offset) / count)
-            raw, control = _evaluate(integrand, points, axis, fraction, i, z)
-            return (raw - keep * control) / density, fraction
-
-        return jax.vmap(one)(stratum, offset, z)
+    values = axis.jacobian(plan.fraction) * (values - plan.keep * controls) / plan.density
 
     def chunk_sums(args: Any, weight: Array) -> dict[str, Array]:
-        stratum, offset, i, n = args
-        values, fractions = jax.vmap(both)(stratum, offset, i, n)
+        values, fractions, i = args
         before = (fractions[..., None] <= edges) * weight[:, None, None]
         parts = values[..., None] * before
-        centred = jax.vmap(reference.rotate)(points.data[i]) - reference.mean
+        centred = jax.vmap(reference.rotate)(data[i]) - reference.mean
         own = centred @ linear.T + (centred**2 - reference.variances) @ quadratic.T
         own = own * weight[:, None]
         frozen = jax.lax.stop_gradient(parts)
         of = jax.lax.stop_gradient(own)[:, None, :] + frozen
         return {
             "sum": jnp.sum(parts, axis=(0, 1)),
+            "size": jnp.sum(jnp.abs(frozen), axis=(0, 1)),
             "mean": jnp.sum(of, axis=(0, 1)) / 2,
             "product": jnp.sum(of[:, 0] * of[:, 1], axis=0),
             "part_mean": jnp.sum(frozen, axis=(0, 1)) / 2,
             "part_product": jnp.sum(frozen[:, 0] * frozen[:, 1], axis=0),
-            "values": jax.lax.stop_gradient(values),
-            "fractions": jax.lax.stop_gradient(fractions),
         }
 
-    args = (strata, jitter, index, position)
-    out = in_chunks(chunk_sums, args, pairs, max(chunk // 2, 1))
-    sums = {
-        name: jnp.sum(out[name], axis=0)
-        for name in ("sum", "mean", "product", "part_mean", "part_product")
-    }
+    paired = (values.reshape(pairs, 2), plan.fraction.reshape(pairs, 2), plan.places.index[::2])
+    out = in_chunks(chunk_sums, paired, pairs, max(chunk // 2, 1))
+    sums = jax.tree.map(lambda part: jnp.sum(part, axis=0), out)
     own_covariance = sums["product"] / pairs - (sums["mean"] / pairs) ** 2
     part_covariance = sums["part_product"] / pairs - (sums["part_mean"] / pairs) ** 2
 
-    order = strata.reshape(-1)
-    values = jnp.zeros(count, dtype).at[order].set(unchunk(out["values"], pairs).reshape(-1))
-    places = jnp.zeros(count, dtype).at[order].set(unchunk(out["fractions"], pairs).reshape(-1))
-    steps = ((values[0::2] - values[1::2]) / count) ** 2
+    values = jax.lax.stop_gradient(values)
+    ordered = jnp.zeros(count, dtype).at[plan.stratum].set(values)
+    places = jnp.zeros(count, dtype).at[plan.stratum].set(plan.fraction)
+    steps = ((ordered[0::2] - ordered[1::2]) / count) ** 2
     stratified = jnp.sum(steps[:, None] * (places[0::2, None] <= edges), axis=0)
     # Two evaluations of a pair share their data point: their covariance does not average out.
     mc_variance = jnp.maximum(stratified + part_covariance / count, stratified / 4)
     # Where the control variate leaves nothing to chance, rounding is what remains.
-    size = (
-        jnp.abs(known) + jnp.sum(jnp.abs(values)[:, None] * (places[:, None] <= edges), 0) / count
-    )
-    rounding = _ROUNDING * jnp.finfo(dtype).eps * jax.lax.stop_gradient(size)
-    mc_variance = mc_variance + rounding**2
+    size = jax.lax.stop_gradient(jnp.abs(known)) + sums["size"] / count
+    mc_variance = mc_variance + (_ROUNDING * jnp.finfo(dtype).eps * size) ** 2
     return Integral(
         known + sums["sum"] / count,
         mc_variance,
-        jnp.maximum(own_covariance, 0.0) / points.data.shape[0],
+        jnp.maximum(own_covariance, 0.0) / data.shape[0],
         effective_number(steps),
     )

@@ -32,7 +32,7 @@ from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix._core.precision import full_precision
 from entropix.dynamics import Trajectory, solve_flow, solve_forward
 from entropix.entropy.axis import LogSNRAxis
-from entropix.entropy.ends import EndRates, check_ends, judge_ends, resolved_points
+from entropix.entropy.ends import EndRates, check_ends, judge_sizes, resolved_points
 from entropix.entropy.functional import check_cutoff, estimate_integral
 from entropix.entropy.integrands import (
     AbstractPathFunctional,
@@ -187,8 +187,7 @@ def _ends(
     # Steps that end before the data's own scale say nothing of the data end.
     far = log_snr[steps[2]] + jnp.log(jnp.mean(jnp.var(data, axis=0))) > 12
     size_there = jnp.where(far, size[steps], 0.0)
-    slope = 2 * jnp.mean(rates[steps[1]])
-    return judge_ends(log_snr[steps], size_there, slope, jnp.max(size), start, data)
+    return judge_sizes(log_snr[steps], size_there, 2 * rates[steps[1]], jnp.max(size), start, data)
 
 
 @eqx.filter_jit
