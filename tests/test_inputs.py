@@ -6,6 +6,7 @@ before anything is compiled, so that the whole grid is cheap.
 
 import functools
 import inspect
+import math
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from entropix.datasets import Dataset, Standardisation, dequantise
 from tests.helpers import as_shipped, small_mixture
 
 
-N, DIM = 8, 2
+N, DIM = 12, 2
 KEY = jax.random.key(0)
 GOOD = np.random.default_rng(0).normal(size=(N, DIM)).astype(np.float32)
 
@@ -38,7 +39,7 @@ BAD = {
     "missing": lambda shape: np.full(shape, None),
     "keys": lambda shape: jax.random.split(KEY, shape) if shape else KEY,
     "beyond float32": lambda shape: np.full(shape, 1e300),
-    "below float32": lambda shape: np.full(shape, 1e-300),
+    "below float32": lambda shape: np.linspace(1e-300, 2e-300, math.prod(shape)).reshape(shape),
 }
 
 
@@ -244,7 +245,7 @@ ODD = {
 @pytest.mark.parametrize("kind", ODD)
 def test_what_holds_real_numbers_is_accepted(kind):
     """At a distance, a density and a data set; one compilation for all kinds."""
-    points = np.arange(16).reshape(8, 2) % np.array([5, 3])  # exact in every one of the dtypes
+    points = np.arange(24).reshape(12, 2) % np.array([5, 3])  # exact in every one of the dtypes
     x = ODD[kind](points.astype(np.float32))
     plain, shifted = points.astype(np.float32), points[::-1] + np.float32(0.5)
     gaussian = setting()[1]

@@ -98,17 +98,21 @@ class SmoothedEmpirical(AbstractDistribution):
         x = trailing_shape(x, (self.dim,), "x")
         return jax.nn.softmax(self._exponents(x), axis=-1)
 
-    @eqx.filter_jit
     def log_prob(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
-        x = trailing_shape(x, (self.dim,), "x")
+        return self._log_prob(trailing_shape(x, (self.dim,), "x"))
+
+    @eqx.filter_jit
+    def _log_prob(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
         nearest = jnp.min(jnp.sum(((x[..., None, :] - self.centres) / self.std) ** 2, -1), -1)
         normaliser = self.dim * (jnp.log(2 * jnp.pi) / 2 + jnp.log(self.std))
         mixing = jax.nn.logsumexp(self._exponents(x), axis=-1) - jnp.log(self.centres.shape[0])
         return mixing - nearest / 2 - normaliser
 
-    @eqx.filter_jit
     def score(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
-        x = trailing_shape(x, (self.dim,), "x")
+        return self._score(trailing_shape(x, (self.dim,), "x"))
+
+    @eqx.filter_jit
+    def _score(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
         return (matmul(self.responsibilities(x), self.centres) - x) / self.std**2
 
     def diffused(self, process: AbstractGaussianProcess, s: RealScalarLike) -> "SmoothedEmpirical":

@@ -107,18 +107,22 @@ class Gaussian(AbstractDistribution):
         positive_integer(n, "n")
         return _draw(self, int(n), key)
 
-    @eqx.filter_jit
     def log_prob(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
-        x = trailing_shape(x, (self.dim,), "x")
+        return self._log_prob(trailing_shape(x, (self.dim,), "x"))
+
+    @eqx.filter_jit
+    def _log_prob(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
         centred = (x - self.mean).reshape(-1, self.dim).T
         solved = spd_solve(self.covariance, self.eigenvalues, self.eigenvectors, centred)
         log_det = spd_log_det(self.covariance, self.eigenvalues, self.eigenvectors)
         quadratic = jnp.sum(centred * solved, axis=0).reshape(x.shape[:-1])
         return -(quadratic + log_det + self.dim * jnp.log(2 * jnp.pi)) / 2
 
-    @eqx.filter_jit
     def score(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
-        x = trailing_shape(x, (self.dim,), "x")
+        return self._score(trailing_shape(x, (self.dim,), "x"))
+
+    @eqx.filter_jit
+    def _score(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
         centred = (x - self.mean).reshape(-1, self.dim).T
         solved = spd_solve(self.covariance, self.eigenvalues, self.eigenvectors, centred)
         return -solved.T.reshape(x.shape)

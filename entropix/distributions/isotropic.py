@@ -32,9 +32,11 @@ class IsotropicGaussian(AbstractPrior):
         positive_integer(n, "n")
         return _draw(self, int(n), key)
 
-    @eqx.filter_jit
     def log_prob(self, y: Array) -> Array:
-        y = trailing_shape(y, self.shape, "y")
+        return self._log_prob(trailing_shape(y, self.shape, "y"))
+
+    @eqx.filter_jit
+    def _log_prob(self, y: Array) -> Array:
         axes = tuple(range(y.ndim - len(self.shape), y.ndim))
         size = math.prod(self.shape)
         quadratic = jnp.sum((y / self.std) ** 2, axis=axes)

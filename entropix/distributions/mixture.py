@@ -97,26 +97,33 @@ class GaussianMixture(AbstractDistribution):
 
     def _joint(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch k"]:
         """`log w_k + log N(x; m_k, s_k^2)`."""
-        x = trailing_shape(x, (self.dim,), "x")
         z = (x[..., None, :] - self.means) / self.stds
         log_det = jnp.sum(jnp.log(self.stds), axis=-1)
         constant = self.dim / 2 * jnp.log(2 * jnp.pi)
         return self.log_weights - jnp.sum(z * z, axis=-1) / 2 - log_det - constant
 
-    @eqx.filter_jit
     def responsibilities(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch k"]:
         """Posterior probabilities of the components."""
+        return self._responsibilities(trailing_shape(x, (self.dim,), "x"))
+
+    @eqx.filter_jit
+    def _responsibilities(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch k"]:
         return jax.nn.softmax(self._joint(x), axis=-1)
 
-    @eqx.filter_jit
     def log_prob(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
-        return jax.nn.logsumexp(self._joint(x), axis=-1)
+        return self._log_prob(trailing_shape(x, (self.dim,), "x"))
 
     @eqx.filter_jit
+    def _log_prob(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
+        return jax.nn.logsumexp(self._joint(x), axis=-1)
+
     def score(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
-        x = trailing_shape(x, (self.dim,), "x")
+        return self._score(trailing_shape(x, (self.dim,), "x"))
+
+    @eqx.filter_jit
+    def _score(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
         fields = (self.means - x[..., None, :]) / self.stds**2
-        return jnp.sum(self.responsibilities(x)[..., None] * fields, axis=-2)
+        return jnp.sum(self._responsibilities(x)[..., None] * fields, axis=-2)
 
     def diffused(self, process: AbstractGaussianProcess, s: RealScalarLike) -> "GaussianMixture":
         scale, var = process.scale(s), process.var(s)

@@ -52,7 +52,7 @@ class ConditionOptions:
     condition_dropout: float = 0.5
     """Share of the labels withheld in training: what the network learns of the data alone."""
     keep_na: bool = False
-    """NA, None, null and the like in a .csv file are labels as any other, not missing ones."""
+    """NA, null and the like in a .csv file are labels as any other, not missing ones."""
     shuffle_labels: bool = False
     """Deal the labels out at random (by the data seed): a control, which has no information."""
 

@@ -239,7 +239,7 @@ def test_shapes_chunks_and_priors():
         (lambda m, x: ex.log_prob(m, x), "`key` must be given"),
         (lambda m, x: ex.PathBound(17), "`num_evaluations` must be even"),
         (lambda m, x: ex.PathBound(2), "`num_evaluations` must be an integer of at least 16"),
-        (lambda m, x: ex.PathBound(reference="mine"), "`reference` must be"),
+        (lambda m, x: ex.PathBound(reference="mine"), "`reference` must "),
         (
             lambda m, x: ex.log_prob(
                 m,
