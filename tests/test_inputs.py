@@ -38,7 +38,7 @@ BAD = {
     "records": lambda shape: np.ones(shape, [("a", float)]),
     "missing": lambda shape: np.full(shape, None),
     "keys": lambda shape: jax.random.split(KEY, shape) if shape else KEY,
-    "beyond float32": lambda shape: np.full(shape, 1e300),
+    "beyond float32": lambda shape: np.linspace(1e300, 2e300, math.prod(shape)).reshape(shape),
     "below float32": lambda shape: np.linspace(1e-300, 2e-300, math.prod(shape)).reshape(shape),
 }
 
