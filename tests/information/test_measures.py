@@ -109,13 +109,12 @@ def test_kl_of_gaussians(dim):
     close(estimate, gaussian_kl(m1, first, m2, second))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9, 0.99])
-@pytest.mark.parametrize("dim", [1, 2, 10, 50])
+@pytest.mark.slow  # five programs for each dimension
+@pytest.mark.parametrize(("dim", "rho"), [(1, 0.99), (2, 0.0), (2, 0.9), (10, 0.9), (50, 0.5)])
 def test_gaussian_grid(dim, rho):
     """Pairs of `dim` correlated coordinates: I in two forms, TC and KL are one number; and h."""
     process = vp()
-    n, count = 200_000 // dim, max(262_144 // dim, 32_768)
+    n, count = max(100_000 // dim, 4000), 32_768
     x, c = pair(rho, dim, n, jax.random.key(0))
     both, one = jnp.concatenate([x, c], axis=1), jnp.eye(dim)
     covariance = jnp.block([[one, rho * one], [rho * one, one]])
@@ -131,7 +130,7 @@ def test_gaussian_grid(dim, rho):
     close(ex.mutual_information(conditional, x, c, **twice), information)
     close(ex.total_correlation(joint, [half, half], both, **options), information)
     close(ex.kl_divergence(joint, product, both, **options), information)
-    entropy = ex.differential_entropy(joint, both[:20_000], key=jax.random.key(2))
+    entropy = ex.differential_entropy(joint, both[:4000], key=jax.random.key(2))
     close(entropy, dim * np.log(2 * np.pi * np.e) - information)
 
 
@@ -266,21 +265,6 @@ def test_total_correlation_and_entropy_of_a_gaussian():
     entropy = ex.differential_entropy(model, data[:2000], key=jax.random.key(2))
     exact = (3 * np.log(2 * np.pi * np.e) + logdet(covariance)[1]) / 2
     assert abs(float(entropy.value) - exact) < 4 * float(entropy.stderr)
-
-
-@pytest.mark.slow
-def test_one_trained_network_gives_mutual_information():
-    rho, process = 0.8, vp()
-    x, c = pair(rho, 2, 8192, jax.random.key(0))
-    network_key, fit_key, key = jax.random.split(jax.random.key(1), 3)
-    inner = ex.FourierMLP(2, condition_dim=3, widths=(256, 256), key=network_key)
-    network = ex.ConditionDropout(inner, condition_dim=2, rate=0.3)
-    scaling = ex.GaussianScaling.from_data(x, process)
-    model = ex.EntropyMatching(network, process, scaling)
-    model = ex.fit(model, x, condition=c, key=fit_key, steps=3000, batch_size=128).model
-    fresh, fresh_c = pair(rho, 2, 8192, jax.random.key(2))
-    estimate = ex.mutual_information(model, fresh, fresh_c, key=key, form="score")
-    assert float(estimate.value) == pytest.approx(-np.log(1 - rho**2), rel=0.05)
 
 
 def test_bad_arguments():

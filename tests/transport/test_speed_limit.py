@@ -94,11 +94,13 @@ def test_closed_forms(x64):
 def fine_rule(name):
     """Coefficients of a process at many times, and weights: Gauss-Legendre panels of log(s/(1-s)).
 
-    The knots of the learned processes are ends of panels.
+    The knots of the learned processes are ends of panels. Where a speed may turn around, and its
+    norm has nearly a kink, panels are narrow.
     """
     knots = np.sin(np.pi / 2 * np.linspace(0, 1, 6)[1:-1]) ** 2
-    edges = np.sort(np.concatenate([np.linspace(-90, 34, 400), np.log(knots / (1 - knots))]))
-    nodes, weights = np.polynomial.legendre.leggauss(12)
+    panels = [np.linspace(-90, -20, 200), np.linspace(-20, 20, 3000)[1:-1], np.linspace(20, 34, 50)]
+    edges = np.sort(np.concatenate([*panels, np.log(knots / (1 - knots))]))
+    nodes, weights = np.polynomial.legendre.leggauss(8)
     x = (edges[:-1, None] + np.diff(edges)[:, None] * (nodes + 1) / 2).ravel()
     weights = (np.diff(edges)[:, None] * weights / 2).ravel()
     with double():
