@@ -11,15 +11,18 @@ from benchmarks.information_tasks import TASKS, Task
 
 pytest.importorskip("scipy")
 
-# What 2,000 steps reach of tasks of each kind; see docs/information.md for all of them.
+# One task of each kind, those of one shape together, and what 1,000 steps reach of it; see
+# docs/information.md for more.
 TOLERANCE = {
-    "independent, 5-D": 0.05,
-    "Gaussian, 50-D, rho 0.5": 0.1,
-    "Student, 3 degrees, 2-D, rho 0.8": 0.1,
     "half-cube, 2-D, rho 0.8": 0.12,
-    "spiral of x, 2-D, rho 0.8": 0.25,
+    "Student, 3 degrees, 2-D, rho 0.8": 0.1,
+    "spiral of x, 2-D, rho 0.8": 0.3,  # a Gaussian would have a third of it
 }
-CASES = (Task("Gaussian, 10-D, rho 0.8", 10, 0.8), *(t for t in TASKS if t.name in TOLERANCE))
+CASES = (
+    Task("Gaussian, 10-D, rho 0.8", 10, 0.8),
+    Task("independent, 2-D", 2, 0.0),
+    *(task for task in TASKS if task.name in TOLERANCE),
+)
 
 
 def test_the_student_has_information_without_correlation():
@@ -41,7 +44,7 @@ def test_information_from_a_trained_network(task):
         x,
         condition=y,
         key=fit_key,
-        steps=2000,
+        steps=1000,
         batch_size=128,
         num_draws=4,
         learning_rate=4e-3,

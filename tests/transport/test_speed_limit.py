@@ -19,6 +19,7 @@ from entropix.transport.lower_bound import squared_lower_bound
 from entropix.transport.speed import Speeds, measure_speeds, reference_of, speed_profile
 from tests.helpers import (
     COLLAPSING,
+    KINDS,
     PROCESSES,
     double,
     finite_difference,
@@ -183,7 +184,7 @@ def test_every_scale(name):
     hypothesis.settings(max_examples=40)(drawn(check))()
 
 
-@pytest.mark.parametrize("name", quick([], ["vp", "rf", "sl", "ve"]))
+@pytest.mark.parametrize("name", quick([], ["vp", "rf", "ve"]))
 @pytest.mark.parametrize(("apart", "variance"), [(1e3, 1.0), (1.0, 1e-6), (30.0, 1.0)])
 def test_components_far_apart(x64, name, apart, variance):
     """More than one scale in the data: 64 nodes against 1024, within the quadrature's error."""
@@ -418,9 +419,9 @@ def flat():
     )
 
 
-@pytest.mark.parametrize("name", quick(["rf"]))
+@pytest.mark.parametrize("name", quick(["rf"], [*KINDS, "path-learned", "subvp-warped"]))
 def test_inequalities_on_a_grid(name):
-    """Every process with three mixtures, one compiled program for each process."""
+    """Processes of each kind with three mixtures, one compiled program for each process."""
     counts = {"num_times": 24, "num_samples": 1000, "max_exact": 300, "num_evaluations": 4096}
     run = quick_jit(lambda model, x, key: speed_limit(model, x, key=key, **counts))
     for case, mixture in enumerate((small_mixture(), wide(), flat())):
