@@ -10,7 +10,6 @@ import re
 import textwrap
 from pathlib import Path
 
-import jax
 import matplotlib
 import pytest
 
@@ -127,20 +126,11 @@ def shortened(function, limits):
     return call
 
 
-@pytest.fixture
-def quick_compilation():
-    """Every program runs once: the compiler leaves out what makes code fast."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in pages()],
 )
-def test_page(name, tmp_path, monkeypatch, quick_compilation):
+def test_page(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(matplotlib, "use", lambda *arguments, **options: None)
     for function, limits in SHORT.items():

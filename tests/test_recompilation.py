@@ -360,21 +360,10 @@ SLOW = {
     "solve_flow: times",
     "solve_forward: save",
 }
-_OTT = "the loops of OTT are compiled at every call"
-KNOWN = {
-    "displacement_interpolation: sinkhorn": _OTT,
-    "sinkhorn_divergence": _OTT,
-    "static_bridge": _OTT,
-    "wasserstein: sinkhorn": _OTT,
-}
 
 
 def _marked(name: str) -> Any:
-    marks = []
-    if name in SLOW:
-        marks.append(pytest.mark.slow(reason="several large programs"))
-    if name in KNOWN:
-        marks.append(pytest.mark.xfail(reason=KNOWN[name], strict=True))
+    marks = [pytest.mark.slow(reason="several large programs")] if name in SLOW else []
     return pytest.param(name, marks=marks)
 
 

@@ -216,6 +216,7 @@ def _groups(condition: Any, count: int, dim: int) -> _Groups:
     samples = leaves[0].shape[0]
 
     def rows(stop: int) -> np.ndarray:
+        # NumPy takes the slice: JAX would stage it out inside a transformation.
         parts = [np.asarray(v)[:stop].reshape(min(stop, samples), -1) for v in leaves]
         return np.concatenate([part.astype(float) for part in parts], axis=1)
 

@@ -56,13 +56,15 @@ class TimeAxis(eqx.Module):
         t1 = process.t1
         length = t1 - t0
         early = eps
+        tiny = jnp.asarray(jnp.finfo(dtype).tiny, dtype)
+        least = jnp.maximum(jnp.sqrt(tiny), 4 * eps * jnp.abs(t0) / length)
         if start is None:
-            # Where the noise is below the smallest scale by eps^(3/4), integrands have vanished.
+            # Where the noise is below the smallest scale by eps^(3/4), integrands have vanished;
+            # noise whose variance underflows, as that of a high power of time, has no log-SNR.
             scale = jnp.minimum(least_variance, process.var(t1))
-            level = -jnp.log(scale) - 1.5 * jnp.log(eps)
-            early = (process.time_of_log_snr(level) - t0) / length
-        least = jnp.sqrt(jnp.asarray(jnp.finfo(dtype).tiny, dtype))
-        least = jnp.maximum(least, 4 * eps * jnp.abs(t0) / length)
+            levels = jnp.stack([-jnp.log(scale) - 1.5 * jnp.log(eps), -0.9 * jnp.log(tiny)])
+            early, first = (process.time_of_log_snr(levels) - t0) / length
+            least = jnp.maximum(least, first)
         early = jnp.clip(early, least, jnp.maximum(eps, least))
         whole = cls(process, t0, t1, -1 / eps, 1 / eps)
         low, high = whole.place(t0 + length * early), whole.place(t1 - length * 4 * eps)

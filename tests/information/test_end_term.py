@@ -120,9 +120,12 @@ def test_gradient_of_kl(wrap, x64):
     assert float(got[1]) == pytest.approx(0.5 * (1 - (75**2 + 50**2) / 60**2), rel=0.05)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("form", ["score", "denoising"])
-@pytest.mark.parametrize("wrap", [lambda model: model, network], ids=["exact", "network"])
+@pytest.mark.slow  # 100 estimates
+@pytest.mark.parametrize(
+    ("wrap", "form"),
+    [(lambda model: model, "score"), (network, "denoising")],
+    ids=["exact", "network"],
+)
 def test_errors_are_honest(wrap, form, x64):
     """New keys and new data: the estimates scatter as they say."""
     p, q = (jnp.zeros(2), 75.0**2 * jnp.eye(2)), (jnp.array([20.0, 0.0]), 50.0**2 * jnp.eye(2))
@@ -132,13 +135,13 @@ def test_errors_are_honest(wrap, form, x64):
         data_key, key = jax.random.split(key)
         data = ex.Gaussian(*p).sample(1000, key=data_key)
         pair = models((1.0, p, q), wrap)
-        e = ex.kl_divergence(*pair, data, key=key, form=form, num_evaluations=4096)
+        e = ex.kl_divergence(*pair, data, key=key, form=form, num_evaluations=2048)
         return e.value, e.stderr
 
-    values, errors = jax.lax.map(run, jax.random.split(jax.random.key(0), 200))
+    values, errors = jax.lax.map(run, jax.random.split(jax.random.key(0), 100))
     reported = float(jnp.sqrt(jnp.mean(errors**2)))
     assert 0.8 < float(jnp.std(values)) / reported < 1.25
-    assert abs(float(jnp.mean(values) - gaussian_kl(p, q))) < 4 * reported / np.sqrt(200)
+    assert abs(float(jnp.mean(values) - gaussian_kl(p, q))) < 4 * reported / np.sqrt(100)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +278,7 @@ def test_what_is_not_gaussian_is_allowed_for(x64):
         data = p.sample(4000, key=jax.random.key(0))
         pair = [network(ex.ExactModel(d, process)) for d in (p, q)]
         e = ex.kl_divergence(*pair, data, key=jax.random.key(1))
-        many = p.sample(50_000, key=jax.random.key(2))
+        many = p.sample(20_000, key=jax.random.key(2))
         return e.value, e.stderr, jnp.mean(p.log_prob(many) - q.log_prob(many))
 
     values, errors, truths = jax.lax.map(run, 10 ** jnp.linspace(-2.0, 3.0, 16))

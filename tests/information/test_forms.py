@@ -65,9 +65,8 @@ def test_gradient_of_the_denoising_form(x64):
     np.testing.assert_allclose(gradient, [0.6 - float(jnp.mean(data))], rtol=0.03)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("form", ["score", "denoising"])
-@pytest.mark.parametrize("count", [200, 20_000])
+@pytest.mark.slow  # 100 estimates
+@pytest.mark.parametrize(("form", "count"), [("denoising", 100), ("score", 5000)])
 def test_errors_are_honest(form, count):
     """With few samples the data speak, with many the noise."""
     process, rho = vp(), 0.8
@@ -79,15 +78,15 @@ def test_errors_are_honest(form, count):
         data_key, key = jax.random.split(key)
         x, c = pair(rho, 1, count, data_key)
         e = ex.mutual_information(
-            model, x, c, key=key, marginal_model=marginal, form=form, num_evaluations=4096
+            model, x, c, key=key, marginal_model=marginal, form=form, num_evaluations=2048
         )
         return e.value, e.stderr, e.mc_stderr
 
-    values, errors, mc = jax.lax.map(run, jax.random.split(jax.random.key(0), 200))
+    values, errors, mc = jax.lax.map(run, jax.random.split(jax.random.key(0), 100))
     reported = float(jnp.sqrt(jnp.mean(errors**2)))
     assert 0.8 < float(jnp.std(values)) / reported < 1.25
-    assert abs(float(jnp.mean(values)) - 0.5108) < 4 * reported / np.sqrt(200)
-    if count == 200 and form == "denoising":
+    assert abs(float(jnp.mean(values)) - 0.5108) < 4 * reported / np.sqrt(100)
+    if count == 100:
         assert reported > 1.5 * float(jnp.sqrt(jnp.mean(mc**2)))
 
 

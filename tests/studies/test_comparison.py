@@ -21,18 +21,11 @@ from entropix.studies import (
 from entropix.studies.comparison import pair_report
 from entropix.studies.data import prepare_pair
 from entropix.studies.options import DataOptions
-from tests.studies.common import quick_compilation
 
 
 N = 2000
 FIRST = ex.Gaussian([0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]])
 SECOND = ex.Gaussian([0.6, 0.0], [[1.44, 0.3], [0.3, 0.64]])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    with quick_compilation():
-        yield
 
 
 def dataset(distribution, name, seed, **options):

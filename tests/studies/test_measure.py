@@ -22,22 +22,14 @@ from entropix.studies.files import CHECKPOINT, CONFIGURATION
 from entropix.training.archive import read_archive
 from tests.studies.common import (
     NUM_SAMPLES,
-    QUICK_ENVIRONMENT,
     WORDS,
     options,
-    quick_compilation,
 )
 
 
 HELD_OUT = NUM_SAMPLES // 5
 NEEDS_CUTOFF, NEEDS_LEVELS = {"entropy_slope"}, {"bits_per_dim", "bits_per_dim_stderr"}
 OF_LABELS = {name for name in SCHEMA if name.startswith(("mutual_information", "label_entropy"))}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +269,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(mixture, tmp_path, monkeypatch
     here = {"PYTHONPATH": str(pathlib.Path(ex.__file__).parents[1])}
     process = subprocess.Popen(
         [sys.executable, "-c", program, *COMMAND, "--quiet"],
-        env=os.environ | QUICK_ENVIRONMENT | here,
+        env=os.environ | here,
     )
     deadline = time.monotonic() + 300
     while not pathlib.Path("waiting").exists() and process.poll() is None:

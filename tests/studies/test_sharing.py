@@ -16,7 +16,6 @@ import xarray
 
 import entropix as ex
 from entropix.cli import main
-from tests.studies.common import QUICK_ENVIRONMENT, quick_compilation
 
 
 pytestmark = pytest.mark.slow
@@ -45,12 +44,6 @@ sys.exit(entropix.cli.main(words))
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    with quick_compilation():
-        yield
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """The folder of a process that had it for itself."""
@@ -67,7 +60,7 @@ def alone(tmp_path_factory):
 def start(name, how="works"):
     here = {"PYTHONPATH": str(pathlib.Path(ex.__file__).parents[1])}
     words = [sys.executable, "-c", PROGRAM, name, how, *WORDS, "--resume"]
-    return subprocess.Popen(words, env=os.environ | QUICK_ENVIRONMENT | here)
+    return subprocess.Popen(words, env=os.environ | here)
 
 
 def wait_for(path, process):

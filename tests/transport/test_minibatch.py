@@ -96,47 +96,42 @@ def test_mistakes():
         ex.MinibatchCoupling(epsilon=0.0)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # trains four flows
 def test_coupled_flows_are_straight_and_short():
-    """Two moons, three seeds: action near W2^2, and one Euler step where others need many."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    moons = ex.datasets.load("moons", num_samples=4096, key=jax.random.key(1)).points
-    data, test = moons, ex.datasets.load("moons", num_samples=1000, key=jax.random.key(2)).points
-    z = jax.random.normal(jax.random.key(3), (1000, 2))
+    """Two moons, two seeds: action near W2^2, and one Euler step where others need many."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    data = ex.datasets.load("moons", num_samples=4096, key=jax.random.key(1)).points
+    test = ex.datasets.load("moons", num_samples=400, key=jax.random.key(2)).points
+    z = jax.random.normal(jax.random.key(3), (400, 2))
     squared = float(ex.wasserstein(test, z)) ** 2
-    report = {}
-    for name, coupling in (("independent", None), ("coupled", ex.MinibatchCoupling())):
+    found = {}
+    for coupling in (None, ex.MinibatchCoupling()):
         fits = ex.fit_ensemble(
             lambda key: ex.FlowMatching(
-                ex.FourierMLP(2, key=key, widths=(128, 128), num_features=16), ex.RectifiedFlow()
+                ex.FourierMLP(2, key=key, widths=(64, 64), num_features=16), ex.RectifiedFlow()
             ),
             data,
             keys=keys,
-            steps=1000,
+            steps=400,
             batch_size=128,
             num_draws=1,
             coupling=coupling,
             learning_rate=5e-3,
         )
         rows = []
-        for seed in range(3):
+        for seed in range(2):
             model = fits.member(seed)
-            found = ex.flow_action(model, z, direction="reverse", num_steps=64)
-            row = [float(found.action.value), float(found.bending.value)]
-            for steps in (1, 2, 4, 8, 32):
+            path = ex.flow_action(model, z, direction="reverse", num_steps=32)
+            row = [float(path.action.value), float(path.bending.value)]
+            for steps in (1, 4):
                 options = {"direction": "reverse", "num_steps": steps, "solver": diffrax.Euler()}
                 row += [float(ex.wasserstein(ex.solve_flow(model, z, **options).final, test))]
             rows += [row]
-        report[name] = np.asarray(rows)
-        mean, error = report[name].mean(0), report[name].std(0, ddof=1) / 3**0.5
-        told = [f"{m:.3f}±{e:.3f}" for m, e in zip(mean, error, strict=True)]
-        print(
-            f"\n{name}: action {told[0]}, bending {told[1]}, W2 at 1, 2, 4, 8, 32 steps {told[2:]}"
-        )
-    print(f"W2^2 {squared:.3f}")
-    free, coupled = report["independent"], report["coupled"]
-    assert np.all(abs(coupled[:, 0] - squared) < 0.1 * squared)
-    assert np.all(free[:, 0] > 1.4 * squared)
-    assert np.all(coupled[:, 1] < 0.1 * free[:, 1])
-    assert np.all(coupled[:, 2] < free[:, 4])  # one step against four
-    assert np.all(coupled[:, 2] < 0.3 * free[:, 2])
+        found[coupling is not None] = np.asarray(rows).T
+    (free, bent, *far), (action, bending, *near) = found[False], found[True]
+    print(f"W2^2 {squared:.3f}; {found}")
+    assert np.all(abs(action - squared) < 0.15 * squared)
+    assert np.all(free > 1.3 * squared)
+    assert np.all(bending < 0.15 * bent)
+    assert np.all(near[0] < far[1])  # one step against four
+    assert np.all(near[0] < 0.4 * far[0])

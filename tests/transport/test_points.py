@@ -83,10 +83,10 @@ def check_enclosure(dtype, seed, offset, exponent, gap, spread, p):
 @pytest.mark.slow
 @pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@hypothesis.settings(max_examples=200)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(**DRAWN)
 def test_enclosure_of_every_order(dtype, p, seed, offset, exponent, gap, spread):
-    """200 drawn pairs of samples for each order and precision."""
+    """60 drawn pairs of samples for each order and precision."""
     check_enclosure(dtype, seed, offset, exponent, gap, spread, p)
 
 

@@ -8,16 +8,9 @@ import pytest
 import entropix as ex
 from entropix.studies.schedule.candidates import NOISE_MAX, RHO, made_by_hand
 from entropix.studies.schedule.pricing import price
-from tests.studies.common import quick_compilation
 
 
 MEAN, VARIANCE = 0.7, 0.4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    with quick_compilation():
-        yield
 
 
 def _draws(count):

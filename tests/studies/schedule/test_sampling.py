@@ -11,13 +11,6 @@ from entropix.studies.schedule.options import SearchOptions
 from entropix.studies.schedule.sampling import FewStepError, FewStepSampler, uniform_levels
 from entropix.studies.schedule.search import learnable, search
 from tests.helpers import paper_mixture
-from tests.studies.common import quick_compilation
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture

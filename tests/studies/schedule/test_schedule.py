@@ -12,17 +12,10 @@ from entropix.studies import DataOptions, OutputOptions, TrainingOptions
 from entropix.studies.schedule import ComparisonOptions, ScheduleOptions, SearchOptions, schedule
 from entropix.studies.schedule.record import SCHEMA
 from entropix.studies.schedule.report import contests
-from tests.studies.common import quick_compilation
 
 
 HAND_MADE = ["linear", "cosine", "straight-line", "rectified-flow", "edm"]
 RETRAINED = {name for name in SCHEMA if name.startswith("retrained")}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    with quick_compilation():
-        yield
 
 
 def options(out, *, seeds=2, plots=False, data=None, training=None, **comparison):

@@ -18,13 +18,6 @@ from entropix.studies.storage import (
     storage,
 )
 from entropix.studies.storage.record import SCHEMA
-from tests.studies.common import quick_compilation
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    with quick_compilation():
-        yield
 
 
 def options(out, *, training=None, data=None, process="vp", **output):
