@@ -130,6 +130,9 @@ PROCESSES: dict[str, Callable[[], Any]] = {
 }
 # One of each kind, for tests too slow to go through all of them.
 KINDS = ("vpx", "sl", "cosine", "ve", "subvp", "rf", "path-module")
+# And each way to make another of it. Estimators and solvers go through these: what the others
+# add, `processes/test_grid.py` compares with closed forms.
+DISTINCT = (*KINDS, "vp-cosine", "path-learned-noise", "sl-warped")
 STATIC = ("vp", "vpx", "vp-constant", "vp-cosine", "sl", "cosine", "vp-learned", "sl-warped")
 # The scale is exactly zero at t1, where the diffusion coefficient is infinite.
 ENDS_IN_NOISE = (
@@ -146,9 +149,15 @@ ENDS_IN_NOISE = (
 COLLAPSING = ("subvp", "subvp-cosine", "rf", "subvp-warped")
 
 
-def quick(names, everything=PROCESSES) -> list:
-    """Parameters `everything`, those not in `names` marked slow: each compiles its own program."""
-    return [n if n in names else pytest.param(n, marks=pytest.mark.slow) for n in everything]
+def quick(names, everything=DISTINCT) -> list:
+    """`names`, and the rest of `everything` marked slow: each compiles its own program."""
+    rest = [n for n in everything if n not in names]
+    return [*names, *(pytest.param(n, marks=pytest.mark.slow) for n in rest)]
+
+
+def quick_rows(cases, everything) -> list:
+    """`quick` where each case is a row of several parameters."""
+    return [*cases, *(pytest.param(*c, marks=pytest.mark.slow) for c in everything)]
 
 
 def inner_times(process, n: int = 9, margin: float = 0.03) -> np.ndarray:

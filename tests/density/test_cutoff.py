@@ -65,11 +65,12 @@ def test_no_density(case):
     quick(
         [("sl", "bound", "mixture"), ("sl", "flow", "points")],
         [
-            (name, method, data)
-            for name in ("vp", "vpx", "sl", "ve", "subvp", "rf")
-            for method in METHODS
-            for data in ("mixture", "points")
-            if name in ("sl", "rf") or (method == "bound" and data == "mixture")
+            ("rf", "bound", "mixture"),
+            ("rf", "denoising", "points"),
+            ("rf", "flow", "mixture"),
+            ("sl", "denoising", "mixture"),
+            ("ve", "bound", "points"),
+            ("vpx", "bound", "mixture"),
         ],
     ),
     ids="-".join,
@@ -111,10 +112,10 @@ def test_smoothing_changes_the_mixture():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["EntropyMatching", "ScoreMatching", "VelocityPrediction"])
+@pytest.mark.parametrize("kind", ["EntropyMatching", "VelocityPrediction"])
 def test_trained_models_raise_no_alarm(kind):
     process, data = vp(), mixture(2).sample(2048, key=jax.random.key(0))
-    network = ex.FourierMLP(2, key=jax.random.key(1), widths=(64, 64))
+    network = ex.FourierMLP(2, key=jax.random.key(1), widths=(16, 16))
     extra = [ex.GaussianScaling.from_data(data, process)] if kind == "EntropyMatching" else []
     model = getattr(ex, kind)(network, process, *extra)
     model = ex.fit(model, data, key=jax.random.key(2), steps=400).model

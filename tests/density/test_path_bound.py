@@ -40,9 +40,7 @@ class Scaled(eqx.Module):
         return self.factor * self.model.entropy_field(s, y)
 
 
-@pytest.mark.parametrize(
-    "name", quick(["SL"], ["VP", "VPx", "SL", "VE", "sub-VP", "rectified flow"])
-)
+@pytest.mark.parametrize("name", quick(["SL"], ["VE", "sub-VP", "rectified flow"]))
 def test_exact_models_meet_the_bound(name):
     """With the exact score and the exact prior the bound is log p_d, within its errors."""
     distribution = mixture(3)
@@ -68,10 +66,15 @@ def large_mixture(dim):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("dim", "name", "gain"),
-    [(2, "VP", 6), (2, "VPx", 100), (3, "VP", 10), (3, "VPx", 100), (20, "VP", 1), (20, "VPx", 1)],
+    ("dim", "name", "gain", "method"),
+    [
+        (3, "VP", 10, ex.PathBound),
+        (3, "VPx", 100, ex.PathBound),
+        (20, "VP", 1, ex.PathBound),
+        (2, "VP", 6, ex.DenoisingError),
+        (20, "VPx", 1, ex.DenoisingError),
+    ],
 )
-@pytest.mark.parametrize("method", [ex.PathBound, ex.DenoisingError])
 def test_variance_against_plain_monte_carlo(dim, name, gain, method):
     """Per evaluation and per sample, against uniform times without a reference or pairs."""
     distribution, path = large_mixture(dim) if dim == 20 else mixture(dim), processes()[name]
@@ -98,12 +101,11 @@ def test_variance_against_plain_monte_carlo(dim, name, gain, method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reference", ["gaussian", "poor", "samples"])
+@pytest.mark.parametrize("reference", ["poor", "samples"])
 def test_any_reference_is_unbiased(reference):
-    """A Gaussian of the right moments, one that is far off, and samples: all within errors."""
+    """A Gaussian that is far off, and samples, whose moments are taken: within errors."""
     distribution = mixture(2)
     given = {
-        "gaussian": ex.Gaussian(distribution.mean, distribution.covariance),
         "poor": ex.Gaussian([1.0, 1.0], [[2.0, 0.5], [0.5, 1.0]]),
         "samples": distribution.sample(500, key=jax.random.key(3)),
     }[reference]
@@ -155,10 +157,9 @@ def test_mean_gap_is_the_path_kl():
     assert abs(gap - float(distance.value) - end) < 4 * spread**0.5
 
 
-@pytest.mark.parametrize("name", quick(["VPx"], ["VP", "VPx"]))
-def test_standard_errors_are_honest(name):
+def test_standard_errors_are_honest():
     """Per sample, over 200 keys, for the exact model and for one that is wrong."""
-    truth = ex.ExactModel(mixture(3), processes()[name])
+    truth = ex.ExactModel(mixture(3), processes()["VPx"])
     wrong = ex.EntropyMatching(Scaled(truth, 0.9), truth.process, shape=(3,))
     x = mixture(3).sample(30, key=jax.random.key(0))
     for model in (truth, wrong):
@@ -191,8 +192,7 @@ def test_gaussian_data_are_exact_with_their_gradient(x64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(2, 3), (1, 2, 3)])
-def test_images(shape):
+def test_images():
     """Images are their flattened selves, for a model, a condition and a reference Gaussian."""
     x = jax.random.normal(jax.random.key(0), (5, 6)) * 0.8
     condition = jnp.linspace(-0.2, 0.2, 5)
@@ -206,7 +206,7 @@ def test_images(shape):
             method=method,
             condition=condition,
         )
-        for size in ((6,), shape)
+        for size in ((6,), (1, 2, 3))
     ]
     np.testing.assert_allclose(results[0].value, results[1].value, rtol=1e-4)
     np.testing.assert_allclose(results[0].stderr, results[1].stderr, rtol=1e-3)

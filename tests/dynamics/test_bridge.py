@@ -9,6 +9,7 @@ import pytest
 import entropix as ex
 from entropix.dynamics.bridge import Bridge, reference_variance
 from tests.helpers import (
+    DISTINCT,
     ENDS_IN_NOISE,
     KINDS,
     PROCESSES,
@@ -63,7 +64,7 @@ def test_bridge_is_the_reverse_equation(x64, name, getkey):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", DISTINCT)
 def test_knots_and_field_in_float32(x32, name, getkey):
     """Knots rise strictly from noise to data, and no model has a NaN where a solver looks."""
     process = PROCESSES[name]()

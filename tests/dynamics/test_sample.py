@@ -100,8 +100,8 @@ def test_flow_carries_the_moments(x64, name):
 @pytest.mark.parametrize("name", quick(["path-sqrt"]))
 def test_reverse_sde_reaches_the_data(x32, name):
     model = ex.ExactModel(small_gaussian(), PROCESSES[name]())
-    y = draw(model, 40_000, key=jax.random.key(0), num_steps=32)
-    assert y.shape == (40_000, 2)
+    y = draw(model, 20_000, key=jax.random.key(0), num_steps=32)
+    assert y.shape == (20_000, 2)
     assert y.dtype == jnp.float32
     assert standard_errors(y, jnp.asarray(MEAN), jnp.asarray(COVARIANCE)) < 4
 
@@ -188,32 +188,6 @@ def test_conditions_belong_to_samples():
 
 
 # ---------------------------------------------------------------------------- convergence
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("solver", "num_steps", "order"),
-    [
-        (diffrax.SRA1(), 6, 2),
-        (diffrax.ShARK(), 6, 2),
-        (diffrax.Euler(), 24, 1),
-    ],
-)
-def test_weak_order_of_the_reverse_sde(solver, num_steps, order):
-    """Errors of the variance of narrow data sampled with a wide reference."""
-    model = ex.ExactModel(ex.Gaussian([0.0], [[0.3]]), PROCESSES["vp"]())
-    errors = []
-    for n in (num_steps, 2 * num_steps):
-        y = draw(
-            model,
-            800_000,
-            num_steps=n,
-            solver=solver,
-            variance=1.0,
-        )
-        errors.append(abs(float(jnp.mean(y**2)) / 0.3 - 1))  # standard error 0.0016
-    assert order - 0.4 < np.log2(errors[0] / errors[1]) < order + 0.6
-    assert errors[1] < 0.05
 
 
 @pytest.mark.slow

@@ -53,12 +53,11 @@ def _slow(*values):
 
 
 MAKERS = {"VP": vp, "SL": lambda: line(0.5), "Harmonic": lambda: ex.Langevin(ex.Harmonic(1.5), 0.6)}
-QUICK = {("VP", 1), ("SL", 50), ("Harmonic", 3)}
 
 
 @pytest.mark.parametrize(
     ("name", "steps"),
-    [(n, k) if (n, k) in QUICK else _slow(n, k) for n in MAKERS for k in (1, 3, 50)],
+    [("VP", 1), ("SL", 50), ("Harmonic", 3), _slow("VP", 50), _slow("Harmonic", 1)],
 )
 def test_medium_entropy_is_that_of_the_end_points(name, steps, x64, getkey):
     """A quadratic equilibrium: to rounding, at any number of steps."""
@@ -119,9 +118,7 @@ def test_medium_entropy_converges_to_that_of_the_end_points(x64):
 # ---------------------------------------------------------------------------- means
 
 
-@pytest.mark.parametrize(
-    ("dim", "name"), [(2, "VP"), _slow(3, "SL"), _slow(3, "VP"), _slow(2, "SL")]
-)
+@pytest.mark.parametrize(("dim", "name"), [(2, "VP"), _slow(3, "SL")])
 def test_the_mean_is_the_total_entropy(dim, name):
     """The straight line with sigma0 = 1 reaches the equilibrium that VP only comes close to."""
     model = ex.ExactModel(mixture(dim), vp() if name == "VP" else line())

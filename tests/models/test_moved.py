@@ -28,12 +28,9 @@ def vp(kappa=1.0):
     return ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0), kappa)
 
 
-LINES = [k for k in KINDS if k != "path-module"]
-PAIRS = ["-".join(names) for names in itertools.permutations(LINES, 2)]
-PAIRS += [f"path-module-{k}" for k in ("sl", "rf", "ve")]
-PAIRS += [f"{k}-path-module" for k in ("vpx", "sl")]
 # Each kind of end on either side.
-CYCLE = ["vpx-rf", "rf-sl", "sl-ve", "ve-cosine", "cosine-subvp"]
+CYCLE = ["vpx-rf", "rf-sl", "sl-ve", "ve-cosine", "cosine-subvp", "subvp-path-module"]
+PAIRS = [*CYCLE, "path-module-vpx", "ve-rf", "vpx-ve"]
 
 
 def pair(names):
@@ -68,7 +65,7 @@ def all_fields(models, process, times, draws):
     return fields[:-1], fields[-1]
 
 
-@pytest.mark.parametrize("names", quick(CYCLE, PAIRS))
+@pytest.mark.parametrize("names", quick(["vpx-rf", "sl-ve"], PAIRS))
 def test_a_perfect_model_stays_perfect(names, x64, getkey):
     """Score, entropy field and velocity of every class, those of the exact model to rounding."""
     old, new = pair(names)
@@ -81,7 +78,7 @@ def test_a_perfect_model_stays_perfect(names, x64, getkey):
         np.testing.assert_allclose(fields, truth, rtol=1e-9, atol=1e-9, err_msg=kind)
 
 
-@pytest.mark.parametrize("name", quick(["rf"], KINDS))
+@pytest.mark.parametrize("name", quick(["rf"], ["ve", "path-module"]))
 def test_the_closed_form_is_the_exact_model(name, x64, getkey):
     """What the tests of this file compare with."""
     process = PROCESSES[name]()
@@ -92,7 +89,7 @@ def test_the_closed_form_is_the_exact_model(name, x64, getkey):
 
 
 @pytest.mark.slow  # the same programs as above in the other precision
-@pytest.mark.parametrize("names", CYCLE)
+@pytest.mark.parametrize("names", ["vpx-rf", "sl-ve"])
 def test_single_precision(names, x32, getkey):
     old, new = pair(names)
     models = perfect_models(old)
@@ -103,7 +100,7 @@ def test_single_precision(names, x32, getkey):
         np.testing.assert_allclose(fields, truth, rtol=1e-3, atol=1e-3, err_msg=kind)
 
 
-SLOPES = ["ve-vpx", "rf-path-module", "cosine-subvp", "vpx-sl", "sl-ve"]
+SLOPES = ["ve-vpx", "rf-path-module", "vpx-sl"]
 
 
 @pytest.mark.parametrize("names", quick(["ve-vpx"], SLOPES))
@@ -134,10 +131,10 @@ def test_gradient_in_the_new_process(names, x64, request):
         np.testing.assert_allclose(slopes, differences, rtol=1e-6, atol=1e-8 * size)
 
 
-ENDS = ["vpx-sl", "sl-vpx", "rf-cosine", "cosine-rf", "ve-sl", "sl-subvp"]
+ENDS = ["vpx-sl", "sl-vpx", "rf-cosine", "ve-sl", "sl-subvp"]
 
 
-@pytest.mark.parametrize("names", quick(["rf-cosine", "vpx-sl"], ENDS))
+@pytest.mark.parametrize("names", quick(["rf-cosine"], ENDS))
 def test_both_ends_in_single_precision(names, x32):
     """Right, with finite gradients in state, network and process, where formulas are 0/0."""
     old, new = pair(names)

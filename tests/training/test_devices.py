@@ -14,7 +14,7 @@ import pytest
 
 @pytest.mark.slow
 def test_on_eight_devices():
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     file = pathlib.Path(__file__).with_name("on_eight_devices.py")
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "", str(file)]
     done = subprocess.run(

@@ -55,7 +55,6 @@ class NearExact(eqx.Module):
         ("denoising", True),
         ("sliced", True),
         pytest.param("denoising", False, marks=pytest.mark.slow),
-        pytest.param("sliced", False, marks=pytest.mark.slow),
         pytest.param("two probes", True, marks=pytest.mark.slow),
     ],
 )
