@@ -266,11 +266,11 @@ def test_mistakes():
 
 @pytest.mark.slow  # trains a bridge
 def test_bridge_between_gaussians():
-    """Learnt from independent pairs: plan within 4%, costs against closed form and OTT."""
+    """Learnt from independent pairs: plan within 3%, costs against closed form and OTT."""
     dim = 2
     start, end = pair(dim)
     data_key, other_key, key, pair_key = jax.random.split(jax.random.key(0), 4)
-    x, y = start.sample(4096, key=data_key), end.sample(4096, key=other_key)
+    x, y = start.sample(8192, key=data_key), end.sample(8192, key=other_key)
 
     def moments(points):
         return ex.Gaussian(jnp.mean(points, axis=0), jnp.atleast_2d(jnp.cov(points.T)))
@@ -278,7 +278,7 @@ def test_bridge_between_gaussians():
     exact = ex.GaussianBridge(moments(x), moments(y), epsilon=0.5)  # of these very samples
     network = ex.FourierMLP(dim, key=jax.random.key(9), widths=(64, 64), num_features=8)
     found = ex.schroedinger_bridge(
-        x, y, key=key, epsilon=0.5, network=network, num_iterations=3, steps=400, learning_rate=4e-3
+        x, y, key=key, epsilon=0.5, network=network, num_iterations=4, steps=600, learning_rate=4e-3
     )
     # Four paths from each point: the noise of pairs is below a third of the tolerance.
     before, after = found.sample_pairs(jnp.tile(x, (4, 1)), key=pair_key)
@@ -293,12 +293,12 @@ def test_bridge_between_gaussians():
         "production": abs(found.entropy_production.value / exact.entropy_production - 1),
     }
     print({name: f"{float(e):.4f}" for name, e in errors.items()})
-    assert all(float(e) < 0.04 for e in errors.values()), errors
-    few = 1000
+    assert all(float(e) < 0.03 for e in errors.values()), errors
+    few = 1500
     sample = ex.GaussianBridge(moments(x[:few]), moments(y[:few]), epsilon=0.5)
     static = ex.static_bridge(x[:few], y[:few], epsilon=0.5).path_kl(entropy(sample.end))
     print("cost", found.cost, float(exact.path_kl), "static", static, float(sample.path_kl))
-    assert float(static.value) == pytest.approx(float(sample.path_kl), rel=0.04)
+    assert float(static.value) == pytest.approx(float(sample.path_kl), rel=0.03)
 
 
 def grid_path_kl(first, second, epsilon):

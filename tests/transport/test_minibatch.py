@@ -130,7 +130,7 @@ def test_coupled_flows_are_straight_and_short():
         found[coupling is not None] = np.asarray(rows).T
     (free, bent, *far), (action, bending, *near) = found[False], found[True]
     print(f"W2^2 {squared:.3f}; {found}")
-    assert np.all(abs(action - squared) < 0.15 * squared)
+    assert np.all(abs(action - squared) < 0.2 * squared)
     assert np.all(free > 1.3 * squared)
     assert np.all(bending < 0.15 * bent)
     assert np.all(near[0] < far[1])  # one step against four

@@ -15,7 +15,8 @@ $$f = (t_1 - t_0)\,\frac{2}{\sigma^2}\,\|v\|^2 .$$
 
 Where S is infinite, the path KL to the moment-matched Gaussian r, which is finite for every process
 and the same for all of them, takes its place: $f = (t_1 - t_0)\frac{\sigma^2}{2}\|s - s_r\|^2$ with
-$s - s_r = \frac{\mu}{\Sigma^2}(D - D_r)$.
+$s - s_r = \frac{\mu}{\Sigma^2}(D - D_r)$: $\mu(s - s_r)$ is one number at a log-SNR, whatever the
+process.
 """
 
 import dataclasses
@@ -123,7 +124,7 @@ def _monte_carlo(
 def _fields(
     model: AbstractModel, levels: Float[Array, " k"], x: Array, z: Array
 ) -> tuple[Array, Array, Array]:
-    """D, epsilon and |D - D_r|^2 of every point at every log-SNR."""
+    r"""D, epsilon and $\|\mu(s - s_r)\|^2$ of every point at every log-SNR: no process' own."""
     process = model.process
     mean = jnp.mean(x, axis=0)
     covariance = jnp.atleast_2d(jnp.cov(x, rowvar=False))
@@ -134,27 +135,27 @@ def _fields(
         scale, var = process.scale(s), process.var(s)
         y = scale * x + jnp.sqrt(var) * z
 
-        def denoise(fields: AbstractModel) -> Array:
-            # In this form no digits are lost where the signal is.
-            field = jax.vmap(fields.entropy_field, in_axes=(None, 0))(s, y)
-            return process.equilibrium_gain(s) * y + var / scale * field
+        def field(fields: AbstractModel) -> Array:
+            return jax.vmap(fields.entropy_field, in_axes=(None, 0))(s, y)
 
-        denoised = denoise(model)
+        own = field(model)
+        # In this form no digits are lost where the signal is.
+        denoised = process.equilibrium_gain(s) * y + var / scale * own
         noise = (y - scale * denoised) / jnp.sqrt(var)
-        return denoised, noise, jnp.sum((denoised - denoise(reference)) ** 2, axis=-1)
+        return denoised, noise, jnp.sum((scale * (own - field(reference))) ** 2, axis=-1)
 
     return jax.lax.map(at, levels)
 
 
 def _rates(process: AbstractGaussianProcess, times: Array) -> tuple[Array, ...]:
-    r"""$\mu'$, $\Sigma'$, $2/\sigma^2$ and $\frac{\sigma^2}{2}\mu^2/\Sigma^4$."""
+    r"""$\mu'$, $\Sigma'$, $2/\sigma^2$ and $\sigma^2/(2\mu^2)$."""
     var = process.var(times)
     half = process.sigma_squared(times) / 2
     return (
         process.scale_rate(times),
         process.var_rate(times) / (2 * jnp.sqrt(var)),
         1 / half,
-        half * process.scale(times) ** 2 / var**2,
+        half / process.scale(times) ** 2,
     )
 
 

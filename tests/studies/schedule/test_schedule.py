@@ -18,17 +18,17 @@ HAND_MADE = ["linear", "cosine", "straight-line", "rectified-flow", "edm"]
 RETRAINED = {name for name in SCHEMA if name.startswith("retrained")}
 
 
-def options(out, *, seeds=2, plots=False, data=None, training=None, **comparison):
+def options(
+    out, *, objectives=("action", "sampler"), seeds=2, plots=False, data=None, **comparison
+):
     """Small options, writing to `out`."""
     return ScheduleOptions(
         data=DataOptions(**({"num_samples": 200} if data is None else data)),
-        search=SearchOptions(("action", "sampler"), iterations=3, knots=16, target_steps=3),
+        search=SearchOptions(objectives, iterations=3, knots=16, target_steps=3),
         comparison=ComparisonOptions(
             **{"steps_compared": (3,), "samples": 24, "evaluations": 100, **comparison}
         ),
-        training=TrainingOptions(
-            seeds=seeds, steps=20, batch_size=16, widths=(8,), **(training or {})
-        ),
+        training=TrainingOptions(seeds=seeds, steps=20, batch_size=16, widths=(8,)),
         output=OutputOptions(out=str(out), quiet=True, plots=plots),
     )
 
@@ -104,9 +104,8 @@ def test_everything_is_written(mixture):
 @pytest.mark.slow
 def test_networks_are_trained_again_in_principal_components(tmp_path):
     """Digits, ten components: no exact fields, and what a schedule means for training."""
-    record = schedule(
-        "digits", options(tmp_path / "out", seeds=1, data={"components": 10}, train=True)
-    )
+    small = {"objectives": ("action",), "seeds": 1, "data": {"components": 10}}
+    record = schedule("digits", options(tmp_path / "out", train=True, **small))
     assert record.attrs["components"] == 10
     assert 0.7 < record.attrs["explained_variance"] < 0.8
     assert record.attrs["model"] == "trained"
