@@ -160,7 +160,7 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
         i.process, ex.MonotoneWarp(np.linspace(0, i.number, 4))
     ).sigma_squared(0.5 * i.number),
     "bits_per_dimension": lambda i: ex.bits_per_dimension(
-        i.exact, np.round(i.x[:16]), key=i.key, method=ex.PathBound(16)
+        i.model, np.round(i.x), key=i.key, method=ex.PathBound(16)
     ),
     "bures_geodesic": lambda i: ex.bures_geodesic(
         i.x[0], np.eye(2) * i.number, i.y[0], np.eye(2), 0.3 * i.number
@@ -187,7 +187,7 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
     "entropic_time": lambda i: ex.entropic_time(
         i.exact, i.x, key=i.key, cutoff=0.01 * i.number, **FEW
     ),
-    "entropy_curve": lambda i: ex.entropy_curve(i.exact, i.x, key=i.key, **FEW),
+    "entropy_curve": lambda i: ex.entropy_curve(i.model, i.x, key=i.key, **FEW),
     "entropy_rates": lambda i: ex.entropy_rates(i.exact, i.x, key=i.key, **FEW),
     "fit": lambda i: ex.fit(i.model, i.x, key=i.key, steps=4, learning_rate=1e-3 * i.number),
     "fit: options": lambda i: ex.fit(
@@ -251,7 +251,7 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
     "path_functional": functools.partial(_path_functional, "marginals"),
     "path_functional: sde": functools.partial(_path_functional, "sde"),
     "path_functional: flow": functools.partial(_path_functional, "flow"),
-    "path_kl": lambda i: ex.path_kl(i.model, i.exact, i.x, key=i.key, **FEW),
+    "path_kl": lambda i: ex.path_kl(i.exact, i.other, i.x, key=i.key, **FEW),
     "path_log_ratio": lambda i: ex.path_log_ratio(
         i.model, i.x, key=i.key, num_paths=2, num_steps=4
     ),
@@ -350,6 +350,9 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
 
 NOTHING_TO_COMPILE = {"make_mesh", "network_size", "datasets.available", "datasets.stream"}
 SLOW = {
+    "entropy_rates",
+    "geodesic_deviation",
+    "mutual_information",
     "displacement_interpolation: sinkhorn",
     "log_prob: Jarzynski",
     "log_prob: ProbabilityFlow",

@@ -224,10 +224,10 @@ def test_a_trained_model_integrates_to_one():
     data = distribution.sample(4096, key=jax.random.key(0))
     process = vp()
     scaling = ex.GaussianScaling.from_data(data, process)
-    network = ex.FourierMLP(2, widths=(64, 64), key=jax.random.key(1))
+    network = ex.FourierMLP(2, widths=(32, 32), key=jax.random.key(1))
     model = ex.EntropyMatching(network, process, scaling)
-    model = ex.fit(model, data, key=jax.random.key(2), steps=800).model
-    line = jnp.linspace(-6.0, 6.0, 97)
+    model = ex.fit(model, data, key=jax.random.key(2), steps=400).model
+    line = jnp.linspace(-6.0, 6.0, 61)
     grid = jnp.stack(jnp.meshgrid(line, line), axis=-1).reshape(-1, 2)
     density = jnp.exp(ex.log_prob(model, grid, method=ex.ProbabilityFlow()).value)
     assert float(jnp.sum(density) * (line[1] - line[0]) ** 2) == pytest.approx(1.0, abs=0.01)
@@ -243,9 +243,7 @@ def test_denoising_error_of_exact_models(name):
     result = ex.log_prob(model, x, key=jax.random.key(1), method=ex.DenoisingError(128))
     error = result.value - distribution.log_prob(x)
     assert 0.8 < float(jnp.std(error / result.stderr)) < 1.3
-    # What lies below the lowest signal-to-noise ratio of the process is of the order of mu_T.
-    end = 3e-3 * float(name == "vpx")
-    assert abs(float(jnp.mean(error))) < 4 * float(result.mean.mc_stderr) + end
+    assert abs(float(jnp.mean(error))) < 4 * float(result.mean.mc_stderr)
 
 
 @pytest.mark.slow

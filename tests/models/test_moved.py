@@ -230,7 +230,8 @@ def test_estimates_of_a_moved_network():
     assert abs(float(gap.value)) < 1e-6
 
 
-@pytest.mark.parametrize("name", quick(["ve"], ["path", "ve"]))
+@pytest.mark.slow  # second derivatives of several models
+@pytest.mark.parametrize("name", ["path", "ve"])
 def test_action_of_a_moved_model(name, x64):
     """What an objective of a schedule descends is the action of the data, and so is its slope."""
     process = learned_path(0.05, 0.8) if name == "path" else PROCESSES["ve"]()
