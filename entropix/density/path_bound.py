@@ -156,7 +156,8 @@ def _pilot(
     # Where all is Gaussian there is no rate but rounding: a hundredth counts as a peak.
     peak = jnp.maximum(peak_of(fraction, rates[:pairs]), 0.01)
     at_ends = rates[pairs:].reshape(len(ends), _END_PAIRS)
-    return Pilot(proposal_of(fraction, out[:pairs]), judge_ends(ends, at_ends, peak, axis, x))
+    judged = judge_ends(ends, at_ends, peak, axis, x, fraction, out[:pairs])
+    return Pilot(proposal_of(fraction, out[:pairs]), judged)
 
 
 @eqx.filter_jit

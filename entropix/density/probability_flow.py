@@ -190,7 +190,7 @@ def _log_densities(
         stderr = _stderr(gains, left_out if method.probe == "orthogonal" else 1.0)
     # A slope of log p in -ln(noise std) is twice a rate per unit log-SNR.
     size = jnp.mean(jnp.abs(slopes), axis=0) / 2
-    ends = judge_sizes(points, size, slopes[:, 1], jnp.ones_like(lowest), lowest, x)
+    ends = judge_sizes(points, size, slopes[:, 0], jnp.ones_like(lowest), lowest, x)
     return value, stderr, ends
 
 

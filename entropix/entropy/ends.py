@@ -6,15 +6,13 @@ none, the rate stays at half the codimension, and the integral is infinite.
 
 What can be known of the data end is limited by rounding: $y = \mu x + \Sigma z$ resolves a ratio
 $\Sigma/\mu$ of noise to signal down to a few units of rounding of x. With $\lambda_r$ the log-SNR
-of that limit, the rate is measured at four points of the data end,
-
-    lambda_r - 8,   lambda_r - 4,   lambda_r,   the end of the axis,
-
-each time with the same data points and the same noise, so that the *ratio* of two of them is known
-well from a few evaluations, whatever the spread of the rate: $e^{-4}$ between neighbours for a
-smooth density, 1 on a plateau. A decaying rate is accepted however large it still is, whatever the
-units of the data: what follows is smaller still. From the limit to the end of the axis, the rate of
-a field that subtracts large numbers may grow again, through rounding alone.
+of that limit, the rate is measured at $\lambda_r - 4$, at $\lambda_r$, at three points beyond it
+and at the end of the axis, each time with the same data points and the same noise, so that the
+*ratio* of two of them is known well from a few evaluations, whatever the spread of the rate:
+$e^{-4}$ between the first two for a smooth density, 1 on a plateau. A decaying rate is accepted
+however large it still is, whatever the units of the data: what follows is smaller still. Beyond the
+limit a rate that grows again does so through rounding: of data with structure that is not resolved,
+or of a field that subtracts large numbers.
 
 At the noise end only a process that ends in noise ($\mu(t_1) = 0$) has an infinite axis. There, the
 last two log-SNRs that the time variable resolves, four apart, are compared in the same way.
@@ -39,7 +37,11 @@ _DATA_SHARE = 0.05
 _NOISE_SHARE = 1e-3
 # Slower than this, in -d ln(rate) per unit log-SNR, is no decay: a smooth density has 1.
 _SLOWEST_DECAY = 0.25
-_OFFSETS = (-8.0, -4.0, 0.0)
+# How much of an integral may lie beyond the limit of resolution, relatively and in nats.
+_SHARE_BEYOND = 0.02
+_AMOUNT_BEYOND = 0.01
+_RESOLVED = (-4.0, 0.0)
+_BEYOND = (3.0, 7.0, 13.0)
 
 
 class EndRates(eqx.Module):
@@ -50,7 +52,8 @@ class EndRates(eqx.Module):
         slope_stderr: its standard error.
         resolved: the ratio of noise to signal at that limit.
         plateau: whether the rate fails to decay down to the limit.
-        growth: whether it fails to decay from there to the data end of the axis.
+        growth: whether it grows again from there to the data end of the axis, or much of the
+            integral lies there.
         noise: whether it fails to decay at the noise end.
     """
 
@@ -68,9 +71,9 @@ def resolution(data: Array) -> Array:
 
 
 def resolved_points(start: Array, data: Array) -> Array:
-    """Three log-SNRs up to the limit of resolution, not beyond the data end `start`."""
+    """Two log-SNRs, the limit of resolution and one before it, not beyond the data end `start`."""
     limit = -2 * jnp.log(resolution(data))
-    return jnp.minimum(limit + jnp.asarray(_OFFSETS, data.dtype), start)
+    return jnp.minimum(limit + jnp.asarray(_RESOLVED, data.dtype), start)
 
 
 def _flat(size: Array, log_snr: Array, near: int, far: int) -> Array:
@@ -80,14 +83,33 @@ def _flat(size: Array, log_snr: Array, near: int, far: int) -> Array:
 
 
 def judge_ends(
-    log_snr: Array, rates: Array, peak: Array, axis: LogSNRAxis, data: Array
+    log_snr: Array,
+    rates: Array,
+    peak: Array,
+    axis: LogSNRAxis,
+    data: Array,
+    fraction: Array,
+    values: Array,
 ) -> EndRates:
-    """Judge rates at the `end_points` of an axis, shape (points, draws).
+    """Judge rates at the `end_points` of an axis, shape (points, draws), and a sweep of it.
 
-    `peak` is the largest mean absolute rate anywhere.
+    Args:
+        log_snr: the end points.
+        rates: the integrand per unit log-SNR there.
+        peak: the largest mean absolute rate anywhere.
+        axis: the axis.
+        data: the data, for the size and the rounding of its numbers.
+        fraction: where the sweep was taken, uniform.
+        values: the integrand per unit of the axis there.
     """
     size, start = jnp.mean(jnp.abs(rates), axis=1), axis.log_snr(0.0)
-    return judge_sizes(log_snr, size, 2 * rates[1], peak, start, data)
+    ends = judge_sizes(log_snr, size, 2 * rates[0], peak, start, data)
+    # An integral that lies beyond the limit is made by rounding, whatever its rate does.
+    limit = -2 * jnp.log(resolution(data))
+    sizes = jax.lax.stop_gradient(jnp.abs(values))
+    beyond = jnp.mean(sizes * (axis.log_snr(fraction) > limit))
+    made = (beyond > _SHARE_BEYOND * jnp.mean(sizes)) & (beyond > _AMOUNT_BEYOND)
+    return eqx.tree_at(lambda e: e.growth, ends, ends.growth | made)
 
 
 def judge_sizes(
@@ -96,33 +118,38 @@ def judge_sizes(
     """Judge mean absolute rates close to the ends.
 
     Args:
-        log_snr: where they were taken: the three `resolved_points`; then, if any, the data end of
-            the axis; then, if any, two points of the noise end, the last one furthest out.
+        log_snr: where they were taken: all `end_points`, or the two `resolved_points` alone.
         size: the mean absolute rates there.
         slopes: draws of `EndRates.slope`.
         peak: the largest mean absolute rate anywhere.
         start: the log-SNR of the data end of the axis.
         data: the data, for the size and the rounding of its numbers.
     """
-    no = jnp.zeros((), bool)
     enough = _DATA_SHARE * jnp.minimum(peak, 1.0)
     # An axis that ends before the limit of resolution is finite, and so is the integral.
     open_end = start > -2 * jnp.log(resolution(data))
-    plateau = open_end & (size[2] > enough) & _flat(size, log_snr, 1, 2)
-    growth, noise = no, no
-    if size.shape[0] > 3:
-        growth = open_end & (size[3] > enough) & _flat(size, log_snr, 2, 3)
-    if size.shape[0] > 4:
-        noise = (size[5] > _NOISE_SHARE * peak) & _flat(size, log_snr, 4, 5)
+    plateau = open_end & (size[1] > enough) & _flat(size, log_snr, 0, 1)
+    growth, noise = jnp.zeros((), bool), jnp.zeros((), bool)
+    last = min(size.shape[0], _AT_DATA) - 1
+    for near in range(1, last):
+        growth |= (size[near + 1] > enough) & _flat(size, log_snr, near, near + 1)
+    if size.shape[0] > _AT_DATA:
+        far = size[_AT_DATA + 1]
+        noise = (far > _NOISE_SHARE * peak) & _flat(size, log_snr, _AT_DATA, _AT_DATA + 1)
     error = jnp.std(slopes) / jnp.sqrt(slopes.size)
-    rates = EndRates(jnp.mean(slopes), error, resolution(data), plateau, growth, noise)
-    return jax.lax.stop_gradient(rates)
+    ends = EndRates(jnp.mean(slopes), error, resolution(data), plateau, open_end & growth, noise)
+    return jax.lax.stop_gradient(ends)
+
+
+# The end points of the data end; two more are taken where a process ends in noise.
+_AT_DATA = len(_RESOLVED) + len(_BEYOND) + 1
 
 
 def end_points(process: AbstractGaussianProcess, axis: LogSNRAxis, data: Array) -> Array:
     """The log-SNRs close to the ends of an axis at which rates are compared."""
-    start = axis.log_snr(0.0)
-    points = [resolved_points(start, data), start[None]]
+    start, limit = axis.log_snr(0.0), -2 * jnp.log(resolution(data))
+    beyond = jnp.minimum(limit + jnp.asarray(_BEYOND, data.dtype), start)
+    points = [resolved_points(start, data), beyond, start[None]]
     if process.ends_in_noise:
         # Closer to t1 than this, differences of times are rounding.
         margin = 16 * jnp.finfo(data.dtype).eps * (process.t1 - process.t0)
@@ -133,7 +160,7 @@ def end_points(process: AbstractGaussianProcess, axis: LogSNRAxis, data: Array) 
 
 def num_end_points(process: AbstractGaussianProcess) -> int:
     """The number of `end_points`."""
-    return len(_OFFSETS) + (3 if process.ends_in_noise else 1)
+    return _AT_DATA + (2 if process.ends_in_noise else 0)
 
 
 def check_ends(
@@ -155,7 +182,10 @@ def check_ends(
         if bool(ends.plateau) or bool(ends.growth):
             raise ValueError(_data_end_message(ends, cutoff, data) + ".")
         if bool(ends.noise):
-            raise ValueError(_NOISE_END + noise_remedy + ".")
+            text = _NOISE_END + noise_remedy
+            if jnp.finfo(data.dtype).bits < 64:
+                text += ". If it does, at noise that float32 times do not resolve, use float64"
+            raise ValueError(text + ".")
         return value
     value = eqx.error_if(value, ends.plateau | ends.growth, _DATA_END)
     return eqx.error_if(value, ends.noise, _NOISE_END + noise_remedy)

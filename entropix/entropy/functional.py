@@ -100,7 +100,7 @@ class _Sizes(eqx.Module):
     def of(cls, positions: int) -> "_Sizes":
         num_blocks = min(max(positions // 64, 2), BLOCKS)
         block = 2 * -(-positions // (2 * num_blocks))
-        return cls(block, num_blocks, min(max(block // 18, 4), 64))
+        return cls(block, num_blocks, min(max(block // 24, 4), 64))
 
 
 class _Prepared(eqx.Module):

@@ -262,7 +262,9 @@ def read_pilot(
     # One that is worse than none is kept nowhere.
     controlled = jnp.where(control_variate, raw - control, 2 * raw)
     proposal = proposal_of(fraction, raw, controlled)
-    return Pilot(proposal, judge_ends(plan.ends, at_ends, peak_of(fraction, rate), axis, data))
+    peak = peak_of(fraction, rate)
+    ends = judge_ends(plan.ends, at_ends, peak, axis, data, fraction, raw)
+    return Pilot(proposal, ends)
 
 
 def peak_of(fraction: Array, rate: Array) -> Array:

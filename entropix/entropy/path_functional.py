@@ -185,9 +185,9 @@ def _ends(
     points = resolved_points(start, data)
     steps = jax.vmap(lambda p: jnp.argmax(jnp.where(log_snr <= p, log_snr, -jnp.inf)))(points)
     # Steps that end before the data's own scale say nothing of the data end.
-    far = log_snr[steps[2]] + jnp.log(jnp.mean(jnp.var(data, axis=0))) > 12
+    far = log_snr[steps[1]] + jnp.log(jnp.mean(jnp.var(data, axis=0))) > 12
     size_there = jnp.where(far, size[steps], 0.0)
-    return judge_sizes(log_snr[steps], size_there, 2 * rates[steps[1]], jnp.max(size), start, data)
+    return judge_sizes(log_snr[steps], size_there, 2 * rates[steps[0]], jnp.max(size), start, data)
 
 
 @eqx.filter_jit

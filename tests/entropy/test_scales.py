@@ -146,7 +146,7 @@ def check(name, family, draws):
                     refused += 1
                     continue
             # The moments of the samples themselves are known to rounding.
-            rounding = 1e-9 * abs(truth) if precise else 1e-5 * max(abs(truth), 1.0)
+            rounding = 1e-9 * abs(truth) if precise else 5e-5 * max(abs(truth), 1.0)
             gap, error = abs(float(value) - truth), float(error)
             assert gap < 5 * error + rounding, (seed, precise, float(value), error, truth)
             assert error < 0.3 * max(abs(truth), 1.0), (seed, precise, error, truth)
