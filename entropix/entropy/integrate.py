@@ -72,9 +72,7 @@ class Proposal(eqx.Module):
         dtype = self.probability.dtype
         cdf = jnp.concatenate([jnp.zeros(1, dtype), jnp.cumsum(self.probability)])
         cdf = cdf / cdf[-1]
-        index = jnp.clip(
-            jnp.searchsorted(cdf, level, side="right", method="compare_all") - 1, 0, BINS - 1
-        )
+        index = jnp.clip(jnp.searchsorted(cdf, level, side="right", method="scan") - 1, 0, BINS - 1)
         mass = cdf[index + 1] - cdf[index]
         fraction = (index + (level - cdf[index]) / mass) / BINS
         # The open interval: rounding must not reach an exact end of the axis.

@@ -182,11 +182,16 @@ def _ends(
     rates = process.var(times)[:, None] / 2 * each(times, states, condition)
     size, log_snr = jnp.mean(jnp.abs(rates), axis=1), process.log_snr(times)
     start = process.log_snr(process.t0)
-    points = resolved_points(start, data)
-    steps = jax.vmap(lambda p: jnp.argmax(jnp.where(log_snr <= p, log_snr, -jnp.inf)))(points)
+
+    def last_before(value: Array) -> Array:
+        return jnp.argmax(jnp.where(log_snr <= value, log_snr, -jnp.inf))
+
+    # The step closest to the limit of resolution, and one a few units of log-SNR before it.
+    far = last_before(resolved_points(start, data)[1])
+    steps = jnp.stack([last_before(log_snr[far] - 2), far])
     # Steps that end before the data's own scale say nothing of the data end.
-    far = log_snr[steps[1]] + jnp.log(jnp.mean(jnp.var(data, axis=0))) > 12
-    size_there = jnp.where(far, size[steps], 0.0)
+    reached = log_snr[far] + jnp.log(jnp.mean(jnp.var(data, axis=0))) > 12
+    size_there = jnp.where(reached, size[steps], 0.0)
     return judge_sizes(log_snr[steps], size_there, 2 * rates[steps[0]], jnp.max(size), start, data)
 
 

@@ -293,7 +293,7 @@ def test_bridge_between_gaussians():
         "production": abs(found.entropy_production.value / exact.entropy_production - 1),
     }
     print({name: f"{float(e):.4f}" for name, e in errors.items()})
-    assert all(float(e) < 0.03 for e in errors.values()), errors
+    assert all(float(e) < 0.04 for e in errors.values()), errors
     few = 1500
     sample = ex.GaussianBridge(moments(x[:few]), moments(y[:few]), epsilon=0.5)
     static = ex.static_bridge(x[:few], y[:few], epsilon=0.5).path_kl(entropy(sample.end))
