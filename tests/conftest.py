@@ -96,28 +96,24 @@ def getkey(request):
     return next_key
 
 
-def _precision(double: bool):
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(double)
-    from jax.experimental import enable_x64  # jax < 0.8
-
-    return enable_x64(double)
-
-
 @pytest.fixture
 def x64():
     """Run one test in float64. Build its modules inside the test: arrays keep their dtype.
 
     The whole suite runs in float64 with JAX_ENABLE_X64=1 in the environment.
     """
-    with _precision(True):
+    from tests.helpers import double  # not before the import hook is in place
+
+    with double():
         yield
 
 
 @pytest.fixture
 def x32():
     """Run one test in float32 whatever the environment says: for tests of that precision."""
-    with _precision(False):
+    from tests.helpers import single
+
+    with single():
         yield
 
 

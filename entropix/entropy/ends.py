@@ -70,10 +70,14 @@ def resolution(data: Array) -> Array:
     return 8 * jnp.finfo(data.dtype).eps * jnp.sqrt(jnp.mean(data**2))
 
 
+def _limit(data: Array) -> Array:
+    r"""$\lambda_r$, the log-SNR of the limit of resolution."""
+    return -2 * jnp.log(resolution(data))
+
+
 def resolved_points(start: Array, data: Array) -> Array:
     """Two log-SNRs, the limit of resolution and one before it, not beyond the data end `start`."""
-    limit = -2 * jnp.log(resolution(data))
-    return jnp.minimum(limit + jnp.asarray(_RESOLVED, data.dtype), start)
+    return jnp.minimum(_limit(data) + jnp.asarray(_RESOLVED, data.dtype), start)
 
 
 def _flat(size: Array, log_snr: Array, near: int, far: int) -> Array:
@@ -105,9 +109,8 @@ def judge_ends(
     size, start = jnp.mean(jnp.abs(rates), axis=1), axis.log_snr(0.0)
     ends = judge_sizes(log_snr, size, 2 * rates[0], peak, start, data)
     # An integral that lies beyond the limit is made by rounding, whatever its rate does.
-    limit = -2 * jnp.log(resolution(data))
     sizes = jax.lax.stop_gradient(jnp.abs(values))
-    beyond = jnp.mean(sizes * (axis.log_snr(fraction) > limit))
+    beyond = jnp.mean(sizes * (axis.log_snr(fraction) > _limit(data)))
     made = (beyond > _SHARE_BEYOND * jnp.mean(sizes)) & (beyond > _AMOUNT_BEYOND)
     return eqx.tree_at(lambda e: e.growth, ends, ends.growth | made)
 
@@ -127,7 +130,7 @@ def judge_sizes(
     """
     enough = _DATA_SHARE * jnp.minimum(peak, 1.0)
     # An axis that ends before the limit of resolution is finite, and so is the integral.
-    open_end = start > -2 * jnp.log(resolution(data))
+    open_end = start > _limit(data)
     plateau = open_end & (size[1] > enough) & _flat(size, log_snr, 0, 1)
     growth, noise = jnp.zeros((), bool), jnp.zeros((), bool)
     last = min(size.shape[0], _AT_DATA) - 1
@@ -147,8 +150,8 @@ _AT_DATA = len(_RESOLVED) + len(_BEYOND) + 1
 
 def end_points(process: AbstractGaussianProcess, axis: LogSNRAxis, data: Array) -> Array:
     """The log-SNRs close to the ends of an axis at which rates are compared."""
-    start, limit = axis.log_snr(0.0), -2 * jnp.log(resolution(data))
-    beyond = jnp.minimum(limit + jnp.asarray(_BEYOND, data.dtype), start)
+    start = axis.log_snr(0.0)
+    beyond = jnp.minimum(_limit(data) + jnp.asarray(_BEYOND, data.dtype), start)
     points = [resolved_points(start, data), beyond, start[None]]
     if process.ends_in_noise:
         # Closer to t1 than this, differences of times are rounding.

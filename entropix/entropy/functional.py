@@ -204,7 +204,7 @@ def _combine(
         value=integral.cumulative[-1],
         stderr=jnp.sqrt(integral.mc_variance[-1] + integral.data_variance[-1]),
         mc_stderr=jnp.sqrt(integral.mc_variance[-1]),
-        num_evaluations=cost * prepared.pilot.places.index.shape[0] + cost * value.shape[0],
+        num_evaluations=cost * (prepared.pilot.places.index.shape[0] + value.shape[0]),
         cutoff=cutoff,
         slope=slope,
         num_effective=integral.num_effective,
@@ -258,9 +258,9 @@ def estimate_integral(
             f"entropy is infinite because {divergence}."
         )
     cutoff = check_cutoff(integrand, cutoff)
-    if times is not None:
-        times = _check_times(as_float(times, "times"), gaussian_process(integrand))
     process = gaussian_process(integrand)
+    if times is not None:
+        times = _check_times(as_float(times, "times"), process)
     # The integrand of a denoising functional is evaluated at both noises of a pair.
     cost = 2 if isinstance(integrand, AbstractDenoisingFunctional) else 1
     chunk = max(chunk_size // cost, 1)
