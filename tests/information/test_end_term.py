@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import entropix as ex
-from entropix._core.interfaces import AbstractModel
+from tests.models.conditional import AbstractConditional
 from tests.models.test_parametrisations import ExactNetwork
 
 
@@ -179,7 +179,7 @@ def test_a_cutoff_keeps_its_meaning(make, wrap, x64):
     assert float(e.slope) == pytest.approx(slope, rel=0.1)
 
 
-class Conditional(AbstractModel):
+class Conditional(AbstractConditional):
     """N(mean @ c, diag(spread @ c)) given a vector c: classes, or means that follow a number."""
 
     process: Any
@@ -198,15 +198,6 @@ class Conditional(AbstractModel):
 
     def with_process(self, process):
         raise NotImplementedError
-
-    def score(self, s, y, condition=None, *, key=None):
-        return self.inner(condition).score(s, y)
-
-    def entropy_field(self, s, y, condition=None, *, key=None):
-        return self.inner(condition).entropy_field(s, y)
-
-    def velocity(self, s, y, condition=None, *, key=None):
-        return self.inner(condition).velocity(s, y)
 
 
 @pytest.mark.parametrize("form", ["denoising", pytest.param("score", marks=pytest.mark.slow)])

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 import entropix as ex
-from entropix._core.interfaces import AbstractModel
+from tests.models.conditional import AbstractConditional
 
 
 def vp(beta_max=16.0):
     return ex.VariancePreserving(ex.LinearSchedule(0.1, beta_max))
 
 
-class ConditionalGaussian(AbstractModel):
+class ConditionalGaussian(AbstractConditional):
     """X given C, for (X, C) jointly normal with unit variances and correlation rho in each pair."""
 
     process: ex.VariancePreserving
@@ -33,17 +33,8 @@ class ConditionalGaussian(AbstractModel):
     def with_process(self, process):
         raise NotImplementedError
 
-    def score(self, s, y, condition=None, *, key=None):
-        return self.inner(condition).score(s, y)
 
-    def entropy_field(self, s, y, condition=None, *, key=None):
-        return self.inner(condition).entropy_field(s, y)
-
-    def velocity(self, s, y, condition=None, *, key=None):
-        return self.inner(condition).velocity(s, y)
-
-
-class LinearGaussian(AbstractModel):
+class LinearGaussian(AbstractConditional):
     """X given a condition u, N(gain . u, variance): u a number, or several, flat."""
 
     process: ex.VariancePreserving
@@ -63,15 +54,6 @@ class LinearGaussian(AbstractModel):
 
     def with_process(self, process):
         raise NotImplementedError
-
-    def score(self, s, y, condition=None, *, key=None):
-        return self.inner(condition).score(s, y)
-
-    def entropy_field(self, s, y, condition=None, *, key=None):
-        return self.inner(condition).entropy_field(s, y)
-
-    def velocity(self, s, y, condition=None, *, key=None):
-        return self.inner(condition).velocity(s, y)
 
 
 def pair(rho, dim, n, key):

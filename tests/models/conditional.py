@@ -1,4 +1,6 @@
-"""A conditional model in closed form, for the tests of guidance."""
+"""Conditional models in closed form."""
+
+import abc
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,24 @@ import entropix as ex
 from entropix._core.interfaces import AbstractModel
 
 
-class ConditionalGaussian(AbstractModel):
+class AbstractConditional(AbstractModel):
+    """The fields of an exact model that a condition chooses."""
+
+    @abc.abstractmethod
+    def inner(self, condition) -> ex.ExactModel:
+        """The model given the condition."""
+
+    def score(self, s, y, condition=None, *, key=None):
+        return self.inner(condition).score(s, y)
+
+    def entropy_field(self, s, y, condition=None, *, key=None):
+        return self.inner(condition).entropy_field(s, y)
+
+    def velocity(self, s, y, condition=None, *, key=None):
+        return self.inner(condition).velocity(s, y)
+
+
+class ConditionalGaussian(AbstractConditional):
     """N(condition, variance I) given a condition; without one N(0, marginal I)."""
 
     process: ex.VariancePreserving
@@ -40,12 +59,3 @@ class ConditionalGaussian(AbstractModel):
 
     def with_process(self, process):
         return ConditionalGaussian(process, self.variance, self.marginal, *self.shape)
-
-    def score(self, s, y, condition=None, *, key=None):
-        return self.inner(condition).score(s, y)
-
-    def entropy_field(self, s, y, condition=None, *, key=None):
-        return self.inner(condition).entropy_field(s, y)
-
-    def velocity(self, s, y, condition=None, *, key=None):
-        return self.inner(condition).velocity(s, y)
