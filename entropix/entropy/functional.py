@@ -295,7 +295,7 @@ def check_estimate(estimate: Estimate) -> Estimate:
     finite = "the field of the model must be finite on the whole axis, got NaN or infinity"
     few = (
         "a few evaluations make up all of the error, so it is not known: the field has rare large "
-        "values; pass `cutoff`, use float64, or take more `num_evaluations`"
+        "values; take more `num_evaluations`, use float64, or leave the smallest noise out"
     )
     number = math.inf if estimate.num_effective is None else estimate.num_effective
     if is_concrete(estimate):
