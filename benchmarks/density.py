@@ -15,7 +15,7 @@ METHODS = {
     "DenoisingError(128)": ex.DenoisingError(128),
     "ProbabilityFlow()": ex.ProbabilityFlow(),
     "ProbabilityFlow('hutchinson')": ex.ProbabilityFlow("hutchinson"),
-    "Jarzynski(64, 64)": ex.Jarzynski(num_paths=64, num_steps=64),
+    "Jarzynski(64, 64)": ex.density.Jarzynski(num_paths=64, num_steps=64),
 }
 
 
@@ -125,7 +125,7 @@ def methods() -> None:
             if isinstance(method, ex.ProbabilityFlow):
                 count, products = looks(model, x[:10], method)
                 cost = count * (1 + products)
-            elif isinstance(method, ex.Jarzynski):
+            elif isinstance(method, ex.density.Jarzynski):
                 cost *= dim + 4  # the divergence, and three nodes of Simpson's rule
             error = result.value - truth.log_prob(x)
             rows.append(

@@ -51,7 +51,7 @@ def main(quick: bool = False) -> None:
             scaling = ex.GaussianScaling.from_data(data, process)
             model = ex.EntropyMatching(network, process, scaling)
             # Gradients cost two evaluations more.
-            work = 3 * ex.network_size(network).flops * batch
+            work = 3 * ex.networks.network_size(network).flops * batch
             best = float("inf")
             for number in range(ROUNDS):
                 start = time.perf_counter()

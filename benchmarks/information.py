@@ -18,8 +18,8 @@ def network_model(x: jax.Array, y: jax.Array, *, key: jax.Array) -> ex.EntropyMa
     dim, told = x.shape[1], y.shape[1]
     inner_key, skip_key = jax.random.split(key)
     inner = ex.FourierMLP(dim, condition_dim=told + 1, widths=(128, 128), key=inner_key)
-    inner = ex.LinearSkip(inner, dim, condition_dim=told + 1, num_flags=1, key=skip_key)
-    network = ex.ConditionDropout(inner, told, rate=0.4)
+    inner = ex.networks.LinearSkip(inner, dim, condition_dim=told + 1, num_flags=1, key=skip_key)
+    network = ex.networks.ConditionDropout(inner, told, rate=0.4)
     return ex.EntropyMatching(network, process, ex.GaussianScaling.from_data(x, process))
 
 

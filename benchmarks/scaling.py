@@ -89,7 +89,7 @@ def measure(size: dict[str, int]) -> list[str]:
             taken.append(time.perf_counter() - begin)
             rates.append(product_rate(size["D"]))
     network = ex.FourierMLP(size["D"], widths=WIDTHS, key=jax.random.key(0))
-    operations = ex.network_size(network).flops
+    operations = ex.networks.network_size(network).flops
     operations *= size["evaluations"] * size["seeds"]
     share = statistics.median(operations / t / r for t, r in zip(taken, rates, strict=True))
     memory = compiled.memory_analysis().temp_size_in_bytes / 2**20

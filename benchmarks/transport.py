@@ -58,14 +58,14 @@ def main(repeats: int = 20, sizes: tuple[int, ...] = (250, 1000), large: int = 2
             ]
         )
 
-    def exactly(x: jax.Array, y: jax.Array, key: jax.Array) -> ex.Wasserstein:
+    def exactly(x: jax.Array, y: jax.Array, key: jax.Array) -> ex.transport.Wasserstein:
         return ex.wasserstein(x, y)
 
-    def regularised(x: jax.Array, y: jax.Array, key: jax.Array) -> ex.Wasserstein:
+    def regularised(x: jax.Array, y: jax.Array, key: jax.Array) -> ex.transport.Wasserstein:
         return ex.wasserstein(x, y, method="sinkhorn")
 
     def in_slices(x: jax.Array, y: jax.Array, key: jax.Array) -> ex.Estimate:
-        return ex.sliced_wasserstein(x, y, key=key)
+        return ex.transport.sliced_wasserstein(x, y, key=key)
 
     for dim in (1, 2, 10):
         w2, sliced = (1 + dim / 4) ** 0.5, (1 / dim + 1 / 4) ** 0.5

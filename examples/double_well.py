@@ -43,7 +43,7 @@ def main(out: Path, samples: int = 20_000, num_steps: int = 400) -> dict[float, 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     for number, temperature in enumerate((0.25, 0.5)):
         colour = f"C{number}"
-        process = ex.Langevin(ex.DoubleWell(), temperature, t1=4.0)
+        process = ex.Langevin(ex.processes.DoubleWell(), temperature, t1=4.0)
         keys = jax.random.split(jax.random.key(number))
         x = start.sample(samples, key=keys[0])
         paths = ex.path_entropy(

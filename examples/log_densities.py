@@ -27,7 +27,7 @@ def main(out: Path, samples: int = 300, evaluations: int = 256, pixels: int = 60
     methods = {
         "path bound": ex.PathBound(evaluations),
         "denoising error": ex.DenoisingError(evaluations),
-        "Jarzynski": ex.Jarzynski(num_paths=64, num_steps=64),
+        "Jarzynski": ex.density.Jarzynski(num_paths=64, num_steps=64),
         "flow, exact": ex.ProbabilityFlow(),
     }
 

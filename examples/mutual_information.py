@@ -34,7 +34,7 @@ def main(out: Path, steps: int = 4000, samples: int = 20_000, evaluations: int =
 
     process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
     inner = ex.FourierMLP(1, condition_dim=4, widths=(128, 128), key=model_key)
-    network = ex.ConditionDropout(inner, condition_dim=(1, 1), rate=(0.4, 0.02))
+    network = ex.networks.ConditionDropout(inner, condition_dim=(1, 1), rate=(0.4, 0.02))
     model = ex.EntropyMatching(network, process, ex.GaussianScaling.from_data(x, process))
     told = (y, rho[:, None])
     model = ex.fit(model, x, condition=told, key=fit_key, steps=steps, batch_size=128).model
@@ -48,7 +48,7 @@ def main(out: Path, steps: int = 4000, samples: int = 20_000, evaluations: int =
         fresh_x, fresh_y = draw(same, jax.random.fold_in(data_key, int(100 * value) + 1))
         for form, found in estimates.items():
             found.append(
-                ex.conditional_mutual_information(
+                ex.information.conditional_mutual_information(
                     model,
                     fresh_x,
                     fresh_y,

@@ -38,7 +38,7 @@ def main(out: Path, steps: int = 600, samples: int = 2048, knots: int = 32) -> f
         lambda p, k: ex.optimise_schedule(p, action, key=k, steps=steps, tolerance=0.0)
     )(stacked, keys)
     squared = float(action.length(starts[0])) ** 2
-    geodesic = ex.constant_speed(starts[0], action)
+    geodesic = ex.optimise.constant_speed(starts[0], action)
     print(found)
     print(f"squared length {squared:.5f}, constant speed {float(action(geodesic)):.5f}")
 

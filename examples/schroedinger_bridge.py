@@ -29,7 +29,7 @@ def main(out: Path, steps: int = 1000, samples: int = 4096, iterations: int = 4)
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
     result = {}
     for axis, epsilon in zip(axes[:2], (0.5, 0.1), strict=True):
-        bridge = ex.schroedinger_bridge(
+        bridge = ex.transport.schroedinger_bridge(
             x,
             y,
             key=keys[2],
@@ -37,11 +37,11 @@ def main(out: Path, steps: int = 1000, samples: int = 4096, iterations: int = 4)
             num_iterations=iterations,
             steps=steps,
             learning_rate=4e-3,
-            coupling=ex.MinibatchCoupling(epsilon=epsilon),
+            coupling=ex.transport.MinibatchCoupling(epsilon=epsilon),
         )
         before, after = bridge.sample_pairs(x, key=keys[3])
         displacement = float(jnp.mean(jnp.sum((after - before) ** 2, axis=-1)) / 2)
-        static = ex.static_bridge(x[:few], y[:few], epsilon=epsilon)
+        static = ex.transport.static_bridge(x[:few], y[:few], epsilon=epsilon)
         exact = static.path_kl(-jnp.mean(ring.distribution.log_prob(y)))
         result[epsilon] = (displacement, float(static.displacement))
         print(f"epsilon {epsilon}")

@@ -39,7 +39,7 @@ def main(out: Path, samples: int = 2000, num_steps: int = 128, shifts: int = 16)
         colour = f"C{number}"
 
         def both_sides(distribution, delta, process=process):
-            return ex.speed_accuracy(
+            return ex.transport.speed_accuracy(
                 ex.ExactModel(distribution, process),
                 distribution.sample(samples, key=data_key),
                 shift=delta,

@@ -29,14 +29,14 @@ def main(out: Path, steps: int = 1500, samples: int = 4096, number: int = 1000) 
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
     result, counts = {}, (1, 2, 4, 8, 16, 32)
     for axis, (name, coupling) in zip(
-        axes, (("independent", None), ("coupled", ex.MinibatchCoupling())), strict=False
+        axes, (("independent", None), ("coupled", ex.transport.MinibatchCoupling())), strict=False
     ):
         network = ex.FourierMLP(2, key=model_key, widths=(128, 128), num_features=16)
         model = ex.FlowMatching(network, ex.RectifiedFlow())
         options = {"batch_size": 128, "num_draws": 1, "learning_rate": 5e-3, "coupling": coupling}
         model = ex.fit(model, data, key=fit_key, steps=steps, **options).model
 
-        cost = ex.flow_action(model, z, direction="reverse")
+        cost = ex.transport.flow_action(model, z, direction="reverse")
         distances = []
         for count in counts:
             options = {"num_steps": count, "solver": diffrax.Euler()}

@@ -98,7 +98,7 @@ LOG_RATES = (0.3, -0.8, 0.5, 1.1, 0.2, -0.4)
 
 
 def learned_path(final_scale, final_std):
-    path = ex.LearnablePath(final_scale, final_std, num_knots=6)
+    path = ex.processes.LearnablePath(final_scale, final_std, num_knots=6)
     logs = tuple(jnp.asarray(LOG_RATES[::step], float) for step in (1, -1))
     return eqx.tree_at(lambda p: p.learnable(), path, logs)
 
@@ -108,12 +108,12 @@ PROCESSES: dict[str, Callable[[], Any]] = {
     "vp": lambda: ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0), kappa=1.0),
     "vpx": lambda: ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0), kappa=0.1),
     "vp-constant": lambda: ex.VariancePreserving(ex.LinearSchedule(5.0, 5.0), kappa=1.3),
-    "vp-cosine": lambda: ex.VariancePreserving(ex.CosineSchedule(), kappa=0.7),
+    "vp-cosine": lambda: ex.VariancePreserving(ex.processes.CosineSchedule(), kappa=0.7),
     "sl": lambda: ex.StraightLine(sigma0=0.1),
     "cosine": lambda: ex.CosinePath(),
     "ve": lambda: ex.VarianceExploding(0.01, 20.0),
     "subvp": lambda: ex.SubVariancePreserving(ex.LinearSchedule(0.1, 16.0)),
-    "subvp-cosine": lambda: ex.SubVariancePreserving(ex.CosineSchedule()),
+    "subvp-cosine": lambda: ex.SubVariancePreserving(ex.processes.CosineSchedule()),
     "rf": lambda: ex.RectifiedFlow(),
     "path-trig": lambda: ex.GaussianPath(cosine_scale, sine_std),
     "path-sqrt": lambda: ex.GaussianPath(exponential_scale, jnp.sqrt),
@@ -123,9 +123,9 @@ PROCESSES: dict[str, Callable[[], Any]] = {
     "path-learned": lambda: learned_path(0.05, 0.8),
     "path-learned-noise": lambda: learned_path(0.0, 1.2),
     "vp-learned": lambda: ex.VariancePreserving(ex.MonotoneSchedule(LOG_RATES, 8.05), kappa=0.3),
-    "sl-warped": lambda: ex.TimeChanged(ex.StraightLine(0.1), ex.MonotoneWarp(LOG_RATES)),
+    "sl-warped": lambda: ex.TimeChanged(ex.StraightLine(0.1), ex.processes.MonotoneWarp(LOG_RATES)),
     "subvp-warped": lambda: ex.TimeChanged(
-        ex.SubVariancePreserving(ex.LinearSchedule(0.1, 16.0)), ex.MonotoneWarp(LOG_RATES)
+        ex.SubVariancePreserving(ex.LinearSchedule(0.1, 16.0)), ex.processes.MonotoneWarp(LOG_RATES)
     ),
 }
 # One of each kind, for tests too slow to go through all of them.

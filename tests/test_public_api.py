@@ -85,11 +85,21 @@ def public(module):
 
 
 def current():
-    lines = []
-    for prefix, module in (("", entropix), ("datasets.", entropix.datasets)):
-        for name, value in public(module).items():
-            lines += describe(prefix + name, value)
+    """The flat names first, then what each subpackage has besides them."""
+    flat = public(entropix)
+    lines = [line for name, value in flat.items() for line in describe(name, value)]
+    for name, module in sorted(vars(entropix).items()):
+        if isinstance(module, types.ModuleType) and module.__name__ == f"entropix.{name}":
+            if name.startswith("_"):
+                continue
+            for inner, value in public(module).items():
+                if inner not in flat:
+                    lines += describe(f"{name}.{inner}", value)
     return "\n".join(lines) + "\n"
+
+
+def test_flat_names_are_few():
+    assert len(public(entropix)) <= 66
 
 
 def test_nothing_changed_by_accident():

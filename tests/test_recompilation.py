@@ -90,14 +90,14 @@ class Inputs:
     @functools.cached_property
     def conditional(self):
         inner = ex.FourierMLP(2, key=self.key, widths=(4,), num_features=4, condition_dim=3)
-        network = ex.ConditionDropout(inner, 2)
+        network = ex.networks.ConditionDropout(inner, 2)
         scaling = ex.GaussianScaling.from_data(self.x, self.process)
         return ex.EntropyMatching(network, self.process, scaling)
 
     @functools.cached_property
     def twice_conditional(self):
         inner = ex.FourierMLP(2, key=self.key, widths=(4,), num_features=4, condition_dim=6)
-        network = ex.ConditionDropout(inner, (2, 2))
+        network = ex.networks.ConditionDropout(inner, (2, 2))
         scaling = ex.GaussianScaling.from_data(self.x, self.process)
         return ex.EntropyMatching(network, self.process, scaling)
 
@@ -125,7 +125,7 @@ def _save_and_load(i: Inputs):
 
 
 def _optimise(i: Inputs):
-    objective = ex.EulerKL(i.number, 4, 0.01 * i.number)
+    objective = ex.optimise.EulerKL(i.number, 4, 0.01 * i.number)
     return ex.optimise_schedule(i.learnable, objective, key=i.key, steps=2, tolerance=1e-6 * i.seed)
 
 
@@ -134,12 +134,12 @@ def _score_norm(s, y, condition):
 
 
 def _path_functional(along: str, i: Inputs):
-    functional = ex.PathFunctional(_score_norm, i.process)
+    functional = ex.entropy.PathFunctional(_score_norm, i.process)
     options: dict[str, Any] = {"num_evaluations": 512}
     if along != "marginals":
         options = {"num_steps": 4, "num_evaluations": 64}
     model = i.exact if along == "flow" else None
-    return ex.path_functional(
+    return ex.entropy.path_functional(
         functional, i.x, key=i.key, along=along, model=model, cutoff=0.1 * i.number, **options
     )
 
@@ -157,38 +157,42 @@ FEW: dict[str, Any] = {"num_evaluations": 512}
 # Name, or "name: variant", of what is called, and the call.
 CASES: dict[str, Callable[[Inputs], Any]] = {
     "TimeChanged": lambda i: ex.TimeChanged(
-        i.process, ex.MonotoneWarp(np.linspace(0, i.number, 4))
+        i.process, ex.processes.MonotoneWarp(np.linspace(0, i.number, 4))
     ).sigma_squared(0.5 * i.number),
-    "bits_per_dimension": lambda i: ex.bits_per_dimension(
+    "bits_per_dimension": lambda i: ex.density.bits_per_dimension(
         i.model, np.round(i.x), key=i.key, method=ex.PathBound(16)
     ),
-    "bures_geodesic": lambda i: ex.bures_geodesic(
+    "bures_geodesic": lambda i: ex.transport.bures_geodesic(
         i.x[0], np.eye(2) * i.number, i.y[0], np.eye(2), 0.3 * i.number
     ),
     "bures_wasserstein": lambda i: ex.bures_wasserstein(
         i.x[0], np.eye(2) * i.number, i.y[0], np.eye(2)
     ),
-    "conditional_mutual_information": lambda i: ex.conditional_mutual_information(
+    "conditional_mutual_information": lambda i: ex.information.conditional_mutual_information(
         i.twice_conditional, i.x, i.labels, i.labels, key=i.key, **FEW
     ),
-    "constant_speed": lambda i: ex.constant_speed(
-        i.process, ex.EntropicTime(i.exact.distribution, cutoff=0.01 * i.number), num_knots=8
+    "constant_speed": lambda i: ex.optimise.constant_speed(
+        i.process,
+        ex.optimise.EntropicTime(i.exact.distribution, cutoff=0.01 * i.number),
+        num_knots=8,
     ),
-    "denoising_loss": lambda i: ex.denoising_loss(
+    "denoising_loss": lambda i: ex.training.denoising_loss(
         i.model, 0.3 * i.number, *jax.device_put((i.x[0], i.y[0]))
     ),
     "differential_entropy": lambda i: ex.differential_entropy(
         i.model, i.x, key=i.key, method=ex.PathBound(16)
     ),
-    "displacement_interpolation": lambda i: ex.displacement_interpolation(i.x, i.y, 0.3 * i.number),
-    "displacement_interpolation: sinkhorn": lambda i: ex.displacement_interpolation(
+    "displacement_interpolation": lambda i: ex.transport.displacement_interpolation(
+        i.x, i.y, 0.3 * i.number
+    ),
+    "displacement_interpolation: sinkhorn": lambda i: ex.transport.displacement_interpolation(
         i.x, i.y, 0.3 * i.number, method="sinkhorn"
     ),
-    "entropic_time": lambda i: ex.entropic_time(
+    "entropic_time": lambda i: ex.information.entropic_time(
         i.exact, i.x, key=i.key, cutoff=0.01 * i.number, **FEW
     ),
     "entropy_curve": lambda i: ex.entropy_curve(i.model, i.x, key=i.key, **FEW),
-    "entropy_rates": lambda i: ex.entropy_rates(i.exact, i.x, key=i.key, **FEW),
+    "entropy_rates": lambda i: ex.entropy.entropy_rates(i.exact, i.x, key=i.key, **FEW),
     "fit": lambda i: ex.fit(i.model, i.x, key=i.key, steps=4, learning_rate=1e-3 * i.number),
     "fit: options": lambda i: ex.fit(
         i.model,
@@ -198,7 +202,7 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
         holdout=i.y,
         ema_decay=0.9 / i.number,
         gradient_clip=2.0 * i.number,
-        times=ex.LogisticTimes(0.1 * i.number, i.number),
+        times=ex.training.LogisticTimes(0.1 * i.number, i.number),
         patience=1,
     ),
     "fit_ensemble": lambda i: ex.fit_ensemble(
@@ -208,9 +212,11 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
         over={"kappa": [i.number, 0.5]},
         steps=4,
     ),
-    "flow_action": lambda i: ex.flow_action(i.exact, i.x, num_steps=4),
-    "fluctuation_theorem": lambda i: ex.fluctuation_theorem(i.exact, i.x, key=i.key, num_steps=4),
-    "geodesic_deviation": lambda i: ex.geodesic_deviation(
+    "flow_action": lambda i: ex.transport.flow_action(i.exact, i.x, num_steps=4),
+    "fluctuation_theorem": lambda i: ex.entropy.fluctuation_theorem(
+        i.exact, i.x, key=i.key, num_steps=4
+    ),
+    "geodesic_deviation": lambda i: ex.transport.geodesic_deviation(
         i.exact, i.x, key=i.key, num_samples=32, num_times=4, num_speeds=64
     ),
     "kl_divergence": lambda i: ex.kl_divergence(i.exact, i.other, i.x, key=i.key, **FEW),
@@ -227,7 +233,7 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
         i.model, i.x, key=i.key, method=ex.DenoisingError(16)
     ),
     "log_prob: Jarzynski": lambda i: ex.log_prob(
-        i.model, i.x, key=i.key, method=ex.Jarzynski(2, 4)
+        i.model, i.x, key=i.key, method=ex.density.Jarzynski(2, 4)
     ),
     "log_prob: ProbabilityFlow": lambda i: ex.log_prob(
         i.model, i.x, key=i.key, method=ex.ProbabilityFlow("hutchinson", num_probes=2)
@@ -240,7 +246,7 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
     "path_entropy": lambda i: ex.path_entropy(i.exact, i.x, key=i.key, num_steps=4).mean,
     "path_entropy: Langevin": lambda i: (
         ex.path_entropy(
-            ex.Langevin(ex.Harmonic(i.number), i.number),
+            ex.Langevin(ex.processes.Harmonic(i.number), i.number),
             i.x,
             key=i.key,
             num_steps=4,
@@ -252,13 +258,13 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
     "path_functional: sde": functools.partial(_path_functional, "sde"),
     "path_functional: flow": functools.partial(_path_functional, "flow"),
     "path_kl": lambda i: ex.path_kl(i.exact, i.other, i.x, key=i.key, **FEW),
-    "path_log_ratio": lambda i: ex.path_log_ratio(
+    "path_log_ratio": lambda i: ex.entropy.path_log_ratio(
         i.model, i.x, key=i.key, num_paths=2, num_steps=4
     ),
-    "posterior_curve": lambda i: ex.posterior_curve(
+    "posterior_curve": lambda i: ex.optimise.posterior_curve(
         i.model, i.x, key=i.key, num_samples=64, num_log_snr=9
     ),
-    "relative_denoising_loss": lambda i: ex.relative_denoising_loss(
+    "relative_denoising_loss": lambda i: ex.training.relative_denoising_loss(
         i.model, 0.3 * i.number, *jax.device_put((i.x[0], i.y[0]))
     ),
     "sample": lambda i: ex.sample(i.model, key=i.key, num_samples=8, num_steps=4),
@@ -266,24 +272,30 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
         i.model, key=i.key, num_samples=8, num_steps=4, method="ode", variance=i.number
     ),
     "sample: DDIM": lambda i: ex.sample(
-        i.model, key=i.key, num_samples=8, num_steps=4, solver=ex.DDIM(0.1 * i.number)
+        i.model, key=i.key, num_samples=8, num_steps=4, solver=ex.dynamics.DDIM(0.1 * i.number)
     ),
     "sample: EDMHeun": lambda i: ex.sample(
-        i.model, key=i.key, num_samples=8, num_steps=4, solver=ex.EDMHeun(0.1 * i.number)
+        i.model, key=i.key, num_samples=8, num_steps=4, solver=ex.dynamics.EDMHeun(0.1 * i.number)
     ),
     "sample: DPMSolver": lambda i: ex.sample(
-        i.model, key=i.key, num_samples=8, num_steps=4, solver=ex.DPMSolver()
+        i.model, key=i.key, num_samples=8, num_steps=4, solver=ex.dynamics.DPMSolver()
     ),
     "sample: PredictorCorrector": lambda i: ex.sample(
-        i.model, key=i.key, num_samples=8, num_steps=4, solver=ex.PredictorCorrector(0.1 * i.number)
+        i.model,
+        key=i.key,
+        num_samples=8,
+        num_steps=4,
+        solver=ex.dynamics.PredictorCorrector(0.1 * i.number),
     ),
     "save": _save_and_load,
     "load": _save_and_load,
-    "schroedinger_bridge": lambda i: ex.schroedinger_bridge(
+    "schroedinger_bridge": lambda i: ex.transport.schroedinger_bridge(
         i.x, i.y, key=i.key, epsilon=i.number, num_iterations=2, steps=2, batch_size=16, num_steps=4
     ),
     "sinkhorn_divergence": lambda i: ex.sinkhorn_divergence(i.x, i.y, epsilon=0.5 * i.number),
-    "sliced_wasserstein": lambda i: ex.sliced_wasserstein(i.x, i.y, key=i.key, num_projections=8),
+    "sliced_wasserstein": lambda i: ex.transport.sliced_wasserstein(
+        i.x, i.y, key=i.key, num_projections=8
+    ),
     "solve_flow": lambda i: ex.solve_flow(i.model, i.x, num_steps=4),
     "solve_flow: times": lambda i: ex.solve_flow(
         i.model, i.x, times=np.linspace(0.01 * i.number, 0.9, 4), save="steps"
@@ -296,7 +308,7 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
         i.process, i.x, key=i.key, num_steps=4, dense=True
     ).evaluate(0.3 * i.number),
     "solve_reverse": lambda i: ex.solve_reverse(i.model, i.y, key=i.key, num_steps=4),
-    "speed_accuracy": lambda i: ex.speed_accuracy(
+    "speed_accuracy": lambda i: ex.transport.speed_accuracy(
         i.exact,
         i.x,
         shift=0.1 * i.number,
@@ -309,14 +321,14 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
     "speed_limit": lambda i: ex.speed_limit(
         i.exact, i.x, key=i.key, num_times=4, num_samples=64, max_exact=32, **FEW
     ),
-    "static_bridge": lambda i: ex.static_bridge(i.x, i.y, epsilon=i.number),
+    "static_bridge": lambda i: ex.transport.static_bridge(i.x, i.y, epsilon=i.number),
     "total_correlation": lambda i: ex.total_correlation(
         i.exact, [_one_component(k, i) for k in range(2)], i.x, key=i.key, **FEW
     ),
     "wasserstein": lambda i: ex.wasserstein(i.x, i.y),
     "wasserstein: line": lambda i: ex.wasserstein(i.x[:, :1], i.y[:, :1]),
     "wasserstein: sinkhorn": lambda i: ex.wasserstein(i.x, i.y, method="sinkhorn"),
-    "wasserstein_null": lambda i: ex.wasserstein_null(i.x, key=i.key, num_splits=2),
+    "wasserstein_null": lambda i: ex.transport.wasserstein_null(i.x, key=i.key, num_splits=2),
     "datasets.dequantise": lambda i: ex.datasets.dequantise(
         np.round(i.x) * i.number, key=i.key, width=i.number
     ),
@@ -326,11 +338,13 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
         for objective in (
             ex.KineticAction(i.exact.distribution, num_times=8),
             ex.KineticAction(i.model, i.x, key=i.key, num_samples=16, num_times=8),
-            ex.EntropicTime(i.exact.distribution, cutoff=0.01 * i.number, num_times=8),
-            ex.ScoreOptimalLength(i.exact.distribution, num_times=8),
-            ex.EstimatorVariance(i.exact.distribution, cutoff=0.01 * i.number, num_times=8),
-            ex.SamplerError(i.exact.distribution, 4, 0.01 * i.number),
-            ex.EulerKL(i.number, 4, 0.01 * i.number),
+            ex.optimise.EntropicTime(i.exact.distribution, cutoff=0.01 * i.number, num_times=8),
+            ex.optimise.ScoreOptimalLength(i.exact.distribution, num_times=8),
+            ex.optimise.EstimatorVariance(
+                i.exact.distribution, cutoff=0.01 * i.number, num_times=8
+            ),
+            ex.optimise.SamplerError(i.exact.distribution, 4, 0.01 * i.number),
+            ex.optimise.EulerKL(i.number, 4, 0.01 * i.number),
         )
     ],
     "distributions": lambda i: [
@@ -344,7 +358,7 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
     "networks": lambda i: [
         ex.UNet((4, 4), key=i.key, widths=(4,)),
         ex.DiT((4, 4), key=i.key, width=4, depth=1, heads=1),
-        ex.LinearSkip(ex.FourierMLP(2, key=i.key, widths=(4,)), 2, key=i.key, width=4),
+        ex.networks.LinearSkip(ex.FourierMLP(2, key=i.key, widths=(4,)), 2, key=i.key, width=4),
     ],
 }
 

@@ -20,8 +20,8 @@ import numpy as np
 
 from entropix._core.arrays import real_array, rounded
 from entropix._core.checks import choice
-from entropix._core.interfaces import AbstractDistribution
 from entropix.datasets.pixels import channels_last, grey_levels
+from entropix.interfaces import AbstractDistribution
 
 
 KINDS = ("table", "image", "points")

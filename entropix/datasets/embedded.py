@@ -7,12 +7,12 @@ import numpy as np
 
 from entropix._core.arrays import Key
 from entropix._core.checks import positive_integer
-from entropix._core.interfaces import AbstractDistribution
 from entropix.datasets import toys
 from entropix.datasets.dataset import Dataset
 from entropix.datasets.files import needed
 from entropix.datasets.mixtures import paper_mixture
 from entropix.distributions import GaussianMixture
+from entropix.interfaces import AbstractDistribution
 
 
 _DISTRIBUTIONS: dict[str, Callable[[], AbstractDistribution]] = {

@@ -26,12 +26,12 @@ from entropix._core.checks import (
     prng_key,
     samples,
 )
-from entropix._core.interfaces import AbstractModel
 from entropix._core.precision import full_precision
 from entropix.density.log_prob import log_prob
 from entropix.density.method import AbstractDensityMethod
 from entropix.density.result import BitsPerDimension
 from entropix.distributions import dequantise
+from entropix.interfaces import AbstractModel
 
 
 @full_precision

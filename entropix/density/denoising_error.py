@@ -5,10 +5,10 @@ from typing import Any
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
-from entropix._core.interfaces import AbstractModel
 from entropix.density.method import AbstractDensityMethod
 from entropix.density.path_bound import PathBound
 from entropix.density.result import LogDensity
+from entropix.interfaces import AbstractModel
 
 
 class DenoisingError(AbstractDensityMethod):

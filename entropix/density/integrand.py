@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.entropy.axis import LogSNRAxis
 from entropix.entropy.denoising import error_difference
 from entropix.entropy.reference import GaussianReference
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 
 
 class BoundIntegrand(eqx.Module):

@@ -9,10 +9,10 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
 from entropix._core.checks import positive_integer
-from entropix._core.interfaces import AbstractModel
 from entropix.density.method import AbstractDensityMethod
 from entropix.density.result import LogDensity
 from entropix.entropy.girsanov import path_log_ratio
+from entropix.interfaces import AbstractModel
 
 
 class Jarzynski(AbstractDensityMethod):

@@ -14,12 +14,12 @@ from entropix._core.checks import (
     prng_key,
     samples,
 )
-from entropix._core.interfaces import AbstractModel
 from entropix._core.precision import full_precision
 from entropix.density.method import AbstractDensityMethod
 from entropix.density.path_bound import PathBound
 from entropix.density.result import LogDensity
 from entropix.entropy.functional import cutoff_within
+from entropix.interfaces import AbstractModel
 
 
 @full_precision

@@ -7,8 +7,8 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
-from entropix._core.interfaces import AbstractModel
 from entropix.density.result import LogDensity
+from entropix.interfaces import AbstractModel
 
 
 class AbstractDensityMethod(eqx.Module):

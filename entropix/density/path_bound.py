@@ -31,7 +31,6 @@ from jaxtyping import Array, Float
 from entropix._core.arrays import Key
 from entropix._core.checks import positive_integer, samples
 from entropix._core.chunks import in_chunks, unchunk
-from entropix._core.interfaces import AbstractModel
 from entropix.density.integrand import BoundIntegrand
 from entropix.density.method import AbstractDensityMethod
 from entropix.density.result import LogDensity
@@ -47,6 +46,7 @@ from entropix.entropy.integrate import (
     proposal_of,
 )
 from entropix.entropy.reference import GaussianReference, reference_of
+from entropix.interfaces import AbstractModel
 
 
 # Pairs at each of the points that decide whether the bound is finite.

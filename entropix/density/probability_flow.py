@@ -29,7 +29,6 @@ from scipy.special import ndtri, stdtrit
 from entropix._core.arrays import Key, inner
 from entropix._core.checks import choice, positive, positive_integer
 from entropix._core.chunks import map_in_batches
-from entropix._core.interfaces import AbstractModel
 from entropix._core.precision import matmul
 from entropix.density.method import AbstractDensityMethod
 from entropix.density.result import LogDensity
@@ -37,6 +36,7 @@ from entropix.density.straight import carry_straight
 from entropix.dynamics.bridge import Bridge, reference_variance
 from entropix.entropy.axis import log_snr_of_std
 from entropix.entropy.ends import EndRates, check_ends, judge_sizes, resolved_points
+from entropix.interfaces import AbstractModel
 from entropix.models import FlowMatching
 
 

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.estimate import Estimate
+from entropix.interfaces import Estimate
 
 
 class LogDensity(eqx.Module):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from entropix._core.arrays import inner
-from entropix._core.interfaces import AbstractModel
+from entropix.interfaces import AbstractModel
 
 
 def carry_straight(

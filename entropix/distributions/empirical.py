@@ -14,8 +14,8 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealScalarLike
 from entropix._core.checks import exact_shape, positive_integer, samples, trailing_shape
-from entropix._core.interfaces import AbstractDistribution, AbstractGaussianProcess
 from entropix._core.precision import matmul
+from entropix.interfaces import AbstractDistribution, AbstractGaussianProcess
 
 
 class Empirical(AbstractDistribution):

@@ -25,9 +25,9 @@ from entropix._core.checks import (
     positive_integer,
     trailing_shape,
 )
-from entropix._core.interfaces import AbstractDistribution, AbstractGaussianProcess
 from entropix._core.precision import matmul
 from entropix.distributions.spd import spd_log_det, spd_solve
+from entropix.interfaces import AbstractDistribution, AbstractGaussianProcess
 
 
 _POSITIVE = "positive definite (its eigenvalues above zero)"

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
 from entropix._core.checks import positive, positive_integer, trailing_shape
-from entropix._core.interfaces import AbstractPrior
+from entropix.interfaces import AbstractPrior
 
 
 class IsotropicGaussian(AbstractPrior):

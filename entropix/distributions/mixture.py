@@ -25,8 +25,8 @@ from entropix._core.checks import (
     positive_integer,
     trailing_shape,
 )
-from entropix._core.interfaces import AbstractDistribution, AbstractGaussianProcess
 from entropix._core.precision import matmul
+from entropix.interfaces import AbstractDistribution, AbstractGaussianProcess
 
 
 class GaussianMixture(AbstractDistribution):

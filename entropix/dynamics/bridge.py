@@ -32,7 +32,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealLike, as_float, safe_sqrt
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.models.reference_variance import reference_variance as reference_variance
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from entropix._core.arrays import RealLike, as_float
-from entropix._core.interfaces import AbstractModel
 from entropix.dynamics.bridge import Bridge
+from entropix.interfaces import AbstractModel
 
 
 class Level(eqx.Module):

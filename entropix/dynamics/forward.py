@@ -17,13 +17,13 @@ from jaxtyping import Array
 
 from entropix._core.arrays import Key, as_float
 from entropix._core.checks import checked, is_concrete, positive_integer, prng_key, samples
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractProcess
 from entropix._core.precision import full_precision
 from entropix.dynamics.bridge import Bridge
 from entropix.dynamics.plan import Plan, check_times, make_plan, with_saved
 from entropix.dynamics.solve import run
 from entropix.dynamics.solvers import GaussianTransition, transition
 from entropix.dynamics.trajectory import AbstractCoordinates, Trajectory
+from entropix.interfaces import AbstractGaussianProcess, AbstractProcess
 
 
 class _Forward(AbstractCoordinates):

@@ -11,8 +11,8 @@ from jaxtyping import Array
 
 from entropix._core.arrays import as_float
 from entropix._core.checks import is_concrete, positive_integer
-from entropix._core.interfaces import AbstractProcess
 from entropix.dynamics.solvers import InteriorMidpoint
+from entropix.interfaces import AbstractProcess
 
 
 class Plan(eqx.Module):

@@ -26,13 +26,13 @@ from entropix._core.checks import (
     prng_key,
     samples,
 )
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix._core.precision import full_precision
 from entropix.dynamics.bridge import Bridge, reference_variance
 from entropix.dynamics.plan import Plan, check_times, flow_solver, make_plan, with_saved
 from entropix.dynamics.solve import run
 from entropix.dynamics.straight import Straight, straight_times
 from entropix.dynamics.trajectory import AbstractCoordinates, Trajectory
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.models import FlowMatching
 
 

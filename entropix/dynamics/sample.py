@@ -21,7 +21,6 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
 from entropix._core.checks import choice, conditions, positive_integer, prng_key
-from entropix._core.interfaces import AbstractModel
 from entropix._core.precision import full_precision
 from entropix.dynamics.bridge import Bridge, reference_variance
 from entropix.dynamics.plan import Plan, check_times, flow_solver, make_plan
@@ -29,6 +28,7 @@ from entropix.dynamics.reverse import Backward, check_model, default_grid, solve
 from entropix.dynamics.samplers import AbstractSampler, run_sampler
 from entropix.dynamics.solve import run
 from entropix.dynamics.straight import Straight, straight_times
+from entropix.interfaces import AbstractModel
 from entropix.models import FlowMatching
 
 

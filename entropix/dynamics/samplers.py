@@ -34,9 +34,9 @@ from jaxtyping import Array, Float, Int
 from entropix._core.arrays import Key, as_float, safe_sqrt
 from entropix._core.checks import checked, finite, positive, positive_integer
 from entropix._core.chunks import in_chunks, unchunk
-from entropix._core.interfaces import AbstractModel
 from entropix.dynamics.bridge import Bridge
 from entropix.dynamics.denoiser import Denoiser, Level
+from entropix.interfaces import AbstractModel
 
 
 class AbstractSampler(eqx.Module):

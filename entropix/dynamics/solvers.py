@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from entropix._core.arrays import RealScalarLike, safe_sqrt
-from entropix._core.interfaces import AbstractGaussianProcess
+from entropix.interfaces import AbstractGaussianProcess
 
 
 def transition(

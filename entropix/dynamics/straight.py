@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from entropix._core.interfaces import AbstractProcess
 from entropix.dynamics.plan import check_times, with_saved
 from entropix.dynamics.trajectory import AbstractCoordinates
+from entropix.interfaces import AbstractProcess
 
 
 class Straight(AbstractCoordinates):

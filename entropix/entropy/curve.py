@@ -13,12 +13,11 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
-from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractModel
 from entropix._core.precision import full_precision
 from entropix.entropy.functional import estimate_integral
 from entropix.entropy.integrands import EntropyProduction
 from entropix.entropy.integrate import Integrand, Proposal
+from entropix.interfaces import AbstractModel, Estimate
 
 
 class EntropyCurve(eqx.Module):

@@ -12,10 +12,10 @@ import equinox as eqx
 import jax
 
 from entropix._core.arrays import Key
-from entropix._core.interfaces import AbstractModel
 from entropix._core.precision import full_precision
 from entropix.entropy.curve import EntropyCurve, curve_of
 from entropix.entropy.integrands import EntropyProduction, MediumEntropy, SystemEntropy
+from entropix.interfaces import AbstractModel
 
 
 class EntropyRates(eqx.Module):

@@ -27,8 +27,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from entropix._core.checks import is_concrete
-from entropix._core.interfaces import AbstractGaussianProcess
 from entropix.entropy.axis import LogSNRAxis
+from entropix.interfaces import AbstractGaussianProcess
 
 
 # A rate counts only above this share of its peak (of at most one nat per unit log-SNR at the data

@@ -26,11 +26,10 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
 from entropix._core.checks import is_concrete, on_host, samples
-from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractModel, AbstractProcess
 from entropix._core.precision import full_precision
 from entropix.dynamics import solve_forward
 from entropix.entropy.path_entropy import Heat, PathEntropy, ends_of, log_density, path_entropy
+from entropix.interfaces import AbstractModel, AbstractProcess, Estimate
 
 
 class FluctuationTheorem(eqx.Module):

@@ -19,8 +19,6 @@ from entropix._core.checks import (
     prng_key,
     samples,
 )
-from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.entropy.axis import LogSNRAxis
 from entropix.entropy.denoising import AbstractDenoisingFunctional
 from entropix.entropy.ends import EndRates, check_ends
@@ -40,6 +38,7 @@ from entropix.entropy.integrate import (
     read_pilot,
 )
 from entropix.entropy.reference import GaussianReference
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel, Estimate
 from entropix.models import ExactModel
 
 

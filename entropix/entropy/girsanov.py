@@ -35,12 +35,12 @@ from entropix._core.checks import (
     samples,
 )
 from entropix._core.chunks import map_in_batches
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix._core.precision import full_precision
 from entropix.dynamics import solve_forward
 from entropix.dynamics.forward import forward_times
 from entropix.dynamics.plan import check_times
 from entropix.entropy.reference import GaussianReference, reference_of
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 
 
 class _Integrands(eqx.Module):

@@ -30,8 +30,8 @@ from equinox import AbstractVar
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealScalarLike, inner, squared_norm
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel, AbstractProcess
 from entropix.entropy.reference import GaussianReference
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel, AbstractProcess
 
 
 def thermodynamic_force(

@@ -31,12 +31,12 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from entropix._core.arrays import Key
 from entropix._core.checks import is_concrete
 from entropix._core.chunks import in_chunks, unchunk
-from entropix._core.interfaces import AbstractGaussianProcess
 from entropix.entropy.axis import LogSNRAxis
 from entropix.entropy.denoising import AbstractControlledDenoising, AbstractDenoisingFunctional
 from entropix.entropy.ends import EndRates, end_points, judge_ends
 from entropix.entropy.integrands import AbstractControlled, AbstractPathFunctional
 from entropix.entropy.reference import GaussianReference
+from entropix.interfaces import AbstractGaussianProcess
 
 
 Integrand: TypeAlias = AbstractPathFunctional | AbstractDenoisingFunctional

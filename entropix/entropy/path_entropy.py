@@ -27,16 +27,16 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, as_float, inner
 from entropix._core.checks import is_concrete, on_host, positive_integer, samples
-from entropix._core.estimate import Estimate
-from entropix._core.interfaces import (
+from entropix._core.precision import full_precision
+from entropix.dynamics import Trajectory, solve_forward
+from entropix.entropy.integrands import thermodynamic_force
+from entropix.interfaces import (
     AbstractDistribution,
     AbstractGaussianProcess,
     AbstractModel,
     AbstractProcess,
+    Estimate,
 )
-from entropix._core.precision import full_precision
-from entropix.dynamics import Trajectory, solve_forward
-from entropix.entropy.integrands import thermodynamic_force
 
 
 class PathEntropy(eqx.Module):

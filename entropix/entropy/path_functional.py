@@ -27,8 +27,6 @@ from entropix._core.checks import (
     samples,
 )
 from entropix._core.chunks import in_chunks, unchunk
-from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix._core.precision import full_precision
 from entropix.dynamics import Trajectory, solve_flow, solve_forward
 from entropix.entropy.axis import LogSNRAxis
@@ -42,6 +40,7 @@ from entropix.entropy.integrands import (
 )
 from entropix.entropy.path_kl import check_same_process
 from entropix.entropy.reference import GaussianReference
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel, Estimate
 
 
 @full_precision

@@ -10,12 +10,11 @@ from typing import Any
 
 from entropix._core.arrays import Key
 from entropix._core.checks import check_same_process
-from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractModel
 from entropix._core.precision import full_precision
 from entropix.entropy.functional import estimate_integral
 from entropix.entropy.integrands import PathDivergence
 from entropix.entropy.integrate import Proposal
+from entropix.interfaces import AbstractModel, Estimate
 
 
 @full_precision

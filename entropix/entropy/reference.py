@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealScalarLike
-from entropix._core.interfaces import AbstractGaussianProcess
 from entropix.distributions import Gaussian
 from entropix.entropy.axis import LogSNRAxis
+from entropix.interfaces import AbstractGaussianProcess
 
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)

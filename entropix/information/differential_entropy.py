@@ -9,13 +9,12 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
 from entropix._core.checks import prng_key, samples, trailing_shape
-from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix._core.precision import full_precision
 from entropix.density import AbstractDensityMethod, log_prob
 from entropix.entropy.reference import GaussianReference, reference_of
 from entropix.information.end_term import end_term
 from entropix.information.forms import ReferencePair, ScoreForm, all_exact
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel, Estimate
 from entropix.models import FlowMatching
 
 

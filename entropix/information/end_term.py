@@ -42,14 +42,13 @@ from jaxtyping import Array, Float, Int
 from entropix._core.arrays import Key, safe_sqrt
 from entropix._core.checks import conditions, is_concrete, samples
 from entropix._core.chunks import in_chunks, unchunk
-from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractGaussianProcess
 from entropix.entropy.axis import log_snr_of_std
 from entropix.entropy.curve import EntropyCurve, curve_of
 from entropix.entropy.functional import check_cutoff
 from entropix.entropy.integrate import gaussian_process
 from entropix.entropy.reference import GaussianReference
 from entropix.information.forms import DenoisingForm, Form
+from entropix.interfaces import AbstractGaussianProcess, Estimate
 from entropix.processes import LinearSchedule, VariancePreserving
 
 

@@ -16,12 +16,11 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
 from entropix._core.checks import positive, positive_integer
-from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix._core.precision import full_precision
 from entropix.entropy import ConditionalEntropy
 from entropix.entropy.curve import curve_of
 from entropix.entropy.functional import rates_along
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel, Estimate
 
 
 class EntropicTimeCurve(eqx.Module):

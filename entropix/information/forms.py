@@ -35,10 +35,10 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealScalarLike, squared_norm
 from entropix._core.checks import choice
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.entropy import AbstractDenoisingFunctional, AbstractPathFunctional
 from entropix.entropy.denoising import error_difference
 from entropix.entropy.reference import GaussianReference
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.models import ExactModel
 
 

@@ -11,12 +11,11 @@ from typing import Any
 
 from entropix._core.arrays import Key
 from entropix._core.checks import conditions, samples
-from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractModel
 from entropix._core.precision import full_precision
 from entropix.entropy.path_kl import check_same_process
 from entropix.information.end_term import with_end_term
 from entropix.information.forms import ModelPair, in_form
+from entropix.interfaces import AbstractModel, Estimate
 
 
 @full_precision

@@ -6,12 +6,12 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealScalarLike
-from entropix._core.interfaces import (
+from entropix.distributions import Empirical
+from entropix.interfaces import (
     AbstractDistribution,
     AbstractGaussianProcess,
     AbstractModel,
 )
-from entropix.distributions import Empirical
 from entropix.models.network_model import collapse
 
 

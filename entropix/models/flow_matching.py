@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealScalarLike
 from entropix._core.checks import checked
-from entropix._core.interfaces import AbstractGaussianProcess
+from entropix.interfaces import AbstractGaussianProcess
 from entropix.models.network_model import (
     AbstractNetworkModel,
     call_network,

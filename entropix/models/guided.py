@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealScalarLike
 from entropix._core.checks import check_same_process, finite
-from entropix._core.interfaces import AbstractModel
+from entropix.interfaces import AbstractModel
 
 
 class Guided(AbstractModel):

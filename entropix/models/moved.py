@@ -41,8 +41,8 @@ from jaxtyping import Array, Bool, Float
 
 from entropix._core.arrays import Key, RealScalarLike, as_float
 from entropix._core.checks import is_concrete
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.distributions import IsotropicGaussian
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.models.network_model import check_process, collapse, noise_prior
 
 

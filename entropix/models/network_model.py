@@ -10,8 +10,8 @@ from equinox import AbstractVar
 from jaxtyping import Array
 
 from entropix._core.arrays import Key, RealScalarLike
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel, AbstractProcess
 from entropix.distributions import IsotropicGaussian
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel, AbstractProcess
 from entropix.networks.keys import with_key
 
 

@@ -25,7 +25,7 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealScalarLike
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel, AbstractProcess
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel, AbstractProcess
 from entropix.models.moved import move
 from entropix.models.network_model import (
     AbstractNetworkModel,

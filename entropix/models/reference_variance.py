@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.checks import positive
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 
 
 def reference_variance(model: AbstractModel, variance: Any = None) -> Float[Array, ""]:

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealLike, RealScalarLike, safe_sqrt
 from entropix._core.checks import positive, samples
-from entropix._core.interfaces import AbstractGaussianProcess
+from entropix.interfaces import AbstractGaussianProcess
 
 
 class GaussianScaling(eqx.Module):

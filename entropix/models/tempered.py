@@ -23,8 +23,8 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealScalarLike
 from entropix._core.checks import positive
-from entropix._core.interfaces import AbstractModel
 from entropix.distributions import Gaussian, IsotropicGaussian
+from entropix.interfaces import AbstractModel
 from entropix.models.network_model import check_process
 from entropix.models.reference_variance import reference_variance
 

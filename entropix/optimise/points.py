@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 from entropix._core.arrays import Key
 from entropix._core.checks import conditions, positive_integer, prng_key, samples
 from entropix._core.chunks import in_chunks
-from entropix._core.interfaces import AbstractDistribution, AbstractGaussianProcess, AbstractModel
 from entropix.distributions import Gaussian
+from entropix.interfaces import AbstractDistribution, AbstractGaussianProcess, AbstractModel
 from entropix.models import ExactModel
 
 

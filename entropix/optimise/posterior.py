@@ -26,9 +26,9 @@ from jaxtyping import Array, Float
 from entropix._core.arrays import Key, squared_norm
 from entropix._core.checks import positive_integer
 from entropix._core.chunks import in_chunks
-from entropix._core.interfaces import AbstractDistribution, AbstractGaussianProcess, AbstractModel
 from entropix._core.precision import full_precision
 from entropix.distributions import Gaussian
+from entropix.interfaces import AbstractDistribution, AbstractGaussianProcess, AbstractModel
 from entropix.optimise.points import Points
 from entropix.processes import VarianceExploding
 

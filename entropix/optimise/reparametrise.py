@@ -15,8 +15,8 @@ from jaxtyping import Array
 
 from entropix._core.arrays import as_float
 from entropix._core.checks import checked, positive_integer
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractProcess
 from entropix._core.precision import full_precision
+from entropix.interfaces import AbstractGaussianProcess, AbstractProcess
 from entropix.optimise.speeds import AbstractSpeed, gaussian
 from entropix.processes import MonotoneWarp, TimeChanged
 from entropix.processes.curves import knot_places, log_rates_of

@@ -20,8 +20,8 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, safe_sqrt, squared_norm
 from entropix._core.checks import positive, positive_integer
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.distributions import Empirical
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.optimise.points import Points, average, with_process
 from entropix.optimise.posterior import AbstractPosterior, posterior_curve
 from entropix.transport.quadrature import time_rule

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealLike, RealScalarLike, as_float
 from entropix._core.checks import positive
-from entropix._core.interfaces import AbstractProcess
+from entropix.interfaces import AbstractProcess
 from entropix.processes.functions import as_pytree
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealLike, as_float, safe_sqrt
 from entropix._core.checks import checked, finite, is_concrete, positive, positive_integer
-from entropix._core.interfaces import AbstractGaussianProcess
+from entropix.interfaces import AbstractGaussianProcess
 from entropix.processes.curves import AbstractLearnable, UnitCurve, knot_places, log_rates_of
 from entropix.processes.inversion import invert_log_snr
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealLike, as_float
 from entropix._core.checks import positive, positive_integer
-from entropix._core.interfaces import AbstractSchedule
+from entropix.interfaces import AbstractSchedule
 from entropix.processes.curves import (
     AbstractLearnable,
     UnitCurve,

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealLike, as_float
 from entropix._core.checks import is_concrete
-from entropix._core.interfaces import AbstractGaussianProcess
+from entropix.interfaces import AbstractGaussianProcess
 from entropix.processes.functions import as_pytree
 from entropix.processes.inversion import invert_log_snr
 

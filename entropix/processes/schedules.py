@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealLike, as_float
 from entropix._core.checks import checked, on_host, positive
-from entropix._core.interfaces import AbstractSchedule
+from entropix.interfaces import AbstractSchedule
 
 
 def time_of_integral(schedule: AbstractSchedule, value: Array, t0: Array, t1: Array) -> Array:

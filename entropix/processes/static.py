@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealLike, as_float, safe_sqrt
 from entropix._core.checks import positive
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractSchedule
+from entropix.interfaces import AbstractGaussianProcess, AbstractSchedule
 from entropix.processes.schedules import CosineSchedule, time_of_integral
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealLike, RealScalarLike, as_float
 from entropix._core.checks import positive_integer
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractProcess
+from entropix.interfaces import AbstractGaussianProcess, AbstractProcess
 from entropix.processes.curves import AbstractLearnable, UnitCurve, checked_log_rates
 
 

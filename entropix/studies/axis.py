@@ -5,9 +5,9 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from entropix._core.interfaces import AbstractGaussianProcess
 from entropix.entropy import EntropyCurve
 from entropix.entropy.axis import log_snr_of_std
+from entropix.interfaces import AbstractGaussianProcess
 from entropix.studies.data import PreparedData
 
 

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from entropix._core.checks import choice
-from entropix._core.interfaces import AbstractDistribution
 from entropix.datasets import Dataset, Standardisation
 from entropix.distributions import Gaussian, GaussianMixture
+from entropix.interfaces import AbstractDistribution
 from entropix.studies.labels import Condition
 from entropix.studies.options import ConditionOptions, DataOptions
 from entropix.studies.parts import Parts, read_parts

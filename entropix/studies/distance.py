@@ -13,7 +13,7 @@ its error: here m and A come from samples of their own, and the mean is unbiased
 
 import numpy as np
 
-from entropix._core.interfaces import AbstractGaussianProcess
+from entropix.interfaces import AbstractGaussianProcess
 
 
 def distance_at_least(

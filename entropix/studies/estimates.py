@@ -13,12 +13,11 @@ import numpy as np
 from jaxtyping import Array
 
 from entropix._core.arrays import Key
-from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractModel
 from entropix.density import LogDensity, PathBound, log_prob
 from entropix.dynamics import sample
 from entropix.entropy import EntropyCurve, entropy_curve, path_kl
 from entropix.information import mutual_information
+from entropix.interfaces import AbstractModel, Estimate
 from entropix.models import ExactModel
 from entropix.studies.axis import default_cutoff, time_per_log_snr
 from entropix.studies.data import PreparedData

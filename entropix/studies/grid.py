@@ -12,7 +12,7 @@ import numpy as np
 
 from entropix._core.arrays import Key
 from entropix._core.checks import positive, positive_integer
-from entropix._core.interfaces import AbstractGaussianProcess
+from entropix.interfaces import AbstractGaussianProcess
 from entropix.models import EntropyMatching
 from entropix.studies.cells import Arrays, Cells, Task
 from entropix.studies.folder import OutputFolder

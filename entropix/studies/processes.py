@@ -1,7 +1,7 @@
 """From names and numbers to a forward process."""
 
 from entropix._core.checks import choice
-from entropix._core.interfaces import AbstractGaussianProcess
+from entropix.interfaces import AbstractGaussianProcess
 from entropix.processes import (
     CosinePath,
     LinearSchedule,

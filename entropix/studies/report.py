@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from entropix._core.estimate import format_with_error
+from entropix._core.formatting import format_with_error
 from entropix.studies.files import ENTROPY, LOG_DENSITY, LOSS, SAMPLES
 from entropix.studies.theorems import contradictions
 

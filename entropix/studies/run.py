@@ -21,7 +21,7 @@ import optax
 
 from entropix._core.arrays import Key
 from entropix._core.checks import positive, positive_integer
-from entropix._core.interfaces import AbstractGaussianProcess
+from entropix.interfaces import AbstractGaussianProcess
 from entropix.models import EntropyMatching
 from entropix.studies.data import check_seed
 from entropix.studies.files import CHECKPOINT

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from entropix._core.estimate import format_with_error
+from entropix._core.formatting import format_with_error
 
 
 if TYPE_CHECKING:

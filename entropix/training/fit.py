@@ -10,7 +10,7 @@ import optax
 
 from entropix._core.arrays import Key
 from entropix._core.checks import positive_integer
-from entropix._core.interfaces import AbstractModel
+from entropix.interfaces import AbstractModel
 from entropix.training.ensemble import (
     OF_TRAINING,
     check_alike,

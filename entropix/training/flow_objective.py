@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, squared_norm
-from entropix._core.interfaces import AbstractModel, AbstractProcess
+from entropix.interfaces import AbstractModel, AbstractProcess
 from entropix.training.checkpoint import describe
 from entropix.training.objective import AbstractObjective
 

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractModel
 from entropix._core.mesh import to_host
+from entropix.interfaces import AbstractModel, Estimate
 from entropix.training.layout import map_members
 
 

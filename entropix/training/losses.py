@@ -39,7 +39,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealLike, RealScalarLike, as_float, inner, squared_norm
 from entropix._core.checks import choice
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 
 
 WEIGHTINGS = ("likelihood", "uniform")

@@ -19,7 +19,7 @@ from equinox import AbstractVar
 from jaxtyping import Array, Float, Int
 
 from entropix._core.arrays import Key
-from entropix._core.interfaces import AbstractModel, AbstractProcess
+from entropix.interfaces import AbstractModel, AbstractProcess
 from entropix.training.checkpoint import describe
 from entropix.training.losses import (
     denoising_loss,

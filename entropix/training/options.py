@@ -12,9 +12,9 @@ from jaxtyping import Array
 
 from entropix._core.arrays import Key, as_float, as_number
 from entropix._core.checks import checked, choice, on_host, positive_integer, samples
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix._core.mesh import DATA, axis_size, check_mesh
 from entropix._core.precision import PRECISIONS
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.models import FlowMatching, GaussianScaling
 from entropix.networks import trainable
 from entropix.training.checkpoint import checkpoint_path

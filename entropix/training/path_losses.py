@@ -34,7 +34,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealScalarLike, inner, squared_norm
 from entropix._core.checks import positive_integer
-from entropix._core.interfaces import AbstractModel
+from entropix.interfaces import AbstractModel
 
 
 class AbstractPathLoss(eqx.Module):

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from entropix._core.arrays import Key, RealScalarLike
 from entropix._core.checks import is_concrete
-from entropix._core.interfaces import AbstractModel, AbstractProcess
+from entropix.interfaces import AbstractModel, AbstractProcess
 from entropix.training.objective import AbstractObjective
 from entropix.training.path_losses import AbstractPathLoss
 

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealScalarLike, Scalar
 from entropix._core.checks import finite, positive
-from entropix._core.interfaces import AbstractGaussianProcess
+from entropix.interfaces import AbstractGaussianProcess
 from entropix.models import GaussianScaling
 from entropix.training.losses import time_per_log_snr
 

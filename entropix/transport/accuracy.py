@@ -23,11 +23,10 @@ from jaxtyping import Array, Bool, Float
 
 from entropix._core.arrays import Key
 from entropix._core.checks import conditions, finite, positive_integer, prng_key, samples
-from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractModel
 from entropix._core.precision import full_precision
 from entropix.distributions import Gaussian, IsotropicGaussian
 from entropix.dynamics import solve_flow
+from entropix.interfaces import AbstractModel, Estimate
 from entropix.transport.couplings import assignment, costs_of, sorted_distance, sorted_potentials
 from entropix.transport.speed import measure_speeds
 

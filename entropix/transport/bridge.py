@@ -29,8 +29,8 @@ from jaxtyping import Array
 
 from entropix._core.arrays import Key, as_float
 from entropix._core.checks import checked, positive_integer, prng_key, samples
-from entropix._core.estimate import Estimate
 from entropix.dynamics import solve_forward
+from entropix.interfaces import Estimate
 from entropix.networks import trainable
 from entropix.training.loop import Keys, Setup, join_model, split_model
 from entropix.training.optimiser import RelativeClip, WarmupCosine, adam

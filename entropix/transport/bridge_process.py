@@ -51,7 +51,7 @@ from entropix._core.arrays import (
     squared_norm,
 )
 from entropix._core.checks import positive
-from entropix._core.interfaces import AbstractProcess
+from entropix.interfaces import AbstractProcess
 from entropix.models.network_model import call_network, check_parts
 from entropix.networks import Fixed, FourierMLP
 from entropix.training.objective import AbstractObjective

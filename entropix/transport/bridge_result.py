@@ -47,9 +47,9 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealScalarLike, safe_sqrt
 from entropix._core.checks import choice, example_shape, positive_integer, samples
-from entropix._core.estimate import Estimate
 from entropix._core.precision import full_precision
 from entropix.dynamics import Trajectory, solve_forward
+from entropix.interfaces import Estimate
 from entropix.transport.bridge_process import BridgeProcess, bridge_times, end_clock
 from entropix.transport.errors import errors_of
 

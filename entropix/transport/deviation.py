@@ -19,8 +19,8 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, safe_sqrt
 from entropix._core.checks import conditions, finite, positive_integer, prng_key, samples
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix._core.precision import full_precision
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.transport.interpolation import displacement_interpolation
 from entropix.transport.speed import SpeedProfile, measure_speeds
 from entropix.transport.wasserstein import wasserstein

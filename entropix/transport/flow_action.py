@@ -18,10 +18,9 @@ import numpy as np
 from jaxtyping import Array
 
 from entropix._core.arrays import safe_sqrt
-from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractModel
 from entropix._core.precision import full_precision
 from entropix.dynamics import solve_flow
+from entropix.interfaces import AbstractModel, Estimate
 
 
 class FlowAction(eqx.Module):

@@ -11,7 +11,7 @@ $$W_2^2 \ge (1 - \mu)^2|m|^2 +
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.interfaces import AbstractGaussianProcess
+from entropix.interfaces import AbstractGaussianProcess
 
 
 def squared_lower_bound(

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, as_float
 from entropix._core.checks import positive_integer, prng_key
-from entropix._core.estimate import format_with_error
+from entropix._core.formatting import format_with_error
 from entropix._core.precision import full_precision
 from entropix.transport.points import as_clouds
 from entropix.transport.wasserstein import Wasserstein, wasserstein

@@ -20,8 +20,8 @@ from jaxtyping import Array
 from entropix._core.arrays import Key
 from entropix._core.checks import positive_integer, prng_key
 from entropix._core.chunks import in_chunks, unchunk
-from entropix._core.estimate import Estimate
 from entropix._core.precision import full_precision
+from entropix.interfaces import Estimate
 from entropix.transport.couplings import (
     power_mean,
     power_root,

@@ -20,11 +20,10 @@ from jaxtyping import Array
 
 from entropix._core.arrays import Key, safe_sqrt
 from entropix._core.checks import conditions, positive_integer, samples
-from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix._core.precision import full_precision
 from entropix.entropy import neural_entropy
 from entropix.entropy.reference import GaussianReference
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel, Estimate
 from entropix.transport.couplings import Coupling, assignment, costs_of, sorted_coupling
 from entropix.transport.errors import split_errors
 from entropix.transport.lower_bound import squared_lower_bound

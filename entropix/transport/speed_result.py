@@ -6,7 +6,7 @@ import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.estimate import Estimate
+from entropix.interfaces import Estimate
 
 
 class SpeedLimit(eqx.Module):

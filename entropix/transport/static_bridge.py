@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.checks import positive, positive_integer
-from entropix._core.estimate import Estimate
 from entropix._core.precision import full_precision
+from entropix.interfaces import Estimate
 from entropix.transport.errors import two_sample_error
 from entropix.transport.points import as_clouds, frame, to_cost_unit
 from entropix.transport.sinkhorn import all_pairs, in_units_of_cost, sinkhorn_potentials

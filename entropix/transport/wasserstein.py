@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.checks import choice, positive_integer
-from entropix._core.estimate import format_with_error
+from entropix._core.formatting import format_with_error
 from entropix._core.precision import full_precision
 from entropix.transport.couplings import (
     Coupling,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import entropix as ex
-from entropix._core.estimate import format_with_error
+from entropix._core.formatting import format_with_error
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ class Known(AbstractDensityMethod):
     def evaluate(self, model, x, *, prior, condition, cutoff, key, chunk_size):
         noise = self.noise * jax.random.normal(key, x.shape[:1])
         value = self.log_density(x, condition) + noise
-        return ex.LogDensity(value, jnp.full_like(noise, self.noise), 7)
+        return ex.density.LogDensity(value, jnp.full_like(noise, self.noise), 7)
 
 
 MEANS, STDS, WEIGHTS = np.array([2.0, 7.0]), np.array([1.5, 4.0]), np.array([0.4, 0.6])
@@ -50,7 +50,7 @@ def anything(dim):
 def test_bounds_cells_and_is_nearly_tight(dim, width):
     x = width * np.random.default_rng(0).integers(0, 12, (6, dim)).astype(float)
     density = mixture(dim).log_prob
-    found = ex.bits_per_dimension(
+    found = ex.density.bits_per_dimension(
         anything(dim),
         x,
         key=jax.random.key(0),
@@ -73,7 +73,7 @@ def test_exact_where_the_density_is_constant_in_a_cell():
         return jnp.sum(jnp.log(mass[jnp.floor(x / 0.25).astype(int)] / 0.25), axis=-1)
 
     x = 0.25 * np.array([[0, 3], [1, 2], [3, 3]])
-    found = ex.bits_per_dimension(
+    found = ex.density.bits_per_dimension(
         anything(2), x, key=jax.random.key(0), width=0.25, method=Known(log_density)
     )
     levels = np.round(x / 0.25).astype(int)
@@ -93,7 +93,7 @@ def test_standardised_images_under_conditions():
 
     x = np.arange(8.0).reshape(4, 1, 2)
     mean = np.linspace(-10, 10, 8).reshape(4, 2)
-    found = ex.bits_per_dimension(
+    found = ex.density.bits_per_dimension(
         ex.EntropyMatching(lambda *_: None, ex.CosinePath(), shape=(1, 2)),
         x,
         key=jax.random.key(0),
@@ -117,7 +117,7 @@ def test_standard_errors_are_honest(noise):
 
     @jax.jit
     def run(key):
-        return ex.bits_per_dimension(anything(2), x, key=key, num_draws=6, method=method)
+        return ex.density.bits_per_dimension(anything(2), x, key=key, num_draws=6, method=method)
 
     found = jax.lax.map(run, jax.random.split(jax.random.key(0), 300))
     scatter = jnp.std(found.value, axis=0)
@@ -134,7 +134,7 @@ def test_of_a_diffusion_model(method):
     """The exact model of a standardised mixture, in three dimensions."""
     x = np.random.default_rng(0).integers(0, 12, (50, 3)).astype(float)
     model = ex.ExactModel(mixture(3, 4.0, 5.0), ex.CosinePath())
-    found = ex.bits_per_dimension(
+    found = ex.density.bits_per_dimension(
         model, x, key=jax.random.key(0), transform=(5.0, 4.0), num_draws=16, method=method
     )
     gap = np.asarray(found.value) - cell_bits(x, 1.0)
@@ -157,4 +157,4 @@ def test_bad_arguments(change, match):
     arguments = {"images": np.zeros((2, 2)), "key": jax.random.key(0)} | change
     images = arguments.pop("images")
     with as_shipped(), pytest.raises(ValueError, match=match):
-        ex.bits_per_dimension(anything(2), images, **arguments)
+        ex.density.bits_per_dimension(anything(2), images, **arguments)

@@ -139,7 +139,7 @@ def test_under_jit():
     [
         (ex.ProbabilityFlow(), -1.0, "`cutoff` must be positive"),
         (ex.ProbabilityFlow(), 1.0, "`cutoff` must be a noise standard deviation below"),
-        (ex.Jarzynski(), 0.1, "`cutoff` must be None for Jarzynski"),
+        (ex.density.Jarzynski(), 0.1, "`cutoff` must be None for Jarzynski"),
     ],
 )
 def test_bad_arguments(method, cutoff, match):

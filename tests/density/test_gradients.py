@@ -20,7 +20,7 @@ def vp():
 METHODS = {
     "bound": ex.PathBound(256),
     "denoising": ex.DenoisingError(256),
-    "jarzynski": ex.Jarzynski(num_paths=128, num_steps=64),
+    "jarzynski": ex.density.Jarzynski(num_paths=128, num_steps=64),
     "hutchinson": ex.ProbabilityFlow("hutchinson", num_probes=4, max_steps=128),
 }
 

@@ -41,7 +41,7 @@ def test_a_wrong_model():
     """The bound lies below the density of the reverse SDE, the exponential average on it."""
     model = ex.EntropyMatching(Shrink(), vp(), shape=(2,))
     x = jax.random.normal(jax.random.key(0), (6, 2))
-    method = ex.Jarzynski(num_paths=1000, num_steps=96)
+    method = ex.density.Jarzynski(num_paths=1000, num_steps=96)
     result = ex.log_prob(model, x, key=jax.random.key(1), method=method)
     truth = exact(0.2, x)
     bound = ex.log_prob(model, x, key=jax.random.key(2), method=ex.PathBound(2048))
@@ -61,7 +61,7 @@ def test_the_standard_error_is_honest(rate):
     else:
         model = ex.ExactModel(mixture(3), vp())
     x = mixture(3).sample(8, key=jax.random.key(0))
-    method = ex.Jarzynski(num_paths=128, num_steps=96)
+    method = ex.density.Jarzynski(num_paths=128, num_steps=96)
     run = jax.jit(lambda k: ex.log_prob(model, x, key=k, method=method))
     results = jax.lax.map(run, jax.random.split(jax.random.key(1), 60))
     ratio = jnp.std(results.value, axis=0) / jnp.mean(results.stderr, axis=0)
@@ -79,7 +79,7 @@ def test_conditions_images_and_priors():
     model = ex.EntropyMatching(Shrink(), vp(), shape=(1, 2))
     x = jax.random.normal(jax.random.key(0), (3, 1, 2))
     condition = jnp.asarray([0.0, 0.1, 0.2])
-    method = ex.Jarzynski(num_paths=400, num_steps=96)
+    method = ex.density.Jarzynski(num_paths=400, num_steps=96)
 
     class Shifted(eqx.Module):
         """The model's own prior times a constant."""
@@ -105,9 +105,15 @@ def test_conditions_images_and_priors():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda m, x: ex.log_prob(m, x, method=ex.Jarzynski()), "`key` must be given"),
-        (lambda m, x: ex.Jarzynski(num_paths=1), "`num_paths` must be an integer of at least 2"),
-        (lambda m, x: ex.Jarzynski(num_steps=1), "`num_steps` must be an integer of at least 2"),
+        (lambda m, x: ex.log_prob(m, x, method=ex.density.Jarzynski()), "`key` must be given"),
+        (
+            lambda m, x: ex.density.Jarzynski(num_paths=1),
+            "`num_paths` must be an integer of at least 2",
+        ),
+        (
+            lambda m, x: ex.density.Jarzynski(num_steps=1),
+            "`num_steps` must be an integer of at least 2",
+        ),
     ],
 )
 def test_bad_arguments(call, match):

@@ -30,14 +30,14 @@ from tests.helpers import (
 
 
 DETERMINISTIC: dict[str, Callable] = {
-    "ddim": lambda: ex.DDIM(),
-    "dpm": lambda: ex.DPMSolver(),
-    "heun": lambda: ex.EDMHeun(),
+    "ddim": lambda: ex.dynamics.DDIM(),
+    "dpm": lambda: ex.dynamics.DPMSolver(),
+    "heun": lambda: ex.dynamics.EDMHeun(),
 }
 STOCHASTIC: dict[str, Callable] = {
-    "ancestral": lambda: ex.DDIM(eta=1.0),
-    "churn": lambda: ex.EDMHeun(churn=20.0),
-    "corrector": lambda: ex.PredictorCorrector(),
+    "ancestral": lambda: ex.dynamics.DDIM(eta=1.0),
+    "churn": lambda: ex.dynamics.EDMHeun(churn=20.0),
+    "corrector": lambda: ex.dynamics.PredictorCorrector(),
 }
 SAMPLERS = DETERMINISTIC | STOCHASTIC
 CLASSES = ("ancestral", "dpm", "heun", "corrector")  # one of each class
@@ -233,7 +233,9 @@ def test_the_steps_of_karras(x64):
     times = process.time_of_log_snr(-2 * jnp.log(jnp.append(levels, 0.0)))
     np.testing.assert_allclose(process.std(times[1:-1]), levels[1:], rtol=1e-8)
     start = jnp.asarray([[-20.0], [11.0]])
-    y = draw(ex.ExactModel(gaussian, process), ex.EDMHeun(), 2, times=times, prior=Points(start))
+    y = draw(
+        ex.ExactModel(gaussian, process), ex.dynamics.EDMHeun(), 2, times=times, prior=Points(start)
+    )
     exact = flow_map(gaussian, process, process.t1, process.t0, start)
     np.testing.assert_allclose(y, exact, atol=2e-3)
 
@@ -241,15 +243,15 @@ def test_the_steps_of_karras(x64):
 @pytest.mark.parametrize(
     ("special", "other"),
     [
-        (lambda: ex.DPMSolver(order=1), lambda: ex.DDIM()),
+        (lambda: ex.dynamics.DPMSolver(order=1), lambda: ex.dynamics.DDIM()),
         pytest.param(
-            lambda: ex.EDMHeun(churn=3.0, churn_min=100.0),
-            lambda: ex.EDMHeun(),
+            lambda: ex.dynamics.EDMHeun(churn=3.0, churn_min=100.0),
+            lambda: ex.dynamics.EDMHeun(),
             marks=SLOW,
         ),
         pytest.param(
-            lambda: ex.PredictorCorrector(snr=1e-6, num_corrections=3),
-            lambda: ex.DDIM(eta=1.0),
+            lambda: ex.dynamics.PredictorCorrector(snr=1e-6, num_corrections=3),
+            lambda: ex.dynamics.DDIM(eta=1.0),
             marks=SLOW,
         ),
     ],
@@ -269,11 +271,15 @@ def test_conditions_belong_to_samples():
 
     model = ex.ScoreMatching(Scripted(network), PROCESSES["cosine"]())
     centres = jnp.repeat(jnp.asarray([[2.0, 0.0], [-1.0, 5.0]]), 4000, axis=0)
-    y = draw(model, ex.DPMSolver(), 8000, num_steps=64, condition=centres, chunk_size=3000)
+    y = draw(model, ex.dynamics.DPMSolver(), 8000, num_steps=64, condition=centres, chunk_size=3000)
     assert standard_errors(y - centres, jnp.zeros(2), jnp.eye(2)) < 4
     with pytest.raises(ValueError, match="`condition` must have a leading axis of 10"):
         sample(
-            model, num_samples=10, key=jax.random.key(0), condition=centres, solver=ex.DPMSolver()
+            model,
+            num_samples=10,
+            key=jax.random.key(0),
+            condition=centres,
+            solver=ex.dynamics.DPMSolver(),
         )
 
 
@@ -380,7 +386,7 @@ def test_one_compilation_per_shape():
             key=jax.random.key(int(10 * kappa)),
             num_samples=7,
             num_steps=30,
-            solver=ex.DDIM(eta=kappa),
+            solver=ex.dynamics.DDIM(eta=kappa),
         )
         counts.append(len(traces))
     assert counts[0] == counts[2] <= 3  # whatever the number of steps
@@ -410,7 +416,7 @@ def test_gradients(x64, name, sampler, chunk_size):
     flat, rebuild = numbers(template.process)
     solver = SAMPLERS[sampler]()
     if sampler == "ancestral":
-        solver = ex.DDIM(eta=0.7)  # at the bound, finite differences leave what is allowed
+        solver = ex.dynamics.DDIM(eta=0.7)  # at the bound, finite differences leave what is allowed
     at = jnp.concatenate([flat, network.head.bias + 0.1])
     knob = {"ancestral": "eta", "corrector": "snr", "churn": "churn_noise"}.get(sampler)
     if knob is not None:
@@ -451,20 +457,22 @@ def test_refusals():
     )
     for kwargs in cases:
         with pytest.raises(ValueError, match="must be left out where `solver` is a sampler"):
-            sample(model, key=jax.random.key(0), num_samples=4, solver=ex.DDIM(), **kwargs)
+            sample(model, key=jax.random.key(0), num_samples=4, solver=ex.dynamics.DDIM(), **kwargs)
     for times in ([0.0, 1.0], [1.5, 0.0]):
         with pytest.raises(ValueError, match="`times` must"):
-            sample(model, key=jax.random.key(0), num_samples=4, solver=ex.DDIM(), times=times)
+            sample(
+                model, key=jax.random.key(0), num_samples=4, solver=ex.dynamics.DDIM(), times=times
+            )
     arguments = (
-        (lambda: ex.DDIM(eta=1.5), "eta"),
-        (lambda: ex.DDIM(eta=float("nan")), "eta"),
-        (lambda: ex.DPMSolver(order=3), "order"),
-        (lambda: ex.EDMHeun(churn=-1.0), "churn"),
-        (lambda: ex.EDMHeun(churn_min=-1.0), "churn_min"),
-        (lambda: ex.EDMHeun(churn_max=float("nan")), "churn_max"),
-        (lambda: ex.EDMHeun(churn_noise=float("inf")), "churn_noise"),
-        (lambda: ex.PredictorCorrector(snr=0.0), "snr"),
-        (lambda: ex.PredictorCorrector(num_corrections=0), "num_corrections"),
+        (lambda: ex.dynamics.DDIM(eta=1.5), "eta"),
+        (lambda: ex.dynamics.DDIM(eta=float("nan")), "eta"),
+        (lambda: ex.dynamics.DPMSolver(order=3), "order"),
+        (lambda: ex.dynamics.EDMHeun(churn=-1.0), "churn"),
+        (lambda: ex.dynamics.EDMHeun(churn_min=-1.0), "churn_min"),
+        (lambda: ex.dynamics.EDMHeun(churn_max=float("nan")), "churn_max"),
+        (lambda: ex.dynamics.EDMHeun(churn_noise=float("inf")), "churn_noise"),
+        (lambda: ex.dynamics.PredictorCorrector(snr=0.0), "snr"),
+        (lambda: ex.dynamics.PredictorCorrector(num_corrections=0), "num_corrections"),
     )
     with as_shipped():
         for build, name in arguments:
@@ -478,4 +486,4 @@ def test_a_failing_model_is_reported():
 
     model = ex.ScoreMatching(Scripted(network), PROCESSES["vp"]())
     with pytest.raises(eqx.EquinoxRuntimeError, match="a sample is not finite"):
-        sample(model, key=jax.random.key(0), num_samples=4, num_steps=2, solver=ex.DDIM())
+        sample(model, key=jax.random.key(0), num_samples=4, num_steps=2, solver=ex.dynamics.DDIM())

@@ -89,7 +89,7 @@ def test_strong_orders_of_the_forward_sde(x64, tree):
 @pytest.mark.slow
 def test_strong_order_with_a_nonlinear_drift(x64):
     """SRA1 is of order 1.5 in a double well."""
-    process = ex.Langevin(ex.DoubleWell(), 1.0)
+    process = ex.Langevin(ex.processes.DoubleWell(), 1.0)
     x = jnp.linspace(-1.5, 1.5, 400).reshape(-1, 1)
     path = Refined(jnp.linspace(0.0, 1.0, 1025), x.shape)
 

@@ -123,7 +123,7 @@ def test_adaptive_flow(x64):
 @pytest.mark.slow
 def test_adaptive_steps_follow_a_given_path(x64):
     """Almost free Brownian motion: saved states are the path itself, however long the steps."""
-    process = ex.Langevin(ex.Harmonic(1e-6), 0.5)
+    process = ex.Langevin(ex.processes.Harmonic(1e-6), 0.5)
     path = diffrax.VirtualBrownianTree(
         0.0, 1.0, 2.0**-10, (3, 2), KEY, levy_area=diffrax.SpaceTimeLevyArea
     )
@@ -196,7 +196,7 @@ def test_conditions_reach_the_network():
 def test_langevin_keeps_its_equilibrium(x64):
     """Variance T/k, to the square of the step, with the default solver (SRA1); no Monte Carlo."""
     stiffness, temperature = 2.0, 0.7
-    process = ex.Langevin(ex.Harmonic(stiffness), temperature, t1=6.0)
+    process = ex.Langevin(ex.processes.Harmonic(stiffness), temperature, t1=6.0)
     times = jnp.linspace(0.0, 6.0, 101)
     run = solve_forward(process, jnp.zeros((201, 1)), key=KEY, times=times, path=Impulses(times))
     mean, variance = linear_law(run.states)
@@ -317,7 +317,7 @@ def test_refusals():
 def test_refusals_of_models_and_states():
     x = states()
     model = ex.ExactModel(small_mixture(), PROCESSES["vp"]())
-    langevin = ex.Langevin(ex.Harmonic(), 0.5)
+    langevin = ex.Langevin(ex.processes.Harmonic(), 0.5)
     of_langevin = ex.EntropyMatching(Pull(), langevin)
     calls = {
         "y": lambda m, y, **more: solve_reverse(m, y, key=KEY, **more),

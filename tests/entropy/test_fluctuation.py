@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import entropix as ex
-from entropix._core.interfaces import AbstractProcess
 from entropix.entropy.fluctuation import tail_index
+from entropix.interfaces import AbstractProcess
 from tests.helpers import as_shipped
 from tests.mixtures import mixture
 
@@ -40,7 +40,7 @@ def check(result):
 def test_exponential_average_is_one(data, name):
     model = ex.ExactModel(data(), vp() if name == "VP" else ex.StraightLine(1.0))
     x = model.distribution.sample(PATHS, key=jax.random.key(0))
-    result = ex.fluctuation_theorem(model, x, key=jax.random.key(1), num_steps=4)
+    result = ex.entropy.fluctuation_theorem(model, x, key=jax.random.key(1), num_steps=4)
     check(result)
     assert 100 < float(result.effective_sample_size) <= PATHS
     if data is wide:
@@ -57,12 +57,12 @@ def test_exponential_average_is_one(data, name):
 @pytest.mark.parametrize("force", [None, 0.3], ids=["gradient", "rotation"])
 def test_langevin(force):
     """With and without detailed balance; the midpoint rule adds an error of order of the step."""
-    rotation = None if force is None else ex.RotatingForce(force)
-    path = ex.Langevin(ex.Harmonic(1.0), 1.0, rotation)
+    rotation = None if force is None else ex.processes.RotatingForce(force)
+    path = ex.Langevin(ex.processes.Harmonic(1.0), 1.0, rotation)
     start = ex.Gaussian(jnp.zeros(2), 1.5 * jnp.eye(2))
     end = ex.Gaussian(jnp.zeros(2), (1 + 0.5 * np.exp(-2)) * jnp.eye(2))
     x = start.sample(20_000, key=jax.random.key(0))
-    result = ex.fluctuation_theorem(
+    result = ex.entropy.fluctuation_theorem(
         path,
         x,
         key=jax.random.key(1),
@@ -83,7 +83,7 @@ def test_a_narrow_component_is_found_out():
         data_key, path_key = jax.random.split(jax.random.key(seed))
         x = mixture(2).sample(30_000, key=data_key)
         with pytest.warns(UserWarning, match="has no variance: its tail index over conjugate"):
-            result = ex.fluctuation_theorem(model, x, key=path_key, num_steps=4)
+            result = ex.entropy.fluctuation_theorem(model, x, key=path_key, num_steps=4)
         assert not bool(result.has_variance)
 
 
@@ -91,7 +91,7 @@ def test_a_narrow_component_is_found_out():
 def test_under_jit_the_verdict_is_read(recwarn):
     model = ex.ExactModel(mixture(2), vp())
     x = mixture(2).sample(30_000, key=jax.random.key(0))
-    run = jax.jit(lambda k: ex.fluctuation_theorem(model, x, key=k, num_steps=4))
+    run = jax.jit(lambda k: ex.entropy.fluctuation_theorem(model, x, key=k, num_steps=4))
     result = run(jax.random.key(1))
     assert not bool(result.has_variance)
     assert not recwarn.list
@@ -104,7 +104,9 @@ def test_values_in_place_of_functions_judge_by_the_forward_tail():
     x = data.sample(2000, key=jax.random.key(0))
     after = data.diffused(path, 1.0).log_prob
     options = {"key": jax.random.key(1), "num_steps": 2}
-    result = ex.fluctuation_theorem(path, x, log_p0=data.log_prob(x), log_pT=after, **options)
+    result = ex.entropy.fluctuation_theorem(
+        path, x, log_p0=data.log_prob(x), log_pT=after, **options
+    )
     assert result.second_moment is None
     assert result.conjugate_tail_index is None
     assert bool(result.has_variance == (result.tail_index < 0.5))
@@ -112,7 +114,7 @@ def test_values_in_place_of_functions_judge_by_the_forward_tail():
     # Weights that are Pareto of shape 0.8: a mean, but no variance.
     heavy = -0.8 * jnp.log((jnp.arange(2000) + 0.5) / 2000)
     with pytest.warns(UserWarning, match="the tail index of exp"):
-        ex.fluctuation_theorem(path, x, log_p0=-heavy, log_pT=after, **options)
+        ex.entropy.fluctuation_theorem(path, x, log_p0=-heavy, log_pT=after, **options)
 
 
 class Shrinking(AbstractProcess):
@@ -136,7 +138,7 @@ def test_a_process_of_ones_own():
     path = Shrinking(jnp.asarray(0.0), jnp.asarray(1.0))
     start, end = ex.Gaussian([0.0], [[1.5]]), ex.Gaussian([0.0], [[1 + 0.5 * np.exp(-2)]])
     x = start.sample(4000, key=jax.random.key(0))
-    result = ex.fluctuation_theorem(
+    result = ex.entropy.fluctuation_theorem(
         path, x, key=jax.random.key(1), log_p0=start.log_prob, log_pT=end.log_prob, num_steps=16
     )
     assert result.second_moment is None
@@ -146,7 +148,7 @@ def test_a_process_of_ones_own():
 @pytest.mark.slow
 def test_conjugate_paths_have_noise_of_their_own():
     """A Brownian path that is given drives the forward paths only."""
-    path = ex.Langevin(ex.Harmonic(1.0), 1.0)
+    path = ex.Langevin(ex.processes.Harmonic(1.0), 1.0)
     start, end = ex.Gaussian([0.0], [[1.5]]), ex.Gaussian([0.0], [[1 + 0.5 * np.exp(-2)]])
     x = start.sample(10_000, key=jax.random.key(0))
     brownian = diffrax.VirtualBrownianTree(
@@ -157,7 +159,7 @@ def test_conjugate_paths_have_noise_of_their_own():
         jax.random.key(1),
         diffrax.SpaceTimeLevyArea,
     )
-    result = ex.fluctuation_theorem(
+    result = ex.entropy.fluctuation_theorem(
         path,
         x,
         key=jax.random.key(2),
@@ -194,10 +196,10 @@ def test_tail_index_of_a_bounded_weight():
     [
         ({"x": jnp.ones((99, 1))}, "at least 100 samples"),
         ({"model": 3}, "`model` must be a model or a process"),
-        ({"model": ex.Langevin(ex.Harmonic())}, "`log_p0` must be given"),
+        ({"model": ex.Langevin(ex.processes.Harmonic())}, "`log_p0` must be given"),
     ],
 )
 def test_bad_arguments(arguments, match):
     arguments = {"model": ex.ExactModel(wide(), vp()), "x": jnp.ones((100, 1)), **arguments}
     with as_shipped(), pytest.raises(ValueError, match=match):
-        ex.fluctuation_theorem(key=jax.random.key(0), **arguments)
+        ex.entropy.fluctuation_theorem(key=jax.random.key(0), **arguments)

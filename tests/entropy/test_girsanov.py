@@ -62,7 +62,7 @@ def test_a_wrong_field_at_a_point(x64):
     """Mean: the path bound. Exponential mean: the density of the reverse SDE."""
     x = jnp.asarray([[1.0, -2.0]])
     assert float(reverse_log_density(0.5, x)[0]) == pytest.approx(DENSITY, rel=1e-8)
-    weights = ex.path_log_ratio(
+    weights = ex.entropy.path_log_ratio(
         shrinking(), x, key=jax.random.key(0), num_paths=15_000, num_steps=192
     )[0]
     assert weights.shape == (15_000,)
@@ -128,7 +128,7 @@ def test_gaussian_data_leave_no_variance(x64):
     reference = GaussianReference.from_data(points)
 
     def first(x):
-        weights = ex.path_log_ratio(
+        weights = ex.entropy.path_log_ratio(
             model, x, key=jax.random.key(0), num_paths=8, num_steps=5, reference=reference
         )
         return jnp.mean(weights[0]), weights
@@ -149,7 +149,9 @@ def test_exact_models_average_to_their_density(name):
     truth = mixture(3).log_prob(x)
     errors = []
     for steps in (32, 64):
-        weights = ex.path_log_ratio(model, x, key=jax.random.key(1), num_paths=64, num_steps=steps)
+        weights = ex.entropy.path_log_ratio(
+            model, x, key=jax.random.key(1), num_paths=64, num_steps=steps
+        )
         gap = jnp.mean(weights, axis=1) - truth
         noise = jnp.std(weights, axis=1, ddof=1) / 8
         exponential = jax.nn.logsumexp(weights, axis=1) - jnp.log(64) - truth
@@ -170,11 +172,11 @@ def test_transformations_and_chunks(x64):
     model = shrinking(shape=(2, 2))
     x = jax.random.normal(jax.random.key(0), (5, 2, 2))
     options = {"key": jax.random.key(1), "num_paths": 3, "num_steps": 4}
-    whole = ex.path_log_ratio(model, x, **options)
+    whole = ex.entropy.path_log_ratio(model, x, **options)
     assert whole.shape == (5, 3)
     times = forward_times(model.process, 4, GaussianReference.from_data(x).mean_variance)
-    assert ex.path_log_ratio(model, x, times=times, **options).shape == (5, 3)
-    parts = eqx.filter_jit(ex.path_log_ratio)(model, x, chunk_size=6, **options)
+    assert ex.entropy.path_log_ratio(model, x, times=times, **options).shape == (5, 3)
+    parts = eqx.filter_jit(ex.entropy.path_log_ratio)(model, x, chunk_size=6, **options)
     np.testing.assert_allclose(parts, whole, rtol=1e-10)
 
 
@@ -192,7 +194,7 @@ def test_transformations_and_chunks(x64):
 def test_bad_arguments(arguments, match):
     arguments = {"model": shrinking(), "x": jnp.ones((4, 2)), **arguments}
     with as_shipped(), pytest.raises(ValueError, match=match):
-        ex.path_log_ratio(key=jax.random.key(0), **arguments)
+        ex.entropy.path_log_ratio(key=jax.random.key(0), **arguments)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +210,7 @@ def test_times_cover_the_process(times, says):
     process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
     model = ex.ExactModel(ex.Gaussian([0.5], [[0.3]]), process)
     with pytest.raises(ValueError, match=says):
-        ex.path_log_ratio(model, jnp.zeros((3, 1)), key=jax.random.key(0), times=times)
+        ex.entropy.path_log_ratio(model, jnp.zeros((3, 1)), key=jax.random.key(0), times=times)
 
 
 def test_keys_priors_and_shapes_are_checked():
@@ -217,8 +219,8 @@ def test_keys_priors_and_shapes_are_checked():
     x, key = jnp.zeros((3, 1)), jax.random.key(0)
     for bad in (0, None, jax.random.split(key, 3)):
         with as_shipped(), pytest.raises(ValueError, match="`key` must be one PRNG key"):
-            ex.path_log_ratio(model, x, key=bad)
+            ex.entropy.path_log_ratio(model, x, key=bad)
     with as_shipped(), pytest.raises(ValueError, match="`prior` must have"):
-        ex.path_log_ratio(model, x, key=key, prior=3)
+        ex.entropy.path_log_ratio(model, x, key=key, prior=3)
     with pytest.raises(ValueError, match=r"`x` must have shape \(n, 1\)"):
         ex.log_prob(model, jnp.zeros((3, 2)), key=key)

@@ -52,7 +52,11 @@ def _slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-MAKERS = {"VP": vp, "SL": lambda: line(0.5), "Harmonic": lambda: ex.Langevin(ex.Harmonic(1.5), 0.6)}
+MAKERS = {
+    "VP": vp,
+    "SL": lambda: line(0.5),
+    "Harmonic": lambda: ex.Langevin(ex.processes.Harmonic(1.5), 0.6),
+}
 
 
 @pytest.mark.parametrize(
@@ -79,7 +83,7 @@ def ripples(y):
 @pytest.mark.parametrize("num_steps", [4, 40])
 def test_medium_entropy_of_the_double_well_is_exact(x64, num_steps):
     """Of a quartic potential, whose force is cubic, at any step."""
-    well = ex.Langevin(ex.DoubleWell(), 0.5, t1=0.1)
+    well = ex.Langevin(ex.processes.DoubleWell(), 0.5, t1=0.1)
     x = 0.3 + 0.5 * jax.random.normal(jax.random.key(0), (50, 1))
     result = ex.path_entropy(
         well, x, key=jax.random.key(1), log_p0=zeros, log_pT=zeros, num_steps=num_steps
@@ -253,7 +257,7 @@ def test_a_collapsing_equilibrium_needs_times(x64):
     ],
 )
 def test_bad_arguments(arguments, match):
-    arguments = {"model": ex.Langevin(ex.Harmonic()), "x": jnp.ones((4, 1)), **arguments}
+    arguments = {"model": ex.Langevin(ex.processes.Harmonic()), "x": jnp.ones((4, 1)), **arguments}
     with as_shipped(), pytest.raises(ValueError, match=match):
         ex.path_entropy(key=jax.random.key(0), **arguments)
 
@@ -276,7 +280,7 @@ def test_densities_that_are_not_finite_are_refused():
 @pytest.mark.slow
 def test_housekeeping_of_a_rotation():
     """beta = 2, G = 1.7, N(0, I/2) in three dimensions: both parts are known."""
-    path = ex.Langevin(ex.Harmonic(1.0), 1.0, ex.RotatingForce(1.7))
+    path = ex.Langevin(ex.processes.Harmonic(1.0), 1.0, ex.processes.RotatingForce(1.7))
     variance = 1 - 0.5 * np.exp(-2)
     start = ex.Gaussian(jnp.zeros(3), 0.5 * jnp.eye(3))
     end = ex.Gaussian(jnp.zeros(3), variance * jnp.eye(3))
@@ -293,8 +297,8 @@ def test_housekeeping_of_a_rotation():
     assert within(relaxation, 4.8166828373039 - 4.5305594842769)
     assert float(relaxation.stderr) < 0.3 * float(result.mean.stderr)
 
-    along = ex.path_functional(
-        ex.HousekeepingEntropy(path),
+    along = ex.entropy.path_functional(
+        ex.entropy.HousekeepingEntropy(path),
         x,
         key=jax.random.key(2),
         along="sde",
@@ -363,7 +367,7 @@ def test_relaxation_in_a_double_well(temperature):
     x = data.sample(10_000, key=jax.random.key(0))
     logs = np.log(later)
     result = ex.path_entropy(
-        ex.Langevin(ex.DoubleWell(), temperature),
+        ex.Langevin(ex.processes.DoubleWell(), temperature),
         x,
         key=jax.random.key(1),
         log_p0=data.log_prob,

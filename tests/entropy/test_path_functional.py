@@ -29,7 +29,7 @@ def vp(kappa=1.0, beta_min=0.1):
 PROCESSES = {"VP": vp, "SL": lambda: ex.StraightLine(1.0)}
 
 
-class Weighted(ex.AbstractPathFunctional):
+class Weighted(ex.entropy.AbstractPathFunctional):
     r"""$\mu^2\|y\|^2$: a user's own, whose integral needs second moments only."""
 
     process: ex.VariancePreserving | ex.StraightLine
@@ -43,10 +43,12 @@ def gaussian():
 
 
 FUNCTIONALS = {
-    "total": lambda model: ex.EntropyProduction(model),
-    "system": lambda model: ex.SystemEntropy(model),
-    "medium": lambda model: ex.MediumEntropy(model),
-    "divergence": lambda model: ex.PathDivergence(model, ex.ExactModel(gaussian(), model.process)),
+    "total": lambda model: ex.entropy.EntropyProduction(model),
+    "system": lambda model: ex.entropy.SystemEntropy(model),
+    "medium": lambda model: ex.entropy.MediumEntropy(model),
+    "divergence": lambda model: ex.entropy.PathDivergence(
+        model, ex.ExactModel(gaussian(), model.process)
+    ),
     "user": lambda model: Weighted(model.process),
 }
 
@@ -84,7 +86,7 @@ def estimate(name, functional, along):
     options = {} if along == "marginals" else {"num_steps": 24}
     if along == "flow":
         options["model"] = model
-    return ex.path_functional(
+    return ex.entropy.path_functional(
         FUNCTIONALS[functional](model),
         data,
         key=jax.random.key({"marginals": 1, "sde": 2, "flow": 3}[along]),
@@ -120,7 +122,7 @@ def test_system_and_medium_add_up(along, x64):
     data = mixture(3).sample(50, key=jax.random.key(0))
     extra = {} if along == "sde" else {"model": model}
     system, medium, total = (
-        ex.path_functional(
+        ex.entropy.path_functional(
             FUNCTIONALS[name](model),
             data,
             key=jax.random.key(1),
@@ -140,7 +142,7 @@ def test_a_rotation_produces_more_than_it_relaxes():
 
     A function in a `PathFunctional` says the same as the built-in functional.
     """
-    path = ex.Langevin(ex.Harmonic(1.0), 1.0, ex.RotatingForce(1.7))
+    path = ex.Langevin(ex.processes.Harmonic(1.0), 1.0, ex.processes.RotatingForce(1.7))
     model = ex.ScoreMatching(lambda s, y, c: -y / (1 - 0.5 * jnp.exp(-2 * s)), path, shape=(3,))
     data = ex.Gaussian(jnp.zeros(3), 0.5 * jnp.eye(3)).sample(4000, key=jax.random.key(0))
 
@@ -153,10 +155,10 @@ def test_a_rotation_produces_more_than_it_relaxes():
         "num_steps": 32,
         "num_evaluations": 32 * 4000,
     }
-    total = ex.path_functional(ex.EntropyProduction(model), data, **options)
+    total = ex.entropy.path_functional(ex.entropy.EntropyProduction(model), data, **options)
     assert abs(float(total.value) - 4.8166828373039) < 4 * float(total.stderr)
     assert float(total.stderr) < 0.1
-    users = ex.path_functional(ex.PathFunctional(function, path), data, **options)
+    users = ex.entropy.path_functional(ex.entropy.PathFunctional(function, path), data, **options)
     np.testing.assert_allclose(users.value, total.value, rtol=1e-5)
     np.testing.assert_allclose(users.stderr, total.stderr, rtol=1e-5)
 
@@ -177,8 +179,8 @@ def test_gradients(along, x64):
 
     def value(p, key):
         model = ex.ExactModel(distribution, make(p))
-        return ex.path_functional(
-            ex.EntropyProduction(model),
+        return ex.entropy.path_functional(
+            ex.entropy.EntropyProduction(model),
             data,
             key=key,
             along=along,
@@ -227,7 +229,7 @@ def test_standard_errors_are_honest(functional, along):
     @jax.jit
     def run(key):
         data_key, key = jax.random.split(key)
-        return ex.path_functional(
+        return ex.entropy.path_functional(
             FUNCTIONALS[functional](model),
             mixture(3).sample(300, key=data_key),
             key=key,
@@ -255,7 +257,7 @@ def test_a_cutoff_chunks_and_conditions(x64):
     def function(s, y, condition):
         return condition * vp().scale(s) ** 2
 
-    functional = ex.PathFunctional(function, vp())
+    functional = ex.entropy.PathFunctional(function, vp())
     options = {
         "key": jax.random.key(1),
         "along": "sde",
@@ -263,13 +265,13 @@ def test_a_cutoff_chunks_and_conditions(x64):
         "num_evaluations": 16 * 40,
         "condition": condition,
     }
-    whole = ex.path_functional(functional, data, **options)
+    whole = ex.entropy.path_functional(functional, data, **options)
     assert whole.num_evaluations == 16 * 40
     # The integral of mu^2 is (1 - mu_T^2)/2, times the mean condition of the points drawn.
     error = float(whole.stderr)
     assert abs(float(whole.value) - (1 - np.exp(-8.05)) / 4) < 4 * error
     assert error < 0.05
-    cut = ex.path_functional(functional, data, cutoff=0.5, chunk_size=160, **options)
+    cut = ex.entropy.path_functional(functional, data, cutoff=0.5, chunk_size=160, **options)
     kept = (1 - 0.25 - np.exp(-8.05)) / (1 - np.exp(-8.05))  # mu^2 below 1 - cutoff^2
     assert float(cut.value / whole.value) == pytest.approx(kept, rel=1e-3)
 
@@ -287,24 +289,30 @@ def test_a_cutoff_chunks_and_conditions(x64):
         ({"adjoint": diffrax.DirectAdjoint()}, "`along` must be 'sde' or 'flow' where `adjoint`"),
         ({"model": ex.ExactModel(gaussian(), vp())}, "`along` must be 'sde' or 'flow' where"),
         (
-            {"functional": ex.HousekeepingEntropy(vp()), "along": "flow"},
+            {"functional": ex.entropy.HousekeepingEntropy(vp()), "along": "flow"},
             "`model` must be a model, got NoneType",
         ),
         (
             {
-                "functional": ex.HousekeepingEntropy(ex.Langevin(ex.Harmonic())),
+                "functional": ex.entropy.HousekeepingEntropy(ex.Langevin(ex.processes.Harmonic())),
                 "along": "sde",
                 "cutoff": 0.1,
             },
             "`cutoff` must be None where the process is not Gaussian",
         ),
-        ({"functional": ex.HousekeepingEntropy(ex.Langevin(ex.Harmonic()))}, "must be Gaussian"),
         (
-            {"functional": ex.PathFunctional(lambda s, y, c: y, vp()), "along": "sde"},
+            {"functional": ex.entropy.HousekeepingEntropy(ex.Langevin(ex.processes.Harmonic()))},
+            "must be Gaussian",
+        ),
+        (
+            {"functional": ex.entropy.PathFunctional(lambda s, y, c: y, vp()), "along": "sde"},
             "`function` must return a scalar",
         ),
         (
-            {"functional": ex.PathFunctional(lambda s, y, c: jnp.nan, vp()), "along": "sde"},
+            {
+                "functional": ex.entropy.PathFunctional(lambda s, y, c: jnp.nan, vp()),
+                "along": "sde",
+            },
             "must be finite on the whole path",
         ),
     ],
@@ -312,28 +320,28 @@ def test_a_cutoff_chunks_and_conditions(x64):
 def test_bad_arguments(arguments, match):
     model = ex.ExactModel(gaussian(), vp())
     arguments = {
-        "functional": ex.EntropyProduction(model),
+        "functional": ex.entropy.EntropyProduction(model),
         "data": jnp.arange(24.0).reshape(8, 3),
         **arguments,
     }
     functional, data = arguments.pop("functional"), arguments.pop("data")
     with as_shipped(), pytest.raises(ValueError, match=match):
-        ex.path_functional(functional, data, key=jax.random.key(0), **arguments)
+        ex.entropy.path_functional(functional, data, key=jax.random.key(0), **arguments)
 
 
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: ex.EntropyProduction(vp()), "`model` must be a model"),
-        (lambda: ex.SystemEntropy(None), "`model` must be a model"),
-        (lambda: ex.MediumEntropy(1.0), "`model` must be a model"),
-        (lambda: ex.HousekeepingEntropy("VP"), "`process` must be a process"),
+        (lambda: ex.entropy.EntropyProduction(vp()), "`model` must be a model"),
+        (lambda: ex.entropy.SystemEntropy(None), "`model` must be a model"),
+        (lambda: ex.entropy.MediumEntropy(1.0), "`model` must be a model"),
+        (lambda: ex.entropy.HousekeepingEntropy("VP"), "`process` must be a process"),
         (
-            lambda: ex.PathDivergence(ex.ExactModel(gaussian(), vp()), vp()),
+            lambda: ex.entropy.PathDivergence(ex.ExactModel(gaussian(), vp()), vp()),
             "`reference_model` must be a model",
         ),
-        (lambda: ex.PathFunctional(1.0, vp()), "`function` must be callable"),
-        (lambda: ex.PathFunctional(jnp.sum, None), "`process` must be a process"),
+        (lambda: ex.entropy.PathFunctional(1.0, vp()), "`function` must be callable"),
+        (lambda: ex.entropy.PathFunctional(jnp.sum, None), "`process` must be a process"),
     ],
 )
 def test_bad_functionals(call, match):
@@ -348,26 +356,26 @@ def test_infinite_integrals_are_refused_along_paths_too():
     x = gaussian.sample(64, key=jax.random.key(0))
     options = {"key": jax.random.key(1), "num_evaluations": 4096, "num_steps": 32}
     flow = ex.ExactModel(gaussian, ex.RectifiedFlow())
-    production = ex.EntropyProduction(flow)
+    production = ex.entropy.EntropyProduction(flow)
     for along in ("marginals", "sde"):
         with pytest.raises(ValueError, match="`cutoff` must be given"):
-            ex.path_functional(production, x, along=along, **options)
-    cut = ex.path_functional(production, x, along="sde", cutoff=0.1, **options)
+            ex.entropy.path_functional(production, x, along=along, **options)
+    cut = ex.entropy.path_functional(production, x, along="sde", cutoff=0.1, **options)
     assert "noise std >= 0.1" in str(cut)
     process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
 
     def constant(s, y, condition):
         return 1 / process.var(s)
 
-    endless = ex.PathFunctional(constant, process)
+    endless = ex.entropy.PathFunctional(constant, process)
     for along in ("marginals", "sde"):
         with pytest.raises(ValueError, match="does not decay at the data end"):
-            ex.path_functional(endless, x, along=along, **options)
+            ex.entropy.path_functional(endless, x, along=along, **options)
     with pytest.raises(ValueError, match="`cutoff` must be positive"):
-        ex.path_functional(production, x, along="sde", cutoff=-0.1, **options)
+        ex.entropy.path_functional(production, x, along="sde", cutoff=-0.1, **options)
     with pytest.raises(ValueError, match="`model` must run on the process of `functional`"):
-        ex.path_functional(
-            ex.EntropyProduction(ex.ExactModel(gaussian, process)),
+        ex.entropy.path_functional(
+            ex.entropy.EntropyProduction(ex.ExactModel(gaussian, process)),
             x,
             along="flow",
             model=flow,

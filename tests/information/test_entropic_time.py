@@ -31,7 +31,9 @@ def grown(log_snr, start):
 def test_curve_of_a_gaussian(make, x64):
     process = make()
     model, data = model_and_data(process)
-    curve = ex.entropic_time(model, data, key=jax.random.key(1), cutoff=0.01, num_quantiles=8)
+    curve = ex.information.entropic_time(
+        model, data, key=jax.random.key(1), cutoff=0.01, num_quantiles=8
+    )
     expected = grown(curve.log_snr, curve.log_snr[0])
     off = np.abs(curve.cumulative - expected)
     assert np.all(off < 4 * curve.stderr + 1e-6)
@@ -53,7 +55,9 @@ def test_two_points_leave_one_bit():
     """H grows from nothing to ln 2; at a signal-to-noise ratio of 1 the state tells .3368 of it."""
     points = jnp.array([[-1.0], [1.0]])
     model = ex.ExactModel(ex.Empirical(points), vp())
-    curve = ex.entropic_time(model, points, key=jax.random.key(0), cutoff=0.05, num_times=257)
+    curve = ex.information.entropic_time(
+        model, points, key=jax.random.key(0), cutoff=0.05, num_times=257
+    )
     at_one = jnp.interp(0.0, -curve.log_snr, curve.cumulative)
     assert float(curve.total.mc_stderr) < 0.015
     for value, expected in ((at_one, np.log(2) - 0.33682083), (curve.total.value, np.log(2))):
@@ -67,7 +71,7 @@ def test_quantiles_are_differentiable_in_the_schedule(x64):
     def middle(beta_max):
         model, _ = model_and_data(vp(beta_max), 2)
         options = {"key": jax.random.key(1), "cutoff": 0.1, "num_quantiles": 2}
-        return ex.entropic_time(model, data, **options).quantiles[1]
+        return ex.information.entropic_time(model, data, **options).quantiles[1]
 
     def exact(beta_max):
         process = vp(beta_max)
@@ -100,7 +104,7 @@ def test_errors_are_honest():
         def run(key, count=count):
             data_key, key = jax.random.split(key)
             data = mixture.sample(count, key=data_key)
-            total = ex.entropic_time(
+            total = ex.information.entropic_time(
                 model, data, key=key, cutoff=0.1, num_evaluations=1024, num_times=9
             ).total
             return total.value, total.stderr
@@ -113,6 +117,8 @@ def test_errors_are_honest():
 def test_bad_arguments():
     model, data = model_and_data(vp(), 4)
     with pytest.raises(ValueError, match="`cutoff` must be a noise standard deviation"):
-        ex.entropic_time(model, data, key=jax.random.key(0), cutoff=None)
+        ex.information.entropic_time(model, data, key=jax.random.key(0), cutoff=None)
     with pytest.raises(ValueError, match="`num_quantiles` must be"):
-        ex.entropic_time(model, data, key=jax.random.key(0), cutoff=0.1, num_quantiles=0)
+        ex.information.entropic_time(
+            model, data, key=jax.random.key(0), cutoff=0.1, num_quantiles=0
+        )

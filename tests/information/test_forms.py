@@ -96,7 +96,7 @@ def test_the_default_is_the_form_that_the_documentation_advises():
     other = ModelPair(exact.model, LinearGaussian(process, jnp.ones(1), jnp.asarray(1.0)))
     assert isinstance(in_form(exact, None), ScoreForm)
     assert isinstance(in_form(other, None), DenoisingForm)
-    for function in (ex.mutual_information, ex.conditional_mutual_information):
+    for function in (ex.mutual_information, ex.information.conditional_mutual_information):
         assert inspect.signature(function).parameters["form"].default == "denoising"
 
 

@@ -131,7 +131,7 @@ def test_conditional_information_of_gaussians():
     left = 0.36 * (1 - 0.49) + 0.36  # the variance of x given z
     given_both = LinearGaussian(process, jnp.array([0.6, 0.5]), jnp.asarray(0.36))
     given_z = LinearGaussian(process, jnp.array([0.6 * 0.7 + 0.5]), jnp.asarray(left))
-    estimate = ex.conditional_mutual_information(
+    estimate = ex.information.conditional_mutual_information(
         given_both,
         x,
         y,
@@ -263,7 +263,7 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="`marginal_model` must run on the process"):
         ex.mutual_information(model, data, data, key=key, marginal_model=other)
     with pytest.raises(ValueError, match="`given` must be given"):
-        ex.conditional_mutual_information(model, data, data, None, key=key)
+        ex.information.conditional_mutual_information(model, data, data, None, key=key)
     with pytest.raises(ValueError, match="`reference_condition` must have a leading axis"):
         ex.kl_divergence(model, model, data, key=key, reference_condition=jnp.zeros(3))
     with pytest.raises(ValueError, match="`reference_model` must run on the process"):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 import entropix as ex
-from entropix._core.interfaces import AbstractModel
+from entropix.interfaces import AbstractModel
 
 
 class AbstractConditional(AbstractModel):

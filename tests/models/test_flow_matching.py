@@ -18,14 +18,14 @@ REFUSED = {
     "neural_entropy, cut off": lambda m: ex.neural_entropy(m, X, key=KEY, cutoff=0.1),
     "entropy_curve": lambda m: ex.entropy_curve(m, X, key=KEY, num_evaluations=256),
     "path_kl": lambda m: ex.path_kl(m, m, X, key=KEY, num_evaluations=256),
-    "entropy_rates": lambda m: ex.entropy_rates(m, X, key=KEY),
+    "entropy_rates": lambda m: ex.entropy.entropy_rates(m, X, key=KEY),
     "speed_limit": lambda m: ex.speed_limit(m, X, key=KEY),
     "solve_reverse": lambda m: ex.solve_reverse(m, X, key=KEY),
     "PathBound": lambda m: ex.log_prob(m, X, key=KEY),
-    "Jarzynski": lambda m: ex.log_prob(m, X, key=KEY, method=ex.Jarzynski()),
+    "Jarzynski": lambda m: ex.log_prob(m, X, key=KEY, method=ex.density.Jarzynski()),
     "DenoisingError": lambda m: ex.log_prob(m, X, key=KEY, method=ex.DenoisingError()),
-    "path_log_ratio": lambda m: ex.path_log_ratio(m, X, key=KEY),
-    "denoising_loss": lambda m: ex.denoising_loss(m, 0.5, X[0], X[0]),
+    "path_log_ratio": lambda m: ex.entropy.path_log_ratio(m, X, key=KEY),
+    "denoising_loss": lambda m: ex.training.denoising_loss(m, 0.5, X[0], X[0]),
 }
 
 
@@ -40,7 +40,7 @@ def test_no_reverse_sde():
     with pytest.raises(ValueError, match="'ode'"):
         ex.sample(model, key=KEY, num_samples=2)
     with pytest.raises(ValueError, match="`solver`"):
-        ex.sample(model, key=KEY, num_samples=2, method="ode", solver=ex.DDIM())
+        ex.sample(model, key=KEY, num_samples=2, method="ode", solver=ex.dynamics.DDIM())
     with pytest.raises(ValueError, match="`process`"):
         model.with_process(ex.CosinePath())
 

@@ -61,7 +61,7 @@ def test_fields_agree(name, x64, getkey):
 
     @quick_jit
     def fields(weight, s, y):
-        guided = ex.Guided(model, weight)
+        guided = ex.models.Guided(model, weight)
         score, flow = guided.score(s, y, told), guided.velocity(s, y, told)
         entropy = guided.entropy_field(s, y, told)
         return score, entropy + process.equilibrium_score(s, y), (flow, process.drift(s, y))
@@ -74,7 +74,7 @@ def test_fields_agree(name, x64, getkey):
         np.testing.assert_allclose(score, same, rtol=1e-8, atol=1e-8)
         half = process.sigma_squared(s) / 2
         np.testing.assert_allclose(flow, drift - half * score, rtol=1e-7, atol=1e-8 * half)
-    slope = jax.grad(lambda w: jnp.sum(ex.Guided(model, w).score(s, y, told)))(WEIGHT)
+    slope = jax.grad(lambda w: jnp.sum(ex.models.Guided(model, w).score(s, y, told)))(WEIGHT)
     np.testing.assert_allclose(
         slope, jnp.sum(model.score(s, y, told) - model.score(s, y)), rtol=1e-9
     )
@@ -82,7 +82,7 @@ def test_fields_agree(name, x64, getkey):
 
 @pytest.mark.parametrize("name", ["vp", "sl", "cosine"])
 def test_finite_at_both_ends(name):
-    model = ex.Guided(conditional(PROCESSES[name]()), WEIGHT)
+    model = ex.models.Guided(conditional(PROCESSES[name]()), WEIGHT)
     for s in (model.process.t0, model.process.t1):
         fields = (model.entropy_field, model.velocity)
         assert all_finite([field(s, jnp.ones(1), jnp.ones(1)) for field in fields])
@@ -92,7 +92,7 @@ def test_density_of_the_flow(x64):
     """Against an integrator of its own; it integrates to one."""
     line = np.linspace(-2.0, 4.0, 121)
     result = ex.log_prob(
-        ex.Guided(conditional(vp()), WEIGHT),
+        ex.models.Guided(conditional(vp()), WEIGHT),
         line[:, None],
         method=ex.ProbabilityFlow(rtol=1e-8, atol=1e-8),
         condition=jnp.full((121, 1), MEAN),
@@ -108,9 +108,9 @@ def test_density_of_the_reverse_sde_and_its_samples():
     mean, variance = sde_moments()
     x = mean + np.sqrt(variance) * np.linspace(-1.5, 1.5, 4)[:, None]
     truth = -((x[:, 0] - mean) ** 2) / 2 / variance - np.log(2 * np.pi * variance) / 2
-    model, told = ex.Guided(conditional(vp()), WEIGHT), jnp.full((4, 1), MEAN)
+    model, told = ex.models.Guided(conditional(vp()), WEIGHT), jnp.full((4, 1), MEAN)
     options = {"key": jax.random.key(0), "condition": told, "prior": ex.Gaussian([0.0], [[1.0]])}
-    result = ex.log_prob(model, x, method=ex.Jarzynski(1000, 96), **options)
+    result = ex.log_prob(model, x, method=ex.density.Jarzynski(1000, 96), **options)
     assert np.all(np.abs(result.value - truth) < 4 * result.stderr + 0.02)
     bound = ex.log_prob(model, x, method=ex.PathBound(1024), **options)
     assert np.all(bound.value < truth + 4 * bound.stderr)
@@ -136,7 +136,7 @@ def test_neural_entropy_of_an_affine_field():
     rate = beta / 2 * ((1 + slope) ** 2 * var + ((1 + slope) * centre + offset) ** 2)
     data = MEAN + jnp.sqrt(VARIANCE) * jax.random.normal(jax.random.key(0), (20_000, 1))
     found = ex.neural_entropy(
-        ex.Guided(conditional(vp()), WEIGHT),
+        ex.models.Guided(conditional(vp()), WEIGHT),
         data,
         key=jax.random.key(1),
         condition=jnp.full((20_000, 1), MEAN),
@@ -150,7 +150,7 @@ def test_two_models_and_another_process():
     """A good model guided away from a poor one; both move to a new process."""
     good = ex.ExactModel(ex.Gaussian([0.5], [[0.3]]), vp())
     poor = ex.ExactModel(ex.Gaussian([0.2], [[0.6]]), vp())
-    guided = ex.Guided(good, 2.0, poor).with_process(ex.CosinePath())
+    guided = ex.models.Guided(good, 2.0, poor).with_process(ex.CosinePath())
     y = jnp.ones(1)
     expected = 2 * guided.model.score(0.3, y) - guided.marginal_model.score(0.3, y)
     np.testing.assert_allclose(guided.score(0.3, y), expected, rtol=1e-6)
@@ -160,11 +160,14 @@ def test_two_models_and_another_process():
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda m: ex.Guided(3.0, 1.0), "`model` must be a model"),
-        (lambda m: ex.Guided(m, jnp.nan), "`weight` must be finite"),
-        (lambda m: ex.Guided(m, 1.0, "none"), "`marginal_model` must be a model or None"),
-        (lambda m: ex.Guided(m, 1.0, m.with_process(ex.CosinePath())), "`marginal_model` must run"),
-        (lambda m: ex.Guided(m, 1.0).score(0.5, jnp.ones(1)), "`condition` must be given"),
+        (lambda m: ex.models.Guided(3.0, 1.0), "`model` must be a model"),
+        (lambda m: ex.models.Guided(m, jnp.nan), "`weight` must be finite"),
+        (lambda m: ex.models.Guided(m, 1.0, "none"), "`marginal_model` must be a model or None"),
+        (
+            lambda m: ex.models.Guided(m, 1.0, m.with_process(ex.CosinePath())),
+            "`marginal_model` must run",
+        ),
+        (lambda m: ex.models.Guided(m, 1.0).score(0.5, jnp.ones(1)), "`condition` must be given"),
     ],
 )
 def test_bad_arguments(make, match):

@@ -341,9 +341,9 @@ def test_conditions_guidance_and_temperature(x64):
     @quick_jit
     def scores(s, y):
         return (
-            [ex.Tempered(m, 0.5, 0.3).with_process(new).score(s, y) for m in (inner, exact)],
+            [ex.models.Tempered(m, 0.5, 0.3).with_process(new).score(s, y) for m in (inner, exact)],
             [
-                ex.Guided(conditional, 2.0, m).with_process(new).score(s, y, told)
+                ex.models.Guided(conditional, 2.0, m).with_process(new).score(s, y, told)
                 for m in (inner, exact)
             ],
             [poor.with_process(new).score(s, y, c) for c in (1.0, 2.0, 3.0)],

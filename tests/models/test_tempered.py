@@ -20,7 +20,7 @@ def gaussian(temperature=1.0):
 def test_fields_and_prior_of_a_gaussian(name, x64, getkey):
     """The diffusion of p^(1/T) itself, at both ends too."""
     process = PROCESSES[name]()
-    model = ex.Tempered(ex.ExactModel(gaussian(), process), 0.3)
+    model = ex.models.Tempered(ex.ExactModel(gaussian(), process), 0.3)
     exact = ex.ExactModel(gaussian(0.3), process)
     for s in inner_times(process, 3):
         y = jax.random.normal(getkey(), (2,))
@@ -42,7 +42,7 @@ def test_log_density_and_its_gradient_in_the_temperature(x64):
     method = ex.ProbabilityFlow(rtol=1e-8, atol=1e-8, max_steps=128)
 
     def value(temperature):
-        model = ex.Tempered(ex.ExactModel(gaussian(), process), temperature)
+        model = ex.models.Tempered(ex.ExactModel(gaussian(), process), temperature)
         return ex.log_prob(model, x, method=method).value
 
     def exact(temperature):
@@ -56,7 +56,7 @@ def test_log_density_and_its_gradient_in_the_temperature(x64):
 def test_entropy_and_model_priors():
     """The total entropy of N(m, T v), and the isotropic prior of a network's model."""
     process = ex.StraightLine(0.5)
-    model = ex.Tempered(ex.ExactModel(gaussian(), process), 0.3)
+    model = ex.models.Tempered(ex.ExactModel(gaussian(), process), 0.3)
     cold = gaussian(0.3).sample(8192, key=jax.random.key(0))
     options = {"key": jax.random.key(1), "num_evaluations": 2048}
     found = ex.neural_entropy(model, cold, **options)
@@ -68,7 +68,7 @@ def test_entropy_and_model_priors():
 
     process = ex.VarianceExploding(0.01, 2.0)
     wrapped = ex.EntropyMatching(nothing, process, shape=(2, 2))
-    prior = ex.Tempered(wrapped, 2.0, variance=1.5).prior
+    prior = ex.models.Tempered(wrapped, 2.0, variance=1.5).prior
     assert prior.shape == (2, 2)
     end = float(process.var(1.0))
     assert float(prior.std) == pytest.approx(np.sqrt(end * (3 + end) / (1.5 + end)), rel=1e-5)
@@ -80,7 +80,7 @@ def test_groups_keep_their_weights():
     weights, means, std = [0.2, 0.8], [[-3.0], [3.0]], 0.3
     mixture = ex.GaussianMixture(weights, means, [[std], [std]])
     model = ex.ExactModel(mixture, ex.CosinePath())
-    model = ex.Tempered(model, 0.25, variance=std**2)
+    model = ex.models.Tempered(model, 0.25, variance=std**2)
     cold = ex.GaussianMixture(weights, means, [[std / 2], [std / 2]])
     x = cold.sample(64, key=jax.random.key(0))
     found = ex.log_prob(model, x, method=ex.ProbabilityFlow()).value
@@ -92,9 +92,9 @@ def test_groups_keep_their_weights():
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda m: ex.Tempered("model", 1.0), "`model` must be a model"),
-        (lambda m: ex.Tempered(m, 0.0), "`temperature` must be positive"),
-        (lambda m: ex.Tempered(m, 1.0, variance=-1.0), "`variance` must be positive"),
+        (lambda m: ex.models.Tempered("model", 1.0), "`model` must be a model"),
+        (lambda m: ex.models.Tempered(m, 0.0), "`temperature` must be positive"),
+        (lambda m: ex.models.Tempered(m, 1.0, variance=-1.0), "`variance` must be positive"),
     ],
 )
 def test_bad_arguments(make, match):

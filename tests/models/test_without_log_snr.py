@@ -21,7 +21,7 @@ class Drifting(eqx.Module):
 
 
 def driven():
-    return ex.Langevin(ex.DoubleWell(0.7), 0.4, ex.RotatingForce(1.3), t1=2.0)
+    return ex.Langevin(ex.processes.DoubleWell(0.7), 0.4, ex.processes.RotatingForce(1.3), t1=2.0)
 
 
 @pytest.mark.parametrize("kind", [ex.ScoreMatching, ex.EntropyMatching])
@@ -40,7 +40,7 @@ def test_fields(kind, x64):
     close(model.score(s, y, jnp.ones(2)), score + 1.0)
     assert model.divergence is None
     assert model.shape == (2,)
-    other = ex.Langevin(ex.Harmonic(), t1=3.0)
+    other = ex.Langevin(ex.processes.Harmonic(), t1=3.0)
     moved = model.with_process(other)
     close(moved.velocity(s, y), other.drift(s, y) - moved.score(s, y))
 

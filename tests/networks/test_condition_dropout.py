@@ -16,7 +16,7 @@ def test_condition_dropout():
         def __call__(self, log_snr, y, condition):
             return jnp.stack([condition[0], condition[1]])
 
-    network = ex.ConditionDropout(Echo(), condition_dim=1, rate=0.25)
+    network = ex.networks.ConditionDropout(Echo(), condition_dim=1, rate=0.25)
     y = jnp.zeros(2)
     np.testing.assert_array_equal(network(0.0, y), [0.0, 0.0])
     np.testing.assert_array_equal(network(0.0, y, jnp.array([5.0])), [5.0, 1.0])
@@ -27,7 +27,7 @@ def test_condition_dropout():
     with pytest.raises(ValueError, match="`condition` must hold 1 numbers"):
         network(0.0, y, jnp.zeros(2))
     with pytest.raises(ValueError, match="`rate` must be between 0 and 1"):
-        ex.ConditionDropout(Echo(), condition_dim=1, rate=1.0)
+        ex.networks.ConditionDropout(Echo(), condition_dim=1, rate=1.0)
 
 
 class Told(eqx.Module):
@@ -38,7 +38,7 @@ class Told(eqx.Module):
 
 
 def test_blocks_are_left_out_one_by_one():
-    network = ex.ConditionDropout(Told(), condition_dim=(2, 1), rate=(0.25, 0.5))
+    network = ex.networks.ConditionDropout(Told(), condition_dim=(2, 1), rate=(0.25, 0.5))
     y, blocks = jnp.zeros(5), (jnp.array([5.0, 6.0]), jnp.array([7.0]))
     np.testing.assert_array_equal(network(0.0, y, blocks), [5.0, 6.0, 7.0, 1.0, 1.0])
     np.testing.assert_array_equal(network(0.0, y, (None, blocks[1])), [0.0, 0.0, 7.0, 0.0, 1.0])
@@ -57,10 +57,10 @@ def test_blocks_are_left_out_one_by_one():
 
 def test_bad_blocks():
     with pytest.raises(ValueError, match="`rate` must be a number or have shape"):
-        ex.ConditionDropout(Told(), condition_dim=(2, 1), rate=(0.1, 0.1, 0.1))
+        ex.networks.ConditionDropout(Told(), condition_dim=(2, 1), rate=(0.1, 0.1, 0.1))
     with pytest.raises(ValueError, match="`condition_dim` must hold"):
-        ex.ConditionDropout(Told(), condition_dim=())
-    network = ex.ConditionDropout(Told(), condition_dim=(2, 1))
+        ex.networks.ConditionDropout(Told(), condition_dim=())
+    network = ex.networks.ConditionDropout(Told(), condition_dim=(2, 1))
     with pytest.raises(ValueError, match="`condition` must be a tuple of 2 blocks"):
         network(0.0, jnp.zeros(5), jnp.zeros(2))
     with pytest.raises(ValueError, match="`condition` must hold 1 numbers, got 2"):
@@ -74,7 +74,9 @@ def test_a_network_with_dropout_gets_a_key():
         def __call__(self, log_snr, y, condition=None, *, key=None):
             return y if key is None else y * jax.random.uniform(key)
 
-    network = ex.ConditionDropout(ex.LinearSkip(Dropout(), 2, condition_dim=3, key=key), 2)
+    network = ex.networks.ConditionDropout(
+        ex.networks.LinearSkip(Dropout(), 2, condition_dim=3, key=key), 2
+    )
     condition = jnp.ones(2)
     still = network(0.0, y, condition)
     assert jnp.array_equal(still, network(0.0, y, condition))

@@ -21,7 +21,7 @@ def guess(log_snr, y):
 
 
 def wrapped():
-    return ex.LatentCondition(Probabilities(), guess, condition_dim=2, num_classes=3)
+    return ex.networks.LatentCondition(Probabilities(), guess, condition_dim=2, num_classes=3)
 
 
 def test_evidence_multiplies_the_guess():
@@ -40,13 +40,13 @@ def test_in_a_model_that_is_trained_and_stored(tmp_path):
     label = jax.nn.one_hot((x[:, 0] > 0).astype(int), 2)
     process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
     keys = jax.random.split(jax.random.key(2))
-    network = ex.LatentCondition(
+    network = ex.networks.LatentCondition(
         ex.FourierMLP(3, widths=(8,), condition_dim=4, key=keys[0]),
         ex.FourierMLP(3, widths=(8,), out_dim=4, key=keys[1]),
         condition_dim=2,
         num_classes=4,
     )
-    model = ex.EntropyMatching(ex.ConditionDropout(network, 2, 0.5), process)
+    model = ex.EntropyMatching(ex.networks.ConditionDropout(network, 2, 0.5), process)
     fit = ex.fit(model, x, condition=label, key=keys[0], steps=20, batch_size=32, num_draws=2)
     moved = jax.tree.map(lambda a, b: jnp.any(a != b), model.network, fit.model.network)
     assert moved.network.evidence
@@ -64,4 +64,4 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match="`guess` must have the shape"):
         wrapped()(0.0, jnp.zeros(4), jnp.zeros(2))
     with pytest.raises(ValueError, match="`num_classes` must be an integer of at least 3"):
-        ex.LatentCondition(guess, guess, condition_dim=3, num_classes=2)
+        ex.networks.LatentCondition(guess, guess, condition_dim=3, num_classes=2)

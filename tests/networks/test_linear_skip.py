@@ -12,7 +12,7 @@ from tests.helpers import as_shipped
 
 def skip(**options):
     inner = ex.FourierMLP(3, condition_dim=3, widths=(8,), key=jax.random.key(0))
-    return ex.LinearSkip(inner, 3, condition_dim=3, key=jax.random.key(1), **options)
+    return ex.networks.LinearSkip(inner, 3, condition_dim=3, key=jax.random.key(1), **options)
 
 
 def opened(network):
@@ -51,4 +51,4 @@ def test_bad_sizes():
     with pytest.raises(ValueError, match="`num_maps` must be an integer"):
         skip(num_maps=0)
     with as_shipped(), pytest.raises(ValueError, match="`network` must be callable"):
-        ex.LinearSkip(None, 3, key=jax.random.key(0))  # pyright: ignore[reportArgumentType]
+        ex.networks.LinearSkip(None, 3, key=jax.random.key(0))  # pyright: ignore[reportArgumentType]

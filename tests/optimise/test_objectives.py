@@ -44,10 +44,10 @@ def test_one_curve_serves_every_process(x64, name):
     data = small_mixture().sample(40, key=jax.random.key(0))
     key = jax.random.key(1)
     process = PROCESSES[name]()
-    curve = ex.posterior_curve(small_mixture(), data, key=key, num_log_snr=400)
+    curve = ex.optimise.posterior_curve(small_mixture(), data, key=key, num_log_snr=400)
     model = ex.ExactModel(small_mixture(), PROCESSES["vp"]())
     # Of a model under another process as well: it is the curve of its denoiser.
-    own = ex.posterior_curve(model, data, key=key)
+    own = ex.optimise.posterior_curve(model, data, key=key)
     direct = ex.KineticAction(model, data, key=key, num_times=48)
 
     @quick_jit
@@ -64,7 +64,7 @@ def test_one_curve_serves_every_process(x64, name):
 def test_entropic_time(x64):
     """Its rate is that of THEORY; two points hold log 2 nats."""
     process, data, cutoff = PROCESSES["vpx"](), small_gaussian(), 0.03
-    entropic = ex.EntropicTime(data, cutoff=cutoff)
+    entropic = ex.optimise.EntropicTime(data, cutoff=cutoff)
     s = jnp.asarray([0.001, 0.1, 0.4, 0.9])
 
     @quick_jit
@@ -76,12 +76,12 @@ def test_entropic_time(x64):
 
     np.testing.assert_allclose(*rates(s), rtol=1e-10)
     two = ex.Empirical([[-1.0], [1.0]])
-    points = ex.EntropicTime(two, key=jax.random.key(0), num_samples=32_768)
+    points = ex.optimise.EntropicTime(two, key=jax.random.key(0), num_samples=32_768)
     for name in ("vp", "ve"):
         length = float(quick_jit(lambda p: points.length(p))(PROCESSES[name]()))
         assert length == pytest.approx(np.log(2), rel=0.02)  # three standard errors
     with pytest.raises(ValueError, match="`cutoff` must be given"):
-        ex.EntropicTime(small_gaussian())
+        ex.optimise.EntropicTime(small_gaussian())
 
 
 def test_score_length_of_a_gaussian(x64):
@@ -93,7 +93,7 @@ def test_score_length_of_a_gaussian(x64):
     rate = rate + process.var_rate(s)[:, None]
     mean = data.eigenvectors.T @ data.mean
     moved = (process.scale_rate(s)[:, None] * mean / total) ** 2
-    objective = ex.ScoreOptimalLength(data)
+    objective = ex.optimise.ScoreOptimalLength(data)
     expected = process.var(s) * jnp.sum(moved + rate**2 / total**3, axis=-1)
     found = quick_jit(lambda p, s: objective.squared_rate(p, s))(process, s)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
@@ -105,8 +105,8 @@ def test_estimator_variance(x64):
     process, data, cutoff = PROCESSES["vp-learned"](), gaussian(), 0.1
     model = ex.ExactModel(data, process)
     other = ex.ExactModel(ex.Gaussian([0.2], [[0.7]]), process)
-    bound = ex.EstimatorVariance(data, cutoff=cutoff)
-    divergence = ex.EstimatorVariance(
+    bound = ex.optimise.EstimatorVariance(data, cutoff=cutoff)
+    divergence = ex.optimise.EstimatorVariance(
         model,
         data.sample(4000, key=jax.random.key(3)),
         reference_model=other,
@@ -146,8 +146,8 @@ def test_estimator_variance(x64):
 def test_sampler_errors(x64):
     """Closed form for isotropic Gaussian data, and the Euler steps themselves."""
     process, v, n = PROCESSES["ve"](), 0.4, 6
-    bound = ex.SamplerError(ex.Gaussian([0.3, -0.2], v * np.eye(2)), n, 0.05)
-    euler = ex.EulerKL(v**0.5, n, 0.05)
+    bound = ex.optimise.SamplerError(ex.Gaussian([0.3, -0.2], v * np.eye(2)), n, 0.05)
+    euler = ex.optimise.EulerKL(v**0.5, n, 0.05)
     t = np.asarray(euler.ratios(process))
     assert t[-1] == pytest.approx(0.05, rel=1e-12)
     u = 1 / t**2
@@ -174,11 +174,13 @@ OBJECTIVES = {
         key=jax.random.key(0),
         num_times=12,
     ),
-    "score": lambda p: ex.ScoreOptimalLength(small_gaussian(), num_times=12),
-    "entropic": lambda p: ex.EntropicTime(small_gaussian(), cutoff=0.05, num_times=32),
-    "variance": lambda p: ex.EstimatorVariance(small_gaussian(), cutoff=0.05, num_times=32),
-    "sampler": lambda p: ex.SamplerError(small_gaussian(), 5, 0.05),
-    "euler": lambda p: ex.EulerKL(0.6, 5, 0.05),
+    "score": lambda p: ex.optimise.ScoreOptimalLength(small_gaussian(), num_times=12),
+    "entropic": lambda p: ex.optimise.EntropicTime(small_gaussian(), cutoff=0.05, num_times=32),
+    "variance": lambda p: ex.optimise.EstimatorVariance(
+        small_gaussian(), cutoff=0.05, num_times=32
+    ),
+    "sampler": lambda p: ex.optimise.SamplerError(small_gaussian(), 5, 0.05),
+    "euler": lambda p: ex.optimise.EulerKL(0.6, 5, 0.05),
 }
 
 
@@ -249,16 +251,21 @@ def test_total_entropy_is_no_objective(x64):
         ),
         (lambda: ex.KineticAction(small_gaussian(), num_times=1), "`num_times` must be an integer"),
         (
-            lambda: ex.KineticAction(small_gaussian())(ex.Langevin(ex.Harmonic())),
+            lambda: ex.KineticAction(small_gaussian())(ex.Langevin(ex.processes.Harmonic())),
             "`process` must be a Gaussian process, got Langevin",
         ),
-        (lambda: ex.EstimatorVariance(small_gaussian()), "`cutoff` must be given"),
+        (lambda: ex.optimise.EstimatorVariance(small_gaussian()), "`cutoff` must be given"),
         (
-            lambda: ex.EstimatorVariance(small_gaussian(), reference_model=small_gaussian()),
+            lambda: ex.optimise.EstimatorVariance(
+                small_gaussian(), reference_model=small_gaussian()
+            ),
             "`source` must be a model for a path KL",
         ),
-        (lambda: ex.SamplerError(small_gaussian(), 0, 0.1), "`num_steps` must be an integer"),
-        (lambda: ex.EulerKL(-1.0, 5, 0.1), "`std` must be positive"),
+        (
+            lambda: ex.optimise.SamplerError(small_gaussian(), 0, 0.1),
+            "`num_steps` must be an integer",
+        ),
+        (lambda: ex.optimise.EulerKL(-1.0, 5, 0.1), "`std` must be positive"),
     ],
 )
 def test_mistakes(make, message):

@@ -37,7 +37,7 @@ def test_action_of_a_gaussian_comes_down_to_the_squared_length(x64):
     assert float(found.value) == pytest.approx(squared, rel=1e-3)
     assert float(found.value) == float(jnp.min(found.history))
     assert float(found.process.schedule.total) == pytest.approx(8.05, rel=1e-12)
-    geodesic = ex.constant_speed(process, action)
+    geodesic = ex.optimise.constant_speed(process, action)
     assert float(action(geodesic)) == pytest.approx(squared, rel=1e-3)
     s = np.linspace(0.0, 1.0, 41)
     integral = found.process.schedule.integral(s)
@@ -64,7 +64,7 @@ def test_action_of_the_papers_mixture(x64):
     assert np.all(np.asarray(found.value) < 1.005 * squared)
     assert np.all(np.asarray(found.value) > (1 - 5e-4) * squared)  # quadrature
     s = np.linspace(0.0, 1.0, 41)
-    geodesic = -2 * ex.constant_speed(processes[0], action).log_scale(s)
+    geodesic = -2 * ex.optimise.constant_speed(processes[0], action).log_scale(s)
     integrals = eqx.filter_vmap(lambda p: p.schedule.integral(jnp.asarray(s)))(found.process)
     np.testing.assert_allclose(integrals, np.stack([geodesic] * 3), atol=0.04 * 8.05)
 
@@ -73,9 +73,12 @@ def test_action_of_the_papers_mixture(x64):
 def test_euler_steps_for_a_gaussian(x64):
     """Sabour et al., 2404.14507: t = c tan(theta), theta linear; c = .5, from 80 to .002."""
     exploding = ex.VarianceExploding(0.002, np.sqrt(6400 + 4e-6))
-    objective = ex.EulerKL(0.5, 8, 0.002)
+    objective = ex.optimise.EulerKL(0.5, 8, 0.002)
     found = ex.optimise_schedule(
-        ex.TimeChanged(exploding, ex.MonotoneWarp(16)), objective, key=jax.random.key(0), steps=300
+        ex.TimeChanged(exploding, ex.processes.MonotoneWarp(16)),
+        objective,
+        key=jax.random.key(0),
+        steps=300,
     )
     assert float(found.value) == pytest.approx(0.021241250228597, rel=1e-4)
     knots = objective.ratios(found.process)
@@ -88,7 +91,7 @@ def test_euler_steps_for_a_gaussian(x64):
 def test_steps_of_a_sampler_for_a_gaussian(x64):
     """The best grid is uniform in log(1 + v exp(log-SNR)); found by L-BFGS."""
     v, n = 0.4, 6
-    bound = ex.SamplerError(ex.Gaussian([0.3], [[v]]), n, 0.05)
+    bound = ex.optimise.SamplerError(ex.Gaussian([0.3], [[v]]), n, 0.05)
     process = starts(16)[0]
     found = ex.optimise_schedule(process, bound, key=jax.random.key(0), optimiser=optax.lbfgs())
     ends = np.log1p(v * np.exp([float(process.log_snr(1.0)), -2 * np.log(0.05)]))
@@ -107,7 +110,7 @@ def test_learned_path_becomes_optimal_transport(x64, mean, variance):
     """
     scale, std = 0.1, 1.0
     action = ex.KineticAction(ex.Gaussian([mean], [[variance]]))
-    path = ex.LearnablePath(scale, std)
+    path = ex.processes.LearnablePath(scale, std)
     found = ex.optimise_schedule(path, action, key=jax.random.key(0))
     end = (scale**2 * variance + std**2) ** 0.5
     distance = (mean * (1 - scale)) ** 2 + (variance**0.5 - end) ** 2
@@ -126,11 +129,11 @@ def test_constant_speed(x64, name):
     times = jnp.linspace(0.0, 1.0, 400)
     table = (times[1:-1], action.rate(process, times[1:-1]))
     for rate in (action, lambda s: action.rate(process, s), table):
-        changed = ex.constant_speed(process, rate)
+        changed = ex.optimise.constant_speed(process, rate)
         assert float(action(changed)) == pytest.approx(squared, rel=2e-3)
         assert float(action.length(changed)) == pytest.approx(squared**0.5, rel=1e-4)
-    entropic = ex.EntropicTime(small_gaussian(), cutoff=0.05)
-    even = ex.constant_speed(process, entropic)
+    entropic = ex.optimise.EntropicTime(small_gaussian(), cutoff=0.05)
+    even = ex.optimise.constant_speed(process, entropic)
     assert float(entropic(even)) == pytest.approx(float(entropic.length(process)) ** 2, rel=2e-2)
 
 
@@ -138,7 +141,7 @@ def test_constant_speed(x64, name):
 def test_a_clock_without_resolution_at_its_end(x32):
     """Where the speed vanishes the warp is infinitely steep: nodes there round to t1, not NaN."""
     action = ex.KineticAction(ex.Gaussian([0.0], [[0.4]]), num_times=32)
-    changed = ex.constant_speed(PROCESSES["sl"](), action)
+    changed = ex.optimise.constant_speed(PROCESSES["sl"](), action)
     value, gradient = jax.value_and_grad(lambda p: action(p))(changed)
     assert float(value) == pytest.approx(float(action.length(changed)) ** 2, rel=0.02)
     assert all_finite(gradient.warp)
@@ -152,7 +155,7 @@ def quadratic(process):
 
 
 def warped():
-    return ex.TimeChanged(ex.StraightLine(0.1), ex.MonotoneWarp(4))
+    return ex.TimeChanged(ex.StraightLine(0.1), ex.processes.MonotoneWarp(4))
 
 
 def test_converges_and_keeps_the_best():
@@ -235,17 +238,29 @@ def test_what_is_trained():
             "`objective` must return a scalar",
         ),
         (lambda k: ex.optimise_schedule(warped(), quadratic, key=k, steps=0), "`steps` must be"),
-        (lambda k: ex.constant_speed(warped(), 3.0), "`rate` must be an objective"),
-        (lambda k: ex.constant_speed(warped(), lambda s: -s), "`rate` must be finite and not"),
-        (lambda k: ex.constant_speed(warped(), (jnp.ones(3), jnp.ones(4))), "pair of arrays"),
+        (lambda k: ex.optimise.constant_speed(warped(), 3.0), "`rate` must be an objective"),
+        (
+            lambda k: ex.optimise.constant_speed(warped(), lambda s: -s),
+            "`rate` must be finite and not",
+        ),
+        (
+            lambda k: ex.optimise.constant_speed(warped(), (jnp.ones(3), jnp.ones(4))),
+            "pair of arrays",
+        ),
         (lambda k: ex.MonotoneSchedule([0.0], 1.0), "`log_rates` must have shape"),
         (lambda k: ex.MonotoneSchedule([0.0, 1.0], -1.0), "`total` must be positive"),
-        (lambda k: ex.MonotoneSchedule.from_schedule(ex.CosineSchedule()), "`total` must be given"),
-        (lambda k: ex.MonotoneWarp([0.0, np.nan]), "`log_rates` must be finite"),
+        (
+            lambda k: ex.MonotoneSchedule.from_schedule(ex.processes.CosineSchedule()),
+            "`total` must be given",
+        ),
+        (lambda k: ex.processes.MonotoneWarp([0.0, np.nan]), "`log_rates` must be finite"),
         (lambda k: ex.TimeChanged("vp"), "`process` must be a process"),
         (lambda k: ex.TimeChanged(PROCESSES["vp"](), jnp.sqrt), "`warp` must be a warp"),
-        (lambda k: ex.LearnablePath(1.0), "`final_scale` must be from 0 to below 1"),
-        (lambda k: ex.LearnablePath.from_process("vp"), "`process` must be a Gaussian process"),
+        (lambda k: ex.processes.LearnablePath(1.0), "`final_scale` must be from 0 to below 1"),
+        (
+            lambda k: ex.processes.LearnablePath.from_process("vp"),
+            "`process` must be a Gaussian process",
+        ),
     ],
 )
 def test_mistakes(run, message):

@@ -18,11 +18,11 @@ def tilted(y):
 
 # Shape of one state, and a potential for it.
 POTENTIALS = {
-    "harmonic": ((2, 3), lambda: ex.Harmonic(1.7)),
-    "double-well": ((3,), lambda: ex.DoubleWell(1.3, 0.8)),
-    "mueller-brown": ((2,), lambda: ex.MuellerBrown(0.05)),
-    "lattice-1": ((5,), lambda: ex.QuarticLattice(-0.7, 1.2)),
-    "lattice-2": ((3, 4), lambda: ex.QuarticLattice(0.4, 0.5)),
+    "harmonic": ((2, 3), lambda: ex.processes.Harmonic(1.7)),
+    "double-well": ((3,), lambda: ex.processes.DoubleWell(1.3, 0.8)),
+    "mueller-brown": ((2,), lambda: ex.processes.MuellerBrown(0.05)),
+    "lattice-1": ((5,), lambda: ex.processes.QuarticLattice(-0.7, 1.2)),
+    "lattice-2": ((3, 4), lambda: ex.processes.QuarticLattice(0.4, 0.5)),
     "function": ((2,), lambda: tilted),
 }
 every_potential = pytest.mark.parametrize("name", POTENTIALS)
@@ -50,7 +50,7 @@ def test_drift_is_minus_the_gradient(name, x64):
 
 
 def test_coefficients():
-    process = ex.Langevin(ex.Harmonic(), temperature=0.7, t1=3)
+    process = ex.Langevin(ex.processes.Harmonic(), temperature=0.7, t1=3)
     assert process.is_static
     assert (float(process.t0), float(process.t1)) == (0.0, 3.0)
     np.testing.assert_allclose(process.sigma_squared(0.2), 1.4, rtol=1e-6)
@@ -64,7 +64,7 @@ def test_coefficients():
 def test_harmonic_is_ornstein_uhlenbeck():
     """dY = -k Y ds + sqrt(2 T) dB: variance preserving with beta = 2 k and kappa^2 = T/k."""
     stiffness, temperature = 1.5, 0.6
-    langevin = ex.Langevin(ex.Harmonic(stiffness), temperature)
+    langevin = ex.Langevin(ex.processes.Harmonic(stiffness), temperature)
     schedule = ex.LinearSchedule(2 * stiffness, 2 * stiffness)
     gaussian = ex.VariancePreserving(schedule, np.sqrt(temperature / stiffness))
     y = jnp.array([0.3, -1.2])
@@ -79,7 +79,7 @@ def test_harmonic_is_ornstein_uhlenbeck():
 
 
 def test_double_well(x64):
-    potential = ex.DoubleWell(height=1.3, position=0.8)
+    potential = ex.processes.DoubleWell(height=1.3, position=0.8)
     slope, curvature = jax.grad(potential), jax.hessian(potential)
     for y in (-0.8, 0.8):
         np.testing.assert_allclose(potential(jnp.array([y])), 0.0, atol=1e-15)
@@ -102,16 +102,16 @@ def test_double_well(x64):
 def test_mueller_brown(point, energy, unstable, x64):
     """Stationary points as tabulated in the literature, to the digits given there."""
     y = jnp.array(point)
-    potential = ex.MuellerBrown()
+    potential = ex.processes.MuellerBrown()
     np.testing.assert_allclose(potential(y), energy, atol=1e-5)
     np.testing.assert_allclose(jax.grad(potential)(y), 0.0, atol=2e-2)
     eigenvalues = np.linalg.eigvalsh(jax.hessian(potential)(y))
     assert np.sum(eigenvalues < 0) == unstable
-    np.testing.assert_allclose(ex.MuellerBrown(0.1)(y), 0.1 * potential(y), rtol=1e-14)
+    np.testing.assert_allclose(ex.processes.MuellerBrown(0.1)(y), 0.1 * potential(y), rtol=1e-14)
 
 
 def test_lattice_is_translation_invariant(getkey, x64):
-    potential = ex.QuarticLattice(-0.4, 0.9)
+    potential = ex.processes.QuarticLattice(-0.4, 0.9)
     field = jax.random.normal(getkey(), (3, 4, 5))
     for axis in range(3):
         np.testing.assert_allclose(
@@ -127,10 +127,12 @@ def test_lattice_values(x64):
     k1, k2 = np.meshgrid(np.arange(4) / 4, np.arange(6) / 6, indexing="ij")
     spectrum = 0.3 + 4 - 2 * np.cos(2 * np.pi * k1) - 2 * np.cos(2 * np.pi * k2)
     expected = np.sum(spectrum * modes) / 2
-    np.testing.assert_allclose(ex.QuarticLattice(0.3, 0.0)(field), expected, rtol=1e-12)
+    np.testing.assert_allclose(ex.processes.QuarticLattice(0.3, 0.0)(field), expected, rtol=1e-12)
     constant = jnp.full((4, 6), 0.5)
     expected = 24 * (0.3 / 2 * 0.5**2 + 2.0 / 4 * 0.5**4)
-    np.testing.assert_allclose(ex.QuarticLattice(0.3, 2.0)(constant), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        ex.processes.QuarticLattice(0.3, 2.0)(constant), expected, rtol=1e-12
+    )
 
 
 # ---------------------------------------------------------------------------- forces
@@ -138,7 +140,7 @@ def test_lattice_values(x64):
 
 @pytest.mark.parametrize("plane", [(0, 1), (2, 0)])
 def test_rotating_force(plane, x64):
-    force = ex.RotatingForce(1.7, plane)
+    force = ex.processes.RotatingForce(1.7, plane)
     y = jnp.array([0.3, -1.2, 0.8])
     np.testing.assert_allclose(jnp.vdot(force(y), y), 0.0, atol=1e-15)
     jacobian = jax.jacobian(force)(y)
@@ -150,7 +152,7 @@ def test_rotating_force(plane, x64):
 
 def test_force_is_added_and_leaves_the_reference(x64):
     y = jnp.array([0.3, -1.2])
-    force = ex.RotatingForce(0.9)
+    force = ex.processes.RotatingForce(0.9)
     plain, driven = ex.Langevin(tilted, 0.5), ex.Langevin(tilted, 0.5, force)
     np.testing.assert_allclose(driven.drift(0.0, y) - plain.drift(0.0, y), force(y), rtol=1e-13)
     assert jnp.array_equal(driven.equilibrium_score(0.0, y), plain.equilibrium_score(0.0, y))
@@ -167,7 +169,7 @@ def test_force_is_added_and_leaves_the_reference(x64):
 def test_gradients_reach_every_number(name):
     shape, make = POTENTIALS[name]
     y = jax.random.normal(jax.random.key(2), shape)
-    force = ex.RotatingForce(0.3) if len(shape) == 1 else None
+    force = ex.processes.RotatingForce(0.3) if len(shape) == 1 else None
 
     @eqx.filter_grad
     def gradient(process):
@@ -185,10 +187,10 @@ def test_vmap_and_no_retrace():
     traces = chex.assert_max_traces(lambda p, y: jax.vmap(lambda y: p.drift(0.0, y))(y), n=1)
     drift = jax.jit(traces)
     y = jax.random.normal(jax.random.key(0), (7, 2))
-    first = drift(ex.Langevin(tilted, 0.5, ex.RotatingForce(0.3)), y)
-    again = drift(ex.Langevin(tilted, 0.7, ex.RotatingForce(0.9)), y)
+    first = drift(ex.Langevin(tilted, 0.5, ex.processes.RotatingForce(0.3)), y)
+    again = drift(ex.Langevin(tilted, 0.7, ex.processes.RotatingForce(0.9)), y)
     assert first.shape == again.shape == (7, 2)
-    process = ex.Langevin(tilted, 0.5, ex.RotatingForce(0.3))
+    process = ex.Langevin(tilted, 0.5, ex.processes.RotatingForce(0.3))
     np.testing.assert_allclose(first[3], process.drift(0.0, y[3]), rtol=1e-5, atol=1e-6)
 
 
@@ -229,18 +231,21 @@ def state(n=2):
             lambda: ex.Langevin(tilted, 1.0, lambda y: y[:1]).drift(0.0, state()),
             r"`force` must return an array of the state's shape \(2,\), got \(1,\)",
         ),
-        (lambda: ex.Harmonic(0.0), "`stiffness` must be positive"),
-        (lambda: ex.DoubleWell(-1.0), "`height` must be positive"),
-        (lambda: ex.DoubleWell(1.0, 0.0), "`position` must be positive"),
-        (lambda: ex.MuellerBrown(float("inf")), "`scale` must be positive"),
-        (lambda: ex.MuellerBrown()(state(3)), r"`y` must have the shape \(2,\)"),
-        (lambda: ex.QuarticLattice(float("nan"), 1.0), "`mass_squared` must be finite"),
-        (lambda: ex.QuarticLattice(1.0, -1.0), "`coupling` must be zero or positive"),
-        (lambda: ex.RotatingForce("fast"), "`strength` must hold real numbers"),
-        (lambda: ex.RotatingForce(1.0, (1, 1)), "`plane` must be two different axes"),
-        (lambda: ex.RotatingForce(1.0, (0, 1, 2)), "`plane` must be two different axes"),
-        (lambda: ex.RotatingForce(1.0, 3), "`plane` must be two different axes"),
-        (lambda: ex.RotatingForce(1.0, (0, 2))(state()), r"`y` must be a vector with the axes"),
+        (lambda: ex.processes.Harmonic(0.0), "`stiffness` must be positive"),
+        (lambda: ex.processes.DoubleWell(-1.0), "`height` must be positive"),
+        (lambda: ex.processes.DoubleWell(1.0, 0.0), "`position` must be positive"),
+        (lambda: ex.processes.MuellerBrown(float("inf")), "`scale` must be positive"),
+        (lambda: ex.processes.MuellerBrown()(state(3)), r"`y` must have the shape \(2,\)"),
+        (lambda: ex.processes.QuarticLattice(float("nan"), 1.0), "`mass_squared` must be finite"),
+        (lambda: ex.processes.QuarticLattice(1.0, -1.0), "`coupling` must be zero or positive"),
+        (lambda: ex.processes.RotatingForce("fast"), "`strength` must hold real numbers"),
+        (lambda: ex.processes.RotatingForce(1.0, (1, 1)), "`plane` must be two different axes"),
+        (lambda: ex.processes.RotatingForce(1.0, (0, 1, 2)), "`plane` must be two different axes"),
+        (lambda: ex.processes.RotatingForce(1.0, 3), "`plane` must be two different axes"),
+        (
+            lambda: ex.processes.RotatingForce(1.0, (0, 2))(state()),
+            r"`y` must be a vector with the axes",
+        ),
     ],
 )
 def test_mistakes(make, message):

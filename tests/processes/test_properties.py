@@ -28,7 +28,10 @@ LOGS = st.lists(st.floats(-3.0, 3.0), min_size=5, max_size=5).map(tuple)
 # Of each family: how it is made, and its parameters.
 FAMILIES = {
     "vp": (lambda a, b, k: ex.VariancePreserving(linear(a, b), kappa=k), *LINEAR, numbers(0.01, 9)),
-    "vp-cosine": (lambda k: ex.VariancePreserving(ex.CosineSchedule(), k), numbers(0.01, 9.0)),
+    "vp-cosine": (
+        lambda k: ex.VariancePreserving(ex.processes.CosineSchedule(), k),
+        numbers(0.01, 9.0),
+    ),
     "vp-monotone": (
         lambda logs, total, k: ex.VariancePreserving(ex.MonotoneSchedule(logs, total), kappa=k),
         LOGS,
@@ -44,7 +47,9 @@ FAMILIES = {
         numbers(0.01, 9.0),
     ),
     "warped": (
-        lambda sigma0, logs: ex.TimeChanged(ex.StraightLine(sigma0), ex.MonotoneWarp(logs)),
+        lambda sigma0, logs: ex.TimeChanged(
+            ex.StraightLine(sigma0), ex.processes.MonotoneWarp(logs)
+        ),
         numbers(1e-3, 10.0),
         LOGS,
     ),

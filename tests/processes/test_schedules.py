@@ -12,7 +12,7 @@ from tests.helpers import LOG_RATES, double, quick_jit
 SCHEDULES = {
     "linear": lambda: ex.LinearSchedule(0.1, 16.0),
     "constant": lambda: ex.LinearSchedule(3.0, 3.0),
-    "cosine": lambda: ex.CosineSchedule(),
+    "cosine": lambda: ex.processes.CosineSchedule(),
     "learned": lambda: ex.MonotoneSchedule(LOG_RATES, 8.05),
     "learned-from-linear": lambda: ex.MonotoneSchedule.from_schedule(
         ex.LinearSchedule(0.1, 16.0), 32

@@ -41,7 +41,7 @@ def test_conditions_dropout_and_limits_are_those_of_one_device(x64):
     data = gaussian_data()
     scaling = ex.GaussianScaling.from_data(data, ex.CosinePath())
     inside = ex.FourierMLP(2, key=KEY, widths=(8,), num_features=4, condition_dim=2)
-    network = ex.ConditionDropout(inside, 1, rate=0.5)
+    network = ex.networks.ConditionDropout(inside, 1, rate=0.5)
     model = ex.EntropyMatching(network, ex.CosinePath(), scaling)
     options = QUICK | {"condition": data[:, :1], "num_samples": 30}
     here = fit(model, data, key=KEY, **options)
@@ -111,9 +111,9 @@ def test_a_checkpoint_is_taken_up_on_other_devices(tmp_path, devices, x64):
             raise KeyboardInterrupt
 
     eight = ex.make_mesh(seed=8)
-    options |= {"checkpoint": ex.ShardedCheckpoint(tmp_path / "whole")}
+    options |= {"checkpoint": ex.training.ShardedCheckpoint(tmp_path / "whole")}
     whole = fit_ensemble(maker(data), data, keys=keys, mesh=eight, **options)
-    options |= {"checkpoint": ex.ShardedCheckpoint(tmp_path / "run")}
+    options |= {"checkpoint": ex.training.ShardedCheckpoint(tmp_path / "run")}
     with pytest.raises(KeyboardInterrupt):
         fit_ensemble(maker(data), data, keys=keys, mesh=eight, callback=interrupt, **options)
     mesh = ex.make_mesh(seed=devices, devices=jax.devices()[:devices])
@@ -137,6 +137,6 @@ def test_bad_meshes():
     with pytest.raises(ValueError, match="`mesh` must have an axis 'seed' or 'data', got x"):
         fit(make_model(KEY), data, key=KEY, mesh=other)
     flow = ex.FlowMatching(make_model(KEY).network, ex.RectifiedFlow())
-    options = {"batch_size": 8, "num_draws": 1, "coupling": ex.MinibatchCoupling()}
+    options = {"batch_size": 8, "num_draws": 1, "coupling": ex.transport.MinibatchCoupling()}
     with pytest.raises(ValueError, match="`coupling` must be None where a batch is spread"):
         fit(flow, data, key=KEY, mesh=ex.make_mesh(), **options)

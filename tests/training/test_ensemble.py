@@ -217,7 +217,11 @@ def test_a_limit_on_the_samples_is_a_limit():
     data = gaussian_data()
     spoilt = data.at[20:].set(1e3)
     make_model = maker(data)
-    options = QUICK | {"num_samples": 20, "weighting": "likelihood", "times": ex.UniformTimes()}
+    options = QUICK | {
+        "num_samples": 20,
+        "weighting": "likelihood",
+        "times": ex.training.UniformTimes(),
+    }
     one, other = (fit(make_model(KEY), x, key=KEY, **options) for x in (data, spoilt))
     assert_same(one, other)
     orders = [np.asarray(epoch_order(KEY, jnp.int32(e), 64, False, 20))[:20] for e in range(3)]

@@ -16,9 +16,9 @@ from tests.training.common import Linear, assert_same, gaussian_data, small_netw
 
 KEY = jax.random.key(0)
 LOSSES = {
-    "denoising": lambda n: ex.LocalDenoising(n),
-    "sliced": lambda n: ex.SlicedScoreMatching(n),
-    "two probes": lambda n: ex.SlicedScoreMatching(n, num_probes=2),
+    "denoising": lambda n: ex.training.LocalDenoising(n),
+    "sliced": lambda n: ex.training.SlicedScoreMatching(n),
+    "two probes": lambda n: ex.training.SlicedScoreMatching(n, num_probes=2),
 }
 
 
@@ -59,7 +59,7 @@ class NearExact(eqx.Module):
     ],
 )
 def test_least_at_the_exact_score(name, antithetic):
-    process = ex.Langevin(ex.Harmonic(K), T)
+    process = ex.Langevin(ex.processes.Harmonic(K), T)
     objective = PathObjective(LOSSES[name](STEPS), 4, antithetic)
     # The exact score, and four others around it.
     points = jnp.array([[1.0, 0.0], [0.8, 0.0], [1.2, 0.0], [1.0, 0.2], [1.0, -0.2]])
@@ -116,11 +116,11 @@ def test_agrees_with_denoising_from_the_data(name):
 
 def test_antithetic_pairs_keep_the_variance_bounded():
     """The noise of the target is 1/sqrt(h): with pairs the gradient's does not grow with it."""
-    model = ex.EntropyMatching(Linear(-0.3), ex.Langevin(ex.Harmonic(), 0.5))
+    model = ex.EntropyMatching(Linear(-0.3), ex.Langevin(ex.processes.Harmonic(), 0.5))
     data = gaussian_data(64)
 
     def spread(num_steps, antithetic):
-        objective = PathObjective(ex.LocalDenoising(num_steps), 2, antithetic)
+        objective = PathObjective(ex.training.LocalDenoising(num_steps), 2, antithetic)
 
         @quick_jit
         @jax.vmap
@@ -140,13 +140,13 @@ def test_antithetic_pairs_keep_the_variance_bounded():
 
 def test_paths_are_those_of_the_process():
     """Moments at the end of the paths; no gradient goes through them."""
-    objective = PathObjective(ex.LocalDenoising(STEPS), 1, False)
+    objective = PathObjective(ex.training.LocalDenoising(STEPS), 1, False)
     x = M + jnp.sqrt(V) * jax.random.normal(KEY, (20_000, 1))
     last = jnp.full((20_000, 1), 0.999)
 
     @jax.jit
     def ends(stiffness):
-        process = ex.Langevin(ex.Harmonic(stiffness), T)
+        process = ex.Langevin(ex.processes.Harmonic(stiffness), T)
         keys = jax.random.split(jax.random.key(1), len(x))
         return jax.vmap(objective.starts, (None, 0, 0, 0))(process, x, last, keys)[:, 0, 0]
 
@@ -163,7 +163,7 @@ OPTIONS = {"steps": 11, "batch_size": 12, "num_draws": 2, "chunk": 3, "ema_decay
 
 
 def small_langevin_model(seed=0):
-    return ex.ScoreMatching(small_network(2, seed), ex.Langevin(ex.DoubleWell(), 0.5))
+    return ex.ScoreMatching(small_network(2, seed), ex.Langevin(ex.processes.DoubleWell(), 0.5))
 
 
 def density_at_the_end(height, temperature, mean, var, t1):
@@ -196,7 +196,7 @@ def test_learns_the_score_of_a_double_well(name):
     Untrained, the model has the score of the equilibrium, with an error of 0.44; trained, 0.04 to
     0.07 for different seeds, by either loss.
     """
-    process = ex.Langevin(ex.DoubleWell(), 0.5, t1=0.2)
+    process = ex.Langevin(ex.processes.DoubleWell(), 0.5, t1=0.2)
     network = ex.FourierMLP(
         1, key=jax.random.key(5), widths=(32, 32), num_features=8, log_snr_scale=0.5
     )
@@ -222,14 +222,14 @@ def near_the_wells():
 @pytest.fixture(scope="module")
 def whole():
     data = near_the_wells()
-    loss = ex.LocalDenoising(8)
+    loss = ex.training.LocalDenoising(8)
     return fit(small_langevin_model(), data, key=KEY, loss=loss, holdout=data[:9], **OPTIONS)
 
 
 @pytest.mark.slow
 def test_resumed_equals_uninterrupted(tmp_path, whole):
     data = near_the_wells()
-    options = OPTIONS | {"key": KEY, "loss": ex.LocalDenoising(8), "holdout": data[:9]}
+    options = OPTIONS | {"key": KEY, "loss": ex.training.LocalDenoising(8), "holdout": data[:9]}
     assert np.all(np.isfinite(whole.history.holdout_loss))
 
     def interrupt(step, metrics):
@@ -240,7 +240,7 @@ def test_resumed_equals_uninterrupted(tmp_path, whole):
         fit(small_langevin_model(), data, checkpoint=tmp_path, callback=interrupt, **options)
     resumed = fit(small_langevin_model(), data, checkpoint=tmp_path, resume=True, **options)
     assert_same(resumed, whole)
-    for other in (ex.LocalDenoising(9), ex.SlicedScoreMatching(8)):
+    for other in (ex.training.LocalDenoising(9), ex.training.SlicedScoreMatching(8)):
         changed = options | {"loss": other, "checkpoint": tmp_path, "resume": True}
         name = type(other).__name__
         with pytest.raises(ValueError, match=rf"`loss` \(LocalDen.*=8\) there, {name}\(.* here\)"):
@@ -248,7 +248,7 @@ def test_resumed_equals_uninterrupted(tmp_path, whole):
 
 
 def test_ensembles(whole):
-    options = OPTIONS | {"loss": ex.LocalDenoising(8)}
+    options = OPTIONS | {"loss": ex.training.LocalDenoising(8)}
     keys = jnp.stack([KEY, jax.random.key(1)])
     data = near_the_wells()
     ensemble = fit_ensemble(lambda key: small_langevin_model(), data, keys=keys, **options)
@@ -265,7 +265,7 @@ def test_conditions_and_shapes(name):
             return jnp.full_like(y, jnp.sum(condition))  # an entropy field c_i, free of divergence
 
     # Far from zero and almost without noise: equilibrium score -y / T, y the example itself.
-    process = ex.Langevin(ex.Harmonic(1e-3), 1e-6)
+    process = ex.Langevin(ex.processes.Harmonic(1e-3), 1e-6)
     model = ex.EntropyMatching(Network(), process, shape=(3, 4))
     x = jnp.arange(1.0, 6.0)[:, None, None] * jnp.ones((5, 3, 4))
     condition = jnp.arange(5.0)[:, None] * jnp.array([0.25, 0.75])
@@ -286,9 +286,12 @@ def test_conditions_and_shapes(name):
     [
         ({}, r"`loss` must be LocalDenoising.*\(Langevin\), got None"),
         ({"loss": "sliced"}, "`loss` must be None, LocalDenoising.*got str"),
-        ({"loss": ex.LocalDenoising}, "`loss` must be None, LocalDenoising"),
-        ({"loss": ex.LocalDenoising(4), "weighting": "uniform"}, "`weighting` must be None"),
-        ({"loss": ex.LocalDenoising(4), "times": UniformTimes()}, "`times` must be None"),
+        ({"loss": ex.training.LocalDenoising}, "`loss` must be None, LocalDenoising"),
+        (
+            {"loss": ex.training.LocalDenoising(4), "weighting": "uniform"},
+            "`weighting` must be None",
+        ),
+        ({"loss": ex.training.LocalDenoising(4), "times": UniformTimes()}, "`times` must be None"),
     ],
 )
 def test_bad_arguments(kwargs, message):
@@ -297,12 +300,12 @@ def test_bad_arguments(kwargs, message):
 
 
 def test_more_bad_arguments():
-    for make in (ex.LocalDenoising, ex.SlicedScoreMatching):
+    for make in (ex.training.LocalDenoising, ex.training.SlicedScoreMatching):
         for bad in (1, 2.5, True):
             with as_shipped(), pytest.raises(ValueError, match="`num_steps` must be an integer"):
                 make(bad)
     with pytest.raises(ValueError, match="`num_probes` must be an integer of at least 1, got 0"):
-        ex.SlicedScoreMatching(4, num_probes=0)
+        ex.training.SlicedScoreMatching(4, num_probes=0)
     model = ex.ScoreMatching(small_network(), PROCESSES["cosine"]())
     with pytest.raises(ValueError, match="`loss` must be None for CosinePath, whose noise is inf"):
-        fit(model, gaussian_data(), key=KEY, loss=ex.LocalDenoising(4))
+        fit(model, gaussian_data(), key=KEY, loss=ex.training.LocalDenoising(4))

@@ -82,7 +82,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     with pytest.raises(ValueError, match="`folder` must be the path of a folder, got int"):
         ShardedCheckpoint(3)
     with pytest.raises(ValueError, match="`keep` must be an integer of at least 1"):
-        ex.ShardedCheckpoint(tmp_path, keep=0)
+        ex.training.ShardedCheckpoint(tmp_path, keep=0)
 
 
 def test_a_full_disk_leaves_the_last_one(tmp_path, whole, monkeypatch):

@@ -32,7 +32,7 @@ if __name__ == "__main__":
     options |= {"callback": stop, "mesh": ex.make_mesh(seed=given["seed"])}
     if given["folder"]:
         where = given["folder"]
-        checkpoint = ex.ShardedCheckpoint(where) if given["sharded"] else where + ".ckpt"
+        checkpoint = ex.training.ShardedCheckpoint(where) if given["sharded"] else where + ".ckpt"
         options |= {"checkpoint": checkpoint, "checkpoint_every": 4, "resume": True}
     keys = jax.random.split(jax.random.key(0), given["members"])
     fits = ex.fit_ensemble(maker(data), data, keys=keys, **options)

@@ -26,7 +26,7 @@ from tests.transport.test_gaussian_bridge import entropy, pair
 class Exact(eqx.Module):
     """The network that gives a `BridgeProcess` the drift of a Gaussian bridge, but for `off`."""
 
-    bridge: ex.GaussianBridge
+    bridge: ex.transport.GaussianBridge
     mean: jax.Array
     variance: jax.Array
     off: jax.Array
@@ -52,7 +52,7 @@ class Exact(eqx.Module):
 
 def exact_processes(bridge, off=0.0):
     """Both directions of a Gaussian bridge, as if they had been learnt; `off`, with a misfit."""
-    back = ex.GaussianBridge(bridge.end, bridge.start, epsilon=bridge.epsilon)
+    back = ex.transport.GaussianBridge(bridge.end, bridge.start, epsilon=bridge.epsilon)
 
     def process(bridge):
         network = Exact(bridge, off)
@@ -79,7 +79,7 @@ def test_clock():
 def test_costs_are_right_to_second_order():
     """Drifts that are off, about an offset of 1000: less than by E|u|^2, and within the error."""
     start, end = (ex.Gaussian(g.mean + 1000, g.covariance) for g in pair(1))
-    bridge = ex.GaussianBridge(start, end, epsilon=0.5)
+    bridge = ex.transport.GaussianBridge(start, end, epsilon=0.5)
     x, y = (g.sample(512, key=jax.random.key(i)) for i, g in enumerate((start, end)))
 
     def costs(off):
@@ -98,7 +98,7 @@ def test_costs_are_right_to_second_order():
 @pytest.mark.slow
 def test_costs_and_their_errors():
     """Path KL and entropy production of the exact drifts: values, and scatter over keys."""
-    bridge = ex.GaussianBridge(*pair(1), epsilon=0.5)
+    bridge = ex.transport.GaussianBridge(*pair(1), epsilon=0.5)
     forward, backward = exact_processes(bridge)
 
     @jax.jit
@@ -124,8 +124,8 @@ def test_costs_and_their_errors():
 
 @pytest.mark.slow
 def test_result_of_the_exact_drifts():
-    bridge = ex.GaussianBridge(*pair(2), epsilon=0.5)
-    found = ex.SchroedingerBridge(*exact_processes(bridge), None, None, None)
+    bridge = ex.transport.GaussianBridge(*pair(2), epsilon=0.5)
+    found = ex.transport.SchroedingerBridge(*exact_processes(bridge), None, None, None)
     x = jnp.asarray([0.2, -0.4])
     np.testing.assert_allclose(found.velocity(0.3, x), bridge.velocity(0.3, x), rtol=2e-4)
     np.testing.assert_allclose(found.score(0.3, x), bridge.marginal(0.3).score(x), rtol=2e-4)
@@ -143,7 +143,7 @@ def test_result_of_the_exact_drifts():
 @pytest.mark.slow
 def test_regression_is_least_at_the_exact_drift():
     """The objective's gradient vanishes at the projection of the entropic plan's bridges."""
-    bridge = ex.GaussianBridge(*pair(1), epsilon=0.5)
+    bridge = ex.transport.GaussianBridge(*pair(1), epsilon=0.5)
     forward, _ = exact_processes(bridge)
     pairs = jnp.stack(bridge.sample_pairs(20_000, key=jax.random.key(0)), axis=1)
     objective = BridgeObjective(num_draws=2, antithetic=True)
@@ -194,7 +194,7 @@ def small_bridge(key=0, **options):
     x = start.sample(40, key=jax.random.key(1))
     y = end.sample(24, key=jax.random.key(2))
     options = {"network": network} | SMALL | options
-    return ex.schroedinger_bridge(x, y, key=jax.random.key(key), **options)
+    return ex.transport.schroedinger_bridge(x, y, key=jax.random.key(key), **options)
 
 
 @pytest.mark.slow
@@ -228,7 +228,7 @@ def test_first_pairs_may_be_coupled():
     x, y = start.sample(40, key=jax.random.key(1)), end.sample(40, key=jax.random.key(2))
     free, coupled = (
         _first_pairs(x, y, coupling, 16, jax.random.key(3))
-        for coupling in (None, ex.MinibatchCoupling())
+        for coupling in (None, ex.transport.MinibatchCoupling())
     )
     assert_same(free[:, 0], coupled[:, 0])
     assert_same(free[32:], coupled[32:])
@@ -245,7 +245,7 @@ def test_mistakes():
 
     def raises(match, x=points, y=points, **changed):
         with as_shipped(), pytest.raises(ValueError, match=match):
-            ex.schroedinger_bridge(x, y, **(options | changed))
+            ex.transport.schroedinger_bridge(x, y, **(options | changed))
 
     raises("`y`", y=points[:, :1])
     raises("`x`", x=points.at[0, 0].set(jnp.nan))
@@ -275,9 +275,11 @@ def test_bridge_between_gaussians():
     def moments(points):
         return ex.Gaussian(jnp.mean(points, axis=0), jnp.atleast_2d(jnp.cov(points.T)))
 
-    exact = ex.GaussianBridge(moments(x), moments(y), epsilon=0.5)  # of these very samples
+    exact = ex.transport.GaussianBridge(
+        moments(x), moments(y), epsilon=0.5
+    )  # of these very samples
     network = ex.FourierMLP(dim, key=jax.random.key(9), widths=(64, 64), num_features=8)
-    found = ex.schroedinger_bridge(
+    found = ex.transport.schroedinger_bridge(
         x, y, key=key, epsilon=0.5, network=network, num_iterations=4, steps=600, learning_rate=4e-3
     )
     # Four paths from each point: the noise of pairs is below a third of the tolerance.
@@ -295,8 +297,8 @@ def test_bridge_between_gaussians():
     print({name: f"{float(e):.4f}" for name, e in errors.items()})
     assert all(float(e) < 0.04 for e in errors.values()), errors
     few = 1500
-    sample = ex.GaussianBridge(moments(x[:few]), moments(y[:few]), epsilon=0.5)
-    static = ex.static_bridge(x[:few], y[:few], epsilon=0.5).path_kl(entropy(sample.end))
+    sample = ex.transport.GaussianBridge(moments(x[:few]), moments(y[:few]), epsilon=0.5)
+    static = ex.transport.static_bridge(x[:few], y[:few], epsilon=0.5).path_kl(entropy(sample.end))
     print("cost", found.cost, float(exact.path_kl), "static", static, float(sample.path_kl))
     assert float(static.value) == pytest.approx(float(sample.path_kl), rel=0.03)
 
@@ -333,7 +335,9 @@ def test_bridge_between_moons_and_a_ring():
     x, y = jnp.asarray(first.points) + 1000, jnp.asarray(second.points) + 1000
     options = {"num_iterations": 3, "steps": 200, "learning_rate": 4e-3, "num_steps": 32}
     for epsilon in (0.2, 5.0):
-        found = ex.schroedinger_bridge(x, y, key=jax.random.key(2), epsilon=epsilon, **options)
+        found = ex.transport.schroedinger_bridge(
+            x, y, key=jax.random.key(2), epsilon=epsilon, **options
+        )
         exact = grid_path_kl(first.distribution, second.distribution, epsilon)
         print(epsilon, found.cost, exact, found.entropy_production)
         assert abs(float(found.cost.value) - exact) < 3 * float(found.cost.stderr)

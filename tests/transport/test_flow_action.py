@@ -11,14 +11,14 @@ from tests.models.flows import Straight, straight_flow
 
 def test_of_the_optimal_map():
     x = 0.7 + 0.4**0.5 * jax.random.normal(jax.random.key(0), (500, 1))
-    found = ex.flow_action(straight_flow(), x, num_steps=5)
+    found = ex.transport.flow_action(straight_flow(), x, num_steps=5)
     moved = (x - 0.7) / 0.4**0.5 - x
     expected = float(jnp.mean(moved**2))
     assert float(found.action.value) == pytest.approx(expected, rel=1e-4)
     assert float(found.displacement.value) == pytest.approx(expected, rel=1e-4)
     assert float(found.length.value) == pytest.approx(expected**0.5, rel=1e-4)
     assert float(found.bending.value) == pytest.approx(0.0, abs=1e-5)
-    back = ex.flow_action(straight_flow(), x, direction="reverse", num_steps=5)
+    back = ex.transport.flow_action(straight_flow(), x, direction="reverse", num_steps=5)
     assert float(back.displacement.value) != pytest.approx(expected, rel=1e-2)  # from noise
 
 
@@ -28,7 +28,7 @@ def test_of_independent_pairs():
     model = ex.ExactModel(ex.Gaussian([m], [[v]]), ex.RectifiedFlow())
     # Equal parts of the distribution instead of draws.
     x = m + v**0.5 * jax.scipy.stats.norm.ppf((jnp.arange(4000) + 0.5) / 4000)[:, None]
-    found = ex.flow_action(model, x, num_steps=128)
+    found = ex.transport.flow_action(model, x, num_steps=128)
     expected = m**2 + 1 + v - np.pi / 2 * v**0.5
     assert float(found.action.value) == pytest.approx(expected, rel=2e-3)
     assert float(found.displacement.value) == pytest.approx(m**2 + (1 - v**0.5) ** 2, rel=2e-3)
@@ -43,7 +43,7 @@ def test_gradient_and_errors():
 
     def action(numbers, x=x):
         flow = ex.FlowMatching(Straight(*numbers), ex.RectifiedFlow(), shape=(1,))
-        return ex.flow_action(flow, x, num_steps=3)
+        return ex.transport.flow_action(flow, x, num_steps=3)
 
     def exact(numbers):
         return jnp.mean(((x - numbers[0]) / jnp.sqrt(numbers[1]) - x) ** 2)
@@ -66,7 +66,7 @@ def test_the_error_of_the_steps_is_stated(variance):
     """Of too few steps, against many: within the error, which is not much larger."""
     model = ex.ExactModel(ex.Gaussian([0.7], [[variance]]), ex.RectifiedFlow())
     x = 0.7 + variance**0.5 * jax.scipy.stats.norm.ppf((jnp.arange(200) + 0.5) / 200)[:, None]
-    few, many = (ex.flow_action(model, x, num_steps=n) for n in (12, 192))
+    few, many = (ex.transport.flow_action(model, x, num_steps=n) for n in (12, 192))
     for name in ("action", "length", "bending"):
         one, other = getattr(few, name), getattr(many, name)
         off = abs(float(one.value - other.value))

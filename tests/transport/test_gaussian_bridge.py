@@ -42,7 +42,7 @@ def grid_plan(start, end, epsilon):
 
 def test_plan_and_path_kl_against_a_grid(x64):
     start, end = pair(1)
-    bridge = ex.GaussianBridge(start, end, epsilon=0.5)
+    bridge = ex.transport.GaussianBridge(start, end, epsilon=0.5)
     t, plan, value = grid_plan(start, end, 0.5)
     cross = t @ plan @ t - (plan.sum(1) @ t) * (plan.sum(0) @ t)
     assert float(bridge.cross[0, 0]) == pytest.approx(cross, rel=1e-6)
@@ -53,7 +53,7 @@ def test_plan_and_path_kl_against_a_grid(x64):
 @pytest.mark.slow
 def test_path_kl_is_the_energy_of_the_drift(x64):
     start, end = pair(2)
-    bridge = ex.GaussianBridge(start, end, epsilon=0.7)
+    bridge = ex.transport.GaussianBridge(start, end, epsilon=0.7)
     nodes, weights = np.polynomial.legendre.leggauss(32)
 
     def second_moment(field, s):
@@ -73,7 +73,7 @@ def test_path_kl_is_the_energy_of_the_drift(x64):
         float(bridge.entropy_production), rel=1e-8
     )
     # The other direction of time is the bridge with its ends exchanged.
-    back = ex.GaussianBridge(end, start, epsilon=0.7)
+    back = ex.transport.GaussianBridge(end, start, epsilon=0.7)
     x = jnp.asarray([0.3, -0.8])
     score = (bridge.drift(0.3, x) + back.drift(0.7, x)) / 0.7
     np.testing.assert_allclose(score, bridge.marginal(0.3).score(x), rtol=1e-9)
@@ -89,7 +89,9 @@ def test_path_kl_is_the_energy_of_the_drift(x64):
 def test_entropy_production_resolves_both_ends(a, b, epsilon):
     """The rate changes within a/epsilon and b/epsilon of the ends: against adaptive quadrature."""
     start, end = ex.Gaussian([0.0], [[a]]), ex.Gaussian([0.3], [[b]])
-    found = jax.jit(lambda e: ex.GaussianBridge(start, end, epsilon=e).entropy_production)(epsilon)
+    found = jax.jit(
+        lambda e: ex.transport.GaussianBridge(start, end, epsilon=e).entropy_production
+    )(epsilon)
     c = 2 * a * b / (np.sqrt(4 * a * b + epsilon**2) + epsilon)
 
     def rate(s):
@@ -106,14 +108,18 @@ def test_entropy_production_resolves_both_ends(a, b, epsilon):
 @pytest.mark.slow
 def test_limits_and_gradients(x64):
     start, end = pair(2)
-    still = ex.GaussianBridge(start, end, epsilon=1e-6)
+    still = ex.transport.GaussianBridge(start, end, epsilon=1e-6)
     squared = still.path_kl * 2e-6
     w2 = ex.bures_wasserstein(start.mean, start.covariance, end.mean, end.covariance)
     assert float(squared) == pytest.approx(float(w2) ** 2, rel=1e-4)
-    assert float(jnp.max(jnp.abs(ex.GaussianBridge(start, end, epsilon=1e6).cross))) < 1e-5
+    assert (
+        float(jnp.max(jnp.abs(ex.transport.GaussianBridge(start, end, epsilon=1e6).cross))) < 1e-5
+    )
 
     def costs(v):
-        bridge = ex.GaussianBridge(ex.Gaussian(v[:2], start.covariance * v[2]), end, epsilon=v[3])
+        bridge = ex.transport.GaussianBridge(
+            ex.Gaussian(v[:2], start.covariance * v[2]), end, epsilon=v[3]
+        )
         return jnp.stack([bridge.path_kl, bridge.entropy_production])
 
     at = jnp.asarray([-1.0, 0.5, 1.0, 0.4])
@@ -122,7 +128,7 @@ def test_limits_and_gradients(x64):
 
 
 def test_pairs_have_the_moments_of_the_plan():
-    bridge = ex.GaussianBridge(*pair(2), epsilon=0.5)
+    bridge = ex.transport.GaussianBridge(*pair(2), epsilon=0.5)
     x, y = bridge.sample_pairs(20_000, key=jax.random.key(0))
     joint = np.cov(np.concatenate([x, y], axis=1).T)
     np.testing.assert_allclose(joint[:2, 2:], bridge.cross, atol=5 / 20_000**0.5)
@@ -132,14 +138,14 @@ def test_pairs_have_the_moments_of_the_plan():
 def test_the_static_problem_of_samples(x64):
     """OTT's value and its error, against the closed form; scatter over keys."""
     start, end = pair(1)
-    exact = ex.GaussianBridge(start, end, epsilon=1.0)
+    exact = ex.transport.GaussianBridge(start, end, epsilon=1.0)
 
     width = entropy(end)
 
     def once(key):
         one, other = jax.random.split(key)
         x, y = start.sample(300, key=one), end.sample(300, key=other)
-        found = ex.static_bridge(x, y, epsilon=1.0)
+        found = ex.transport.static_bridge(x, y, epsilon=1.0)
         return found.path_kl(width), found.value, found.displacement, found.information
 
     keys = jax.random.split(jax.random.key(0), 64)
@@ -156,13 +162,13 @@ def test_the_static_problem_of_samples(x64):
 def test_mistakes():
     start, end = pair(2)
     with pytest.raises(ValueError, match="epsilon"):
-        ex.GaussianBridge(start, end, epsilon=0.0)
+        ex.transport.GaussianBridge(start, end, epsilon=0.0)
     with pytest.raises(ValueError, match="end"):
-        ex.GaussianBridge(start, pair(1)[1], epsilon=1.0)
+        ex.transport.GaussianBridge(start, pair(1)[1], epsilon=1.0)
     with pytest.raises(ValueError, match="epsilon"):
-        ex.static_bridge(jnp.zeros((4, 2)), jnp.ones((4, 2)), epsilon=-1.0)
+        ex.transport.static_bridge(jnp.zeros((4, 2)), jnp.ones((4, 2)), epsilon=-1.0)
     with pytest.raises(ValueError, match="y"):
-        ex.static_bridge(jnp.zeros((4, 2)), jnp.ones((4, 3)), epsilon=1.0)
+        ex.transport.static_bridge(jnp.zeros((4, 2)), jnp.ones((4, 3)), epsilon=1.0)
 
 
 def test_entropy_production_of_narrow_ends(x64):
@@ -172,7 +178,7 @@ def test_entropy_production_of_narrow_ends(x64):
     @quick_jit
     def found(a, b):
         ends = (ex.Gaussian(jnp.zeros(1), v[None, None]) for v in (a, b))
-        bridge = ex.GaussianBridge(*ends, epsilon=epsilon)
+        bridge = ex.transport.GaussianBridge(*ends, epsilon=epsilon)
         return bridge.entropy_production, bridge.cross[0, 0]
 
     for a, b in ((1e-8, 1e-4), (1e-6, 1e6), (1e8, 1e-8), (0.3, 2.0)):

@@ -22,7 +22,7 @@ def cost(x, z):
 
 
 def test_exact_assignment():
-    couple = ex.MinibatchCoupling()
+    couple = ex.transport.MinibatchCoupling()
     pairs = [batch(24, seed, (2, 3)) for seed in range(6)]
     x, z = (jnp.stack(part) for part in zip(*pairs, strict=True))
     coupled = jax.jit(jax.vmap(lambda x, z: couple(x, z, key=jax.random.key(0))))(x, z)
@@ -36,12 +36,12 @@ def test_exact_assignment():
 def test_entropic_plan():
     """Partners are drawn from the plan: mean cost over keys against OTT's."""
     x, z = batch(48, 0)
-    coupling = ex.MinibatchCoupling(epsilon=1.0)
+    coupling = ex.transport.MinibatchCoupling(epsilon=1.0)
     draws = jax.jit(jax.vmap(lambda k: coupling(x, z, key=k)))(
         jax.random.split(jax.random.key(0), 400)
     )
     costs = jnp.mean(jnp.sum((draws - x) ** 2, axis=-1), axis=-1) / 2
-    exact = ex.static_bridge(x, z, epsilon=1.0).displacement
+    exact = ex.transport.static_bridge(x, z, epsilon=1.0).displacement
     error = float(jnp.std(costs)) / 20
     assert abs(float(jnp.mean(costs)) - float(exact)) < 4 * error + 1e-3 * float(exact)
 
@@ -51,7 +51,12 @@ def small_flow(key=0):
     return ex.FlowMatching(network, ex.RectifiedFlow())
 
 
-OPTIONS = {"steps": 4, "batch_size": 8, "num_draws": 2, "coupling": ex.MinibatchCoupling()}
+OPTIONS = {
+    "steps": 4,
+    "batch_size": 8,
+    "num_draws": 2,
+    "coupling": ex.transport.MinibatchCoupling(),
+}
 
 
 @pytest.mark.slow
@@ -75,7 +80,7 @@ def test_ensemble_with_a_coupling():
 
 def test_mistakes():
     data = batch(32, 1)[0]
-    coupling = ex.MinibatchCoupling()
+    coupling = ex.transport.MinibatchCoupling()
     options = {"key": jax.random.key(0), "steps": 2, "batch_size": 8, "num_draws": 2}
 
     def raises(match, model, **changed):
@@ -89,11 +94,11 @@ def test_mistakes():
     raises("`coupling`", small_flow(), coupling=lambda x, z, *, key: z[:1])
     raises("`antithetic`", small_flow(), coupling=coupling, antithetic=True)
     raises("`holdout`", small_flow(), coupling=coupling, holdout=data)
-    raises("`times`", small_flow(), times=ex.UniformTimes())
+    raises("`times`", small_flow(), times=ex.training.UniformTimes())
     raises("`weighting`", small_flow(), weighting="uniform")
-    raises("`loss`", small_flow(), loss=ex.LocalDenoising())
+    raises("`loss`", small_flow(), loss=ex.training.LocalDenoising())
     with pytest.raises(ValueError, match="epsilon"):
-        ex.MinibatchCoupling(epsilon=0.0)
+        ex.transport.MinibatchCoupling(epsilon=0.0)
 
 
 @pytest.mark.slow  # trains four flows
@@ -105,7 +110,7 @@ def test_coupled_flows_are_straight_and_short():
     z = jax.random.normal(jax.random.key(3), (400, 2))
     squared = float(ex.wasserstein(test, z)) ** 2
     found = {}
-    for coupling in (None, ex.MinibatchCoupling()):
+    for coupling in (None, ex.transport.MinibatchCoupling()):
         fits = ex.fit_ensemble(
             lambda key: ex.FlowMatching(
                 ex.FourierMLP(2, key=key, widths=(64, 64), num_features=16), ex.RectifiedFlow()
@@ -121,7 +126,7 @@ def test_coupled_flows_are_straight_and_short():
         rows = []
         for seed in range(2):
             model = fits.member(seed)
-            path = ex.flow_action(model, z, direction="reverse", num_steps=32)
+            path = ex.transport.flow_action(model, z, direction="reverse", num_steps=32)
             row = [float(path.action.value), float(path.bending.value)]
             for steps in (1, 4):
                 options = {"direction": "reverse", "num_steps": steps, "solver": diffrax.Euler()}

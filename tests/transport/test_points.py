@@ -118,10 +118,10 @@ def test_sliced(x32):
     key = jax.random.key(0)
     for p in (1, 2):
         x, y = clouds(1, "float32")
-        plain = ex.sliced_wasserstein(x, y, p, key=key, num_projections=16)
+        plain = ex.transport.sliced_wasserstein(x, y, p, key=key, num_projections=16)
         for scale, offset in ((1.0, 2048.0), (2.0**80, 0.0), (2.0**-80, 0.0)):
             moved = (scale * (v + jnp.float32(offset)) for v in (x, y))
-            found = ex.sliced_wasserstein(*moved, p, key=key, num_projections=16)
+            found = ex.transport.sliced_wasserstein(*moved, p, key=key, num_projections=16)
             for one, other in zip(found.__dict__.values(), plain.__dict__.values(), strict=True):
                 if isinstance(one, jax.Array):
                     assert float(one) == pytest.approx(scale * float(other), rel=2e-3)
@@ -129,27 +129,27 @@ def test_sliced(x32):
 
 def test_static_bridge(x32):
     x, y = clouds(2, "float32")
-    plain = ex.static_bridge(x, y, epsilon=0.5)
-    moved = ex.static_bridge(x + 2048, y + 2048, epsilon=0.5)
+    plain = ex.transport.static_bridge(x, y, epsilon=0.5)
+    moved = ex.transport.static_bridge(x + 2048, y + 2048, epsilon=0.5)
     for name in ("value", "displacement", "information"):
         one, other = float(getattr(moved, name)), float(getattr(plain, name))
         assert one == pytest.approx(other, rel=2e-3)
     assert float(moved.value.stderr) == pytest.approx(float(plain.value.stderr), rel=2e-3)
     # A shift of one sample alone costs |shift|^2/2 + shift . (difference of means), and no more.
-    far = ex.static_bridge(x, y + 2048, epsilon=0.5)
+    far = ex.transport.static_bridge(x, y + 2048, epsilon=0.5)
     assert float(far.information) == pytest.approx(float(plain.information), rel=2e-3)
     shift = 2048 * np.ones(3)
     known = shift @ shift / 2 + shift @ np.asarray(jnp.mean(y - x, axis=0), np.float64)
     assert float(far.value) == pytest.approx(known + float(plain.value), rel=1e-6)
-    one = ex.static_bridge(x[:1], y[:1], epsilon=0.5)
+    one = ex.transport.static_bridge(x[:1], y[:1], epsilon=0.5)
     assert float(one.value) == pytest.approx(float(jnp.sum((x[0] - y[0]) ** 2)) / 2)
     assert np.isinf(one.value.stderr)
     for scale in (2.0**-55, 2.0**55):
-        scaled = ex.static_bridge(scale * x, scale * y, epsilon=0.5 * scale**2)
+        scaled = ex.transport.static_bridge(scale * x, scale * y, epsilon=0.5 * scale**2)
         assert float(scaled.information) == pytest.approx(float(plain.information), rel=1e-4)
         assert float(scaled.value) == pytest.approx(float(plain.value) * scale**2, rel=1e-4)
     with pytest.raises(ValueError, match="`x` must be of a scale"):
-        ex.static_bridge(3e19 * x, 3e19 * y, epsilon=3e38)
+        ex.transport.static_bridge(3e19 * x, 3e19 * y, epsilon=3e38)
 
 
 def test_minibatch_couplings(x32):
@@ -157,9 +157,9 @@ def test_minibatch_couplings(x32):
     for moved in ((x, z), (x + 2048, z + 2048), (x, z + 2048), (1e20 * x, 1e20 * z)):
         a, b = (np.asarray(v, np.float64) for v in moved)
         _, columns = linear_sum_assignment(cdist(a, b, "sqeuclidean"))
-        coupled = ex.MinibatchCoupling()(*moved, key=jax.random.key(0))
+        coupled = ex.transport.MinibatchCoupling()(*moved, key=jax.random.key(0))
         np.testing.assert_array_equal(coupled, moved[1][columns])
-    couple = ex.MinibatchCoupling(epsilon=0.1)
+    couple = ex.transport.MinibatchCoupling(epsilon=0.1)
     plain = couple(x, z, key=jax.random.key(0))
     far = couple(x + 2048, z + 2048, key=jax.random.key(0))
     assert np.mean(np.abs(far - 2048 - plain) < 1e-3) > 0.9  # the same draws but for rounding
@@ -219,7 +219,9 @@ def test_points_that_coincide(x32, n, m):
             assert not np.isnan(found.stderr)
         divergence = ex.sinkhorn_divergence(x, y + shift)
         assert float(divergence) == pytest.approx(distance**2, rel=1e-6)
-        sliced = ex.sliced_wasserstein(x, y + shift, key=jax.random.key(0), num_projections=16)
+        sliced = ex.transport.sliced_wasserstein(
+            x, y + shift, key=jax.random.key(0), num_projections=16
+        )
         assert float(sliced) == pytest.approx(distance / 3**0.5, rel=1e-5)
 
 
@@ -298,11 +300,11 @@ def calls(seed):
         "options": lambda: ex.sinkhorn_divergence(
             x, y, solver={"threshold": 1e-3 * change}, geometry={"scale_cost": change}
         ),
-        "null": lambda: ex.wasserstein_null(x, key=key, num_splits=2, **sinkhorn),
-        "sliced": lambda: ex.sliced_wasserstein(x, y, key=key, num_projections=8),
-        "static": lambda: ex.static_bridge(x, y, epsilon=change),
-        "exact batch": lambda: ex.MinibatchCoupling()(x, y, key=key),
-        "entropic batch": lambda: ex.MinibatchCoupling(epsilon=change)(x, y, key=key),
+        "null": lambda: ex.transport.wasserstein_null(x, key=key, num_splits=2, **sinkhorn),
+        "sliced": lambda: ex.transport.sliced_wasserstein(x, y, key=key, num_projections=8),
+        "static": lambda: ex.transport.static_bridge(x, y, epsilon=change),
+        "exact batch": lambda: ex.transport.MinibatchCoupling()(x, y, key=key),
+        "entropic batch": lambda: ex.transport.MinibatchCoupling(epsilon=change)(x, y, key=key),
         "geodesic": lambda: displacement_interpolation(x, y, 0.3 * change),
         "map": lambda: displacement_interpolation(x, y, 0.3 * change, **sinkhorn),
         "bures": lambda: ex.bures_wasserstein(x[0], change * eye, y[0], eye),

@@ -17,7 +17,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.interfaces import AbstractGaussianProcess
+from entropix.interfaces import AbstractGaussianProcess
 from entropix.optimise.sampling import step_times
 from entropix.processes import (
     CosineSchedule,

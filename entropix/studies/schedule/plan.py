@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from entropix._core.arrays import Key
 from entropix._core.checks import choice, positive_integer
-from entropix._core.interfaces import AbstractGaussianProcess
 from entropix.datasets import Dataset
+from entropix.interfaces import AbstractGaussianProcess
 from entropix.models import EntropyMatching, GaussianScaling
 from entropix.networks import FourierMLP
 from entropix.processes import LinearSchedule

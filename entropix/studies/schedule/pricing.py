@@ -27,8 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.distributions import Gaussian
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.models import ExactModel
 from entropix.transport import wasserstein
 from entropix.transport.quadrature import time_rule

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from entropix._core.arrays import Key
-from entropix._core.interfaces import AbstractModel
 from entropix.density import PathBound, log_prob
 from entropix.entropy import neural_entropy, path_kl
+from entropix.interfaces import AbstractModel
 from entropix.models import ExactModel
 from entropix.studies.axis import choose_cutoff, default_cutoff
 from entropix.studies.estimates import asks_for_cutoff

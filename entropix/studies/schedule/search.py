@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from entropix._core.arrays import Key
-from entropix._core.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.models import ExactModel
 from entropix.optimise import (
     EntropicTime,

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropix._core.arrays import Key
-from entropix._core.interfaces import AbstractModel
 from entropix.datasets import Dataset
+from entropix.interfaces import AbstractModel
 from entropix.models import ExactModel
 from entropix.studies.schedule.candidates import Candidate
 from entropix.studies.schedule.options import ScheduleOptions

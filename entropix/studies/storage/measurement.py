@@ -6,10 +6,9 @@ import jax
 import numpy as np
 
 from entropix._core.arrays import Key
-from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractModel
 from entropix.dynamics import sample
 from entropix.entropy import neural_entropy
+from entropix.interfaces import AbstractModel, Estimate
 from entropix.models import ExactModel
 from entropix.studies.axis import Cutoff
 from entropix.studies.cells import Arrays, Task

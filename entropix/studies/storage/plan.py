@@ -10,8 +10,8 @@ import numpy as np
 
 from entropix._core.arrays import Key
 from entropix._core.checks import choice, positive_integer
-from entropix._core.interfaces import AbstractGaussianProcess
 from entropix.datasets import Dataset, dequantise
+from entropix.interfaces import AbstractGaussianProcess
 from entropix.models import EntropyMatching, GaussianScaling
 from entropix.networks import FourierMLP, UNet
 from entropix.studies.axis import Cutoff, choose_cutoff, default_cutoff

@@ -19,9 +19,8 @@ import numpy as np
 from jaxtyping import Array
 
 from entropix._core.arrays import Key
-from entropix._core.estimate import Estimate
-from entropix._core.interfaces import AbstractModel
 from entropix.entropy import neural_entropy, path_kl
+from entropix.interfaces import AbstractModel, Estimate
 from entropix.models import EntropyMatching, ExactModel, GaussianScaling
 from entropix.networks import FourierMLP
 from entropix.studies.cells import Arrays, Task

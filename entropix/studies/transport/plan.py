@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from entropix._core.checks import choice, positive_integer
-from entropix._core.interfaces import AbstractGaussianProcess
 from entropix.distributions import GaussianMixture
+from entropix.interfaces import AbstractGaussianProcess
 from entropix.studies.data import check_seed
 from entropix.studies.grid import CellTraining, Grid, increasing, prepare_grid, seed_labels
 from entropix.studies.options import ProcessOptions

@@ -30,7 +30,7 @@ def test_all_schedules_are_sampled_through_one_process(x64, exact, name):
         key=key,
         num_samples=16,
         times=jnp.linspace(1.0, 0.0, 5),
-        solver=ex.DDIM() if name == "ddim" else ex.DPMSolver(),
+        solver=ex.dynamics.DDIM() if name == "ddim" else ex.dynamics.DPMSolver(),
         prior=sampler.model.prior,
     )
     np.testing.assert_allclose(made, own, rtol=1e-6, atol=1e-6)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from entropix._core.estimate import Estimate
 from entropix.cli import main
+from entropix.interfaces import Estimate
 from entropix.studies.grid import seed_labels
 from entropix.studies.transport.measurement import gap
 from entropix.studies.transport.mixtures import choose_mixtures, drawn_mixture, read_mixtures

@@ -6,6 +6,8 @@ import jax.core
 import numpy as np
 from jaxtyping import Array
 
+from entropix._core.formatting import format_with_error
+
 
 class Estimate(eqx.Module):
     r"""A Monte Carlo estimate with honest standard errors, in nats unless its maker says otherwise.
@@ -58,16 +60,3 @@ class Estimate(eqx.Module):
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self)):
             return eqx.tree_pformat(self)
         return f"Estimate({self})"
-
-
-def format_with_error(value: float, error: float) -> str:
-    """Write a value and its standard error to the error's second significant digit."""
-    if not np.isfinite(error) or not np.isfinite(value):
-        return f"{value:.6g} ± {error:.2g}"
-    if error <= 0:
-        return f"{value:.6g} ± 0"
-    digits = 1 - int(np.floor(np.log10(float(f"{error:.1e}"))))
-    if digits > 12:
-        return f"{value:.12g} ± {error:.2g}"
-    digits = max(digits, 0)
-    return f"{value:.{digits}f} ± {error:.{digits}f}"

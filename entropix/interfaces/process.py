@@ -1,18 +1,13 @@
-"""The abstract interfaces that rooms use to speak of one another.
-
-Every class here is an interface: abstract methods state what differs, concrete methods state what
-follows from them and are never overridden. Time `s` runs from the data (`t0`) to noise (`t1`).
-"""
+"""Noise schedules and forward processes. Time `s` runs from the data (`t0`) to noise (`t1`)."""
 
 import abc
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import Key, RealLike, RealScalarLike
+from entropix._core.arrays import RealLike, RealScalarLike
 
 
 class AbstractSchedule(eqx.Module):
@@ -182,138 +177,3 @@ class AbstractGaussianProcess(AbstractProcess):
     ) -> Float[Array, "*shape"]:
         r"""$\mu(s)\,x + \Sigma(s)\,z$."""
         return self.scale(s) * x + self.std(s) * z
-
-
-class AbstractDistribution(eqx.Module):
-    r"""A density on $R^D$ whose diffusion by any Gaussian process is known exactly.
-
-    `sample`, `log_prob` and `score` take any leading axes; the fields under diffusion
-    (`denoise`, `entropy_field`) are written for one example, as models are.
-    """
-
-    @property
-    @abc.abstractmethod
-    def dim(self) -> int:
-        """The dimension D."""
-
-    @abc.abstractmethod
-    def sample(self, n: int, *, key: Key) -> Float[Array, "n dim"]:
-        """Draw `n` independent samples."""
-
-    @abc.abstractmethod
-    def log_prob(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
-        r"""$\log p(x)$ in nats."""
-
-    @abc.abstractmethod
-    def score(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
-        r"""$\nabla_x \log p(x)$."""
-
-    @abc.abstractmethod
-    def diffused(
-        self, process: AbstractGaussianProcess, s: RealScalarLike
-    ) -> "AbstractDistribution":
-        r"""The density of $Y_s = \mu(s)\,x + \Sigma(s)\,z$."""
-
-    @abc.abstractmethod
-    def denoise(
-        self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
-    ) -> Float[Array, " dim"]:
-        r"""The posterior mean $E[x\,|\,Y_s = y]$."""
-
-    @abc.abstractmethod
-    def entropy_field(
-        self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, " dim"]
-    ) -> Float[Array, " dim"]:
-        r"""$e^*(y, s) = \nabla\log p_s(y) - \nabla\log p_{eq}^{(s)}(y)$, free of cancellation."""
-
-
-class AbstractPrior(eqx.Module):
-    """What a generative model draws its noise from."""
-
-    @abc.abstractmethod
-    def sample(self, n: int, *, key: Key) -> Array:
-        """Draw `n` samples, shape (n, *shape)."""
-
-    @abc.abstractmethod
-    def log_prob(self, y: Array) -> Array:
-        """Log density in nats of `y` with shape (*batch, *shape)."""
-
-
-class AbstractModel(eqx.Module):
-    r"""A reverse-time generative model: one protocol, whatever the parametrisation.
-
-    The three fields are linked by
-    $e = \nabla\log p - \nabla\log p_{eq}$ and $v = b - \frac{\sigma^2}{2}\nabla\log p =
-    -\frac{\sigma^2}{2} e$, the last where $b$ is conservative. Methods take one example: `s`
-    scalar, `y` of shape `shape`, `condition` whatever the network takes; callers vmap.
-    """
-
-    # Gaussian, but in parametrisations that need no log-SNR; what needs one checks for itself.
-    process: AbstractVar[Any]
-    shape: AbstractVar[tuple[int, ...] | None]  # of one example; None where nothing fixes it
-
-    @property
-    @abc.abstractmethod
-    def prior(self) -> Any:
-        """The density generation starts from: has `sample(n, key=key)` and `log_prob(y)`."""
-
-    @property
-    @abc.abstractmethod
-    def divergence(self) -> str | None:
-        """Why the entropy is known to be infinite at the data end, or None if it is not."""
-
-    @abc.abstractmethod
-    def with_process(self, process: AbstractGaussianProcess) -> "AbstractModel":
-        r"""The same denoiser under another process.
-
-        $E[x\,|\,y]$ as a function of $y/\mu$ and the log-SNR belongs to the data, whichever
-        Gaussian process carries them: with $\lambda_{old}(s_{old}) = \lambda_{new}(s)$ and
-        $y_{old} = (\mu_{old}/\mu_{new})\,y$,
-
-        $$\nabla\log p_{new}(y, s) =
-          \frac{\mu_{old}}{\mu_{new}}\,\nabla\log p_{old}(y_{old}, s_{old}).$$
-
-        A field that is exact stays exact. Differentiable in the new process; under its own process
-        a model is itself, and only the last of several moves counts. At log-SNRs below those of the
-        old process the posterior mean is taken to be linear in the state, above them the score of
-        the data is held (`entropix.models.moved`).
-
-        Args:
-            process: a Gaussian process.
-
-        Raises:
-            ValueError: if it is not, or the model is a velocity field alone (`FlowMatching`).
-        """
-
-    @abc.abstractmethod
-    def score(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
-        r"""$\nabla\log p_s(y)$ as the model has it."""
-
-    @abc.abstractmethod
-    def entropy_field(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
-        r"""$e(y, s)$."""
-
-    @abc.abstractmethod
-    def velocity(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
-        r"""The probability-flow velocity $v(y, s)$."""

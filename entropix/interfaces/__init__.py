@@ -1,0 +1,14 @@
+"""The public interfaces: what a class of your own implements to go wherever the library's go.
+
+Every class here is an interface: abstract methods state what differs, concrete methods state what
+follows from them and are never overridden.
+"""
+
+from entropix.interfaces.distribution import AbstractDistribution as AbstractDistribution
+from entropix.interfaces.distribution import AbstractPrior as AbstractPrior
+from entropix.interfaces.errors import DivergenceError as DivergenceError
+from entropix.interfaces.estimate import Estimate as Estimate
+from entropix.interfaces.model import AbstractModel as AbstractModel
+from entropix.interfaces.process import AbstractGaussianProcess as AbstractGaussianProcess
+from entropix.interfaces.process import AbstractProcess as AbstractProcess
+from entropix.interfaces.process import AbstractSchedule as AbstractSchedule
