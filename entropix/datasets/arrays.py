@@ -11,11 +11,7 @@ from entropix.datasets.files import Raw, quoted, reading
 
 
 def read_npy(path: Path) -> Raw:
-    """Read the array of a `.npy` file.
-
-    Raises:
-        ValueError: if the file is damaged, truncated, or holds Python objects.
-    """
+    """Read the array of a `.npy` file."""
     _check_magic(path, b"\x93NUMPY", "a NumPy .npy file")
     expected = "a NumPy .npy file of numbers"
     with reading(path, expected), path.open("rb") as file:
@@ -32,10 +28,6 @@ def read_npz(path: Path, array: str | None, labels: str | None = None) -> Raw:
         path: the file.
         array: the name of the array; None if it is the only one besides that of the labels.
         labels: the name of the array of labels, or None.
-
-    Raises:
-        ValueError: if the file is damaged or holds Python objects, if there is no array of the name
-            `array` or `labels`, or if `array` is None and there are several.
     """
     _check_magic(path, b"PK", "a NumPy .npz file")
     expected = "a NumPy .npz file of numbers"

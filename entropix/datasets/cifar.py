@@ -42,9 +42,6 @@ def read_cifar(path: Path, split: str | None) -> Raw:
     Args:
         path: the archive or the folder.
         split: `"train"`, `"test"` or `"all"`; None for `"train"`.
-
-    Raises:
-        ValueError: if a file is missing, damaged, of a wrong length or pickled.
     """
     wanted = [name for part in chosen(split, TRAIN_TEST, path) for name in _FILES[part]]
     found: dict[str, bytes] = {}

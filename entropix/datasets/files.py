@@ -59,9 +59,6 @@ def chosen(split: str | None, parts: Sequence[str], source: Path | str) -> tuple
     """The splits to read, in their own order: all of them for `"all"`.
 
     None means `"train"`, or the only split there is.
-
-    Raises:
-        ValueError: if there is no such split.
     """
     if split is None:
         split = parts[0] if len(parts) == 1 else "train"

@@ -43,9 +43,6 @@ def open_huggingface(source: Path | str, split: str | None) -> Any:
     Args:
         source: a folder, or `hf:name`, `hf:user/name`, with `:configuration` or without.
         split: a split, or `"all"`; None for `"train"`, or for the only one.
-
-    Raises:
-        ValueError: if there is no such dataset or split, or it cannot be read.
     """
     hf = needed("datasets", "reading a Hugging Face dataset", "datasets", "streams")
     if isinstance(source, Path):
@@ -85,9 +82,6 @@ def read_huggingface(
         columns: the column of the examples; None as for `Columns.of`.
         label: the column of the labels. None: the only one that holds names of classes, or
             otherwise one that is called `label`, if there is any.
-
-    Raises:
-        ValueError: as `open_huggingface` and `Columns`, or if the dataset is empty.
     """
     dataset = open_huggingface(source, split)
     subject = quoted(source)
@@ -179,9 +173,6 @@ class Columns:
             label: the column of the labels, or None; or several, of numbers.
             subject: the source, as errors write it.
             classes: columns of integers that stand for the names of classes.
-
-        Raises:
-            ValueError: if a column is missing, or it is not clear what makes up the example.
         """
         flat = label is None or isinstance(label, str)
         given = _names(label)
@@ -223,22 +214,14 @@ class Columns:
         return list(dict.fromkeys((*self.examples, *self.labels)))
 
     def decoded(self, table: Any) -> np.ndarray:
-        """The examples of a table, shape (N, ...), as they are stored.
-
-        Raises:
-            ValueError: if they do not have one shape, or an image is damaged.
-        """
+        """The examples of a table, shape (N, ...), as they are stored."""
         arrays = [_combined(table, name) for name in self.examples]
         if self.kind == "table":
             return np.stack([a.to_numpy(zero_copy_only=False) for a in arrays], axis=-1)
         return self._images(arrays[0]) if self.kind == "image" else self._lists(arrays[0])
 
     def decoded_labels(self, table: Any) -> np.ndarray | None:
-        """The labels of a table, numbers or text, shape (N,) or (N, C); None without columns.
-
-        Raises:
-            ValueError: if one is missing, or they are neither numbers nor text.
-        """
+        """The labels of a table, numbers or text, shape (N,) or (N, C); None without columns."""
         found = []
         for name in self.labels:
             column = _combined(table, name)

@@ -41,12 +41,7 @@ _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E
 
 
 def read_idx(path: Path) -> Raw:
-    """Read an IDX file, gzipped or not.
-
-    Raises:
-        ValueError: if the file is empty, has a wrong magic number, or is longer or shorter than
-            its header says.
-    """
+    """Read an IDX file, gzipped or not."""
     start, zipped = _first_bytes(path, 4 + 4 * 255)  # no header is longer
     subject = quoted(path)
     shape, dtype = _header(start, subject)
@@ -80,11 +75,7 @@ def _check_size(found: int, size: int, shape: tuple[int, ...], subject: str) -> 
 
 
 def _header(content: bytes, subject: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype.
-
-    Raises:
-        ValueError: if the magic number is wrong, or the header is incomplete.
-    """
+    """Shape and dtype."""
     if not content:
         raise ValueError(f"{subject} must be {_EXPECTED}, got an empty file.")
     magic = content[:4]
@@ -118,10 +109,6 @@ def read_idx_folder(path: Path, split: str | None) -> Raw:
     Args:
         path: the folder.
         split: `"train"`, `"test"` or `"all"`; None for `"train"`.
-
-    Raises:
-        ValueError: if the split or its labels are missing, a file is damaged, or the numbers of
-            labels and images differ.
     """
     halves = [_half(path, part) for part in chosen(split, _splits(path), path)]
     shapes = {images.shape[1:] for images, _ in halves}

@@ -19,10 +19,6 @@ def read_folder(path: Path) -> Raw:
 
     The images lie either directly in the folder, or in subfolders, whose names become the labels;
     both are taken in alphabetical order, and other files and hidden ones are passed over.
-
-    Raises:
-        ValueError: if there are no PNG files, or both kinds of places hold some; or naming the
-            file that is damaged, transparent, of 16 bits, or unlike the first in its shape.
     """
     with reading(path, "a folder of PNG images"):
         direct = _png_files(path)
@@ -82,9 +78,6 @@ def pixels(
         subject: what errors name.
         expected: what it must be.
         formats: those that are allowed; None for all.
-
-    Raises:
-        ValueError: if it is damaged, too large, transparent, or has more bits.
     """
     pillow = needed("PIL.Image", "reading images", "pillow", "data")
     with reading(subject, expected), pillow.open(file, formats=formats) as opened:

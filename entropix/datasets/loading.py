@@ -20,7 +20,7 @@ from entropix.datasets.files import Raw, quoted
 from entropix.datasets.huggingface import PREFIX, is_huggingface, read_huggingface
 from entropix.datasets.idx import is_idx_folder, read_idx, read_idx_folder
 from entropix.datasets.images import read_folder
-from entropix.datasets.tables import read_csv, read_label_table, read_parquet
+from entropix.datasets.tables import read_label_table, read_table
 
 
 # train-images-idx3-ubyte, train-images.idx3-ubyte, x.idx, x.idx3, each with .gz or without.
@@ -192,10 +192,8 @@ def _read(
         _check_absent(split, "split", "for data without splits", path)
         if suffix == ".npz":
             return read_npz(path, array, labels)
-        if suffix == ".csv":
-            return read_csv(path, labels, keep_na)
-        if suffix == ".parquet":
-            return read_parquet(path, labels)
+        if suffix in (".csv", ".parquet"):
+            return read_table(path, labels, keep_na)
         if path.is_dir():
             raw = read_folder(path)
         elif suffix == ".npy":

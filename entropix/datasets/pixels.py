@@ -73,9 +73,6 @@ def grey_levels(
         array: images of real numbers.
         levels: L as given by the user, or None.
         subject: what errors and notes name.
-
-    Raises:
-        ValueError: if the values do not lie on `levels` levels.
     """
     if levels is not None:
         positive_integer(levels, "levels", 2)

@@ -69,11 +69,7 @@ def open_source(
     shape: tuple[int, ...] | None,
     dtype: DTypeLike | None,
 ) -> Source:
-    """The source by its kind; the arguments are those of `stream`.
-
-    Raises:
-        ValueError: if it is of no known kind, or an option does not apply to it.
-    """
+    """The source by its kind; the arguments are those of `stream`."""
     if isinstance(source, Dataset):
         _refuse(source.name, columns=columns, split=split, dtype=dtype)
         return _of_dataset(source, label)
@@ -84,14 +80,16 @@ def open_source(
     text = os.path.expanduser(os.fspath(source))
     if isinstance(source, str) and text.startswith(PREFIX):
         _refuse(text, dtype=dtype)
-        return _of_huggingface(open_huggingface(text, split), columns, label, quoted(text))
+        dataset = open_huggingface(text, split)
+        return _of_rows(dataset, columns_of(dataset, columns, label, quoted(text)))
     path = Path(text)
     if not os.path.exists(text):
         raise ValueError(f"`source` must be {_ALLOWED} that exists, got {text!r}.")
     check_regular(path, quoted(path))
     if path.is_dir() and is_huggingface(path):
         _refuse(text, dtype=dtype)
-        return _of_huggingface(open_huggingface(path, split), columns, label, quoted(path))
+        dataset = open_huggingface(path, split)
+        return _of_rows(dataset, columns_of(dataset, columns, label, quoted(path)))
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     for file in files:
         check_regular(file, quoted(file))
@@ -147,24 +145,17 @@ def _of_dataset(dataset: Dataset, label: str | Sequence[str] | None) -> Source:
     return _of_array(dataset.points.reshape(-1, *dataset.shape), labels, subject)
 
 
-def _of_huggingface(
-    dataset: Any,
-    columns: str | Sequence[str] | None,
-    label: str | Sequence[str] | None,
-    subject: str,
-    used: Columns | None = None,
-) -> Source:
+def _of_rows(dataset: Any, used: Columns) -> Source:
     """A Hugging Face dataset on disk, of which rows are decoded as they are asked for."""
-    used = columns_of(dataset, columns, label, subject) if used is None else used
     if not len(dataset):
-        raise ValueError(f"{subject} must hold samples, got none.")
+        raise ValueError(f"{used.subject} must hold samples, got none.")
     rows = dataset.with_format("arrow", columns=used.names)
 
     def read(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         return read_rows(rows, indices.tolist(), used)
 
     first, _ = read(np.array([0]))
-    return Source(read, len(dataset), first.shape[1:], first.dtype, subject)
+    return Source(read, len(dataset), first.shape[1:], first.dtype, used.subject)
 
 
 def _of_parquet(
@@ -177,7 +168,7 @@ def _of_parquet(
     """
     parquet = needed("pyarrow.parquet", "reading .parquet", "pyarrow", "data")
     hf = needed("datasets", "streaming .parquet", "datasets", "streams")
-    subject = quoted(paths[0] if len(paths) == 1 else paths[0].parent)
+    whole = paths[0] if len(paths) == 1 else paths[0].parent
     schema, total = None, 0
     for path in paths:
         with reading(path, "a .parquet table"), parquet.ParquetFile(path) as file:
@@ -190,18 +181,18 @@ def _of_parquet(
         schema = here if schema is None else schema
         check_fits(max(sizes, default=0), quoted(path), "a row group")
         total += sum(sizes)
-    used = Columns.of(schema, columns, label, subject)
+    used = Columns.of(schema, columns, label, quoted(whole))
     cache = Path(hf.config.HF_DATASETS_CACHE)
     there = shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free
     if total > there:
         raise ValueError(
-            f"{subject} must fit unpacked onto the disk of {quoted(cache)}, where "
+            f"{quoted(whole)} must fit unpacked onto the disk of {quoted(cache)}, where "
             f"{readable(there)} are free, got {readable(total)}: HF_DATASETS_CACHE names another."
         )
-    with reading(paths[0] if len(paths) == 1 else paths[0].parent, "a .parquet table"):
+    with reading(whole, "a .parquet table"):
         names = [glob.escape(str(path.absolute())) for path in paths]
         dataset = hf.Dataset.from_parquet(names, columns=used.names)
-    return _of_huggingface(dataset, columns, label, subject, used)
+    return _of_rows(dataset, used)
 
 
 def _of_records(paths: list[Path], shape: Any, dtype: DTypeLike | None) -> Source:

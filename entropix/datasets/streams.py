@@ -96,13 +96,13 @@ def stream(
     opened = open_source(source, columns, label, split, shape, dtype)
     return _Stream(
         opened,
-        shape=opened.shape if shape is None else tuple(shape),
-        batch_size=batch_size,
-        seed=seed,
-        shuffle=shuffle,
-        dequantise=dequantise,
-        processes=(num_processes, process_index),
-        read_options=(num_threads, prefetch),
+        opened.shape if shape is None else tuple(shape),
+        batch_size,
+        seed,
+        shuffle,
+        dequantise,
+        (num_processes, process_index),
+        (num_threads, prefetch),
     )
 
 
@@ -112,7 +112,6 @@ class _Stream(AbstractStream):
     def __init__(
         self,
         source: Source,
-        *,
         shape: tuple[int, ...],
         batch_size: int,
         seed: int,

@@ -35,51 +35,52 @@ _NAMELESS = re.compile(r"\s*|Unnamed: \d+(\.\d+)?(_level_\d+)?")  # as pandas ca
 _COUNTED = 8  # rows below which 0, 1, 2, ... may well be data
 
 
-def read_csv(path: Path, labels: str | None = None, keep_na: bool = False) -> Raw:
-    """Read a `.csv` file, with a header or without.
+def read_table(path: Path, labels: str | None = None, keep_na: bool = False) -> Raw:
+    """Read a `.csv` file, with a header or without, or a `.parquet` file.
 
     Args:
         path: the file.
         labels: the column of the labels, numbers or text, which is not part of the array; without a
             header, its number, counted from 0.
-        keep_na: whether NA, None, null and the like are labels rather than missing ones.
-
-    Raises:
-        ValueError: if the file is empty or ragged, a column is not numeric (named), or there is
-            none of the name `labels`.
+        keep_na: whether NA, None, null and the like are labels rather than missing ones, in `.csv`.
     """
-    frame, header = _csv_frame(path, labels, keep_na)
-    return _numeric(frame, path, labels, named=header)
-
-
-def read_parquet(path: Path, labels: str | None = None) -> Raw:
-    """Read a `.parquet` file.
-
-    Args:
-        path: the file.
-        labels: as for `read_csv`.
-
-    Raises:
-        ValueError: if the file is damaged or empty, a column is not numeric (named), or there is
-            none of the name `labels`.
-    """
-    return _numeric(_parquet_frame(path), path, labels, named=True)
+    frame, named = _frame(path, labels, keep_na)
+    frame, notes = _without_index(frame, path, labels) if named else (frame, [])
+    given = None
+    if labels is not None:
+        index = _place(frame, labels, path)
+        given = _label_column(frame.iloc[:, index], path)
+        frame = frame.iloc[:, [i for i in range(frame.shape[1]) if i != index]]
+    if 0 in frame.shape:
+        raise ValueError(
+            f"{quoted(path)} must hold rows and columns of numbers, "
+            f"got {frame.shape[0]} rows and {frame.shape[1]} columns."
+        )
+    names = tuple(str(name) for name in frame.columns)
+    columns = []
+    for index in range(frame.shape[1]):
+        label = f"column {names[index]!r}" if named else f"column {index}"
+        column = _numeric_column(frame.iloc[:, index], f"{label} of {quoted(path)}")
+        if isinstance(column, str):
+            raise ValueError(f"{quoted(path)} must have numeric columns, got {label}: {column}.")
+        first = not named and index == 0
+        if frame.shape[1] > 1 and _numbers_rows(column, any_numbers=first):
+            notes.append(
+                f"{label} of {quoted(path)} seems to number the rows and is kept as data: leave it "
+                f"out of the file if it is an index"
+            )
+        columns.append(column)
+    dtype = np.result_type(*columns)
+    if dtype.kind == "f":  # as for int64 beside uint64 too
+        subjects = [f"column {name!r} of {quoted(path)}" for name in names]
+        columns = [rounded(c, dtype, s) for c, s in zip(columns, subjects, strict=True)]
+    array = np.stack(columns, axis=-1)
+    return Raw(array, given, names if named else None, notes=tuple(notes))
 
 
 def read_label_table(path: Path, keep_na: bool = False) -> np.ndarray:
-    """The labels that a table holds in its only column, besides an index.
-
-    Args:
-        path: a `.csv` or `.parquet` file.
-        keep_na: as for `read_csv`.
-
-    Raises:
-        ValueError: if there are several columns, or a label is missing.
-    """
-    if path.suffix.lower() == ".csv":
-        frame, named = _csv_frame(path, None, keep_na)
-    else:
-        frame, named = _parquet_frame(path), True
+    """The labels that a `.csv` or `.parquet` file holds in its only column, besides an index."""
+    frame, named = _frame(path, None, keep_na)
     frame = _without_index(frame, path, None)[0] if named else frame
     if frame.shape[1] != 1:
         raise ValueError(
@@ -97,23 +98,21 @@ def unpacked(group: Any) -> int:
     return sum(max(column.total_uncompressed_size, 8 * column.num_values) for column in columns)
 
 
-def _parquet_frame(path: Path) -> Any:
-    pandas = needed("pandas", "reading .parquet", "pandas", "data")
-    needed("pyarrow", "reading .parquet", "pyarrow", "data")
-    parquet = needed("pyarrow.parquet", "reading .parquet", "pyarrow", "data")
-    with reading(path, "a .parquet table"), parquet.ParquetFile(path) as file:
-        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-        size = sum(unpacked(group) for group in groups)
-    check_fits(size, quoted(path), "a table")
-    with reading(path, "a .parquet table"):
-        return pandas.read_parquet(path)
-
-
-def _csv_frame(path: Path, labels: str | None, keep_na: bool) -> tuple[Any, bool]:
-    """The table, and whether its first line is a header.
+def _frame(path: Path, labels: str | None, keep_na: bool) -> tuple[Any, bool]:
+    """The table, and whether its columns have names.
 
     With `keep_na`, the column of the labels is text as it is; all columns, if none is named.
     """
+    if path.suffix.lower() == ".parquet":
+        pandas = needed("pandas", "reading .parquet", "pandas", "data")
+        needed("pyarrow", "reading .parquet", "pyarrow", "data")
+        parquet = needed("pyarrow.parquet", "reading .parquet", "pyarrow", "data")
+        with reading(path, "a .parquet table"), parquet.ParquetFile(path) as file:
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            size = sum(unpacked(group) for group in groups)
+        check_fits(size, quoted(path), "a table")
+        with reading(path, "a .parquet table"):
+            return pandas.read_parquet(path), True
     pandas = needed("pandas", "reading .csv", "pandas", "data")
     expected = "a .csv table"
     check_fits(path.stat().st_size, quoted(path), "a table")
@@ -166,52 +165,8 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _numeric(frame: Any, path: Path, labels: str | None, *, named: bool) -> Raw:
-    """The columns of a data frame as one array, that of the labels apart.
-
-    Raises:
-        ValueError: if the frame is empty, one of its columns is not numeric, or there is none of
-            the name `labels`.
-    """
-    given = None
-    frame, notes = _without_index(frame, path, labels) if named else (frame, [])
-    if labels is not None:
-        index = _place(frame, labels, path)
-        given = _label_column(frame.iloc[:, index], path)
-        frame = frame.iloc[:, [i for i in range(frame.shape[1]) if i != index]]
-    if 0 in frame.shape:
-        raise ValueError(
-            f"{quoted(path)} must hold rows and columns of numbers, "
-            f"got {frame.shape[0]} rows and {frame.shape[1]} columns."
-        )
-    names = tuple(str(name) for name in frame.columns)
-    columns = []
-    for index in range(frame.shape[1]):
-        label = f"column {names[index]!r}" if named else f"column {index}"
-        column = _numeric_column(frame.iloc[:, index], f"{label} of {quoted(path)}")
-        if isinstance(column, str):
-            raise ValueError(f"{quoted(path)} must have numeric columns, got {label}: {column}.")
-        first = not named and index == 0
-        if frame.shape[1] > 1 and _numbers_rows(column, any_numbers=first):
-            notes.append(
-                f"{label} of {quoted(path)} seems to number the rows and is kept as data: leave it "
-                f"out of the file if it is an index"
-            )
-        columns.append(column)
-    dtype = np.result_type(*columns)
-    if dtype.kind == "f":  # as for int64 beside uint64 too
-        subjects = [f"column {name!r} of {quoted(path)}" for name in names]
-        columns = [rounded(c, dtype, s) for c, s in zip(columns, subjects, strict=True)]
-    array = np.stack(columns, axis=-1)
-    return Raw(array, given, names if named else None, notes=tuple(notes))
-
-
 def _place(frame: Any, labels: str, path: Path) -> int:
-    """Which column holds the labels.
-
-    Raises:
-        ValueError: if none or several have that name.
-    """
+    """Which column holds the labels."""
     known = [str(name) for name in frame.columns]
     if known.count(labels) != 1:
         raise ValueError(
@@ -254,11 +209,7 @@ def _numbers_rows(column: np.ndarray, *, any_numbers: bool) -> bool:
 
 
 def _label_column(column: Any, path: Path) -> np.ndarray:
-    """Numbers if all of them are, otherwise text.
-
-    Raises:
-        ValueError: if an entry is missing.
-    """
+    """Numbers if all of them are, otherwise text."""
     missing = int(column.isna().sum())
     if missing:
         hint = ""
@@ -276,11 +227,7 @@ def _label_column(column: Any, path: Path) -> np.ndarray:
 
 
 def _numeric_column(column: Any, subject: str) -> np.ndarray | str:
-    """The numbers of one column, or a few words on why it has none.
-
-    Raises:
-        ValueError: if they are integers that float64 does not tell apart, or does not hold.
-    """
+    """The numbers of one column, or a few words on why it has none."""
     pandas = needed("pandas", "reading tables", "pandas", "data")
     types = pandas.api.types
     if types.is_bool_dtype(column) and not column.isna().any():
