@@ -94,8 +94,8 @@ def load(
     Example:
         >>> import jax
         >>> import entropix as ex
-        >>> ex.datasets.load("mixture3", num_samples=100, key=jax.random.key(0))
-        Dataset('mixture3': 100 x 3 float32, points (3,), 5 labels, drawn from a GaussianMixture)
+        >>> ex.datasets.load("mixture3", num_samples=4096, key=jax.random.key(0))
+        Dataset('mixture3': 4096 x 3 float32, points (3,), 5 labels, drawn from a GaussianMixture)
     """
     if labels is not None and os.path.isfile(labels):
         data = load(

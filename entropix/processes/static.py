@@ -105,11 +105,12 @@ class VariancePreserving(AbstractStaticProcess):
         ValueError: if `kappa` is not positive and finite.
 
     Example:
+        >>> import entropix as ex
         >>> process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0), kappa=0.5)
         >>> print(f"{process.scale(0.5):.3f}, {process.std(0.5):.3f}")
-        0.360, 0.467
+        0.361, 0.466
         >>> print(f"{process.time_of_log_snr(0.0):.3f}")  # where signal and noise are equal
-        0.439
+        0.444
     """
 
     schedule: AbstractSchedule
@@ -144,6 +145,7 @@ class StraightLine(AbstractStaticProcess):
         ValueError: if `sigma0` is not positive and finite.
 
     Example:
+        >>> import entropix as ex
         >>> process = ex.StraightLine(sigma0=0.1)
         >>> print(f"{process.scale(0.25):.2f}, {process.std(0.25):.4f}")
         0.75, 0.0661
