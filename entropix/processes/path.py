@@ -7,6 +7,7 @@ $\sigma^2 = (\Sigma^2)' - 2(\mu'/\mu)\Sigma^2$ (Albergo et al., 2303.08797; King
 
 import abc
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -102,7 +103,7 @@ class GaussianPath(AbstractPath):
     std_fn: Callable
     t0: Float[Array, ""]
     t1: Float[Array, ""]
-    vanishes: bool = eqx.field(static=True)
+    _vanishes: bool = eqx.field(static=True)
 
     def __init__(self, scale_fn: Callable, std_fn: Callable):
         self.scale_fn = as_pytree(scale_fn, "scale_fn")
@@ -128,11 +129,11 @@ class GaussianPath(AbstractPath):
         self.t0 = times[0]
         self.t1 = end
         # A zero of the scale to rounding; where values are not known, the safe answer.
-        self.vanishes = not is_concrete(scale) or float(scale[-1]) < 1e-6
+        self._vanishes = not is_concrete(scale) or float(scale[-1]) < 1e-6
 
     @property
     def ends_in_noise(self) -> bool:
-        return self.vanishes
+        return self._vanishes
 
     def _evaluate(self, fn: Callable[[Array], Array], s: RealLike) -> Array:
         """`fn(s)`, with the derivatives it has just inside, where that of sqrt is finite."""
@@ -212,7 +213,7 @@ class LearnablePath(AbstractPath, AbstractLearnable):
     final_std: Float[Array, ""]
     t0: Float[Array, ""]
     t1: Float[Array, ""]
-    vanishes: bool = eqx.field(static=True)
+    _vanishes: bool = eqx.field(static=True)
 
     def __init__(
         self, final_scale: ArrayLike = 0.0, final_std: ArrayLike = 1.0, *, num_knots: int = 16
@@ -225,7 +226,7 @@ class LearnablePath(AbstractPath, AbstractLearnable):
         self.final_scale = scale
         self.final_std = positive(final_std, "final_std", shape=())
         self.t0, self.t1 = as_float(0.0), as_float(1.0)
-        self.vanishes = not is_concrete(scale) or float(scale) == 0
+        self._vanishes = not is_concrete(scale) or float(scale) == 0
 
     @classmethod
     def from_process(cls, process: AbstractGaussianProcess, num_knots: int = 16) -> "LearnablePath":
@@ -237,9 +238,9 @@ class LearnablePath(AbstractPath, AbstractLearnable):
 
     @property
     def ends_in_noise(self) -> bool:
-        return self.vanishes
+        return self._vanishes
 
-    def learnable(self) -> tuple:
+    def learnable(self) -> tuple[Any, ...]:
         return self.scale_curve.log_rates, self.var_curve.log_rates
 
     def scale(self, s: RealLike) -> Array:

@@ -8,6 +8,8 @@ the same densities in the same order, at other times. Whatever is an integral ov
 alone, such as $S_{tot}$ or the length of the path, is unchanged.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -48,7 +50,7 @@ class MonotoneWarp(AbstractWarp, AbstractLearnable):
         """The places between which the log-rate is linear."""
         return jnp.asarray(self.curve.places)
 
-    def learnable(self) -> tuple[Array]:
+    def learnable(self) -> tuple[Any, ...]:
         return (self.curve.log_rates,)
 
     def __call__(self, u: RealLike) -> Array:
