@@ -169,7 +169,7 @@ def _of_parquet(
     parquet = needed("pyarrow.parquet", "reading .parquet", "pyarrow", "data")
     hf = needed("datasets", "streaming .parquet", "datasets", "streams")
     whole = paths[0] if len(paths) == 1 else paths[0].parent
-    schema, total = None, 0
+    schema, total, count = None, 0, 0
     for path in paths:
         with reading(path, "a .parquet table"), parquet.ParquetFile(path) as file:
             metadata, here = file.metadata, file.schema_arrow
@@ -180,7 +180,9 @@ def _of_parquet(
             )
         schema = here if schema is None else schema
         check_fits(max(sizes, default=0), quoted(path), "a row group")
-        total += sum(sizes)
+        total, count = total + sum(sizes), count + metadata.num_rows
+    if not count:
+        raise ValueError(f"{quoted(whole)} must hold samples, got none.")
     used = Columns.of(schema, columns, label, quoted(whole))
     cache = Path(hf.config.HF_DATASETS_CACHE)
     there = shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free
@@ -191,7 +193,7 @@ def _of_parquet(
         )
     with reading(whole, "a .parquet table"):
         names = [glob.escape(str(path.absolute())) for path in paths]
-        dataset = hf.Dataset.from_parquet(names, columns=used.names)
+        dataset = hf.Dataset.from_parquet(names, columns=used.names, batch_size=1024)
     return _of_rows(dataset, used)
 
 
