@@ -62,7 +62,7 @@ class Source:
 
 
 def open_source(
-    source: Any,
+    source: Dataset | np.ndarray | str | os.PathLike[str],
     columns: str | Sequence[str] | None,
     label: str | Sequence[str] | None,
     split: str | None,

@@ -55,9 +55,7 @@ class Standardisation(eqx.Module):
                 precision beside its mean.
         """
         points, dtype = _host(points)
-        mean, std = points.mean(axis=0), points.std(axis=0)
-        _check_resolution(mean, std, dtype)
-        return Standardisation(mean.astype(dtype), std.astype(dtype), "per-feature")
+        return _resolved(points.mean(axis=0), points.std(axis=0), dtype, "per-feature")
 
     @staticmethod
     def global_scale(points: DataLike) -> "Standardisation":
@@ -77,8 +75,7 @@ class Standardisation(eqx.Module):
         points, dtype = _host(points)
         mean = points.mean(axis=0)
         std = np.full_like(mean, np.sqrt(points.var(axis=0).mean()))
-        _check_resolution(mean, std, dtype)
-        return Standardisation(mean.astype(dtype), std.astype(dtype), "global")
+        return _resolved(mean, std, dtype, "global")
 
     @staticmethod
     def identity(dim: int) -> "Standardisation":
@@ -124,7 +121,7 @@ def _host(points: DataLike) -> tuple[np.ndarray, np.dtype]:
     return real_array(points, "`points`").astype(np.float64), np.dtype(seen.dtype)
 
 
-def _check_resolution(mean: np.ndarray, std: np.ndarray, dtype: np.dtype) -> None:
+def _resolved(mean: np.ndarray, std: np.ndarray, dtype: np.dtype, name: str) -> Standardisation:
     """Refuse a spread of fewer than a hundred steps of the numbers around the mean."""
     if (std == 0).any():
         raise ValueError(
@@ -140,3 +137,4 @@ def _check_resolution(mean: np.ndarray, std: np.ndarray, dtype: np.dtype) -> Non
             f"{std[i]:.3g} around {mean[i]:.6g} in column {i}: subtract an offset, or enable "
             f"float64 (JAX_ENABLE_X64=1)."
         )
+    return Standardisation(mean.astype(dtype), std.astype(dtype), name)

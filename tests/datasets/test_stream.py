@@ -22,15 +22,6 @@ POINTS = np.arange(N * 3, dtype=np.float32).reshape(N, 3) / 7
 LABELS = np.arange(N) % 4
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _own_cache(tmp_path_factory):
-    """The Arrow copies of parquet files, which `datasets` keeps, go with the tests."""
-    hf = pytest.importorskip("datasets")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hf.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 def write_parquet(path, size=4):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(POINTS, columns=list("abc"))
