@@ -333,6 +333,7 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
         np.round(i.x) * i.number, key=i.key, width=i.number
     ),
     "datasets.load": lambda i: ex.datasets.load("mixture2", key=i.key, num_samples=16),
+    "datasets.paper_mixture": lambda i: ex.datasets.paper_mixture(2),
     "objectives": lambda i: [
         (objective(i.learnable), objective(ex.GaussianPath(_scale, _std)))
         for objective in (

@@ -69,6 +69,22 @@ def positive_integer(value: Any, name: str, minimum: int = 1) -> int:
     return int(value)
 
 
+def as_pytree(fn: Callable, name: str, argument: str = "time") -> Callable:
+    """A function given by a user: a plain one becomes a pytree without leaves.
+
+    A module keeps its parameters.
+    """
+    if not callable(fn):
+        raise ValueError(
+            f"`{name}` must be a function of {argument} or a callable module, "
+            f"got {type(fn).__name__}."
+        )
+    wrapped: Any = fn
+    if not isinstance(fn, eqx.Module | jax.tree_util.Partial):
+        wrapped = jax.tree_util.Partial(fn)
+    return wrapped
+
+
 def choice(value: Any, name: str, allowed: tuple[str, ...]) -> str:
     """One of a few names."""
     if value not in allowed:

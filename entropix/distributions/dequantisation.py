@@ -7,19 +7,17 @@ equation 3): for $P(x) = \int_{[0, w)^D} p(x + u)\,du$,
 $$E \log p(x + u) + D \log w \le E \log P(x) .$$
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
-from entropix._core.arrays import Key, as_float
+from entropix._core.arrays import ArrayLike, Key, as_float
 from entropix._core.checks import is_concrete, positive
 
 
 def dequantise(
-    points: Real[Array | np.ndarray, "*shape"], *, key: Key, width: Any = 1.0
+    points: Real[Array | np.ndarray, "*shape"], *, key: Key, width: ArrayLike = 1.0
 ) -> Float[Array, "*shape"]:
     """Add uniform noise on [0, width) to data on levels that lie `width` apart.
 

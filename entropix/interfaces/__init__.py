@@ -10,5 +10,7 @@ from entropix.interfaces.errors import DivergenceError as DivergenceError
 from entropix.interfaces.estimate import Estimate as Estimate
 from entropix.interfaces.model import AbstractModel as AbstractModel
 from entropix.interfaces.process import AbstractGaussianProcess as AbstractGaussianProcess
+from entropix.interfaces.process import AbstractLearnable as AbstractLearnable
 from entropix.interfaces.process import AbstractProcess as AbstractProcess
 from entropix.interfaces.process import AbstractSchedule as AbstractSchedule
+from entropix.interfaces.process import AbstractWarp as AbstractWarp

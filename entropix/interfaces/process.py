@@ -1,6 +1,10 @@
-"""Noise schedules and forward processes. Time `s` runs from the data (`t0`) to noise (`t1`)."""
+"""Noise schedules, warps of time, and forward processes.
+
+Time `s` runs from the data (`t0`) to noise (`t1`).
+"""
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -45,6 +49,30 @@ class AbstractSchedule(eqx.Module):
     @abc.abstractmethod
     def absorbed(self, s: RealLike) -> Array:
         r"""$1 - e^{-B(s)}$, without cancellation near zero."""
+
+
+class AbstractWarp(eqx.Module):
+    """An increasing map of the unit interval onto itself: fractions of the time axis."""
+
+    @abc.abstractmethod
+    def __call__(self, u: RealLike) -> Array:
+        r"""$w(u)$; 0 at 0 and 1 at 1, exactly."""
+
+    @abc.abstractmethod
+    def rate(self, u: RealLike) -> Array:
+        r"""$w'(u) > 0$."""
+
+    @abc.abstractmethod
+    def inverse(self, value: RealLike) -> Array:
+        r"""The u at which $w(u)$ equals `value`."""
+
+
+class AbstractLearnable(eqx.Module):
+    """A part of a process that is made to be trained: a schedule, a warp, or a whole path."""
+
+    @abc.abstractmethod
+    def learnable(self) -> tuple[Any, ...]:
+        """The arrays among its own that an optimiser moves: free of constraints."""
 
 
 class AbstractProcess(eqx.Module):
@@ -93,12 +121,15 @@ class AbstractGaussianProcess(AbstractProcess):
     Attributes:
         is_static: whether the equilibrium does not move with time.
         is_finite: whether the total entropy production of smooth data is finite.
-        ends_in_noise: whether $\mu(t_1) = 0$, where $b$ and $\sigma$ are infinite.
     """
 
     is_static: AbstractVar[bool]
     is_finite: AbstractVar[bool]
-    ends_in_noise: AbstractVar[bool]
+
+    @property
+    @abc.abstractmethod
+    def ends_in_noise(self) -> bool:
+        r"""Whether $\mu(t_1) = 0$, where $b$ and $\sigma$ are infinite."""
 
     @abc.abstractmethod
     def scale(self, s: RealLike) -> Array:
