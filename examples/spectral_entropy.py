@@ -73,8 +73,8 @@ def main(out: Path, steps: int = 3000, samples: int = 8192, points: int = 300, n
         towards_data = jnp.where(log_snrs > -1, after - before, -jnp.inf)
         result[f"layer {depth}"] = float(log_snrs[jnp.argmax(towards_data)])
         print(
-            f"layer {depth}: {after[0]:.2f} nats in noise, {after[-1]:.2f} in data; largest "
-            f"increase by training {jnp.max(towards_data):.2f}, at log-SNR {result[f'layer {depth}']:+.1f}"
+            f"layer {depth}: {after[0]:.2f} nats in noise, {after[-1]:.2f} in data; training adds "
+            f"at most {jnp.max(towards_data):.2f}, at log-SNR {result[f'layer {depth}']:+.1f}"
         )
 
     times = process.time_of_log_snr(jnp.linspace(10.0, -8.0, 37))
