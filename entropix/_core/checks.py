@@ -155,19 +155,29 @@ def example_shape(model: Any, x: Any, name: str) -> None:
         raise ValueError(f"`{name}` must have shape ({sizes}), got {jnp.shape(x)}.")
 
 
+def equal(one: Any, other: Any, *, traced: bool) -> bool:
+    """Whether two pytrees are equal, dtypes included; values not known count as `traced`."""
+    leaves, structure = jax.tree.flatten(one)
+    others, other_structure = jax.tree.flatten(other)
+
+    def same(a: Any, b: Any) -> bool:
+        if a is b:
+            return True
+        if not (eqx.is_array_like(a) and eqx.is_array_like(b)):
+            return False
+        if not is_concrete((a, b)):
+            return traced
+        a, b = np.asarray(a), np.asarray(b)
+        return a.dtype == b.dtype and np.array_equal(a, b)
+
+    return structure == other_structure and all(map(same, leaves, others))
+
+
 def check_same_process(
     one: Any, other: Any, name: str = "reference_model", of: str = "model"
 ) -> None:
-    """Two models are compared along one forward process."""
-    leaves, structure = jax.tree.flatten(one)
-    other_leaves, other_structure = jax.tree.flatten(other)
-    same = structure == other_structure
-    if same and is_concrete((leaves, other_leaves)):
-        same = all(
-            not eqx.is_array(a) or np.array_equal(a, b)
-            for a, b in zip(leaves, other_leaves, strict=True)
-        )
-    if not same:
+    """Refuse to compare two models along different forward processes."""
+    if not equal(one, other, traced=True):
         raise ValueError(
             f"`{name}` must run on the process of `{of}`, got two different processes; "
             f"use `{name}.with_process({of}.process)`."

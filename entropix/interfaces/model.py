@@ -5,9 +5,9 @@ from typing import Any
 
 import equinox as eqx
 from equinox import AbstractVar
-from jaxtyping import Array, Float
+from jaxtyping import PyTree
 
-from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.arrays import Key, RealScalarLike, State
 from entropix.interfaces.process import AbstractGaussianProcess
 
 
@@ -59,33 +59,18 @@ class AbstractModel(eqx.Module):
 
     @abc.abstractmethod
     def score(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         r"""$\nabla\log p_s(y)$ as the model has it."""
 
     @abc.abstractmethod
     def entropy_field(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         r"""$e(y, s)$."""
 
     @abc.abstractmethod
     def velocity(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         r"""The probability-flow velocity $v(y, s)$."""
