@@ -10,9 +10,9 @@ from equinox import AbstractVar
 from jaxtyping import Array, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.checks import with_key
 from entropix.distributions import IsotropicGaussian
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel, AbstractProcess
-from entropix.networks.keys import with_key
 
 
 class AbstractNetworkModel(AbstractModel):

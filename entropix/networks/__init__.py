@@ -1,4 +1,4 @@
-"""Plain networks, `(log_snr, y, condition) -> array of y's shape`; none knows what entropy is."""
+"""Plain networks, `(log_snr, y, condition) -> array of y's shape`, independent of any process."""
 
 from entropix.networks.condition_dropout import ConditionDropout as ConditionDropout
 from entropix.networks.dit import DiT as DiT

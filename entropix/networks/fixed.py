@@ -1,23 +1,22 @@
-"""Marking arrays that training must leave alone."""
+"""Arrays that are not trained."""
 
 from typing import Any
 
 import equinox as eqx
 import jax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 
 class Fixed(eqx.Module):
-    """An array that is part of a network and is never trained.
+    """An array of a network that is never trained.
 
-    The optimiser does not see it at all: stopping its gradient alone would still let weight decay
-    shrink it.
+    The optimiser does not receive it; with a stopped gradient alone, weight decay would change it.
     """
 
     value: Array
 
 
-def trainable(network: Any) -> Any:
+def trainable(network: PyTree) -> PyTree:
     """A tree of booleans: True at the floating arrays of `network` that are not `Fixed`."""
 
     def mark(leaf: Any) -> Any:

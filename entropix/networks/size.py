@@ -1,4 +1,4 @@
-"""How large a network is, and what one evaluation of it costs."""
+"""The size of a network and the cost of one evaluation."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from entropix.networks.fixed import trainable
 
@@ -14,9 +15,9 @@ class NetworkSize(NamedTuple):
     """Size of a network.
 
     Attributes:
-        parameters: numbers that are trained.
-        flops: floating-point operations of one evaluation for one example, a multiplication and an
-            addition counted as two, before the compiler simplifies anything.
+        parameters: number of trained parameters.
+        flops: floating-point operations of one evaluation for one example (a multiplication and an
+            addition count as two), before optimisation by the compiler.
     """
 
     parameters: int
@@ -24,25 +25,25 @@ class NetworkSize(NamedTuple):
 
 
 def network_size(
-    network: Callable, shape: tuple[int, ...] | None = None, condition: Any = None
+    network: Callable, shape: tuple[int, ...] | None = None, condition: PyTree = None
 ) -> NetworkSize:
     """Count the parameters of a network and the operations of one evaluation.
 
-    Nothing is computed: XLA's own cost analysis is asked about the traced program.
+    Nothing is computed: the numbers come from the cost analysis of XLA.
 
     Args:
         network: `network(log_snr, y, condition=None)`.
-        shape: shape of one example; None for what the network says, `network.shape` or `.dim`.
-        condition: one condition, where the network takes one.
+        shape: shape of one example; None for `network.shape` or `(network.dim,)`.
+        condition: one condition, if the network takes one.
 
     Raises:
-        ValueError: if the shape is not known.
+        ValueError: if the shape is unknown.
     """
     if shape is None:
         dim = getattr(network, "dim", None)
         shape = getattr(network, "shape", None if dim is None else (dim,))
     if shape is None:
-        raise ValueError("`shape` must be given for a network that does not know its own.")
+        raise ValueError("`shape` must be given for a network with neither `shape` nor `dim`.")
     marked = eqx.filter(network, trainable(network))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(marked))
     arrays, static = eqx.partition(network, eqx.is_array)
