@@ -70,6 +70,11 @@ def positive_integer(value: Any, name: str, minimum: int = 1) -> int:
     return int(value)
 
 
+def optional_size(value: Any, name: str) -> int | None:
+    """None, or a positive Python integer."""
+    return None if value is None else positive_integer(value, name)
+
+
 def choice(value: Any, name: str, allowed: tuple[str, ...]) -> str:
     """One of the allowed names."""
     if value not in allowed:

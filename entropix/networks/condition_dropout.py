@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 from entropix._core.arrays import DataLike, Key, RealScalarLike, State
 from entropix._core.checks import checked, finite, positive_integer, with_key
-from entropix.networks.fixed import Fixed
+from entropix.networks.parameters import Fixed
 
 
 class ConditionDropout(eqx.Module):
@@ -59,7 +59,7 @@ class ConditionDropout(eqx.Module):
         self.rate = Fixed(checked(value, "rate", lambda v: (v > 0) & (v < 1), "between 0 and 1"))
 
     @property
-    def dim(self) -> Any:
+    def dim(self) -> int | None:
         """The dimension of the wrapped network, if it has one."""
         return getattr(self.network, "dim", None)
 

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike, State
-from entropix._core.checks import exact_shape, positive_integer
+from entropix._core.checks import choice, exact_shape, positive_integer
 from entropix.networks.embedding import NoiseEmbedding
-from entropix.networks.fixed import Fixed
-from entropix.networks.images import cast, image_shape, precision_name, zeroed
+from entropix.networks.images import PRECISIONS, cast, image_shape, zeroed
+from entropix.networks.parameters import Fixed
 
 
 class TransformerBlock(eqx.Module):
@@ -104,7 +104,7 @@ class DiT(eqx.Module):
             raise ValueError(
                 f"`width` must be a multiple of 4 and of `heads` = {heads}, got {width}."
             )
-        self.precision = precision_name(precision)
+        self.precision = None if precision is None else choice(precision, "precision", PRECISIONS)
         numbers = patch**2 * math.prod(self.shape[2:])
         positive_integer(depth, "depth")
         self.positions = Fixed(jnp.asarray(self._positions(width), float))

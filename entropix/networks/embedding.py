@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike
-from entropix._core.checks import positive_integer
-from entropix.networks.fixed import Fixed
+from entropix._core.checks import optional_size, positive_integer
+from entropix.networks.parameters import Fixed
 
 
 def fourier_features(
@@ -59,9 +59,7 @@ class NoiseEmbedding(eqx.Module):
         log_snr_scale: float = 4.0,
     ):
         half = positive_integer(num_features, "num_features", 2) // 2
-        if condition_dim is not None:
-            positive_integer(condition_dim, "condition_dim")
-        self.condition_dim = condition_dim
+        self.condition_dim = optional_size(condition_dim, "condition_dim")
         frequency_key, first_key, second_key, condition_key = jax.random.split(key, 4)
         self.log_snr_scale = Fixed(jnp.asarray(log_snr_scale, float))
         self.frequencies = Fixed(feature_scale * jax.random.normal(frequency_key, (half,)))

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
-from entropix._core.checks import choice, exact_shape, positive_integer
-from entropix.networks.fixed import Fixed
+from entropix._core.checks import exact_shape, positive_integer
+from entropix.networks.parameters import Fixed
 
 
 PRECISIONS = ("float32", "bfloat16", "float16", "float64")
@@ -28,11 +28,6 @@ def image_shape(shape: Any) -> tuple[int, ...]:
             f"`shape` must be (height, width) or (height, width, channels), got {shape!r}."
         )
     return tuple(positive_integer(size, "shape") for size in shape)
-
-
-def precision_name(precision: str | None) -> str | None:
-    """The name of a floating dtype, or None for that of the input."""
-    return None if precision is None else choice(precision, "precision", PRECISIONS)
 
 
 def channels_first(y: Array, shape: tuple[int, ...], dtype: Any) -> Float[Array, "c h w"]:

@@ -15,7 +15,6 @@ learnt from the loss of the field.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -71,7 +70,7 @@ class LatentCondition(eqx.Module):
         self.evidence = strength * np.eye(num_classes, condition_dim, dtype=strength.dtype)
 
     @property
-    def dim(self) -> Any:
+    def dim(self) -> int | None:
         """The dimension of the wrapped network, if it has one."""
         return getattr(self.network, "dim", None)
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike, State
-from entropix._core.checks import positive_integer, with_key
+from entropix._core.checks import optional_size, positive_integer, with_key
 
 
 _LEVEL = 4.0  # log-SNR at which the bounded embedding is 1/2, as in FourierMLP
@@ -63,9 +63,7 @@ class LinearSkip(eqx.Module):
             raise ValueError(f"`network` must be callable, got {type(network).__name__}.")
         self.network = network
         self.dim = positive_integer(dim, "dim")
-        if condition_dim is not None:
-            positive_integer(condition_dim, "condition_dim")
-        self.condition_dim = condition_dim
+        self.condition_dim = optional_size(condition_dim, "condition_dim")
         self.num_flags = positive_integer(num_flags, "num_flags", 0)
         if self.num_flags > (condition_dim or 0):
             raise ValueError(

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike
-from entropix._core.checks import exact_shape, positive, positive_integer
+from entropix._core.checks import exact_shape, optional_size, positive, positive_integer
 from entropix.networks.embedding import check_condition, fourier_features
-from entropix.networks.fixed import Fixed
 from entropix.networks.images import zeroed
+from entropix.networks.parameters import Fixed
 
 
 class FourierMLP(eqx.Module):
@@ -81,10 +81,8 @@ class FourierMLP(eqx.Module):
         if not callable(activation):
             raise ValueError(f"`activation` must be a function, got {activation!r}.")
         half = positive_integer(num_features, "num_features", 2) // 2
-        if condition_dim is not None:
-            positive_integer(condition_dim, "condition_dim")
-        self.condition_dim = condition_dim
-        self.out_dim = None if out_dim is None else positive_integer(out_dim, "out_dim")
+        self.condition_dim = optional_size(condition_dim, "condition_dim")
+        self.out_dim = optional_size(out_dim, "out_dim")
         self.activation = activation
         self.log_snr_scale = Fixed(positive(log_snr_scale, "log_snr_scale", shape=()))
         spread = positive(feature_scale, "feature_scale", shape=())

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike, State
-from entropix._core.checks import positive_integer
+from entropix._core.checks import choice, positive_integer
 from entropix.networks.embedding import NoiseEmbedding
 from entropix.networks.images import (
+    PRECISIONS,
     ResidualBlock,
     SelfAttention,
     cast,
@@ -28,7 +29,6 @@ from entropix.networks.images import (
     group_norm,
     halved,
     image_shape,
-    precision_name,
     zeroed,
 )
 
@@ -124,7 +124,7 @@ class UNet(eqx.Module):
         num_features: int = 64,
     ):
         self.shape = image_shape(shape)
-        self.precision = precision_name(precision)
+        self.precision = None if precision is None else choice(precision, "precision", PRECISIONS)
         if not isinstance(widths, Sequence) or len(widths) == 0:
             raise ValueError(f"`widths` must be a sequence of channels, got {widths!r}.")
         widths = tuple(positive_integer(w, "widths") for w in widths)

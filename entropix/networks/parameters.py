@@ -1,4 +1,4 @@
-"""The size of a network and the cost of one evaluation."""
+"""The parameters of a network: which are trained, their number, and the cost of an evaluation."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,9 +6,27 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
-from entropix.networks.fixed import trainable
+
+class Fixed(eqx.Module):
+    """An array of a network that is never trained.
+
+    The optimiser does not receive it; with a stopped gradient alone, weight decay would change it.
+    """
+
+    value: Array
+
+
+def trainable(network: PyTree) -> PyTree:
+    """A tree of booleans: True at the floating arrays of `network` that are not `Fixed`."""
+
+    def mark(leaf: Any) -> Any:
+        if isinstance(leaf, Fixed):
+            return jax.tree.map(lambda _: False, leaf)
+        return eqx.is_inexact_array(leaf)
+
+    return jax.tree.map(mark, network, is_leaf=lambda x: isinstance(x, Fixed))
 
 
 class NetworkSize(NamedTuple):
