@@ -11,7 +11,7 @@ from tests.helpers import PROCESSES, as_shipped
 
 
 class Drifting(eqx.Module):
-    """`network(s, y) = -(a + s) y`: shows what it is given."""
+    """`network(s, y) = -(a + s) y`: reveals its arguments."""
 
     a: jax.Array
 
