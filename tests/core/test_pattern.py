@@ -1,4 +1,4 @@
-"""Modules are abstract or final: interfaces are named `Abstract...`, and final classes are not subclassed."""
+"""Modules are abstract or final: only classes named `Abstract...` are subclassed."""
 
 import inspect
 import sys
