@@ -63,6 +63,11 @@ def finite(value: Any, name: str, *, shape: tuple[int, ...] | None = None) -> Ar
     return checked(array, name, lambda v: abs(v) < np.inf, "finite (no NaN)")
 
 
+def optional_size(value: Any, name: str) -> int | None:
+    """None, or a positive Python integer."""
+    return None if value is None else positive_integer(value, name)
+
+
 def positive_integer(value: Any, name: str, minimum: int = 1) -> int:
     """A Python integer of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
@@ -70,13 +75,8 @@ def positive_integer(value: Any, name: str, minimum: int = 1) -> int:
     return int(value)
 
 
-def optional_size(value: Any, name: str) -> int | None:
-    """None, or a positive Python integer."""
-    return None if value is None else positive_integer(value, name)
-
-
 def choice(value: Any, name: str, allowed: tuple[str, ...]) -> str:
-    """One of the allowed names."""
+    """One of a few names."""
     if value not in allowed:
         options = ", ".join(repr(a) for a in allowed)
         raise ValueError(f"`{name}` must be one of {options}, got {value!r}.")
