@@ -16,7 +16,12 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, RealScalarLike, State
 from entropix._core.checks import check_same_process, finite
-from entropix.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix.interfaces import (
+    AbstractDistribution,
+    AbstractGaussianProcess,
+    AbstractModel,
+    AbstractPrior,
+)
 
 
 class Guided(AbstractModel):
@@ -67,7 +72,7 @@ class Guided(AbstractModel):
         return self.model.process
 
     @property
-    def prior(self) -> Any:
+    def prior(self) -> AbstractDistribution | AbstractPrior:
         """The prior of the conditional model."""
         return self.model.prior
 

@@ -25,7 +25,12 @@ from jaxtyping import Array, Float, PyTree
 from entropix._core.arrays import DataLike, Key, RealScalarLike, State
 from entropix._core.checks import positive
 from entropix.distributions import Gaussian, IsotropicGaussian
-from entropix.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix.interfaces import (
+    AbstractDistribution,
+    AbstractGaussianProcess,
+    AbstractModel,
+    AbstractPrior,
+)
 from entropix.models.network_model import check_process
 from entropix.models.reference_variance import reference_variance
 
@@ -70,7 +75,7 @@ class Tempered(AbstractModel):
         return self.model.process
 
     @property
-    def prior(self) -> Any:
+    def prior(self) -> AbstractDistribution | AbstractPrior:
         r"""The prior of the model with its covariance times $T(t_1)$, which is 1 if $\mu(t_1) = 0$.
 
         A prior that is not Gaussian is not changed, for lack of a closed form.
