@@ -1,4 +1,4 @@
-"""Models: a network and a process under one protocol, and the exact model of a distribution."""
+"""Models: a network and a process with one interface, and the exact model of a distribution."""
 
 from entropix.models.exact import ExactModel as ExactModel
 from entropix.models.flow_matching import FlowMatching as FlowMatching
