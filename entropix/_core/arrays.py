@@ -36,6 +36,7 @@ from jaxtyping import ArrayLike as ArrayLike
 Scalar: TypeAlias = Float[Array, ""]
 RealLike: TypeAlias = Real[ArrayLike, "..."]  # elementwise: a number or an array of any shape
 RealScalarLike: TypeAlias = Real[ArrayLike, ""]
+DataLike: TypeAlias = Any  # whatever `as_float` converts: see the table above
 Key: TypeAlias = PRNGKeyArray | Array  # a typed key, or the legacy array of two uint32
 
 _REAL = (numbers.Real, decimal.Decimal, np.bool_)

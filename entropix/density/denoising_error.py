@@ -5,10 +5,8 @@ from typing import Any
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
-from entropix.density.method import AbstractDensityMethod
 from entropix.density.path_bound import PathBound
-from entropix.density.result import LogDensity
-from entropix.interfaces import AbstractModel
+from entropix.interfaces import AbstractDensityMethod, AbstractModel, SampleEstimates
 
 
 class DenoisingError(AbstractDensityMethod):
@@ -45,7 +43,7 @@ class DenoisingError(AbstractDensityMethod):
         cutoff: Array | None,
         key: Key | None,
         chunk_size: int,
-    ) -> LogDensity:
+    ) -> SampleEstimates:
         del prior
         return self.bound.evaluate(
             model,

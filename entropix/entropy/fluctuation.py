@@ -17,6 +17,7 @@ al., 1507.02646): a finite mean needs $k < 1$ there, and $k < 1/2$ in the forwar
 """
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -24,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import Key
+from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import is_concrete, on_host, samples
 from entropix._core.precision import full_precision
 from entropix.dynamics import solve_forward
@@ -65,11 +66,11 @@ class FluctuationTheorem(eqx.Module):
 @full_precision
 def fluctuation_theorem(
     model: AbstractModel | AbstractProcess,
-    x: Any,
+    x: DataLike,
     *,
     key: Key,
-    log_p0: Any = None,
-    log_pT: Any = None,
+    log_p0: Callable | DataLike | None = None,
+    log_pT: Callable | DataLike | None = None,
     num_steps: int = 128,
     **paths: Any,
 ) -> FluctuationTheorem:

@@ -5,16 +5,21 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from entropix._core.arrays import Key
+from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import prng_key, samples, trailing_shape
 from entropix._core.precision import full_precision
-from entropix.density import AbstractDensityMethod, log_prob
-from entropix.entropy.reference import GaussianReference, reference_of
+from entropix.density import log_prob
+from entropix.estimators import GaussianReference, reference_of
 from entropix.information.end_term import end_term
 from entropix.information.forms import ReferencePair, ScoreForm, all_exact
-from entropix.interfaces import AbstractGaussianProcess, AbstractModel, Estimate
+from entropix.interfaces import (
+    AbstractDensityMethod,
+    AbstractGaussianProcess,
+    AbstractModel,
+    Estimate,
+)
 from entropix.models import FlowMatching
 
 
@@ -49,12 +54,12 @@ def _moments(process: AbstractGaussianProcess, data: Array) -> tuple[GaussianRef
 @full_precision
 def differential_entropy(
     model: AbstractModel,
-    data: Any,
+    data: DataLike,
     *,
     key: Key,
     method: AbstractDensityMethod | None = None,
     prior: Any = None,
-    condition: Any = None,
+    condition: PyTree = None,
     chunk_size: int = 4096,
 ) -> Estimate:
     r"""$h(X) = -E\log p(X)$ in nats, from a model's log densities.
@@ -79,6 +84,20 @@ def differential_entropy(
 
     Raises:
         ValueError: as `log_prob`.
+        DivergenceError: if the rate does not decay at the data end: the entropy is minus infinity.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, entropix as ex
+        >>> process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
+        >>> model = ex.ExactModel(ex.Gaussian([0.0], [[1.0]]), process)
+        >>> x = model.distribution.sample(500, key=jax.random.key(0))
+        >>> method = ex.PathBound(32)
+        >>> entropy = ex.differential_entropy(model, x, key=jax.random.key(1), method=method)
+        >>> bool(abs(entropy.value - 0.5 * jnp.log(2 * jnp.pi * jnp.e)) < 4 * entropy.stderr)
+        True
+
+    References:
+        Neural Entropy, 2409.03817; Premkumar, 2410.06986.
     """
     data = samples(data)
     process = model.process
@@ -107,7 +126,7 @@ def _entropy(
     key: Key,
     method: AbstractDensityMethod | None,
     prior: Any,
-    condition: Any,
+    condition: PyTree,
     chunk_size: int,
 ) -> Estimate:
     """Minus the mean log density of samples."""
