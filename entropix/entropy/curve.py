@@ -9,6 +9,7 @@ $S_{tot}$.
 
 from typing import Any
 
+import equinox as eqx
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, RealScalarLike, squared_norm
@@ -32,7 +33,7 @@ def thermodynamic_force(
     return 2 * process.drift(s, y) / process.sigma_squared(s)
 
 
-def checked_model(model: Any, name: str) -> AbstractModel:
+def checked_model(model: Any, name: str = "model") -> AbstractModel:
     """A model, or a ValueError."""
     if not isinstance(model, AbstractModel):
         raise ValueError(f"`{name}` must be a model, got {type(model).__name__}.")
@@ -46,12 +47,9 @@ class EntropyProduction(AbstractFunctional):
     score, and the integrand is $\|e\|^2$, the squared norm of the entropy field.
     """
 
-    model: AbstractModel
+    model: AbstractModel = eqx.field(converter=checked_model)
     uses_noise = False
     control = EntropyControl()
-
-    def __init__(self, model: AbstractModel):
-        self.model = checked_model(model, "model")
 
     @property
     def process(self) -> AbstractProcess:

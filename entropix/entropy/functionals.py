@@ -16,8 +16,10 @@ thermodynamic force $a = 2b/\sigma^2$ and a model's score (Neural Entropy, 2409.
 The first is `EntropyProduction` in `entropix.entropy.curve`.
 """
 
+import functools
 from collections.abc import Callable
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
@@ -36,6 +38,9 @@ def _checked_process(process: AbstractProcess) -> AbstractProcess:
     if not isinstance(process, AbstractProcess):
         raise ValueError(f"`process` must be a process, got {type(process).__name__}.")
     return process
+
+
+_checked_reference = functools.partial(checked_model, name="reference_model")
 
 
 class PathFunctional(AbstractFunctional):
@@ -75,12 +80,9 @@ class PathFunctional(AbstractFunctional):
 class SystemEntropy(AbstractFunctional):
     r"""$\nabla\log p\cdot(\nabla\log p - a)$: the growth of the differential entropy of $p_s$."""
 
-    model: AbstractModel
+    model: AbstractModel = eqx.field(converter=checked_model)
     uses_noise = False
     control = None
-
-    def __init__(self, model: AbstractModel):
-        self.model = checked_model(model, "model")
 
     @property
     def process(self) -> AbstractProcess:
@@ -96,12 +98,9 @@ class SystemEntropy(AbstractFunctional):
 class MediumEntropy(AbstractFunctional):
     r"""$a\cdot(a - \nabla\log p)$: the heat given to the medium, in units of temperature."""
 
-    model: AbstractModel
+    model: AbstractModel = eqx.field(converter=checked_model)
     uses_noise = False
     control = None
-
-    def __init__(self, model: AbstractModel):
-        self.model = checked_model(model, "model")
 
     @property
     def process(self) -> AbstractProcess:
@@ -145,14 +144,10 @@ class HousekeepingEntropy(AbstractFunctional):
 class PathDivergence(AbstractFunctional):
     r"""$\|e_1 - e_2\|^2$: the path KL between two models of one process."""
 
-    model: AbstractModel
-    reference_model: AbstractModel
+    model: AbstractModel = eqx.field(converter=checked_model)
+    reference_model: AbstractModel = eqx.field(converter=_checked_reference)
     uses_noise = False
     control = None
-
-    def __init__(self, model: AbstractModel, reference_model: AbstractModel):
-        self.model = checked_model(model, "model")
-        self.reference_model = checked_model(reference_model, "reference_model")
 
     @property
     def process(self) -> AbstractProcess:
@@ -173,12 +168,9 @@ class ConditionalEntropy(AbstractFunctional):
     the model's error.
     """
 
-    model: AbstractModel
+    model: AbstractModel = eqx.field(converter=checked_model)
     uses_noise = True
     control = DenoisingControl()
-
-    def __init__(self, model: AbstractModel):
-        self.model = checked_model(model, "model")
 
     @property
     def process(self) -> AbstractProcess:

@@ -12,6 +12,7 @@ from entropix.estimators.ends import judge_sizes as judge_sizes
 from entropix.estimators.ends import num_end_points as num_end_points
 from entropix.estimators.ends import resolved_points as resolved_points
 from entropix.estimators.integral import EntropyCurve as EntropyCurve
+from entropix.estimators.integral import all_exact as all_exact
 from entropix.estimators.integral import check_divergence as check_divergence
 from entropix.estimators.integral import integrate as integrate
 from entropix.estimators.integral import rates_along as rates_along

@@ -157,16 +157,16 @@ def integrate(
     chunk = max(chunk_size // cost, 1)
     pilot = _prepare(process, data, cutoff, key, num_evaluations // cost)
     arguments = (functional, data, condition, pilot.reference)
-    frozen: Any = (*arguments, pilot.places)
+    frozen = arguments, pilot.places
     if not is_concrete(frozen):  # no derivative of the pilot is needed
         frozen = jax.tree.map(_stop_gradient, frozen)
-    value, control = _rates(*frozen, pilot.key, chunk)
+    value, control = _rates(frozen[0], frozen[1], pilot.key, chunk)
     main = _aim(pilot, data, value, control, np.asarray(control_variate), proposal)
     blocks = main.blocks
     if not is_concrete((arguments, blocks)):
         # Traced programs are not called but copied: one with all blocks is enough.
         blocks = [jax.tree.map(lambda *parts: jnp.concatenate(parts), *blocks)]
-    found = [_rates(*arguments, places, pilot.key, chunk) for places in blocks]
+    found = [_rates(arguments, places, pilot.key, chunk) for places in blocks]
     curve = _combine(
         process,
         functional.control,
@@ -181,9 +181,7 @@ def integrate(
         cost,
         chunk,
     )
-    models = jax.tree.leaves(functional, is_leaf=lambda node: isinstance(node, AbstractModel))
-    trained = any(isinstance(m, AbstractModel) and not isinstance(m, ExactModel) for m in models)
-    curve = check_ends(curve, main.ends, cutoff, data, trained=trained)
+    curve = check_ends(curve, main.ends, cutoff, data, trained=not all_exact(functional))
     return eqx.tree_at(lambda c: c.total, curve, _check_estimate(curve.total))
 
 
@@ -195,6 +193,12 @@ def check_divergence(reason: str | None, cutoff: DataLike | None) -> None:
             f"entropy is infinite because {reason}.",
             remedy="cutoff",
         )
+
+
+def all_exact(tree: PyTree) -> bool:
+    """Whether all models in a pytree are `ExactModel`s."""
+    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, AbstractModel))
+    return all(isinstance(n, ExactModel) or not isinstance(n, AbstractModel) for n in nodes)
 
 
 def _check_times(times: Array, process: AbstractKernelProcess) -> Array:
@@ -264,15 +268,13 @@ def _prepare(
 
 @eqx.filter_jit
 def _rates(
-    functional: AbstractFunctional,
-    data: Array,
-    condition: PyTree,
-    reference: GaussianReference,
+    arguments: tuple[AbstractFunctional, Array, PyTree, GaussianReference],
     places: _Places,
     key: Key,
     chunk: int,
 ) -> tuple[Array, Array]:
     r"""Functional and control variate per unit of $-d\lambda$ at each place."""
+    functional, data, condition, reference = arguments
     process: Any = functional.process
     variate = functional.control
 

@@ -16,7 +16,7 @@ from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import check_same_process, conditions, samples
 from entropix._core.precision import full_precision
 from entropix.information.end_term import with_end_term
-from entropix.information.forms import ModelPair, ProductPair, in_form
+from entropix.information.forms import ModelPair, ProductField, in_form
 from entropix.interfaces import AbstractModel, Estimate
 
 
@@ -164,10 +164,10 @@ def total_correlation(
     for marginal in marginal_models:
         check_same_process(model.process, marginal.process)
     return with_end_term(
-        in_form(ProductPair(model, tuple(marginal_models), sizes), form),
+        in_form(ModelPair(model, ProductField(tuple(marginal_models), sizes)), form),
         data,
         key=key,
-        condition=None,
+        condition=(None, None),
         num_evaluations=num_evaluations,
         cutoff=cutoff,
         chunk_size=chunk_size,

@@ -32,7 +32,7 @@ from entropix.estimators import (
     integrate,
     log_snr_of_std,
 )
-from entropix.information.forms import DenoisingForm, Form
+from entropix.information.forms import DenoisingForm, ScoreForm
 from entropix.information.normals import (
     Groups,
     fit_normals,
@@ -56,7 +56,7 @@ _ERASURE = 60.0
 
 
 def with_end_term(
-    functional: Form,
+    functional: ScoreForm | DenoisingForm,
     data: DataLike,
     *,
     key: Key,
@@ -85,8 +85,8 @@ def with_end_term(
 
 @eqx.filter_jit
 def _along_another(
-    functional: Form, data: Array, cutoff: Array | None
-) -> tuple[Form, Array | None, Array | None]:
+    functional: ScoreForm | DenoisingForm, data: Array, cutoff: Array | None
+) -> tuple[ScoreForm | DenoisingForm, Array | None, Array | None]:
     r"""The functional along a process that ends in noise, and its cut-off there.
 
     A cut-off is carried over by its noise-to-signal ratio; the last output is what turns a slope
@@ -115,7 +115,7 @@ def _along_another(
 
 
 def curve_with_end_term(
-    functional: Form,
+    functional: ScoreForm | DenoisingForm,
     data: DataLike,
     *,
     key: Key,
@@ -173,7 +173,7 @@ class EndTerm(eqx.Module):
 
 
 def end_term(
-    functional: Form,
+    functional: ScoreForm | DenoisingForm,
     data: Array,
     condition: PyTree,
     *,
@@ -188,14 +188,14 @@ def end_term(
         zero = jnp.zeros((), data.dtype)
         return EndTerm(zero, zero, zero, zero, 0)
     condition = conditions(condition, data.shape[0])
-    groups = [groups_of(c, count, data[0].size) for c in functional.pair.conditions_of(condition)]
+    groups = [groups_of(c, count, data[0].size) for c in condition]
     parts = _end_term(functional, data, condition, groups, key, count, chunk_size)
     return EndTerm(*parts, 2 * count)
 
 
 @eqx.filter_jit
 def _end_term(
-    functional: Form,
+    functional: ScoreForm | DenoisingForm,
     data: Array,
     condition: PyTree,
     groups: Sequence[Groups],

@@ -2,9 +2,10 @@ r"""Gaussians read from fields: what continues a density beyond the last noise o
 
 With $u = \Sigma s$, the field of a Gaussian is $u = -Q(y - m)/\Sigma$, where $Q = \Sigma^2P^{-1}$.
 Linear regression of u on $y/\Sigma$ gives Q and m. For the field of the very density that y is
-drawn from, whatever it is, $E[s\,(y - m)^T] = -1$ makes this the Gaussian with its moments. A density that
-depends on a condition has a Gaussian for each class, if classes are few; otherwise a common Q, of
-the difference of the fields at $\mu x \pm \Sigma z$, and an m for each sample, of their mean. Then
+drawn from, whatever it is, $E[s\,(y - m)^T] = -1$ makes this the Gaussian with its moments. A
+density that depends on a condition has a Gaussian for each class, if classes are few. Otherwise it
+has a common Q, from the difference of the fields at $\mu x \pm \Sigma z$, and an m for each sample,
+from their mean. Then
 
 $$KL(N_p\|N_q) = \tfrac12\left[\mathrm{tr}(Q_qQ_p^{-1}) - D - \log\det Q_qQ_p^{-1} +
 \Sigma^{-2}E\,(m_p - m_q)^TQ_q(m_p - m_q)\right]$$

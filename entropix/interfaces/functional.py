@@ -11,7 +11,7 @@ measure is $\frac{\Sigma^2}{2}(-d\lambda)$, the same for every Gaussian process.
 """
 
 import abc
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import equinox as eqx
 from equinox import AbstractClassVar, AbstractVar
@@ -64,13 +64,15 @@ class AbstractFunctional(eqx.Module):
         control: a control variate, or None.
     """
 
-    uses_noise: AbstractClassVar[bool]
-    control: AbstractVar[AbstractControlVariate | None]
-    if TYPE_CHECKING:  # a property to type checkers; a field will do as well
+    if TYPE_CHECKING:  # a property or a field will do for `process`
+        uses_noise: ClassVar[bool]
+        control: ClassVar[AbstractControlVariate | None]
 
         @property
         def process(self) -> AbstractProcess: ...
     else:
+        uses_noise: AbstractClassVar[bool]
+        control: AbstractClassVar[AbstractControlVariate | None]
         process: AbstractVar[AbstractProcess]
 
     @abc.abstractmethod

@@ -137,7 +137,6 @@ class AbstractGaussianProcess(AbstractKernelProcess):
     Attributes:
         is_static: whether the equilibrium does not move with time.
         is_finite: whether the total entropy production of smooth data is finite.
-        ends_in_noise: whether $\mu(t_1) = 0$, where $b$ and $\sigma$ are infinite.
     """
 
     is_static: AbstractVar[bool]
