@@ -194,7 +194,7 @@ class DenoisingError(AbstractDensityMethod):
 
 
 class _Integrand(eqx.Module):
-    """What the path bound integrates and what it adds at the ends, for one sample."""
+    """The integrand of the path bound and its terms at both ends, for one sample."""
 
     model: AbstractModel
     reference: GaussianReference
@@ -276,7 +276,7 @@ def _pilot(
     count = places.shape[0]
     out = in_chunks(values, (places, numbers), count, max(chunk // 2, 1))
     out = jax.lax.stop_gradient(unchunk(out, count))
-    # Of the log density, which falls where the integrand is positive.
+    # Rates of the log density, which falls where the integrand is positive.
     rates = -out / axis.jacobian(places)
     proposal, peak = learn_proposal(fraction, out[:pairs], None, rates[:pairs])
     # Where all is Gaussian there is no rate but rounding: a hundredth counts as a peak.

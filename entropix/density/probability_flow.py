@@ -46,9 +46,9 @@ class ProbabilityFlow(AbstractDensityMethod):
     SDE, which `PathBound` bounds and `Jarzynski` estimates: the two agree for an exact score.
     Differentiable in model and samples.
 
-    A few probes of one sample know their own variance badly. The standard error of each sample is
+    The variance of a few probes of one sample is uncertain. The standard error of each sample is
     that of its own probes or the root mean square over all samples of the call, whichever is
-    larger; where those are few too, it is enlarged by the quantile of a t distribution.
+    larger; if those are few too, it is enlarged by the quantile of a t distribution.
 
     Args:
         divergence: "exact", by forward-mode derivatives along every axis, D evaluations each; or

@@ -81,8 +81,8 @@ def entropy_curve(
 ) -> EntropyCurve:
     r"""The entropy $\int\frac{\sigma^2}{2}E\|e\|^2 ds$ of a model along its process, in nats.
 
-    The total is `neural_entropy`, which says what the number means, how it is estimated and how the
-    estimate can fail. Works under `jit` and `vmap` (over models, keys or data).
+    The total is `neural_entropy`; its documentation explains the quantity, the estimator and its
+    errors. Works under `jit` and `vmap` (over models, keys or data).
 
     Args:
         model: any model; of an `ExactModel` this is the total entropy production.

@@ -49,7 +49,7 @@ def entropy_rates(
     separates housekeeping from excess.
 
     Args:
-        model: any model of a Gaussian process; of an `ExactModel` these are the true rates.
+        model: any model of a Gaussian process; for an `ExactModel` these are the true rates.
         data: samples of the data distribution, shape (N, *shape).
         key: PRNG key.
         num_evaluations: evaluations of the model's field, for each of the three.
@@ -60,7 +60,7 @@ def entropy_rates(
         chunk_size: evaluations held in memory at once.
 
     Returns:
-        An `EntropyRates`. Of an exact model, `.system.total` is $h(p_T) - h(p_d)$.
+        An `EntropyRates`. For an exact model, `.system.total` is $h(p_T) - h(p_d)$.
 
     Raises:
         ValueError: as `entropy_curve`.

@@ -116,7 +116,7 @@ class MediumEntropy(AbstractFunctional):
 
 
 class HousekeepingEntropy(AbstractFunctional):
-    r"""$\|a - \nabla\log p_{eq}\|^2$: what it costs to keep $p_{eq}$ stationary.
+    r"""$\|a - \nabla\log p_{eq}\|^2$: the cost of keeping $p_{eq}$ stationary.
 
     It needs no score. It is a part of the total entropy production, and the rest is the excess,
     where $p_{eq}$ is stationary: where the force is free of divergence and tangent to the level
@@ -180,5 +180,5 @@ class ConditionalEntropy(AbstractFunctional):
         self, s: RealScalarLike, y: Float[Array, "*shape"], z: PyTree, condition: PyTree
     ) -> Float[Array, ""]:
         process = self.process
-        assert isinstance(process, AbstractGaussianProcess)  # others know no noise
+        assert isinstance(process, AbstractGaussianProcess)  # others have no noise z
         return squared_norm(self.model.score(s, y, condition) + z / process.std(s))

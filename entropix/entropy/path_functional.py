@@ -186,7 +186,7 @@ def _ends(
     # The step closest to the limit of resolution, and one a few units of log-SNR before it.
     far = last_before(resolved_points(start, data)[1])
     steps = jnp.stack([last_before(log_snr[far] - 2), far])
-    # Steps that end before the data's own scale say nothing of the data end.
+    # Steps that end before the data's own scale give no information on the data end.
     reached = log_snr[far] + jnp.log(jnp.mean(jnp.var(data, axis=0))) > 12
     size_there = jnp.where(reached, size[steps], 0.0)
     return judge_sizes(log_snr[steps], size_there, 2 * rates[steps[0]], jnp.max(size), start, data)
@@ -213,7 +213,7 @@ def _quadrature(
         weights = jnp.full(num_steps + 1, step, data.dtype).at[jnp.array([0, -1])].mul(0.5)
         return times, weights * process.sigma_squared(times) / 2
     axis = LogSNRAxis.of(process, GaussianReference.from_data(data).mean_variance, cutoff)
-    # Times further out than a signal of e^-28 could not be told apart, and weigh nothing.
+    # Times beyond a signal of e^-28 could not be distinguished, and have no weight.
     last = 0.5 + jnp.arctan(28 / axis.width) / jnp.pi
     axis = eqx.tree_at(lambda a: a.q_stop, axis, jnp.minimum(axis.q_stop, last))
     fraction = (jnp.arange(num_steps, dtype=data.dtype) + 0.5) / num_steps

@@ -107,7 +107,7 @@ def judge_ends(
     """
     size, start = jnp.mean(jnp.abs(rates), axis=1), axis.log_snr(0.0)
     ends = judge_sizes(log_snr, size, 2 * rates[0], peak, start, data)
-    # An integral that lies beyond the limit is made by rounding, whatever its rate does.
+    # An integral that lies beyond the limit comes from rounding, whether or not its rate decays.
     sizes = jax.lax.stop_gradient(jnp.abs(values))
     beyond = jnp.mean(sizes * (axis.log_snr(fraction) > _limit(data)))
     made = (beyond > _SHARE_BEYOND * jnp.mean(sizes)) & (beyond > _AMOUNT_BEYOND)

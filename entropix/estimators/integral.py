@@ -472,7 +472,7 @@ def _accumulate(
     size = jax.lax.stop_gradient(jnp.abs(known)) + sums["size"] / count
     mc_variance = mc_variance + (_ROUNDING * jnp.finfo(dtype).eps * size) ** 2
     data_variance = jnp.maximum(own_covariance, 0.0) / data.shape[0]
-    # Of few differences the variance itself is hardly known: (sum d^2)^2 / sum d^4 of them.
+    # The variance is uncertain if few differences dominate: their number, (sum d^2)^2 / sum d^4.
     largest = jnp.max(steps)
     weights = steps / jnp.where(largest > 0, largest, 1.0)
     number = jnp.sum(weights) ** 2 / jnp.maximum(jnp.sum(weights**2), 1e-30)

@@ -59,7 +59,7 @@ def learn_proposal(
     columns = jax.lax.stop_gradient(jnp.stack(columns, axis=1))
     sums = jax.ops.segment_sum(columns, bins, BINS)
     peak = jnp.max(sums[:, 3] / jnp.maximum(sums[:, 0], 1.0))
-    # Bins are smoothed: a few evaluations of each say little of its mean square.
+    # Bins are smoothed: the mean square of one bin is uncertain, from its few evaluations.
     padded = jnp.pad(sums[:, :3], ((2, 2), (0, 0)))
     smooth = jnp.zeros_like(sums[:, :3])
     for i, weight in enumerate((1.0, 2.0, 3.0, 2.0, 1.0)):

@@ -215,6 +215,6 @@ def reference_of(x: Float[Array, "n *shape"]) -> GaussianReference:
     """The reference for log densities of a few samples, or of many."""
     count, size = x.shape[0], x[0].size
     if count < 16:
-        # So few samples do not know their own variance: a centred reference of their size.
+        # The variance of so few samples is not known: take a centred reference of their size.
         x = jnp.concatenate([x, -x])
     return GaussianReference.from_data(x, shrinkage=min(1.0, (size / count) ** 2))

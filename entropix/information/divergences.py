@@ -56,10 +56,10 @@ def kl_divergence(
         chunk_size: evaluations held in memory at once.
 
     Returns:
-        An `Estimate`. Of exact models it holds the divergence down to pure noise, with nothing left
-        out; of others an end term $KL(p_T\|q_T)$ of Gaussians fitted to the fields at `t1`, whose
-        error, with an allowance for what is not Gaussian, is a part of `.stderr`. For trained
-        models the value has the error of their fields, too.
+        An `Estimate`. For exact models it includes the divergence down to pure noise, with nothing
+        left out. For others it includes an end term $KL(p_T\|q_T)$ of Gaussians fitted to the
+        fields at `t1`; the error of this term, with an allowance for what is not Gaussian, is a
+        part of `.stderr`. For trained models the value has the error of their fields, too.
 
     Raises:
         ValueError: if the processes differ.
@@ -114,7 +114,7 @@ def total_correlation(
     Args:
         model: the model of the whole vector.
         marginal_models: models of consecutive blocks of coordinates, which together are all of
-            them, on the same process; the block of each is as long as its `shape` says.
+            them, on the same process; the length of each block is that of its model's `shape`.
         data: samples, shape (N, D).
         key: PRNG key.
         form: "score", $\frac{\sigma^2}{2}E\|s_p - s_q\|^2$, for exact models; "denoising", the

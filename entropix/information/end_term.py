@@ -127,15 +127,14 @@ def curve_with_end_term(
 
     `times` and `num_times` are as for `entropy_curve`.
     """
+    data = samples(data)
     integral_key, end_key = jax.random.split(key)
     curve = integrate(
         functional, data, key=integral_key, condition=condition, chunk_size=chunk_size, **options
     )
-    total = curve.total
-    data = jnp.asarray(data, total.value.dtype)
     count = min(_PAIRS, max(options["num_evaluations"] // 4, 128))
     end = end_term(functional, data, condition, key=end_key, count=count, chunk_size=chunk_size)
-    return eqx.tree_at(lambda c: c.total, curve, end.added_to(total))
+    return eqx.tree_at(lambda c: c.total, curve, end.added_to(curve.total))
 
 
 class EndTerm(eqx.Module):
@@ -216,14 +215,9 @@ def _end_term(
         def one(i: Array, n: Array) -> Any:
             x, c = data[i], jax.tree.map(lambda leaf: leaf[i], condition)
             z = jax.random.normal(jax.random.fold_in(noise_key, n), x.shape, x.dtype)
-            states = [process.perturb(s, x, v) for v in (z, -z)]
-            fields = [pair(s, y, c) for y in states]
-            scores = [
-                jnp.stack(
-                    [std * (e[j] - precision * y) for e, y in zip(fields, states, strict=True)]
-                )
-                for j in (0, 1)
-            ]
+            states = jnp.stack([process.perturb(s, x, v) for v in (z, -z)])
+            fields = jax.vmap(lambda y: pair(s, y, c))(states)
+            scores = [std * (field - precision * states) for field in fields]
             return [v.reshape(2, -1) for v in scores], z.reshape(-1)
 
         return jax.vmap(one)(i, n)
@@ -238,11 +232,9 @@ def _end_term(
         for g in groups
     ]
     one_for_all = all(g.count == 1 for g in groups)
-    mixes = pair.marginal and groups[0].count > 1 and groups[1].count == 1
-    share = None
-    if mixes:
-        assert groups[0].index is not None
-        share = jnp.bincount(groups[0].index, length=groups[0].count) / data.shape[0]
+    classes, share = groups[0], None
+    if pair.marginal and classes.index is not None and classes.count > 1 and groups[1].count == 1:
+        share = jnp.bincount(classes.index, length=classes.count) / data.shape[0]
 
     dense = is_dense(count, z.shape[1])
     # About one of the samples: the squares of means far from zero are not to be subtracted.

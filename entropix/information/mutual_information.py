@@ -68,8 +68,8 @@ def mutual_information(
         DivergenceError: if the rate does not decay at an end of the axis.
 
     Example:
-        A network with `ConditionDropout` serves with and without a condition. This one is not
-        trained, and knows nothing of it:
+        A network with `ConditionDropout` works with and without a condition. This one is not
+        trained, so its estimate is zero:
 
         >>> import jax, entropix as ex
         >>> key = jax.random.key(0)

@@ -62,7 +62,7 @@ def groups_of(condition: Any, count: int, dim: int) -> Groups:
         parts = [np.asarray(v)[:stop].reshape(min(stop, samples), -1) for v in leaves]
         return np.concatenate([part.astype(float) for part in parts], axis=1)
 
-    # A few samples tell that a condition is continuous.
+    # A few samples suffice to see that a condition is continuous.
     if len(np.unique(rows(1000), axis=0)) > _CLASSES:
         return Groups(None, 0)
     _, index, sizes = np.unique(rows(samples), axis=0, return_inverse=True, return_counts=True)

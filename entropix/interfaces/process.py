@@ -71,8 +71,8 @@ class AbstractProcess(eqx.Module):
     ) -> Float[Array, "*shape"]:
         r"""$\nabla \log p_{eq}^{(s)}(y)$: $2 b / \sigma^2$ where the drift is conservative.
 
-        Of a drift with a part that does no work against $p_{eq}$ (it is free of divergence and
-        tangent to the level sets), only the rest enters.
+        A part of the drift that does no work against $p_{eq}$ (free of divergence and tangent to
+        the level sets) does not enter.
         """
 
     def diffusion(self, s: RealLike) -> Array:
