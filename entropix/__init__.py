@@ -9,6 +9,7 @@ from entropix import density as density
 from entropix import distributions as distributions
 from entropix import dynamics as dynamics
 from entropix import entropy as entropy
+from entropix import estimators as estimators
 from entropix import information as information
 from entropix import interfaces as interfaces
 from entropix import models as models

@@ -57,6 +57,7 @@ GIVEN = {
     "docs/getting-started.md": TWO_SETS
     + "np.save('samples.npy', np.random.default_rng(0).normal(size=(3000, 3)))\n",
     "docs/howto/conditional.md": MODEL,
+    "docs/howto/own-estimand.md": MODEL,
     "docs/howto/own-network.md": MODEL,
     "docs/howto/own-process.md": MODEL,
     "docs/howto/seeds.md": MODEL,
