@@ -120,7 +120,7 @@ class AbstractKernelProcess(AbstractProcess):
     @property
     @abc.abstractmethod
     def ends_in_noise(self) -> bool:
-        r"""Whether the log-SNR is minus infinity at `t1`: for a Gaussian process, $\mu(t_1) = 0$."""
+        r"""Whether the log-SNR is minus infinity at `t1`; for Gaussian processes $\mu(t_1) = 0$."""
 
     @abc.abstractmethod
     def draw_noise(self, x: Float[Array, "*shape"], *, key: Key) -> PyTree:
