@@ -13,6 +13,7 @@ from jaxtyping import Array, Int
 
 from entropix._core.mesh import DATA, spec, to_host
 from entropix._core.precision import training_precision
+from entropix._core.progress import progress_bar
 from entropix.training.checkpoint import FileCheckpoint, describe
 from entropix.training.early_stopping import look
 from entropix.training.history import History
@@ -28,7 +29,6 @@ from entropix.training.loop import (
     keeping_chunk,
 )
 from entropix.training.options import Options
-from entropix.training.progress import progress_bar
 from entropix.training.sharded_checkpoint import ShardedCheckpoint
 from entropix.training.source import AbstractSource, Resident, Streamed, epoch_order
 from entropix.training.stream import AbstractStream
@@ -204,7 +204,7 @@ def _train(run: Run, checkpoint: FileCheckpoint | ShardedCheckpoint | None) -> t
         checkpoint.write(now.step, fingerprint, state, history)
         return now.step
 
-    with progress_bar(options, now.step) as bar:
+    with progress_bar(options.steps, "training", "step", options.progress, initial=now.step) as bar:
         try:
             while now.step < options.steps and now.active:
                 stop = _next_stop(options, now.step)
@@ -243,7 +243,7 @@ def _train(run: Run, checkpoint: FileCheckpoint | ShardedCheckpoint | None) -> t
                         [now.history["holdout_loss"], value[None]]
                     )
                 now = _Moment(stop, state, order, history, active)
-                bar.show(count, metrics)
+                bar.update(count, _shown(metrics))
                 last = stop == options.steps or not active
                 if checkpoint is not None and (stop % options.checkpoint_every == 0 or last):
                     saved = write(checkpoint, now)
@@ -347,6 +347,11 @@ def _check_finite(
 def _plain(metrics: dict[str, Any]) -> dict[str, Any]:
     """Python floats for one seed, arrays for several."""
     return {k: np.asarray(v) if np.ndim(v) else float(v) for k, v in metrics.items()}
+
+
+def _shown(metrics: dict[str, Any]) -> str:
+    names = [name for name in metrics if name != "gradient_norm"]
+    return ", ".join(f"{n.removesuffix('_loss')}={np.mean(metrics[n]):.4g}" for n in names)
 
 
 def _as_history(history: dict[str, np.ndarray], best: np.ndarray) -> History:
