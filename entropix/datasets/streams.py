@@ -27,7 +27,7 @@ from entropix.datasets.dataset import Dataset
 from entropix.datasets.files import needed
 from entropix.datasets.opening import open_source
 from entropix.datasets.sources import AbstractSource
-from entropix.training.stream import AbstractStream
+from entropix.interfaces import AbstractStream
 
 
 def stream(

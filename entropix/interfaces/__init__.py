@@ -8,7 +8,10 @@ from entropix.interfaces.distribution import AbstractDistribution as AbstractDis
 from entropix.interfaces.distribution import AbstractPrior as AbstractPrior
 from entropix.interfaces.errors import DivergenceError as DivergenceError
 from entropix.interfaces.estimate import Estimate as Estimate
+from entropix.interfaces.loss import AbstractLoss as AbstractLoss
 from entropix.interfaces.model import AbstractModel as AbstractModel
 from entropix.interfaces.process import AbstractGaussianProcess as AbstractGaussianProcess
 from entropix.interfaces.process import AbstractProcess as AbstractProcess
 from entropix.interfaces.process import AbstractSchedule as AbstractSchedule
+from entropix.interfaces.stream import AbstractStream as AbstractStream
+from entropix.interfaces.times import AbstractTimes as AbstractTimes

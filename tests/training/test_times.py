@@ -8,7 +8,7 @@ import pytest
 
 import entropix as ex
 from entropix.training import LogisticTimes, UniformTimes
-from entropix.training.times import stratified
+from entropix.training.objective import stratified
 from tests.helpers import PROCESSES
 from tests.training.common import gaussian_data
 
