@@ -6,6 +6,7 @@ SHA-256 of the whole file, itself replaced by zeros: a file with one wrong bit i
 format has no dtype for is stored as bytes, typed PRNG keys as their key data; the header says so.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -132,21 +133,13 @@ def write_archive(
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-    """Make the new name itself durable, where the system can."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows opens no folders
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
+    # Make the new name itself durable, where the system can: Windows opens no folders.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def read_archive(path: str | os.PathLike, kind: str) -> tuple[dict, dict[str, np.ndarray]]:

@@ -20,7 +20,7 @@ from entropix.interfaces import AbstractLoss, AbstractModel, AbstractStream, Est
 from entropix.persistence import AbstractCheckpoint
 from entropix.training.fit import Callback, Holdout, Settings, as_key, check_model
 from entropix.training.layout import Layout, map_members
-from entropix.training.loop import Keys, join_model, split_model
+from entropix.training.loop import join_model, split_model
 from entropix.training.run import History, train
 
 
@@ -285,7 +285,7 @@ def fit_ensemble(
     for (point, key), template, rest, loss in zip(members, templates, fixed, losses, strict=True):
         limit = _limit(point["num_samples"], data, settings) if "num_samples" in point else None
         rate = point.get("learning_rate")
-        setups.append(settings.setup(template, rest, loss, Keys(key), rate, limit))
+        setups.append(settings.setup(template, rest, loss, key, rate, limit))
     setup = _stacked(setups)
     layout = Layout(True, settings.mesh, members_at_once)
     run = settings.run(models[0], setup, _stacked(params), data, condition, layout)

@@ -29,7 +29,7 @@ from entropix.models import FlowMatching
 from entropix.networks import trainable
 from entropix.persistence import AbstractCheckpoint, Checkpoint
 from entropix.training.layout import Layout
-from entropix.training.loop import Keys, Setup, join_model, split_model
+from entropix.training.loop import Setup, join_model, split_model
 from entropix.training.losses import Denoising, FlowLoss
 from entropix.training.optimiser import ClippedAdam, WarmupCosine
 from entropix.training.run import History, Run, train
@@ -210,7 +210,7 @@ def fit(
     data, condition = settings.data(model, data)
     template, params, fixed = split_model(model)
     bound = settings.loss_for(model, data)
-    setup = settings.setup(template, fixed, bound, Keys(key))
+    setup = settings.setup(template, fixed, bound, key)
     layout = Layout(mesh=settings.mesh)
     params, history = train(settings.run(model, setup, params, data, condition, layout))
     return Fit(join_model(template, params, fixed), history)
@@ -329,7 +329,7 @@ class Settings:
         template: PyTree,
         fixed: PyTree,
         loss: AbstractLoss,
-        keys: Keys,
+        key: Key,
         learning_rate: ArrayLike | None = None,
         limit: Array | None = None,
     ) -> Setup:
@@ -339,7 +339,7 @@ class Settings:
             template: the model without its network.
             fixed: the network without its trainable arrays.
             loss: see `loss_for`.
-            keys: of the member.
+            key: of the member.
             learning_rate: of the member, in place of that of the settings.
             limit: how many of the first examples it sees.
         """
@@ -349,7 +349,7 @@ class Settings:
             rate = _LEARNING_RATE if rate is None else rate
             optimiser = ClippedAdam(rate if callable(rate) else WarmupCosine(rate, self.steps))
         decay = self.ema_decay
-        return Setup(template, fixed, loss, optimiser, decay, keys, limit, self.batch_size)
+        return Setup(template, fixed, loss, optimiser, decay, key, limit, self.batch_size)
 
     def run(
         self,

@@ -27,25 +27,12 @@ from entropix.interfaces import AbstractLoss
 from entropix.networks import trainable
 from entropix.training.layout import Layout
 from entropix.training.objective import batch_loss, mean_loss
-from entropix.training.source import AbstractSource
+from entropix.training.source import Source
 
 
-class Keys(eqx.Module):
-    """The streams of random numbers of a run: for the order of the data, the steps, the holdout."""
-
-    order: Key
-    steps: Key
-    holdout: Key
-
-    def __init__(self, key: Key):
-        self.order, self.steps, self.holdout = _streams(key)
-
-
-@jax.jit
-def _streams(key: Key) -> tuple[Key, ...]:
-    streams = (0x0DE5, 0x57E5, 0x401D)  # far from the counters that `jax.random.split` uses
-    fold = jax.random.fold_in if key.ndim == 0 else jax.vmap(jax.random.fold_in, (0, None))
-    return tuple(fold(key, stream) for stream in streams)
+# Streams of random numbers, far from the counters that `jax.random.split` uses.
+_STEPS = 0x57E5
+_HOLDOUT = 0x401D
 
 
 class Setup(eqx.Module):
@@ -57,7 +44,7 @@ class Setup(eqx.Module):
         loss: of a draw.
         optimiser: an optax transformation with its learning rate.
         ema_decay: of the parameters' moving average, or None.
-        keys: see `Keys`.
+        key: of the run.
         limit: how many of the first examples are seen; None for all.
         batch_size: examples per step.
     """
@@ -67,7 +54,7 @@ class Setup(eqx.Module):
     loss: AbstractLoss
     optimiser: Any
     ema_decay: Float[Array, "*members"] | None
-    keys: Keys
+    key: Key
     limit: Int[Array, "*members"] | None
     batch_size: int = eqx.field(static=True)
 
@@ -165,7 +152,7 @@ class Inputs(eqx.Module):
     """
 
     setup: Setup
-    source: AbstractSource
+    source: Source
     start: Any
     count: Any
     length: int = eqx.field(static=True)
@@ -225,7 +212,7 @@ def _step(
 
     def loss_of(params: PyTree) -> Array:
         share = None if parts == 1 else (jax.lax.axis_index(DATA), parts)
-        key = jax.random.fold_in(setup.keys.steps, step)
+        key = jax.random.fold_in(jax.random.fold_in(setup.key, _STEPS), step)
         return batch_loss(setup.loss, setup.model(params), *batch, key=key, share=share)
 
     loss, gradient = jax.value_and_grad(loss_of)(state.params)
@@ -257,8 +244,7 @@ def _steps(inputs: Inputs, state: State, order: PyTree) -> Outputs:
 
     def one(setup: Setup, state: State, order: PyTree, i: Array) -> Any:
         step = inputs.start + i
-        size = setup.batch_size // parts
-        batch = source.batch(i, step, order, setup.limit, size, part, parts)
+        batch = source.batch(i, step, order, setup.limit, setup.batch_size, (part, parts))
         return _step(setup, batch, step, state, parts)
 
     advance = layout.over_members(one, last_shared=True)
@@ -266,7 +252,7 @@ def _steps(inputs: Inputs, state: State, order: PyTree) -> Outputs:
     def body(i: Array, loop: Any) -> Any:
         state, order, losses, norms = loop
         step = inputs.start + i
-        order = source.reorder(order, setup.keys.order, step, setup.batch_size, setup.limit)
+        order = source.reorder(order, setup.key, step, setup.batch_size, setup.limit)
         state, loss, norm = advance(setup, state, order, i)
         return state, order, losses.at[..., i].set(loss), norms.at[..., i].set(norm)
 
@@ -324,7 +310,7 @@ def _chunk(inputs: Inputs, carry: tuple[State, PyTree]) -> Outputs:
         return _groups(inputs, *carry)
     arrays, rest = eqx.partition(inputs, eqx.is_array)
 
-    def local(setup: Setup, source: AbstractSource, start: Array, count: Array, carry: Any) -> Any:
+    def local(setup: Setup, source: Source, start: Array, count: Array, carry: Any) -> Any:
         arrays = Inputs(setup, source, start, count, inputs.length, layout)
         return _groups(eqx.combine(arrays, rest), *carry)
 
@@ -352,7 +338,7 @@ def holdout_loss(
 
     def one(setup: Setup, params: PyTree) -> Array:
         model = eqx.nn.inference_mode(setup.model(params))
-        key, size = setup.keys.holdout, setup.batch_size
-        return mean_loss(setup.loss, model, *holdout, key=key, batch_size=size)
+        key = jax.random.fold_in(setup.key, _HOLDOUT)
+        return mean_loss(setup.loss, model, *holdout, key=key, batch_size=setup.batch_size)
 
     return layout.over_members(one)(setup, params)

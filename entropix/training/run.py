@@ -26,7 +26,7 @@ from entropix.training.loop import (
     initial_state,
     keeping_chunk,
 )
-from entropix.training.source import AbstractSource, Resident, Streamed, epoch_order
+from entropix.training.source import Source, epoch_order
 
 
 class History(eqx.Module):
@@ -118,7 +118,7 @@ class Run:
             "data": data.fingerprint()
             if isinstance(data, AbstractStream)
             else describe((data, self.condition)),
-            "key": describe(setup.keys),
+            "key": describe(setup.key),
             **{k: describe(v) for k, v in optional.items() if v is not None},
         }
 
@@ -140,20 +140,21 @@ class Run:
             return None
         total, size, limit = self.data.shape[0], self.setup.batch_size, self.setup.limit
         epoch = np.int32(step // (total // size)) if limit is None else step // (limit // size)
-        return epoch_order(self.setup.keys.order, epoch, total, limit)
+        return epoch_order(self.setup.key, epoch, total, limit)
 
-    def sources(self, start: int) -> Callable[[int], AbstractSource]:
+    def sources(self, start: int) -> Callable[[int], Source]:
         """A function that gives the source of the next `count` steps, from step `start` on."""
         if not isinstance(self.data, AbstractStream):
-            source = Resident(self.data, self.condition)
+            source = Source(self.data, self.condition, False)
             return lambda count: source
         batches = self.data.batches(start)
 
-        def following(count: int) -> AbstractSource:
+        def following(count: int) -> Source:
             found = [next(batches) for _ in range(count)]
             # One shape for all chunks: the last is filled up with what is never used.
             found += found[-1:] * (self.every - count)
-            return Streamed(*jax.tree.map(lambda *leaves: self._whole(np.stack(leaves)), *found))
+            whole = jax.tree.map(lambda *leaves: self._whole(np.stack(leaves)), *found)
+            return Source(*whole, True)
 
         return following
 

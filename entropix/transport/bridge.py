@@ -33,7 +33,7 @@ from entropix.dynamics import solve_forward
 from entropix.interfaces import Estimate
 from entropix.networks import trainable
 from entropix.training import ClippedAdam, WarmupCosine
-from entropix.training.loop import Keys, Setup, join_model, split_model
+from entropix.training.loop import Setup, join_model, split_model
 from entropix.training.run import Run, train
 from entropix.transport.bridge_process import (
     BridgeLoss,
@@ -149,7 +149,7 @@ def schroedinger_bridge(
     def project(process: BridgeProcess, pairs: Array, key: Key) -> tuple[BridgeProcess, Any]:
         template, params, fixed = split_model(process)
         loss, optimiser = BridgeLoss(num_draws), ClippedAdam(rate)
-        setup = Setup(template, fixed, loss, optimiser, ema_decay, Keys(key), None, batch_size)
+        setup = Setup(template, fixed, loss, optimiser, ema_decay, key, None, batch_size)
         params, history = train(Run(setup, params, steps, pairs, progress=progress))
         return join_model(template, params, fixed), history.loss
 

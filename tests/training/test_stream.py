@@ -8,7 +8,6 @@ import pytest
 import entropix as ex
 from entropix.interfaces import AbstractStream
 from entropix.training import Callback, fit, fit_ensemble
-from entropix.training.loop import Keys
 from entropix.training.source import epoch_order
 from tests.training.common import assert_same, gaussian_data, small_model
 from tests.training.test_ensemble import maker
@@ -32,7 +31,7 @@ class Ordered(AbstractStream):
         while True:
             self.asked.append(step)
             epoch, place = divmod(step, self.num_samples // 8)
-            order = epoch_order(Keys(self.key).order, jnp.int32(epoch), self.num_samples)
+            order = epoch_order(self.key, jnp.int32(epoch), self.num_samples)
             batch = self.data[np.asarray(order)[8 * place : 8 * place + 8]]
             yield batch, (batch[:, :1] if self.conditional else None)
             step += 1
