@@ -33,6 +33,8 @@ $$J(\theta) = E\int_{t_0}^{t_1} \frac{\sigma^2}{2}\,\ell(s, Y_s)\,ds \approx
 Paths are data: no gradient goes through them.
 """
 
+import abc
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -48,7 +50,83 @@ from entropix.models import FlowMatching
 from entropix.training.losses import check_draws
 
 
-class LocalDenoising(AbstractLoss):
+class _PathLoss(AbstractLoss):
+    """What the two losses share: the path, the drawn step, and the weight at its end."""
+
+    num_steps: eqx.AbstractVar[int]
+
+    coupling = None
+
+    @abc.abstractmethod
+    def _at(self, field_at: Callable, y: Array, score: Array, z: Array, std: Array) -> Array:
+        """The loss at a state y, before the weight.
+
+        Args:
+            field_at: the entropy field as a function of the state.
+            y: the state at the end of the step.
+            score: that of the equilibrium there.
+            z: standard normal noise; the first is that of the step.
+            std: of the noise of the step.
+        """
+
+    def _step(self, u: RealScalarLike) -> Int[Array, ""]:
+        """The step that holds the quantile `u`."""
+        return jnp.minimum(jnp.floor(u * self.num_steps).astype(int), self.num_steps - 1)
+
+    def for_model(self, model: AbstractModel, data: Float[Array, "_ *shape"]) -> AbstractLoss:
+        name = type(self).__name__
+        if isinstance(model, FlowMatching):
+            raise ValueError(f"`loss` must be None or FlowLoss(...) for FlowMatching, got {name}.")
+        noise = model.process.sigma_squared(model.process.t1)
+        if is_concrete(noise) and not np.isfinite(np.asarray(noise)):
+            raise ValueError(
+                f"`loss` must be None or Denoising(...) for {type(model.process).__name__}, whose "
+                f"noise is infinite at t1 and no uniform grid can follow, got {name}."
+            )
+        return self
+
+    def starts(
+        self, process: AbstractProcess, x: Float[Array, "*shape"], u: Float[Array, " m"], key: Key
+    ) -> Float[Array, "m *shape"]:
+        length = (process.t1 - process.t0) / self.num_steps
+
+        def advance(y: Array, inputs: Any) -> tuple[Array, Array]:
+            k, z = inputs
+            s = process.t0 + k * length
+            mean = (y + length * process.drift(s, y)).astype(y.dtype)
+            noise = jnp.sqrt(length * process.sigma_squared(s)) * z
+            return mean + noise.astype(y.dtype), mean
+
+        noise = jax.random.normal(key, (self.num_steps, *x.shape), x.dtype)
+        # Where each step would end without its noise, which is drawn anew.
+        _, means = jax.lax.scan(advance, x, (jnp.arange(self.num_steps), noise))
+        return jax.lax.stop_gradient(means[jax.vmap(self._step)(u)])
+
+    def one(
+        self,
+        model: AbstractModel,
+        start: Float[Array, "*shape"],
+        condition: PyTree,
+        u: Float[Array, ""],
+        z: Float[Array, "num_noises *shape"],
+        key: Key | None,
+    ) -> Float[Array, ""]:
+        process = model.process
+        duration = process.t1 - process.t0
+        length = duration / self.num_steps
+        before = process.t0 + self._step(u) * length
+        after = before + length
+        std = jnp.sqrt(length * process.sigma_squared(before)).astype(start.dtype)
+        y = start + std * z[0]
+
+        def field_at(y: Array) -> Array:
+            return model.entropy_field(after, y, condition, key=key)
+
+        loss = self._at(field_at, y, process.equilibrium_score(after, y), z, std)
+        return duration * process.sigma_squared(after) / 2 * loss
+
+
+class LocalDenoising(_PathLoss):
     r"""Denoising over the last step of a simulated path, for `fit(..., loss=LocalDenoising())`.
 
     The target of the score at $(s_{k+1}, y_{k+1})$ is
@@ -80,41 +158,19 @@ class LocalDenoising(AbstractLoss):
     num_draws: int = eqx.field(static=True)
     antithetic: bool = eqx.field(static=True)
 
-    coupling = None
-
     def __init__(self, num_steps: int = 64, num_draws: int = 10, antithetic: bool | None = None):
         self.num_steps = positive_integer(num_steps, "num_steps", 2)
         self.num_draws, self.antithetic = check_draws(num_draws, antithetic)
 
-    def for_model(self, model: AbstractModel, data: Float[Array, "_ *shape"]) -> AbstractLoss:
-        _check_paths(self, model)
-        return self
-
     def noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (1, *shape)
 
-    def starts(
-        self, process: AbstractProcess, x: Float[Array, "*shape"], u: Float[Array, " m"], key: Key
-    ) -> Float[Array, "m *shape"]:
-        return _means(process, x, u, self.num_steps, key)
-
-    def one(
-        self,
-        model: AbstractModel,
-        start: Float[Array, "*shape"],
-        condition: PyTree,
-        u: Float[Array, ""],
-        z: Float[Array, "num_noises *shape"],
-        key: Key | None,
-    ) -> Float[Array, ""]:
-        s, std, weight = _end(model.process, u, self.num_steps, start.dtype)
-        y = start + std * z[0]
-        field = model.entropy_field(s, y, condition, key=key)
-        reference = model.process.equilibrium_score(s, y)
-        return weight * (squared_norm(field) + 2 * inner(field, reference + z[0] / std))
+    def _at(self, field_at: Callable, y: Array, score: Array, z: Array, std: Array) -> Array:
+        field = field_at(y)
+        return squared_norm(field) + 2 * inner(field, score + z[0] / std)
 
 
-class SlicedScoreMatching(AbstractLoss):
+class SlicedScoreMatching(_PathLoss):
     r"""Sliced score matching at the states of a simulated path, for `fit(..., loss=...)`.
 
     $E_v[\|s_\theta\|^2 + 2\,v\cdot(\nabla s_\theta)\,v]$, twice the usual form so that it is the
@@ -140,8 +196,6 @@ class SlicedScoreMatching(AbstractLoss):
     num_draws: int = eqx.field(static=True)
     antithetic: bool = eqx.field(static=True)
 
-    coupling = None
-
     def __init__(
         self,
         num_steps: int = 64,
@@ -153,85 +207,11 @@ class SlicedScoreMatching(AbstractLoss):
         self.num_probes = positive_integer(num_probes, "num_probes")
         self.num_draws, self.antithetic = check_draws(num_draws, antithetic)
 
-    def for_model(self, model: AbstractModel, data: Float[Array, "_ *shape"]) -> AbstractLoss:
-        _check_paths(self, model)
-        return self
-
     def noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (1 + self.num_probes, *shape)
 
-    def starts(
-        self, process: AbstractProcess, x: Float[Array, "*shape"], u: Float[Array, " m"], key: Key
-    ) -> Float[Array, "m *shape"]:
-        return _means(process, x, u, self.num_steps, key)
-
-    def one(
-        self,
-        model: AbstractModel,
-        start: Float[Array, "*shape"],
-        condition: PyTree,
-        u: Float[Array, ""],
-        z: Float[Array, "num_noises *shape"],
-        key: Key | None,
-    ) -> Float[Array, ""]:
-        s, std, weight = _end(model.process, u, self.num_steps, start.dtype)
-        y = start + std * z[0]
-
-        def field_at(y: Array) -> Array:
-            return model.entropy_field(s, y, condition, key=key)
-
+    def _at(self, field_at: Callable, y: Array, score: Array, z: Array, std: Array) -> Array:
         field, derivative = jax.linearize(field_at, y)
         probes = jnp.where(z[1:] > 0, 1.0, -1.0).astype(y.dtype)
         divergence = jnp.mean(jax.vmap(lambda v: inner(v, derivative(v)))(probes))
-        reference = model.process.equilibrium_score(s, y)
-        return weight * (squared_norm(field) + 2 * inner(field, reference) + 2 * divergence)
-
-
-def _step(u: RealScalarLike, num_steps: int) -> Int[Array, ""]:
-    """The step that holds the quantile `u`."""
-    return jnp.minimum(jnp.floor(u * num_steps).astype(int), num_steps - 1)
-
-
-def _means(
-    process: AbstractProcess, x: Array, u: Float[Array, " m"], num_steps: int, key: Key
-) -> Float[Array, "m ..."]:
-    """Where the steps at quantiles `u` of one path from `x` would end without their noise."""
-    length = (process.t1 - process.t0) / num_steps
-
-    def advance(y: Array, inputs: Any) -> tuple[Array, Array]:
-        k, z = inputs
-        s = process.t0 + k * length
-        mean = (y + length * process.drift(s, y)).astype(y.dtype)
-        noise = jnp.sqrt(length * process.sigma_squared(s)) * z
-        return mean + noise.astype(y.dtype), mean
-
-    noise = jax.random.normal(key, (num_steps, *x.shape), x.dtype)
-    _, means = jax.lax.scan(advance, x, (jnp.arange(num_steps), noise))
-    return jax.lax.stop_gradient(means[jax.vmap(lambda u: _step(u, num_steps))(u)])
-
-
-def _end(
-    process: AbstractProcess, u: Array, num_steps: int, dtype: Any
-) -> tuple[Array, Array, Array]:
-    r"""The end of the step at quantile `u`, $\sigma_k\sqrt h$, and the weight of the loss."""
-    duration = process.t1 - process.t0
-    length = duration / num_steps
-    before = process.t0 + _step(u, num_steps) * length
-    after = before + length
-    std = jnp.sqrt(length * process.sigma_squared(before)).astype(dtype)
-    return after, std, duration * process.sigma_squared(after) / 2
-
-
-def _check_paths(loss: AbstractLoss, model: AbstractModel) -> None:
-    """Refuse a flow, and a process that a uniform grid cannot follow."""
-    if isinstance(model, FlowMatching):
-        raise ValueError(
-            f"`loss` must be None or FlowLoss(...) for FlowMatching, got {type(loss).__name__}."
-        )
-    process = model.process
-    noise = process.sigma_squared(process.t1)
-    if is_concrete(noise) and not np.isfinite(np.asarray(noise)):
-        raise ValueError(
-            f"`loss` must be None or Denoising(...) for {type(process).__name__}, whose noise is "
-            f"infinite at t1, got {type(loss).__name__}."
-        )
+        return squared_norm(field) + 2 * inner(field, score) + 2 * divergence
