@@ -9,7 +9,6 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import Key
 from entropix.interfaces.model import AbstractModel
-from entropix.interfaces.process import AbstractProcess
 
 
 class AbstractLoss(eqx.Module):
@@ -19,18 +18,22 @@ class AbstractLoss(eqx.Module):
       z_{ij}), \qquad a_{ij} = a(x_i, u_{ij}),$$
 
     of a quantile of time $u \in (0, 1)$, stratified over the whole batch, and standard normal noise
-    z. `one` is $\ell$, `starts` is a. The mean is taken by `entropix.training.objective`.
+    z. `one` is $\ell$; a is the example itself, or a point of a path from it. The mean is taken by
+    `entropix.training.objective`.
 
     Attributes:
         num_draws: m, times and noises for each example.
         antithetic: whether noise comes in pairs (u, z), (u, -z); `num_draws` is even then.
         coupling: `coupling(x, z, *, key) -> z`, the noise of a batch in the order in which it goes
             with the examples; None where all examples are independent.
+        num_steps: of an Euler-Maruyama path simulated from each example, of which a draw sees the
+            end of the step at u, without its noise; None: a draw sees the example itself.
     """
 
     num_draws: AbstractVar[int]
     antithetic: AbstractVar[bool]
     coupling: AbstractVar[Callable | None]
+    num_steps: AbstractVar[int | None]
 
     @abc.abstractmethod
     def for_model(self, model: AbstractModel, data: Float[Array, "_ *shape"]) -> "AbstractLoss":
@@ -49,12 +52,6 @@ class AbstractLoss(eqx.Module):
         """Shape of the noise of one draw, for examples of shape `shape`."""
 
     @abc.abstractmethod
-    def starts(
-        self, process: AbstractProcess, x: Float[Array, "*shape"], u: Float[Array, " m"], key: Key
-    ) -> Float[Array, "m ..."]:
-        """What the noise is added to in each draw of one example."""
-
-    @abc.abstractmethod
     def one(
         self,
         model: AbstractModel,
@@ -64,4 +61,13 @@ class AbstractLoss(eqx.Module):
         z: Float[Array, "..."],
         key: Key | None,
     ) -> Float[Array, ""]:
-        """The weighted loss of one draw; `key` is for networks with dropout."""
+        """The weighted loss of one draw.
+
+        Args:
+            model: what is trained.
+            start: the example, or the point of its path.
+            condition: what the network takes besides.
+            u: the quantile of time.
+            z: standard normal, of the shape `noise_shape`.
+            key: for networks with dropout; None in evaluations.
+        """

@@ -88,16 +88,16 @@ class ConditionDropout(eqx.Module):
         key: Key | None = None,
     ) -> Float[Array, "*shape"]:
         blocks, sizes = self._blocks(condition)
-        told = jnp.asarray([block is not None for block in blocks], y.dtype)
+        given = jnp.asarray([block is not None for block in blocks], y.dtype)
         if key is not None:
             kept = jax.random.bernoulli(key, 1 - self.rate.value, (len(sizes),))
-            told = told * kept.astype(y.dtype)
+            given = given * kept.astype(y.dtype)
         parts = []
-        for block, size, flag in zip(blocks, sizes, told, strict=True):
+        for block, size, flag in zip(blocks, sizes, given, strict=True):
             part = jnp.zeros(size, y.dtype) if block is None else jnp.asarray(block, y.dtype)
             if part.size != size:
                 raise ValueError(f"`condition` must hold {size} numbers, got {part.size}.")
             parts.append(flag * part.ravel())
         inside = None if key is None else jax.random.fold_in(key, 1)
-        told = jnp.concatenate([*parts, told])
-        return self.network(log_snr, y, told, **with_key(self.network, inside))
+        given = jnp.concatenate([*parts, given])
+        return self.network(log_snr, y, given, **with_key(self.network, inside))

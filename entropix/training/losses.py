@@ -52,7 +52,6 @@ from entropix.interfaces import (
     AbstractGaussianProcess,
     AbstractLoss,
     AbstractModel,
-    AbstractProcess,
     AbstractTimes,
 )
 from entropix.models import FlowMatching, GaussianScaling
@@ -184,6 +183,7 @@ class Denoising(AbstractLoss):
     antithetic: bool = eqx.field(static=True)
 
     coupling = None
+    num_steps = None
 
     def __init__(
         self,
@@ -233,11 +233,6 @@ class Denoising(AbstractLoss):
     def noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape
 
-    def starts(
-        self, process: AbstractProcess, x: Float[Array, "*shape"], u: Float[Array, " m"], key: Key
-    ) -> Float[Array, "m *shape"]:
-        return jnp.broadcast_to(x, (u.shape[0], *x.shape))
-
     def one(
         self,
         model: AbstractModel,
@@ -277,6 +272,8 @@ class FlowLoss(AbstractLoss):
     num_draws: int = eqx.field(static=True)
     antithetic: bool = eqx.field(static=True)
 
+    num_steps = None
+
     def __init__(
         self,
         coupling: Callable | None = None,
@@ -307,11 +304,6 @@ class FlowLoss(AbstractLoss):
 
     def noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape
-
-    def starts(
-        self, process: AbstractProcess, x: Float[Array, "*shape"], u: Float[Array, " m"], key: Key
-    ) -> Float[Array, "m *shape"]:
-        return jnp.broadcast_to(x, (u.shape[0], *x.shape))
 
     def one(
         self,

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from entropix._core.arrays import Key
-from entropix.interfaces import AbstractLoss
+from entropix.interfaces import AbstractLoss, AbstractProcess
+from entropix.training.path_losses import path_means
 
 
 # Streams of random numbers, for paths and couplings: far from the counters that `jax.random.split`
@@ -55,7 +56,7 @@ def batch_loss(
         z = _coupled(loss, x, z, jax.random.fold_in(key, _PAIRS))
     count = u.size
     path_keys = own(jax.random.split(jax.random.fold_in(key, _PATHS), total))
-    starts = jax.vmap(loss.starts, in_axes=(None, 0, 0, 0))(model.process, x, u, path_keys)
+    starts = jax.vmap(_starts, in_axes=(None, None, 0, 0, 0))(loss, model.process, x, u, path_keys)
 
     # One flat axis of draws: nested vmaps would leave XLA a three-dimensional product.
     def repeat(leaf: Array) -> Array:
@@ -90,7 +91,7 @@ def mean_loss(
 
     def example(args: Any) -> Array:
         x, condition, u, z, key = args
-        starts = loss.starts(model.process, x, u, key)
+        starts = _starts(loss, model.process, x, u, key)
         losses = jax.vmap(lambda x, u, z: loss.one(model, x, condition, u, z, None))(starts, u, z)
         return jnp.mean(losses)
 
@@ -116,6 +117,15 @@ def draws(
         u = jnp.concatenate([u, u], axis=1)
         z = jnp.concatenate([z, -z], axis=1)
     return u, z
+
+
+def _starts(
+    loss: AbstractLoss, process: AbstractProcess, x: Array, u: Float[Array, " m"], key: Key
+) -> Float[Array, "m ..."]:
+    """What each draw of one example sees."""
+    if loss.num_steps is None:
+        return jnp.broadcast_to(x, (u.shape[0], *x.shape))
+    return path_means(process, x, u, loss.num_steps, key)
 
 
 def _coupled(loss: AbstractLoss, x: Array, z: Array, key: Key) -> Array:

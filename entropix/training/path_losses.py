@@ -50,6 +50,33 @@ from entropix.models import FlowMatching
 from entropix.training.losses import check_draws
 
 
+def step_of(u: RealScalarLike, num_steps: int) -> Int[Array, ""]:
+    """The step of a path that holds the quantile `u` of time."""
+    return jnp.minimum(jnp.floor(u * num_steps).astype(int), num_steps - 1)
+
+
+def path_means(
+    process: AbstractProcess,
+    x: Float[Array, "*shape"],
+    u: Float[Array, " m"],
+    num_steps: int,
+    key: Key,
+) -> Float[Array, "m *shape"]:
+    """Where the steps at quantiles `u` of one path from `x` would end without their noise."""
+    length = (process.t1 - process.t0) / num_steps
+
+    def advance(y: Array, inputs: Any) -> tuple[Array, Array]:
+        k, z = inputs
+        s = process.t0 + k * length
+        mean = (y + length * process.drift(s, y)).astype(y.dtype)
+        noise = jnp.sqrt(length * process.sigma_squared(s)) * z
+        return mean + noise.astype(y.dtype), mean
+
+    noise = jax.random.normal(key, (num_steps, *x.shape), x.dtype)
+    _, means = jax.lax.scan(advance, x, (jnp.arange(num_steps), noise))
+    return jax.lax.stop_gradient(means[jax.vmap(lambda u: step_of(u, num_steps))(u)])
+
+
 class _PathLoss(AbstractLoss):
     """What the two losses share: the path, the drawn step, and the weight at its end."""
 
@@ -69,10 +96,6 @@ class _PathLoss(AbstractLoss):
             std: of the noise of the step.
         """
 
-    def _step(self, u: RealScalarLike) -> Int[Array, ""]:
-        """The step that holds the quantile `u`."""
-        return jnp.minimum(jnp.floor(u * self.num_steps).astype(int), self.num_steps - 1)
-
     def for_model(self, model: AbstractModel, data: Float[Array, "_ *shape"]) -> AbstractLoss:
         name = type(self).__name__
         if isinstance(model, FlowMatching):
@@ -84,23 +107,6 @@ class _PathLoss(AbstractLoss):
                 f"noise is infinite at t1 and no uniform grid can follow, got {name}."
             )
         return self
-
-    def starts(
-        self, process: AbstractProcess, x: Float[Array, "*shape"], u: Float[Array, " m"], key: Key
-    ) -> Float[Array, "m *shape"]:
-        length = (process.t1 - process.t0) / self.num_steps
-
-        def advance(y: Array, inputs: Any) -> tuple[Array, Array]:
-            k, z = inputs
-            s = process.t0 + k * length
-            mean = (y + length * process.drift(s, y)).astype(y.dtype)
-            noise = jnp.sqrt(length * process.sigma_squared(s)) * z
-            return mean + noise.astype(y.dtype), mean
-
-        noise = jax.random.normal(key, (self.num_steps, *x.shape), x.dtype)
-        # Where each step would end without its noise, which is drawn anew.
-        _, means = jax.lax.scan(advance, x, (jnp.arange(self.num_steps), noise))
-        return jax.lax.stop_gradient(means[jax.vmap(self._step)(u)])
 
     def one(
         self,
@@ -114,7 +120,7 @@ class _PathLoss(AbstractLoss):
         process = model.process
         duration = process.t1 - process.t0
         length = duration / self.num_steps
-        before = process.t0 + self._step(u) * length
+        before = process.t0 + step_of(u, self.num_steps) * length
         after = before + length
         std = jnp.sqrt(length * process.sigma_squared(before)).astype(start.dtype)
         y = start + std * z[0]

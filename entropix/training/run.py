@@ -231,8 +231,8 @@ def _train(run: Run) -> tuple[PyTree, History]:
 
     def write() -> int:
         if checkpoint is not None:
-            history = {k: v if k == "holdout_step" else cut(v) for k, v in now.history.items()}
-            checkpoint.write(now.step, fingerprint, cut(now.state), jax.tree.map(to_host, history))
+            history = _with_members(now.history, members)
+            checkpoint.write(now.step, fingerprint, cut(now.state), history)
         return now.step
 
     # The state of the last chunk must survive the next one where it may have to be written when
@@ -286,7 +286,7 @@ def _train(run: Run) -> tuple[PyTree, History]:
     best = np.full(shape, now.step, np.int32) if stopping is None else to_host(stopping.step)
     if members is None and jax.process_count() > 1:  # every process has all of it
         params = jax.tree.map(lambda leaf: jnp.asarray(to_host(leaf)), params)
-    history = {k: v if k == "holdout_step" else cut(v) for k, v in now.history.items()}
+    history = _with_members(now.history, members)
     step = np.arange(1, now.step + 1, dtype=jnp.result_type(int))
     # Placed as they are: `jnp.asarray` would compile a copy for each shape.
     return cut(params), History(**jax.device_put({"step": step, "best_step": cut(best), **history}))
@@ -310,14 +310,17 @@ def _begin(run: Run, members: int | None) -> tuple[Run, _Moment, dict]:
     step, active = 0, True
     if checkpoint is not None and checkpoint.resume and checkpoint.exists():
         step, state, history = checkpoint.read(fingerprint, state, layout.sharding)
-        if members is not None:
-            history = {
-                k: v if k == "holdout_step" else to_host(resized(v, *shape))
-                for k, v in history.items()
-            }
+        history = _with_members(history, shape[0] if shape else None)
         if state.stopping is not None:
             active = bool(np.any(to_host(state.stopping.active)))
     return run, _Moment(step, layout.place(state), run.order(step), history, active), fingerprint
+
+
+def _with_members(history: dict[str, np.ndarray], size: int | None) -> dict[str, np.ndarray]:
+    """A history whose axis of members is cut, or filled up, to `size`; None: it has none."""
+    if size is None:
+        return history
+    return {k: v if k == "holdout_step" else to_host(resized(v, size)) for k, v in history.items()}
 
 
 def _longer(history: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -345,11 +348,6 @@ def _check_finite(
                 f"the {name} must stay finite, got {values[(*member, step)]} at step "
                 f"{first + step + 1}{of}: lower the learning rate, or check data and network."
             )
-
-
-def _plain(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Python floats for one network, arrays for several."""
-    return {k: np.asarray(v) if np.ndim(v) else float(v) for k, v in metrics.items()}
 
 
 def _shown(metrics: dict[str, Any]) -> str:

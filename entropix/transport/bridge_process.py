@@ -233,6 +233,7 @@ class BridgeLoss(AbstractLoss):
     antithetic: bool = eqx.field(static=True)
 
     coupling = None
+    num_steps = None
 
     def __init__(self, num_draws: int):
         self.num_draws = num_draws
@@ -243,11 +244,6 @@ class BridgeLoss(AbstractLoss):
 
     def noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape[1:]
-
-    def starts(
-        self, process: AbstractProcess, x: Float[Array, "*shape"], u: Float[Array, " m"], key: Key
-    ) -> Float[Array, "m *shape"]:
-        return jnp.broadcast_to(x, (u.shape[0], *x.shape))
 
     def one(
         self,

@@ -9,6 +9,7 @@ import pytest
 import entropix as ex
 from entropix.training import LogisticTimes, fit, fit_ensemble
 from entropix.training.objective import batch_loss, mean_loss
+from entropix.training.path_losses import path_means
 from tests.helpers import PROCESSES, as_shipped, quick_jit
 from tests.training.common import Linear, assert_same, gaussian_data, small_network
 
@@ -141,7 +142,6 @@ def test_antithetic_pairs_keep_the_variance_bounded():
 
 def test_paths_are_those_of_the_process():
     """Moments at the end of the paths; no gradient goes through them."""
-    objective = ex.training.LocalDenoising(STEPS, 1)
     x = M + jnp.sqrt(V) * jax.random.normal(KEY, (20_000, 1))
     last = jnp.full((20_000, 1), 0.999)
 
@@ -149,7 +149,7 @@ def test_paths_are_those_of_the_process():
     def ends(stiffness):
         process = ex.Langevin(ex.processes.Harmonic(stiffness), T)
         keys = jax.random.split(jax.random.key(1), len(x))
-        return jax.vmap(objective.starts, (None, 0, 0, 0))(process, x, last, keys)[:, 0, 0]
+        return jax.vmap(path_means, (None, 0, 0, None, 0))(process, x, last, STEPS, keys)[:, 0, 0]
 
     means, variances = chain()
     end = ends(jnp.asarray(K))
