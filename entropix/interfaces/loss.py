@@ -27,13 +27,13 @@ class AbstractLoss(eqx.Module):
         coupling: `coupling(x, z, *, key) -> z`, the noise of a batch in the order in which it goes
             with the examples; None where all examples are independent.
         num_steps: of an Euler-Maruyama path simulated from each example, of which a draw sees the
-            end of the step at u, without its noise; None: a draw sees the example itself.
+            end of the step at u, without its noise; 0: a draw sees the example itself.
     """
 
     num_draws: AbstractVar[int]
     antithetic: AbstractVar[bool]
     coupling: AbstractVar[Callable | None]
-    num_steps: AbstractVar[int | None]
+    num_steps: AbstractVar[int]
 
     @abc.abstractmethod
     def for_model(self, model: AbstractModel, data: Float[Array, "_ *shape"]) -> "AbstractLoss":

@@ -183,7 +183,7 @@ class Denoising(AbstractLoss):
     antithetic: bool = eqx.field(static=True)
 
     coupling = None
-    num_steps = None
+    num_steps = 0
 
     def __init__(
         self,
@@ -272,7 +272,7 @@ class FlowLoss(AbstractLoss):
     num_draws: int = eqx.field(static=True)
     antithetic: bool = eqx.field(static=True)
 
-    num_steps = None
+    num_steps = 0
 
     def __init__(
         self,

@@ -123,7 +123,7 @@ def _starts(
     loss: AbstractLoss, process: AbstractProcess, x: Array, u: Float[Array, " m"], key: Key
 ) -> Float[Array, "m ..."]:
     """What each draw of one example sees."""
-    if loss.num_steps is None:
+    if loss.num_steps == 0:
         return jnp.broadcast_to(x, (u.shape[0], *x.shape))
     return path_means(process, x, u, loss.num_steps, key)
 

@@ -153,8 +153,8 @@ class Run:
             found = [next(batches) for _ in range(count)]
             # One shape for all chunks: the last is filled up with what is never used.
             found += found[-1:] * (self.every - count)
-            whole = jax.tree.map(lambda *leaves: self._whole(np.stack(leaves)), *found)
-            return Source(*whole, True)
+            data, condition = jax.tree.map(lambda *part: self._whole(np.stack(part)), *found)
+            return Source(data, condition, True)
 
         return following
 

@@ -233,7 +233,7 @@ class BridgeLoss(AbstractLoss):
     antithetic: bool = eqx.field(static=True)
 
     coupling = None
-    num_steps = None
+    num_steps = 0
 
     def __init__(self, num_draws: int):
         self.num_draws = num_draws
