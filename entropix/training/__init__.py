@@ -6,6 +6,9 @@ from entropix.training.fit import Callback as Callback
 from entropix.training.fit import Fit as Fit
 from entropix.training.fit import Holdout as Holdout
 from entropix.training.fit import fit as fit
+from entropix.training.loop import Setup as Setup
+from entropix.training.loop import join_model as join_model
+from entropix.training.loop import split_model as split_model
 from entropix.training.losses import Denoising as Denoising
 from entropix.training.losses import FlowLoss as FlowLoss
 from entropix.training.losses import denoising_loss as denoising_loss
@@ -16,5 +19,7 @@ from entropix.training.optimiser import WarmupCosine as WarmupCosine
 from entropix.training.path_losses import LocalDenoising as LocalDenoising
 from entropix.training.path_losses import SlicedScoreMatching as SlicedScoreMatching
 from entropix.training.run import History as History
+from entropix.training.run import Run as Run
+from entropix.training.run import train as train
 from entropix.training.times import LogisticTimes as LogisticTimes
 from entropix.training.times import UniformTimes as UniformTimes

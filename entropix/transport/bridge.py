@@ -32,11 +32,17 @@ from entropix._core.checks import checked, positive_integer, prng_key, samples
 from entropix.dynamics import solve_forward
 from entropix.interfaces import Estimate
 from entropix.networks import trainable
-from entropix.training import ClippedAdam, WarmupCosine
-from entropix.training.loop import Setup, join_model, split_model
-from entropix.training.run import Run, train
+from entropix.training import (
+    ClippedAdam,
+    Run,
+    Setup,
+    WarmupCosine,
+    join_model,
+    split_model,
+    train,
+)
 from entropix.transport.bridge_process import (
-    BridgeLoss,
+    BridgeObjective,
     BridgeProcess,
     BrownianMotion,
     StateFeatures,
@@ -148,7 +154,8 @@ def schroedinger_bridge(
 
     def project(process: BridgeProcess, pairs: Array, key: Key) -> tuple[BridgeProcess, Any]:
         template, params, fixed = split_model(process)
-        loss, optimiser = BridgeLoss(num_draws), ClippedAdam(rate)
+        loss = BridgeObjective(num_draws=num_draws, antithetic=num_draws % 2 == 0)
+        optimiser = ClippedAdam(rate)
         setup = Setup(template, fixed, loss, optimiser, ema_decay, key, None, batch_size)
         params, history = train(Run(setup, params, steps, pairs, progress=progress))
         return join_model(template, params, fixed), history.loss

@@ -220,13 +220,14 @@ class BridgeProcess(AbstractProcess):
         return 2 * self.drift(s, y) / self.process.epsilon
 
 
-class BridgeLoss(AbstractLoss):
+class BridgeObjective(AbstractLoss):
     r"""The regression of $u_\theta$ on the drifts of Brownian bridges between pairs.
 
     An example is a pair, shape (2, *shape); times are uniform in v, stratified over a batch.
 
-    Args:
-        num_draws: times and noises per pair, of which the noises come in pairs (z, -z) if even.
+    Attributes:
+        num_draws: times and noises per pair.
+        antithetic: whether noise comes in pairs (z, -z) at one time.
     """
 
     num_draws: int = eqx.field(static=True)
@@ -235,11 +236,7 @@ class BridgeLoss(AbstractLoss):
     coupling = None
     num_steps = 0
 
-    def __init__(self, num_draws: int):
-        self.num_draws = num_draws
-        self.antithetic = num_draws % 2 == 0
-
-    def for_model(self, model: Any, data: Array) -> "BridgeLoss":
+    def for_model(self, model: Any, data: Array) -> "BridgeObjective":
         return self
 
     def noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:

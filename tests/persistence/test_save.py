@@ -14,7 +14,7 @@ import pytest
 import entropix as ex
 from entropix.persistence import load, save, write_archive
 from entropix.training import fit_ensemble
-from tests.helpers import PROCESSES, as_shipped
+from tests.helpers import PROCESSES, as_shipped, quick
 from tests.training.common import (
     MODELS,
     Linear,
@@ -44,7 +44,9 @@ def round_trip(tree, tmp_path, **kwargs):
     return loaded
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize(
+    "name", quick(("vpx", "path-module", "path-sqrt", "sl-warped", "vp-learned"), PROCESSES)
+)
 def test_every_process_and_model(name, tmp_path):
     process = PROCESSES[name]()
     trust = ("tests",)  # for the functions of two paths

@@ -38,8 +38,9 @@ def whole():
     return fit(small_model(), data, key=KEY, holdout=ex.Holdout(data[:9], every=4), **OPTIONS)
 
 
-@pytest.mark.parametrize("every", [1, 3, 100])
-@pytest.mark.parametrize("stop", [4, 12, 20])
+@pytest.mark.parametrize(
+    ("stop", "every"), [(4, 1), (20, 1), (12, 3), (4, 100), (12, 100), (20, 100)]
+)
 def test_resumed_equals_uninterrupted(tmp_path, whole, stop, every):
     data = gaussian_data()
     options = OPTIONS | {"checkpoint": ex.Checkpoint(tmp_path, every=every, resume=True)}
