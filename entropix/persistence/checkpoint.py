@@ -66,7 +66,7 @@ class AbstractCheckpoint(abc.ABC):
         """The step, the state and the history.
 
         Args:
-            fingerprint: of the run that goes on.
+            fingerprint: of the run that resumes.
             like: a state of its structure.
             sharding: from a shape to where an array of it is going to lie.
 

@@ -307,7 +307,7 @@ def _stacked(trees: Sequence[PyTree]) -> Any:
 
 
 def _limit(value: Any, data: Array | AbstractStream, settings: Settings) -> Array:
-    """A number of samples with room for a batch.
+    """A number of samples that holds a batch.
 
     Raises:
         ValueError: if it has none, or for a stream.

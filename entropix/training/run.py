@@ -333,7 +333,7 @@ def _check_finite(
     start: int, losses: np.ndarray, norms: np.ndarray, parameters: np.ndarray
 ) -> None:
     """Name the first step whose loss, gradient or outcome is not finite."""
-    # What a step leaves behind shows in the next loss; only the last parameters are looked at.
+    # The parameters of a step show in the next loss; only the last ones need a check of their own.
     last = np.where(parameters, 0.0, np.nan)[..., None]
     for name, first, values in (
         ("loss", start, losses),
