@@ -236,6 +236,9 @@ class BridgeObjective(AbstractLoss):
     coupling = None
     num_steps = 0
 
+    def __init__(self, num_draws: int, antithetic: bool):
+        self.num_draws, self.antithetic = num_draws, antithetic
+
     def for_model(self, model: Any, data: Array) -> "BridgeObjective":
         return self
 
