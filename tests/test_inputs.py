@@ -155,7 +155,8 @@ def of_others():
     fit = functools.partial(ex.fit, trained, GOOD, key=KEY, steps=1, batch_size=4)
     yield ex.fit, "condition", (N, 1), lambda v: fit(condition=v)
     yield ex.fit, "learning_rate", (), lambda v: fit(learning_rate=v)
-    yield ex.fit, "gradient_clip", (), lambda v: fit(gradient_clip=v)
+    clip = ex.training.RelativeClip
+    yield clip, "ratio", (), lambda v: clip(v)
     for loss in (ex.training.denoising_loss, ex.training.relative_denoising_loss):
         yield loss, "x", (DIM,), lambda v, f=loss: f(model, 0.5, v, GOOD[0])
         yield loss, "z", (DIM,), lambda v, f=loss: f(model, 0.5, GOOD[0], v)

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from entropix.persistence import read_archive, write_archive
 from entropix.studies.files import CELLS
 from entropix.studies.folder import FolderError, reason
-from entropix.training.archive import read_archive, write_archive
 
 
 Arrays = dict[str, np.ndarray]

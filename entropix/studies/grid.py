@@ -14,11 +14,12 @@ from entropix._core.arrays import Key
 from entropix._core.checks import positive, positive_integer
 from entropix.interfaces import AbstractGaussianProcess
 from entropix.models import EntropyMatching
+from entropix.persistence import Checkpoint
 from entropix.studies.cells import Arrays, Cells, Task
 from entropix.studies.folder import OutputFolder
 from entropix.studies.options import OutputOptions
 from entropix.studies.run import versions
-from entropix.training import EnsembleFit, fit_ensemble
+from entropix.training import Denoising, EnsembleFit, Holdout, fit_ensemble
 
 
 R = TypeVar("R")
@@ -86,15 +87,15 @@ class CellTraining:
             keys=[jax.random.key(seed) for seed in self.seeds],
             steps=steps,
             batch_size=self.batch_size,
-            num_draws=self.num_draws,
+            loss=Denoising(
+                self.num_draws, weighting="likelihood" if process.is_finite else "uniform"
+            ),
             learning_rate=self.learning_rate,
-            weighting="likelihood" if process.is_finite else "uniform",
-            checkpoint=task.checkpoint,
-            checkpoint_every=self.checkpoint_every,
-            resume=True,
+            checkpoint=Checkpoint(task.checkpoint, every=self.checkpoint_every, resume=True),
             callback=lambda step, _: task.advance(step),
-            holdout=None if self.patience is None else holdout,
-            patience=self.patience,
+            holdout=None
+            if self.patience is None or holdout is None
+            else Holdout(holdout, patience=self.patience),
         )
         return fits, np.asarray(fits.history.loss)[:, -_LOSSES:].mean(axis=1)
 

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from entropix.persistence import save
 from entropix.studies.files import RECORD, REPORT, model_file
 from entropix.studies.grid import Grid
 from entropix.studies.record import write_record
 from entropix.studies.run import Run
-from entropix.training import EnsembleFit, save
+from entropix.training import EnsembleFit
 
 
 if TYPE_CHECKING:

@@ -21,16 +21,15 @@ import optax
 
 from entropix._core.arrays import Key
 from entropix._core.checks import positive, positive_integer
-from entropix.interfaces import AbstractGaussianProcess
+from entropix.interfaces import AbstractGaussianProcess, AbstractTimes
 from entropix.models import EntropyMatching
+from entropix.persistence import Checkpoint, package_version, read_archive
 from entropix.studies.data import check_seed
 from entropix.studies.files import CHECKPOINT
 from entropix.studies.folder import OutputFolder
 from entropix.studies.options import OutputOptions, ProcessOptions, TrainingOptions
 from entropix.studies.processes import make_process, process_parameters
-from entropix.training import EnsembleFit, fit_ensemble
-from entropix.training.archive import package_version, read_archive
-from entropix.training.times import AbstractTimes
+from entropix.training import Denoising, EnsembleFit, Holdout, fit_ensemble
 
 
 _DEFAULT_BATCH = 128
@@ -96,17 +95,16 @@ class Run:
                 data,
                 keys=[jax.random.key(seed) for seed in self.seeds],
                 steps=self.training.steps,
-                batch_size=self.training.batch_size,
-                num_draws=self.training.num_draws,
+                batch_size=self.training.batch_size or _DEFAULT_BATCH,
+                loss=Denoising(self.training.num_draws, weighting=self.weighting, times=times),
                 learning_rate=self.training.learning_rate,
-                weighting=self.weighting,
                 condition=condition,
-                holdout=holdout,
-                holdout_condition=holdout_condition,
-                times=times,
-                checkpoint=self.folder.path / checkpoint,
-                checkpoint_every=self.training.checkpoint_every,
-                resume=True,
+                holdout=Holdout(holdout, holdout_condition),
+                checkpoint=Checkpoint(
+                    self.folder.path / checkpoint,
+                    every=self.training.checkpoint_every,
+                    resume=True,
+                ),
                 progress=not self.output.quiet,
                 callback=lambda *_: self.folder.verify(),
             )

@@ -32,10 +32,15 @@ from entropix._core.checks import checked, positive_integer, prng_key, samples
 from entropix.dynamics import solve_forward
 from entropix.interfaces import Estimate
 from entropix.networks import trainable
-from entropix.training.loop import Keys, Setup, join_model, split_model
-from entropix.training.optimiser import RelativeClip, WarmupCosine, adam
-from entropix.training.options import Options
-from entropix.training.run import Run, train
+from entropix.training import (
+    ClippedAdam,
+    Run,
+    Setup,
+    WarmupCosine,
+    join_model,
+    split_model,
+    train,
+)
 from entropix.transport.bridge_process import (
     BridgeObjective,
     BridgeProcess,
@@ -108,9 +113,11 @@ def schroedinger_bridge(
     reference = BrownianMotion(epsilon)
     positive_integer(num_iterations, "num_iterations")
     positive_integer(num_steps, "num_steps", 2)
-    options = Options(steps=steps, batch_size=batch_size, num_draws=num_draws, progress=progress)
+    steps = positive_integer(steps, "steps")
+    batch_size = positive_integer(batch_size, "batch_size")
+    positive_integer(num_draws, "num_draws")
     count = max(x.shape[0], y.shape[0])
-    if options.batch_size > count:
+    if batch_size > count:
         raise ValueError(f"`batch_size` must be at most {count}, got {batch_size}.")
     if coupling is not None and not callable(coupling):
         raise ValueError(
@@ -126,7 +133,7 @@ def schroedinger_bridge(
         ema_decay = checked(
             as_float(ema_decay, "ema_decay"), "ema_decay", lambda v: (v >= 0) & (v < 1), allowed
         )
-    rate = learning_rate if callable(learning_rate) else WarmupCosine(learning_rate, options.steps)
+    rate = learning_rate if callable(learning_rate) else WarmupCosine(learning_rate, steps)
 
     pair_key, network_key, key = jax.random.split(key, 3)
     if network is None:
@@ -146,18 +153,15 @@ def schroedinger_bridge(
         raise ValueError("`network` must have trainable arrays, got none.")
 
     def project(process: BridgeProcess, pairs: Array, key: Key) -> tuple[BridgeProcess, Any]:
-        shell, params, fixed = split_model(process)
-        objective = BridgeObjective(
-            num_draws=options.num_draws, antithetic=bool(options.antithetic)
-        )
-        clip = RelativeClip(as_float(2.0))
-        setup = Setup(shell, objective, adam(), rate, clip, ema_decay, options.batch_size)
-        run = Run(setup, params, fixed, Keys(key), pairs, None, None, None, options)
-        params, history = train(run)
-        return join_model(shell, params, fixed), history.loss
+        template, params, fixed = split_model(process)
+        loss = BridgeObjective(num_draws=num_draws, antithetic=num_draws % 2 == 0)
+        optimiser = ClippedAdam(rate)
+        setup = Setup(template, fixed, loss, optimiser, ema_decay, key, None, batch_size)
+        params, history = train(Run(setup, params, steps, pairs, progress=progress))
+        return join_model(template, params, fixed), history.loss
 
     starts, ends = _spread(x, count), _spread(y, count)
-    pairs = _first_pairs(starts, ends, coupling, options.batch_size, pair_key)
+    pairs = _first_pairs(starts, ends, coupling, batch_size, pair_key)
     times = bridge_times(num_steps)
     losses, costs = [], None
     measure_key = jax.random.fold_in(key, num_iterations)

@@ -51,10 +51,9 @@ from entropix._core.arrays import (
     squared_norm,
 )
 from entropix._core.checks import positive
-from entropix.interfaces import AbstractProcess
+from entropix.interfaces import AbstractLoss, AbstractProcess
 from entropix.models.network_model import call_network, check_parts
 from entropix.networks import Fixed, FourierMLP
-from entropix.training.objective import AbstractObjective
 
 
 # The clock resolves structure down to 3% of the standard deviation of the end.
@@ -221,7 +220,7 @@ class BridgeProcess(AbstractProcess):
         return 2 * self.drift(s, y) / self.process.epsilon
 
 
-class BridgeObjective(AbstractObjective):
+class BridgeObjective(AbstractLoss):
     r"""The regression of $u_\theta$ on the drifts of Brownian bridges between pairs.
 
     An example is a pair, shape (2, *shape); times are uniform in v, stratified over a batch.
@@ -234,21 +233,17 @@ class BridgeObjective(AbstractObjective):
     num_draws: int = eqx.field(static=True)
     antithetic: bool = eqx.field(static=True)
 
-    def record(self) -> dict[str, Any]:
-        return {"loss": "bridge matching"}
+    coupling = None
+    num_steps = 0
+
+    def __init__(self, num_draws: int, antithetic: bool):
+        self.num_draws, self.antithetic = num_draws, antithetic
+
+    def for_model(self, model: Any, data: Array) -> "BridgeObjective":
+        return self
 
     def noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape[1:]
-
-    def paired(
-        self, x: Float[Array, "n *shape"], z: Float[Array, "n m ..."], key: Key
-    ) -> Float[Array, "n m ..."]:
-        return z
-
-    def starts(
-        self, process: AbstractProcess, x: Float[Array, "*shape"], u: Float[Array, " m"], key: Key
-    ) -> Float[Array, "m *shape"]:
-        return jnp.broadcast_to(x, (u.shape[0], *x.shape))
 
     def one(
         self,

@@ -25,7 +25,7 @@ from entropix.transport.sinkhorn import all_pairs, sinkhorn_potentials
 
 
 class MinibatchCoupling(eqx.Module):
-    r"""Optimal-transport coupling of a batch, for `fit(FlowMatching(...), coupling=...)`.
+    r"""Optimal-transport coupling of a batch, for `FlowLoss(coupling=...)`.
 
     The exact one costs $O(n^3)$: 1, 5 and 40 ms for n = 64, 128 and 256 on one CPU core.
 

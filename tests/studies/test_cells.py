@@ -103,7 +103,7 @@ def test_a_damaged_cell_is_computed_again_and_no_other(tmp_path, capsys, how):
     elif how == "empty":
         file.write_bytes(b"")
     elif how == "flipped":
-        at = good.index(b"NUMPY") + 100
+        at = len(good) - 3  # among the numbers
         file.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
     elif how == "other cell":
         file.write_bytes((folder / "large.cell").read_bytes())

@@ -15,11 +15,11 @@ import pytest
 import xarray
 
 import entropix as ex
-import entropix.training.checkpoint
+import entropix.persistence.checkpoint
 from entropix.cli import main
+from entropix.persistence import read_archive
 from entropix.studies import SCHEMA, measure, prepare_measure
 from entropix.studies.files import CHECKPOINT, CONFIGURATION
-from entropix.training.archive import read_archive
 from tests.studies.common import (
     NUM_SAMPLES,
     WORDS,
@@ -157,14 +157,14 @@ COMMAND = ["measure", "mixture2", "--out", "out", "--seeds", "2", *WORDS]
 def test_an_interrupted_run_resumes_to_the_same_numbers(mixture, tmp_path, monkeypatch, capsys):
     """Ctrl-C after the first checkpoint: exit code 130, and one line that names the way back."""
     monkeypatch.chdir(tmp_path)
-    write = entropix.training.checkpoint.write_checkpoint
+    write = entropix.persistence.checkpoint.write_checkpoint
 
     def write_and_interrupt(*arguments):
         write(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("entropix.training.checkpoint.write_checkpoint", write_and_interrupt)
+        patch.setattr("entropix.persistence.checkpoint.write_checkpoint", write_and_interrupt)
         assert main([*COMMAND, "--quiet"]) == 130
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
@@ -196,7 +196,7 @@ def test_a_full_disk_ends_in_one_line_and_what_was_saved_stays(
 ):
     """In a checkpoint of training, in the record, in a model; then there is room again."""
     monkeypatch.chdir(tmp_path)
-    write = entropix.training.checkpoint.write_checkpoint
+    write = entropix.persistence.checkpoint.write_checkpoint
 
     def second_is_too_much(path, step, *rest):
         if step == 40:
@@ -208,7 +208,7 @@ def test_a_full_disk_ends_in_one_line_and_what_was_saved_stays(
 
     says = "No space left on device; what was there before is kept, and `--resume` goes on from it"
     for name, failing, saved in (
-        ("entropix.training.checkpoint.write_checkpoint", second_is_too_much, 20),
+        ("entropix.persistence.checkpoint.write_checkpoint", second_is_too_much, 20),
         ("pathlib.Path.write_bytes", full, 60),
         ("entropix.studies.outputs.save", full, 60),
     ):
@@ -225,14 +225,14 @@ def test_a_full_disk_ends_in_one_line_and_what_was_saved_stays(
 
 def test_a_folder_removed_in_training_is_no_success(mixture, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    write = entropix.training.checkpoint.write_checkpoint
+    write = entropix.persistence.checkpoint.write_checkpoint
 
     def write_and_remove(*arguments):
         write(*arguments)
         shutil.rmtree("out")
 
     with monkeypatch.context() as patch:
-        patch.setattr("entropix.training.checkpoint.write_checkpoint", write_and_remove)
+        patch.setattr("entropix.persistence.checkpoint.write_checkpoint", write_and_remove)
         ends_in_one_line(capsys, COMMAND, 1, "got one that was removed or replaced")
     assert not pathlib.Path("out").exists()
 
@@ -256,7 +256,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(mixture, tmp_path, monkeypatch
     """kill -9 at the second checkpoint, in a process of its own; this one does the rest."""
     monkeypatch.chdir(tmp_path)
     program = (
-        "import pathlib, sys, time, entropix.training.checkpoint as run, entropix.cli\n"
+        "import pathlib, sys, time, entropix.persistence.checkpoint as run, entropix.cli\n"
         "write = run.write_checkpoint\n"
         "def write_and_wait(path, step, *rest):\n"
         "    write(path, step, *rest)\n"
@@ -328,14 +328,14 @@ def test_labels_are_measured_and_survive_an_interruption(tmp_path, monkeypatch, 
         assert np.isfinite(record[name]).all()
     assert "I(X; label), held-out data" in pathlib.Path("whole/report.md").read_text()
     assert "labels, 4 classes" in record.attrs["condition_text"]
-    write = entropix.training.checkpoint.write_checkpoint
+    write = entropix.persistence.checkpoint.write_checkpoint
 
     def write_and_interrupt(*arguments):
         write(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("entropix.training.checkpoint.write_checkpoint", write_and_interrupt)
+        patch.setattr("entropix.persistence.checkpoint.write_checkpoint", write_and_interrupt)
         assert main(command) == 130
     assert main([*command, "--resume", "--shuffle-labels"]) == 2
     assert "`data_fingerprint` must be" in capsys.readouterr().err

@@ -27,7 +27,8 @@ WORDS = f"transport {GRID} {SMALL}".split()
 # Writes down which cells it computes; asked to, it falls asleep in the first one, half-way.
 PROGRAM = """
 import pathlib, sys, time
-import entropix.cli, entropix.studies.transport.study as study, entropix.training.checkpoint as run
+import entropix.cli, entropix.persistence.checkpoint as run
+import entropix.studies.transport.study as study
 name, sleeps, *words = sys.argv[1:]
 log, measure, write = pathlib.Path(name), study.measure_cell, run.write_checkpoint
 log.touch()

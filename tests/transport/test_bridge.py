@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import entropix as ex
+from entropix.training.objective import batch_loss
 from entropix.transport.bridge import _first_pairs
 from entropix.transport.bridge_process import (
     BridgeObjective,
@@ -154,7 +155,7 @@ def test_regression_is_least_at_the_exact_drift():
             forward,
             lambda level, y, condition: forward.network(level, y) + off[0] + off[1] * y,
         )
-        return objective(other, pairs, key=key)
+        return batch_loss(objective, other, pairs, key=key)
 
     slope = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))
     slopes = slope(jnp.zeros(2), jax.random.split(jax.random.key(1), 8))
@@ -162,7 +163,7 @@ def test_regression_is_least_at_the_exact_drift():
     curved = slope(jnp.full(2, 0.2), jax.random.split(jax.random.key(1), 8))
     assert float(jnp.min(jnp.mean(curved, axis=0))) > 0.3
     # In nats: minus the path KL of the bridge.
-    least = jax.jit(jax.vmap(lambda k: objective(forward, pairs, key=k)))(
+    least = jax.jit(jax.vmap(lambda k: batch_loss(objective, forward, pairs, key=k)))(
         jax.random.split(jax.random.key(2), 8)
     )
     assert float(jnp.mean(least)) == pytest.approx(-float(bridge.path_kl), rel=0.02)

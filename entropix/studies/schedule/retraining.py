@@ -17,8 +17,7 @@ from entropix.studies.files import RETRAINING
 from entropix.studies.schedule.candidates import Candidate
 from entropix.studies.schedule.plan import SchedulePlan
 from entropix.studies.schedule.sampling import FewStepSampler, uniform_levels
-from entropix.training import EnsembleFit
-from entropix.training.times import UniformTimes
+from entropix.training import EnsembleFit, UniformTimes
 from entropix.transport import wasserstein
 
 

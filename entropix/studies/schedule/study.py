@@ -21,8 +21,7 @@ from entropix.studies.schedule.report import text_report
 from entropix.studies.schedule.retraining import retrain
 from entropix.studies.schedule.sampling import FewStepSampler
 from entropix.studies.schedule.search import search
-from entropix.training import EnsembleFit
-from entropix.training.times import UniformTimes
+from entropix.training import EnsembleFit, UniformTimes
 from entropix.transport import wasserstein
 
 

@@ -93,7 +93,7 @@ def _of_networks(
             path_kl(model, exact, data, key=kl_key, num_evaluations=count),
         )
 
-    return eqx.filter_vmap(one, in_axes=(fits.axes, 0))(fits.model, keys)
+    return eqx.filter_vmap(one)(fits.model, keys)
 
 
 def _parts(name: str, estimate: Estimate) -> dict[str, Array]:

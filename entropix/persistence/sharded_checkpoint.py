@@ -1,31 +1,39 @@
 """Checkpoints by Orbax: written in the background, by every process its own shards.
 
 A checkpoint is a folder for each step that is kept. It appears under its name only when it is
-whole, and may be taken up on any number of devices and processes. Which run it belongs to is
-checked as for a checkpoint in one file (`entropix.training.checkpoint`).
+whole, and a run may resume from it on any number of devices and processes. Which run it belongs to
+is checked as for a checkpoint in one file. So are its numbers: the sum of the bits of every array,
+which does not depend on how the array is spread over devices, is stored and compared.
 """
 
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree
 
 from entropix._core.checks import positive_integer
-from entropix._core.mesh import SEED, axis_size, to_host
-from entropix.training.checkpoint import check_fingerprint
-from entropix.training.layout import Layout
+from entropix._core.mesh import to_host
+from entropix.persistence.checkpoint import (
+    AbstractCheckpoint,
+    check_fingerprint,
+    describe,
+    named_leaves,
+)
 
 
-class ShardedCheckpoint:
-    """A folder of checkpoints, for `checkpoint=` of the training functions.
+class ShardedCheckpoint(AbstractCheckpoint):
+    """A folder of checkpoints, for `fit(..., checkpoint=...)` on many devices or hosts.
 
     Args:
         folder: where; one that all processes share.
+        every: steps between checkpoints.
+        resume: go on from the last checkpoint that can be read, if there is one.
         keep: how many of the latest to keep. If the last cannot be read, the one before serves.
         asynchronous: write while training goes on. The numbers are the same.
 
@@ -34,7 +42,15 @@ class ShardedCheckpoint:
         ImportError: if Orbax is not installed.
     """
 
-    def __init__(self, folder: Any, *, keep: int = 2, asynchronous: bool = True):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        *,
+        every: int = 1000,
+        resume: bool = False,
+        keep: int = 2,
+        asynchronous: bool = True,
+    ):
         try:
             import orbax.checkpoint  # noqa: F401
         except ImportError as error:
@@ -47,30 +63,31 @@ class ShardedCheckpoint:
             raise ValueError(
                 f"`folder` must be the path of a folder, got {type(folder).__name__}."
             ) from error
+        self.every = positive_integer(every, "every")
+        self.resume = bool(resume)
         self.keep = positive_integer(keep, "keep")
         self.asynchronous = asynchronous
         self._manager: Any = None
 
+    def open(self) -> None:
+        self._open()
+
     def exists(self) -> bool:
-        """Whether there is anything to be taken up."""
         return bool(self._open().all_steps())
 
-    def write(self, step: int, fingerprint: dict, state: Any, history: dict) -> None:
-        """Write the run as it is after `step` steps; earlier checkpoints stay until it is whole.
-
-        Raises:
-            OSError: if it cannot be written; the last one is still there.
-        """
+    def write(self, step: int, fingerprint: dict, state: PyTree, history: dict) -> None:
         import orbax.checkpoint as ocp
 
         manager = self._open()
-        if step in manager.all_steps():  # of the run that this one takes up
+        if step in manager.all_steps():  # the one that this run resumed from
             return
-        arrays = _named(state)
+        arrays = {name: leaf for name, leaf in named_leaves(state).items() if eqx.is_array(leaf)}
         about = {
             "fingerprint": fingerprint,
             "shapes": {name: list(array.shape) for name, array in arrays.items()},
+            "sums": _bit_sums(arrays),
             "history": {name: [list(a.shape), str(a.dtype)] for name, a in history.items()},
+            "history_checksum": describe(history),
         }
         try:
             manager.save(
@@ -84,17 +101,9 @@ class ShardedCheckpoint:
         except (OSError, ValueError, RuntimeError) as error:
             raise _unwritten(self.folder, error) from error
 
-    def read(self, fingerprint: dict, like: Any, layout: Layout) -> tuple[int, Any, dict]:
-        """The step, the state, and the history, of the last whole one.
-
-        Args:
-            fingerprint: of the run that goes on.
-            like: a state of its structure.
-            layout: where its arrays are going: those that divide among its devices are read there.
-
-        Raises:
-            ValueError: if none can be read, or the run was set up differently.
-        """
+    def read(
+        self, fingerprint: dict, like: PyTree, sharding: Callable[[tuple[int, ...]], Any]
+    ) -> tuple[int, PyTree, dict]:
         import orbax.checkpoint as ocp
 
         manager = self._open()
@@ -103,9 +112,9 @@ class ShardedCheckpoint:
             try:
                 about = _load(manager, step, about=ocp.args.JsonRestore())["about"]
                 check_fingerprint(about["fingerprint"], fingerprint, self.folder)
-                state, history = self._restore(manager, step, about, like, layout)
-            except _DamagedError as error:
-                failure = error.__cause__
+                state, history = self._restore(manager, step, about, like, sharding)
+            except (_DamagedError, KeyError, TypeError) as error:
+                failure = error.__cause__ or error
                 continue
             return step, state, history
         raise ValueError(
@@ -114,11 +123,6 @@ class ShardedCheckpoint:
         ) from failure
 
     def close(self) -> None:
-        """Wait until everything is written.
-
-        Raises:
-            OSError: if something could not be.
-        """
         if self._manager is None:
             return
         manager, self._manager = self._manager, None
@@ -147,31 +151,30 @@ class ShardedCheckpoint:
         return self._manager
 
     def _restore(
-        self, manager: Any, step: int, about: dict, like: Any, layout: Layout
+        self, manager: Any, step: int, about: dict, like: PyTree, sharding: Callable
     ) -> tuple[Any, dict]:
         import orbax.checkpoint as ocp
 
-        wanted = {
-            name: jax.ShapeDtypeStruct(
-                tuple(about["shapes"][name]),
-                leaf.dtype,
-                sharding=_sharding(layout, tuple(about["shapes"][name])),
-            )
-            for name, leaf in _named(like).items()
-        }
-        empty = {k: np.zeros(s, d) for k, (s, d) in about["history"].items()}
-        history = {k: v for k, v in empty.items() if v.size}
+        leaves = named_leaves(like)
+        arrays = {name: leaf for name, leaf in leaves.items() if eqx.is_array(leaf)}
+        wanted = {}
+        for name, leaf in arrays.items():
+            shape = tuple(about["shapes"][name])
+            wanted[name] = jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding(shape))
+        history = {k: np.zeros(s, d) for k, (s, d) in about["history"].items()}
         found = _load(
             manager,
             step,
             state=ocp.args.StandardRestore(wanted),
-            history=ocp.args.StandardRestore(history),
+            history=ocp.args.StandardRestore({k: v for k, v in history.items() if v.size}),
         )
-        leaves, structure = jax.tree.flatten(like)
-        names = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(like)]
-        leaves = [found["state"].get(n, leaf) for n, leaf in zip(names, leaves, strict=True)]
-        restored = {k: to_host(v) for k, v in found["history"].items()}
-        return jax.tree.unflatten(structure, leaves), empty | restored
+        history |= {k: to_host(v) for k, v in found["history"].items()}
+        if about["sums"] != _bit_sums(found["state"]):
+            raise _DamagedError from ValueError("its state is not what was written")
+        if about["history_checksum"] != describe(history):
+            raise _DamagedError from ValueError("its history is not what was written")
+        values = [found["state"].get(name, leaf) for name, leaf in leaves.items()]
+        return jax.tree.unflatten(jax.tree.structure(like), values), history
 
 
 class _DamagedError(Exception):
@@ -192,21 +195,22 @@ def _load(manager: Any, step: int, **items: Any) -> Any:
         raise _DamagedError from error
 
 
-def _named(state: Any) -> dict[str, Any]:
-    """The arrays of a state by their paths."""
-    return {
-        jax.tree_util.keystr(path): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-        if eqx.is_array(leaf)
-    }
+def _bit_sums(arrays: dict[str, Any]) -> dict[str, int]:
+    """The sum of the bits of each array, as words, modulo 2^32: any one wrong bit changes it."""
+    return {name: int(to_host(total)) for name, total in _sums(arrays).items()}
 
 
-def _sharding(layout: Layout, shape: tuple[int, ...]) -> Any:
-    """Where an array of a saved state can lie: spread over seeds, if it divides."""
-    if layout.mesh is None:
-        return jax.sharding.SingleDeviceSharding(jnp.zeros(()).devices().pop())
-    fits = layout.seeds and shape and shape[0] % axis_size(layout.mesh, SEED) == 0
-    return NamedSharding(layout.mesh, layout.seed_spec() if fits else PartitionSpec())
+@jax.jit
+def _sums(arrays: dict[str, Array]) -> dict[str, Array]:
+    def total(leaf: Array) -> Array:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        if leaf.dtype != jnp.bool_:
+            width = min(leaf.dtype.itemsize, 4)
+            leaf = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * width}"))
+        return jnp.sum(leaf, dtype=jnp.uint32)
+
+    return {name: total(leaf) for name, leaf in arrays.items()}
 
 
 def _unwritten(folder: pathlib.Path, error: Exception) -> OSError:

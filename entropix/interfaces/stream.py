@@ -1,8 +1,8 @@
-"""`AbstractStream`: data that need not fit into memory, as training asks for them.
+"""Data that need not fit into memory, as training asks for them.
 
 A stream is a function of the step: batch k is the same whenever it is asked for, in whatever
-process. So a run that stopped after step k goes on with `batches(k)`, and reads nothing that lies
-before; and the processes of a run share out each batch without a word between them.
+process. A run that stopped after step k therefore goes on with `batches(k)` and reads nothing that
+lies before, and the processes of a run divide each batch among them without communication.
 
 `entropix.datasets.stream` makes streams of files. Another source of data becomes one by these
 three methods.
@@ -10,9 +10,9 @@ three methods.
 
 import abc
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 
 
 class AbstractStream(abc.ABC):
@@ -31,7 +31,7 @@ class AbstractStream(abc.ABC):
     batch_size: int
 
     @abc.abstractmethod
-    def batches(self, start: int) -> Iterator[tuple[np.ndarray, Any]]:
+    def batches(self, start: int) -> Iterator[tuple[np.ndarray, PyTree]]:
         """This process's part of the batches from step `start` on, without end.
 
         Args:
@@ -44,7 +44,7 @@ class AbstractStream(abc.ABC):
         """
 
     @abc.abstractmethod
-    def head(self, count: int) -> tuple[np.ndarray, Any]:
+    def head(self, count: int) -> tuple[np.ndarray, PyTree]:
         """The first `count` samples, the same in every process.
 
         For scalings, moments and checks. Samples and conditions are as those of `batches`.

@@ -5,13 +5,16 @@ import numpy as np
 import pytest
 
 import entropix as ex
-from entropix.training import ShardedCheckpoint, fit_ensemble
+from entropix.persistence import ShardedCheckpoint
+from entropix.training import fit_ensemble
+from tests.helpers import as_shipped
 from tests.training.common import assert_same, gaussian_data
 from tests.training.test_ensemble import maker
 
 
-OPTIONS = {"steps": 20, "batch_size": 8, "num_draws": 2, "chunk": 4, "checkpoint_every": 4}
 DATA = gaussian_data()
+OPTIONS = {"steps": 20, "batch_size": 8, "loss": ex.Denoising(2)}
+OPTIONS |= {"holdout": ex.Holdout(DATA[:5], every=4)}
 
 
 def train(folder, stop_at=None, seeds=2, **options):
@@ -20,8 +23,8 @@ def train(folder, stop_at=None, seeds=2, **options):
             raise KeyboardInterrupt
 
     keys = jax.random.split(jax.random.key(0), seeds)
-    options = OPTIONS | {"callback": stop, "holdout": DATA[:5], "resume": True} | options
-    checkpoint = ShardedCheckpoint(folder, keep=2)
+    options = OPTIONS | {"callback": stop} | options
+    checkpoint = ShardedCheckpoint(folder, every=4, resume=True, keep=2)
     return fit_ensemble(maker(DATA), DATA, keys=keys, checkpoint=checkpoint, **options)
 
 
@@ -66,6 +69,30 @@ def test_a_damaged_one_gives_way_to_the_one_before(tmp_path, whole, damage):
     assert_same(train(tmp_path / "run"), whole)
 
 
+def test_a_wrong_number_is_noticed(tmp_path, whole, monkeypatch):
+    """Whatever Orbax reads is compared with the sums of what was written."""
+    import orbax.checkpoint as ocp
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", stop_at=12)
+    restore = ocp.CheckpointManager.restore
+
+    def flipped(self, step, *args, **kwargs):
+        found = restore(self, step, *args, **kwargs)
+        if step == 12 and "state" in found:
+            name = next(name for name in found["state"] if "bias" in name)
+            bits = np.array(found["state"][name])
+            bits.view(np.uint32).flat[0] ^= 1
+            found["state"][name] = jax.numpy.asarray(bits)
+        return found
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", flipped)
+    seen = []
+    resumed = train(tmp_path / "run", callback=lambda step, _: seen.append(step))
+    assert seen[0] == 12  # the one before it served
+    assert_same(resumed, whole)
+
+
 def test_nothing_left_to_read(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", stop_at=8)
@@ -79,10 +106,10 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="`checkpoint` must be a folder that can be written to"):
         train(tmp_path / "file" / "run")
-    with pytest.raises(ValueError, match="`folder` must be the path of a folder, got int"):
+    with as_shipped(), pytest.raises(ValueError, match="`folder` must be the path of a folder"):
         ShardedCheckpoint(3)
     with pytest.raises(ValueError, match="`keep` must be an integer of at least 1"):
-        ex.training.ShardedCheckpoint(tmp_path, keep=0)
+        ShardedCheckpoint(tmp_path, keep=0)
 
 
 def test_a_full_disk_leaves_the_last_one(tmp_path, whole, monkeypatch):
