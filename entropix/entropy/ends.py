@@ -28,7 +28,7 @@ from jaxtyping import Array, Bool, Float
 
 from entropix._core.checks import is_concrete
 from entropix.entropy.axis import LogSNRAxis
-from entropix.interfaces import AbstractGaussianProcess
+from entropix.interfaces import AbstractGaussianProcess, DivergenceError
 
 
 # A rate counts only above this share of its peak (of at most one nat per unit log-SNR at the data
@@ -179,16 +179,20 @@ def check_ends(
         noise_remedy: what helps at the noise end, appended to the message.
 
     Raises:
-        ValueError: where the rates are concrete.
+        DivergenceError: where the rates are concrete and the integral is infinite.
+        ValueError: where they are concrete and the cut-off is too small to be resolved.
     """
     if is_concrete((value, ends, cutoff)):
         if bool(ends.plateau) or bool(ends.growth):
-            raise ValueError(_data_end_message(ends, cutoff, data) + ".")
+            text = _data_end_message(ends, cutoff, data) + "."
+            if cutoff is not None:
+                raise ValueError(text)
+            raise DivergenceError(text, slope=ends.slope, remedy="cutoff")
         if bool(ends.noise):
             text = _NOISE_END + noise_remedy
             if jnp.finfo(data.dtype).bits < 64:
                 text += ". If it does, at noise that float32 times do not resolve, use float64"
-            raise ValueError(text + ".")
+            raise DivergenceError(text + ".")
         return value
     value = eqx.error_if(value, ends.plateau | ends.growth, _DATA_END)
     return eqx.error_if(value, ends.noise, _NOISE_END + noise_remedy)

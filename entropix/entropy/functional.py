@@ -38,7 +38,12 @@ from entropix.entropy.integrate import (
     read_pilot,
 )
 from entropix.entropy.reference import GaussianReference
-from entropix.interfaces import AbstractGaussianProcess, AbstractModel, Estimate
+from entropix.interfaces import (
+    AbstractGaussianProcess,
+    AbstractModel,
+    DivergenceError,
+    Estimate,
+)
 from entropix.models import ExactModel
 
 
@@ -252,9 +257,10 @@ def estimate_integral(
             f"{type(proposal).__name__}."
         )
     if divergence is not None and cutoff is None:
-        raise ValueError(
+        raise DivergenceError(
             f"`cutoff` must be given (the smallest noise standard deviation to include): the "
-            f"entropy is infinite because {divergence}."
+            f"entropy is infinite because {divergence}.",
+            remedy="cutoff",
         )
     cutoff = check_cutoff(integrand, cutoff)
     process = gaussian_process(integrand)

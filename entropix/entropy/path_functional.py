@@ -40,7 +40,12 @@ from entropix.entropy.integrands import (
 )
 from entropix.entropy.path_kl import check_same_process
 from entropix.entropy.reference import GaussianReference
-from entropix.interfaces import AbstractGaussianProcess, AbstractModel, Estimate
+from entropix.interfaces import (
+    AbstractGaussianProcess,
+    AbstractModel,
+    DivergenceError,
+    Estimate,
+)
 
 
 @full_precision
@@ -123,9 +128,10 @@ def path_functional(
     positive_integer(chunk_size, "chunk_size")
     pairs = num_evaluations // (2 * num_steps)
     if cutoff is None and (reason := _divergence(functional)) is not None:
-        raise ValueError(
+        raise DivergenceError(
             "`cutoff` must be given (the smallest noise standard deviation to include): the "
-            f"integral is infinite because {reason}."
+            f"integral is infinite because {reason}.",
+            remedy="cutoff",
         )
     cutoff = _cutoff(functional, cutoff)
     times, weights = _quadrature(functional, data, cutoff, num_steps)
