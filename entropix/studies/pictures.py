@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from entropix.studies.style import DATA, EXACT, MODEL, TRAINING, figure, legend_above
+from entropix.studies.figures import DATA, EXACT, MODEL, TRAINING, figure, legend_above
 
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _SIDE = 10  # images along one side of a grid
 _PAIRS = 4  # columns shown against each other
 
 
-def plot_samples(record: "xarray.Dataset", data: "PreparedData", path: Path) -> None:
+def plot_samples(record: "xarray.Dataset", path: Path, *, data: "PreparedData") -> None:
     """Held-out data and samples of the first seed: pictures, a plane, or pairs of columns."""
     real = np.asarray(data.standardisation.inverse(data.held_out))
     made = record["samples"].values[0]

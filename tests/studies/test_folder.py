@@ -10,8 +10,7 @@ import sys
 
 import pytest
 
-from entropix.studies.files import CONFIGURATION
-from entropix.studies.folder import FolderError, OutputFolder
+from entropix.studies.folder import CONFIGURATION, FolderError, OutputFolder
 
 
 CONFIG = {"steps": 10, "widths": (3, 4)}
@@ -102,13 +101,13 @@ def test_a_folder_of_something_else_is_never_overwritten(tmp_path):
 
 
 def test_resume_and_overwrite_exclude_each_other(tmp_path):
-    with pytest.raises(ValueError, match="`overwrite` must be left out"):
+    with pytest.raises(ValueError, match="`overwrite` must not be given"):
         OutputFolder(tmp_path).check(resume=True, overwrite=True)
 
 
 # ------------------------------------------------------------------ one process at a time
 
-USED = r"`out` must be a folder that no other process works in.*--out`, or wait"
+USED = r"`out` must be a folder that no other process uses.*--out`, or wait"
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -9,7 +9,7 @@ import xarray
 
 import entropix as ex
 from entropix.studies.distance import distance_at_least
-from entropix.studies.report import compose, text_table
+from entropix.studies.report import Report, results_tables
 from entropix.studies.theorems import (
     ERRORS,
     THEOREMS,
@@ -54,15 +54,14 @@ def test_bounds_of_an_undertrained_network_are_said_to_contradict_each_other():
     )
     assert "efficiency ≤ 1 fails by 53.0 standard errors" in second
     assert "W2 of few samples is biased upwards" in second
-    table = text_table(of, (("transport_w2_lower", "W2, at least"),))
-    assert f"contradiction: {first}" in table
+    tables = results_tables(of, {"transport_w2_lower": "W2, at least"}, {})
+    report = Report(of.assign_attrs(command=""), "measure", [], tables, [], [])
+    assert f"contradiction: {first}" in report.text()
+    assert f"- **Contradiction:** {first}." in report.markdown({})
     written = with_theorems(of)
     assert json.loads(written.attrs["contradictions"]) == [first, second]
     assert written["theorem_slack"].dims == ("theorem", "seed")
     assert set(written["theorem"].values) == {"W2 ≤ length of the path", "efficiency ≤ 1"}
-    texts = {"process_text": "", "cutoff_text": "", "training_text": "", "command": ""}
-    report = compose(written.assign_attrs(texts), "measure", [], (), [], {}, (), [])
-    assert f"- **Contradiction:** {first}." in report
 
 
 # Of each theorem: quantities that obey it by one combined standard error, and the side to enlarge.

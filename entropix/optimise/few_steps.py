@@ -1,14 +1,14 @@
-r"""Few steps of a sampler, put where a schedule puts them, and what they cost in accuracy.
+r"""A sampler of few steps at the log-SNRs of a schedule, and its error.
 
-All schedules are sampled through one process with the whole axis of log-SNR: a sampler that sees
-levels only makes the same samples under every process (see `candidates`), so that one program
-serves all of them, from the same noise.
+A sampler of `entropix.dynamics` depends on the log-SNRs of its steps only, so that all schedules
+are sampled through one process that covers the whole axis of log-SNR: one compiled program serves
+all of them, with the same noise.
 
-The error of N steps against many from the same noise z,
+The distance between N and many steps from the same noise z,
 
 $$\mathrm{error}^2 = E_z\|X_N(z) - X_\infty(z)\|^2 \ge W_2(p_N, p_\infty)^2,$$
 
-needs no data and has no sampling bias; W2 between samples and data has both.
+needs no data and has no sampling bias.
 """
 
 import equinox as eqx
@@ -21,7 +21,7 @@ from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.processes import StraightLine
 
 
-# Steps of the sampler of second order that stand for infinitely many of either.
+# This number of second-order steps stands for infinitely many of any sampler.
 LIMIT_STEPS = 256
 
 
@@ -31,11 +31,11 @@ def equilibrium_std(process: AbstractGaussianProcess) -> float:
 
 
 class FewStepSampler(eqx.Module):
-    """A model's sampler, as a function of log-SNRs.
+    """A sampler of the probability flow, as a function of the log-SNRs of its steps.
 
     Args:
         model: any model of a Gaussian process.
-        name: "ddim" or "dpm".
+        name: `"ddim"`, of first order, or `"dpm"`, DPM-Solver++ of second order.
     """
 
     model: AbstractModel
@@ -50,12 +50,12 @@ class FewStepSampler(eqx.Module):
     def __call__(
         self, levels: Float[Array, " knots"], key: Key, num_samples: int
     ) -> Float[Array, "num_samples dim"]:
-        """Samples made by steps through increasing log-SNRs, the last infinite."""
+        """Samples from steps through increasing log-SNRs, of which the last is infinite."""
         times = self.model.process.time_of_log_snr(levels)
         return sample(self.model, key=key, num_samples=num_samples, times=times, solver=self.solver)
 
     def limit(self, key: Key, num_samples: int) -> Float[Array, "num_samples dim"]:
-        """What the same noise becomes in the limit of many steps."""
+        """The samples of many steps from the same noise."""
         return sample(
             self.model,
             key=key,
@@ -72,12 +72,14 @@ def uniform_levels(process: AbstractGaussianProcess, num_steps: int) -> Float[Ar
 
 
 class FewStepError(eqx.Module):
-    r"""$\frac12\log E_z\|X_N(z) - X_\infty(z)\|^2$, a function of the process that sets the steps.
+    r"""The objective $\frac12\log E_z\|X_N(z) - X_\infty(z)\|^2$ of a schedule.
+
+    A differentiable function of the process in whose time the N steps are uniform.
 
     Args:
         sampler: the few-step sampler.
-        num_steps: N, uniform in the time of the process.
-        num_samples: draws of the noise, always the same ones.
+        num_steps: N.
+        num_samples: draws of the noise, the same in every call.
         key: PRNG key of the noise.
     """
 
