@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import numpy as np
@@ -14,8 +14,7 @@ from entropix._core.checks import positive_integer
 from entropix.datasets import Dataset
 from entropix.interfaces import AbstractGaussianProcess
 from entropix.models import EntropyMatching
-from entropix.studies.cells import Task
-from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff, report_times, with_cutoff
+from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff, report_times
 from entropix.studies.data import PreparedData, coordinates_text, data_text, pooled, prepare_pair
 from entropix.studies.divergence import (
     DIRECTIONS,
@@ -26,30 +25,23 @@ from entropix.studies.divergence import (
     measure_pair_truth,
 )
 from entropix.studies.figures import plot_divergence, plot_loss
-from entropix.studies.options import InformationOptions
+from entropix.studies.options import InformationOptions, TrainingOptions
 from entropix.studies.record import TRAINING, Schema
 from entropix.studies.report import Report, results_tables, spread_note
 from entropix.studies.study import (
-    AbstractStudy,
+    AbstractTrainedStudy,
     Figures,
     Found,
-    Outcome,
     Workspace,
-    check_packages,
     for_each_seed,
-    training_outcome,
-    training_record,
 )
 from entropix.studies.training import (
-    Training,
     checked_training,
     make_process,
     mlp_model,
     process_parameters,
     process_text,
-    training,
-    weighting,
-    widths_text,
+    training_text,
 )
 from entropix.training import EnsembleFit
 
@@ -116,18 +108,11 @@ def prepare_information(
     *,
     command: Sequence[str] = (),
 ) -> "InformationStudy":
-    """Check the whole request, read the data, and claim the output folder; see `information`.
+    """Check the request and claim the output folder: the study of `information`, ready to run.
 
-    Args:
-        first: a data set, or what `entropix.datasets.load` takes.
-        second: the same.
-        options: see `InformationOptions`.
-        command: the command line, if the request came from one.
-
-    Raises:
-        ValueError: in one line, for whatever is wrong; nothing is left behind.
+    Args and errors are those of `information`; `command` is the command line, if the request came
+    from one. Nothing is left behind if the request is refused.
     """
-    check_packages(plots=options.output.plots)
     positive_integer(options.estimation.evaluations, "evaluations", 256)
     positive_integer(options.estimation.samples, "samples", 2)
     process = make_process(options.process)
@@ -135,7 +120,6 @@ def prepare_information(
     # A divergence may be finite where the entropies are not: the process needs no cut-off.
     cutoff = choose_cutoff(options.estimation.cutoff, process, pair[1], of_entropy=False)
     settings = checked_training(options.training, sum(data.num_train for data in pair))
-    options = dataclasses.replace(options, training=settings)
     workspace = Workspace.claim(
         options.output,
         name="-".join(data.dataset.name for data in pair),
@@ -148,36 +132,29 @@ def prepare_information(
         },
         command=command,
     )
-    return InformationStudy(workspace, options, pair, process, cutoff)
+    return InformationStudy(workspace, options, settings, pair, process, cutoff)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class InformationStudy(AbstractStudy):
+class InformationStudy(AbstractTrainedStudy):
     """A comparison of two data sets that is ready to run.
 
     Attributes:
         workspace: the claimed output folder.
-        options: as requested, with the batch size filled in.
+        options: as requested.
+        settings: of the training, with the batch size filled in.
         pair: the two data sets, in the coordinates of the model.
         process: the forward process.
         cutoff: of the divergences.
     """
 
+    schema: ClassVar[Schema] = PAIR_SCHEMA
     workspace: Workspace
     options: InformationOptions
+    settings: TrainingOptions
     pair: tuple[PreparedData, PreparedData]
     process: AbstractGaussianProcess
     cutoff: Cutoff
-
-    @property
-    def training(self) -> Training:
-        """Of the networks."""
-        return training(self.options.training)
-
-    @property
-    def cells(self) -> dict[str, int]:
-        """All networks are trained together."""
-        return {"training": self.options.training.steps}
 
     @property
     def names(self) -> tuple[str, str]:
@@ -187,13 +164,11 @@ class InformationStudy(AbstractStudy):
 
     def make_model(self) -> Callable[[Key], EntropyMatching]:
         """The function from a key to an untrained model of both sets."""
-        widths = self.options.training.widths
-        return mlp_model(pooled(list(self.pair)), self.process, widths, condition_dim=1)
+        points = pooled(list(self.pair))
+        return mlp_model(points, self.process, self.settings.widths, condition_dim=1)
 
     def attributes(self) -> dict[str, Any]:
-        """See `AbstractStudy`."""
-        (first, second), options = self.pair, self.options.training
-        text = self.training.text(widths_text(options.widths), options.steps)
+        first, second = self.pair
         return {
             "title": f"entropix information: {' and '.join(self.names)}",
             "first": self.names[0],
@@ -208,63 +183,48 @@ class InformationStudy(AbstractStudy):
             **self.cutoff.attributes(),
             "process": self.options.process.process,
             "process_text": process_text(self.options.process),
-            "training_text": f"{text}, {weighting(self.process)} weighting",
+            "training_text": training_text(self.settings, self.process),
             "precision": str(first.train.dtype),
         }
 
-    def measure(self, task: Task) -> Outcome:
-        """See `AbstractStudy`."""
+    def examples(self) -> dict[str, Any]:
+        def sides(parts: tuple[np.ndarray, ...]) -> np.ndarray:
+            ones = (np.ones((len(part), 1), part.dtype) for part in parts)
+            return np.concatenate([s * one for s, one in zip(SIDES, ones, strict=True)])
 
-        def both(name: str) -> tuple[np.ndarray, np.ndarray]:
-            parts = [getattr(data, name) for data in self.pair]
-            sides = [np.full((len(p), 1), s, p.dtype) for p, s in zip(parts, SIDES, strict=True)]
-            return np.concatenate(parts), np.concatenate(sides)
+        augmented, held_out = zip(*((d.augmented, d.held_out) for d in self.pair), strict=True)
+        return {
+            "data": np.concatenate(augmented),
+            "condition": sides(augmented),
+            "holdout": np.concatenate(held_out),
+            "holdout_condition": sides(held_out),
+        }
 
-        (points, sides), (held_out, held_out_sides) = both("augmented"), both("held_out")
-        fits = self.training.fit(
-            task,
-            self.make_model(),
-            points,
-            steps=self.options.training.steps,
-            process=self.process,
-            condition=sides,
-            holdout=held_out,
-            holdout_condition=held_out_sides,
-        )
-        (found, times), cutoff = with_cutoff(
-            lambda cutoff: self._estimate(fits, cutoff, task.show),
-            self.cutoff,
-            lambda: default_cutoff(self.pair[1], "chosen, because KL is infinite without one"),
-        )
-        return training_outcome(self.training, self.process, fits, found, times, cutoff)
+    def times(self, cutoff: Cutoff) -> np.ndarray:
+        return report_times(self.process, self.pair[1], cutoff)
 
-    def _estimate(self, fits: EnsembleFit, cutoff: Cutoff, show: bool) -> tuple[Found, np.ndarray]:
-        """All results, and the times of the curves among them."""
-        times = report_times(self.process, self.pair[1], cutoff)
+    def fallback(self) -> Cutoff:
+        return default_cutoff(self.pair[1], "chosen, because KL is infinite without one")
 
+    def estimate(
+        self, fits: EnsembleFit, times: np.ndarray, cutoff: float | None, show: bool
+    ) -> Found:
         def subject(index: int) -> PairSubject:
-            model, effort = fits.member(index), self.options.estimation
-            return PairSubject(model, self.pair, effort, times, cutoff.value)
+            effort = self.options.estimation
+            return PairSubject(fits.member(index), self.pair, effort, times, cutoff)
 
         key = jax.random.fold_in(jax.random.key(self.options.data.data_seed), _TRUTH)
         found = measure_distance(subject(0)) | measure_pair_truth(subject(0), key)
         stages = {"divergence": measure_divergence}
-        return found | for_each_seed(self.training, stages, subject, show=show), times
-
-    def record(self, found: dict[str, Found], attributes: dict[str, Any]) -> "xarray.Dataset":
-        """See `AbstractStudy`."""
-        (values,) = found.values()
-        return training_record(PAIR_SCHEMA, values, self.training.seeds, self.process, attributes)
+        return found | for_each_seed(self.training, stages, subject, show=show)
 
     def figures(self) -> Figures:
-        """See `AbstractStudy`."""
         return {
             "divergence.png": ("Rate of KL against log-SNR, in both directions", plot_divergence),
             "loss.png": ("Training loss", plot_loss),
         }
 
     def report(self, record: "xarray.Dataset") -> Report:
-        """See `AbstractStudy`."""
         return information_report(record)
 
 

@@ -98,7 +98,7 @@ def measure_distance(subject: PairSubject) -> Found:
     }
     for name, (x, y) in halves.items():
         distance = wasserstein(x, y, max_exact=count)
-        found |= {name: distance.value, f"{name}_stderr": distance.stderr}
+        found |= {name: float(distance.value), f"{name}_stderr": float(distance.stderr)}
     return on_host(found)
 
 

@@ -17,10 +17,9 @@ from entropix.interfaces import AbstractModel, AbstractPrior, DivergenceError, E
 from entropix.models import ExactModel
 from entropix.studies.cutoff import Cutoff, default_cutoff, time_per_log_snr, with_cutoff
 from entropix.studies.data import PreparedData
-from entropix.studies.distance import distance_at_least
 from entropix.studies.options import EstimationOptions
 from entropix.studies.study import Found, on_host
-from entropix.transport import speed_limit, wasserstein
+from entropix.transport import speed_limit, unbiased_w2_bound, wasserstein
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -179,7 +178,7 @@ def measure_transport(subject: Subject, key: Key, found: Found) -> Found:
     count, data, model = subject.num_pairs, subject.data, subject.model
     generated = data.standardisation.forward(found["samples"])
     limit = speed_limit(model, data.held_out, key=key, cutoff=subject.cutoff)
-    lower, error = distance_at_least(model.process, data.held_out, data.train)
+    lower, error = unbiased_w2_bound(model.process, data.held_out, data.train)
     out = {
         "wasserstein2": wasserstein(data.held_out[:count], generated[:count]).value,
         "transport_budget": limit.budget,

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import numpy as np
@@ -15,36 +15,28 @@ from entropix.datasets import Dataset
 from entropix.interfaces import AbstractGaussianProcess
 from entropix.models import EntropyMatching, GaussianScaling
 from entropix.networks import ConditionDropout, FourierMLP, LatentCondition
-from entropix.studies.cells import Task
-from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff, report_times, with_cutoff
+from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff, report_times
 from entropix.studies.data import PreparedData, data_attributes, prepare_data
 from entropix.studies.estimates import STAGES, Subject, measure_data, measure_truth
 from entropix.studies.figures import plot_entropy, plot_loss
-from entropix.studies.options import MeasureOptions
+from entropix.studies.options import MeasureOptions, TrainingOptions
 from entropix.studies.pictures import plot_log_density, plot_samples
 from entropix.studies.record import TRAINING, Schema
 from entropix.studies.report import Report, results_tables, spread_note
 from entropix.studies.study import (
-    AbstractStudy,
+    AbstractTrainedStudy,
     Figures,
     Found,
-    Outcome,
     Workspace,
-    check_packages,
     for_each_seed,
-    training_outcome,
-    training_record,
 )
 from entropix.studies.training import (
-    Training,
     checked_training,
     make_process,
     mlp_model,
     process_parameters,
     process_text,
-    training,
-    weighting,
-    widths_text,
+    training_text,
 )
 from entropix.training import EnsembleFit
 
@@ -158,17 +150,11 @@ def prepare_measure(
     *,
     command: Sequence[str] = (),
 ) -> "MeasureStudy":
-    """Check the whole request, read the data, and claim the output folder; see `measure`.
+    """Check the request and claim the output folder: the study of `measure`, ready to run.
 
-    Args:
-        source: a data set, or what `entropix.datasets.load` takes.
-        options: see `MeasureOptions`.
-        command: the command line, if the request came from one.
-
-    Raises:
-        ValueError: in one line, for whatever is wrong; nothing is left behind.
+    Args and errors are those of `measure`; `command` is the command line, if the request came
+    from one. Nothing is left behind if the request is refused.
     """
-    check_packages(plots=options.output.plots)
     effort = options.estimation
     positive_integer(effort.evaluations, "evaluations", 256)
     positive_integer(effort.density_evaluations, "density_evaluations", 16)
@@ -180,7 +166,6 @@ def prepare_measure(
     data = prepare_data(source, options.data, options.condition)
     cutoff = choose_cutoff(effort.cutoff, process, data)
     settings = checked_training(options.training, data.num_train)
-    options = dataclasses.replace(options, training=settings)
     workspace = Workspace.claim(
         options.output,
         name=data.dataset.name,
@@ -194,40 +179,33 @@ def prepare_measure(
         },
         command=command,
     )
-    return MeasureStudy(workspace, options, data, process, cutoff)
+    return MeasureStudy(workspace, options, settings, data, process, cutoff)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class MeasureStudy(AbstractStudy):
+class MeasureStudy(AbstractTrainedStudy):
     """A measurement that is ready to run.
 
     Attributes:
         workspace: the claimed output folder.
-        options: as requested, with the batch size filled in.
+        options: as requested.
+        settings: of the training, with the batch size filled in.
         data: in the coordinates of the model.
         process: the forward process.
         cutoff: of the entropies.
     """
 
+    schema: ClassVar[Schema] = SCHEMA
     workspace: Workspace
     options: MeasureOptions
+    settings: TrainingOptions
     data: PreparedData
     process: AbstractGaussianProcess
     cutoff: Cutoff
 
-    @property
-    def training(self) -> Training:
-        """Of the networks."""
-        return training(self.options.training)
-
-    @property
-    def cells(self) -> dict[str, int]:
-        """All networks are trained together."""
-        return {"training": self.options.training.steps}
-
     def make_model(self) -> Callable[[Key], EntropyMatching]:
         """The function from a key to an untrained model: of the data, with labels if there are."""
-        data, widths = self.data, self.options.training.widths
+        data, widths = self.data, self.settings.widths
         condition, rate = data.condition, self.options.condition.condition_dropout
         if condition is None:
             return mlp_model(data.train, self.process, widths)
@@ -256,9 +234,7 @@ class MeasureStudy(AbstractStudy):
         return make
 
     def attributes(self) -> dict[str, Any]:
-        """See `AbstractStudy`."""
-        data, options = self.data, self.options.training
-        text = self.training.text(widths_text(options.widths), options.steps)
+        data = self.data
         labels = {} if data.condition is None else {"condition_text": data.condition.text}
         return {
             "title": f"entropix measure: {data.dataset.name}",
@@ -267,36 +243,28 @@ class MeasureStudy(AbstractStudy):
             **self.cutoff.attributes(),
             "process": self.options.process.process,
             "process_text": process_text(self.options.process),
-            "training_text": f"{text}, {weighting(self.process)} weighting",
+            "training_text": training_text(self.settings, self.process),
         }
 
-    def measure(self, task: Task) -> Outcome:
-        """See `AbstractStudy`."""
-        data = self.data
-        fits = self.training.fit(
-            task,
-            self.make_model(),
-            data.augmented,
-            steps=self.options.training.steps,
-            process=self.process,
-            condition=data.condition_augmented,
-            holdout=data.held_out,
-            holdout_condition=data.condition_held_out,
-        )
-        (found, times), cutoff = with_cutoff(
-            lambda cutoff: self._estimate(fits, cutoff, task.show),
-            self.cutoff,
-            lambda: default_cutoff(data, "chosen, because the entropy is infinite without one"),
-        )
-        return training_outcome(self.training, self.process, fits, found, times, cutoff)
+    def examples(self) -> dict[str, Any]:
+        return {
+            "data": self.data.augmented,
+            "condition": self.data.condition_augmented,
+            "holdout": self.data.held_out,
+            "holdout_condition": self.data.condition_held_out,
+        }
 
-    def _estimate(self, fits: EnsembleFit, cutoff: Cutoff, show: bool) -> tuple[Found, np.ndarray]:
-        """All results, and the times of the curves among them."""
-        times = report_times(self.process, self.data, cutoff)
+    def times(self, cutoff: Cutoff) -> np.ndarray:
+        return report_times(self.process, self.data, cutoff)
 
+    def fallback(self) -> Cutoff:
+        return default_cutoff(self.data, "chosen, because the entropy is infinite without one")
+
+    def estimate(
+        self, fits: EnsembleFit, times: np.ndarray, cutoff: float | None, show: bool
+    ) -> Found:
         def subject(index: int) -> Subject:
-            model, effort = fits.member(index), self.options.estimation
-            return Subject(model, self.data, effort, times, cutoff.value)
+            return Subject(fits.member(index), self.data, self.options.estimation, times, cutoff)
 
         key = jax.random.fold_in(jax.random.key(self.options.data.data_seed), _TRUTH)
         found = measure_data(subject(0)) | measure_truth(subject(0), key)
@@ -304,15 +272,9 @@ class MeasureStudy(AbstractStudy):
         if "path_kl" in found:
             found["kl_bound"] = found["path_kl"] + found["prior_kl"]
             found["kl_bound_stderr"] = np.hypot(found["path_kl_stderr"], found["prior_kl_stderr"])
-        return found, times
-
-    def record(self, found: dict[str, Found], attributes: dict[str, Any]) -> "xarray.Dataset":
-        """See `AbstractStudy`."""
-        (values,) = found.values()
-        return training_record(SCHEMA, values, self.training.seeds, self.process, attributes)
+        return found
 
     def figures(self) -> Figures:
-        """See `AbstractStudy`."""
         samples = functools.partial(plot_samples, data=self.data)
         return {
             "entropy.png": (
@@ -328,7 +290,6 @@ class MeasureStudy(AbstractStudy):
         }
 
     def report(self, record: "xarray.Dataset") -> Report:
-        """See `AbstractStudy`."""
         return measure_report(record)
 
 

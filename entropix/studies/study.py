@@ -15,7 +15,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import diffrax
 import equinox
@@ -23,15 +23,17 @@ import jax
 import numpy as np
 import optax
 
+from entropix._core.arrays import Key
 from entropix.interfaces import AbstractGaussianProcess
+from entropix.models import EntropyMatching
 from entropix.studies.cells import Cells, Task
-from entropix.studies.cutoff import Cutoff
+from entropix.studies.cutoff import Cutoff, with_cutoff
 from entropix.studies.folder import CHECKPOINT, RECORD, REPORT, OutputFolder
-from entropix.studies.options import OutputOptions
+from entropix.studies.options import OutputOptions, TrainingOptions
 from entropix.studies.progress import progress_bar
 from entropix.studies.record import Schema, assemble, write_record
 from entropix.studies.report import Report
-from entropix.studies.training import Training, weighting
+from entropix.studies.training import Training, training, weighting
 from entropix.training import EnsembleFit, save
 from entropix.training.archive import package_version, read_archive
 
@@ -83,6 +85,12 @@ class Workspace:
         Raises:
             ValueError: in one line, for whatever is wrong.
         """
+        wanted = ["tqdm", "xarray", "h5netcdf", "filelock"] + ["matplotlib"] * output.plots
+        missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ValueError(
+                f"studies need {', '.join(missing)}: python -m pip install 'entropix[studies]'."
+            )
         default = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "data"
         path = f"entropix-{default}" if output.out is None else output.out
         folder = OutputFolder(path, shared=shared)
@@ -247,24 +255,94 @@ class AbstractStudy(abc.ABC):
         return record
 
 
-def check_packages(*, plots: bool) -> None:
-    """Refuse to begin if a package is missing that is needed at the end.
+# ------------------------------------------------------------------ a single set of networks
 
-    Args:
-        plots: whether figures will be drawn.
 
-    Raises:
-        ValueError: naming what is missing.
+class AbstractTrainedStudy(AbstractStudy):
+    """A study of networks that are trained together and then measured, each in the same way.
+
+    Attributes:
+        schema: of the record.
+        process: the forward process.
+        cutoff: of the integrals over noise levels.
+        settings: of the training, with the batch size filled in.
     """
-    wanted = ["tqdm", "xarray", "h5netcdf", "filelock"] + (["matplotlib"] if plots else [])
-    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(
-            f"this study needs {', '.join(missing)}: python -m pip install 'entropix[studies]'."
+
+    schema: ClassVar[Schema]
+    process: AbstractGaussianProcess
+    cutoff: Cutoff
+    settings: TrainingOptions
+
+    @abc.abstractmethod
+    def make_model(self) -> Callable[[Key], EntropyMatching]:
+        """The function from a key to an untrained model."""
+
+    @abc.abstractmethod
+    def examples(self) -> dict[str, Any]:
+        """Training and held-out data, as arguments of `Training.fit`."""
+
+    @abc.abstractmethod
+    def fallback(self) -> Cutoff:
+        """The cut-off if an integral is infinite without one."""
+
+    @abc.abstractmethod
+    def estimate(
+        self, fits: EnsembleFit, times: np.ndarray, cutoff: float | None, show: bool
+    ) -> Found:
+        """All results, with curves at the given times."""
+
+    @abc.abstractmethod
+    def times(self, cutoff: Cutoff) -> np.ndarray:
+        """The times at which curves are reported."""
+
+    @property
+    def training(self) -> Training:
+        """Of the networks."""
+        return training(self.settings)
+
+    @property
+    def cells(self) -> dict[str, int]:
+        """All networks are trained together."""
+        return {"training": self.settings.steps}
+
+    def measure(self, task: Task) -> Outcome:
+        fits = self.training.fit(
+            task,
+            self.make_model(),
+            steps=self.settings.steps,
+            process=self.process,
+            **self.examples(),
         )
 
+        def estimate(cutoff: Cutoff) -> tuple[Found, np.ndarray]:
+            times = self.times(cutoff)
+            return self.estimate(fits, times, cutoff.value, task.show), times
 
-# ------------------------------------------------------------------ a single set of networks
+        (found, times), cutoff = with_cutoff(estimate, self.cutoff, self.fallback)
+        history = fits.history
+        values = found | {
+            "log_snr": np.asarray(self.process.log_snr(times)),
+            "loss": np.asarray(history.loss),
+            "loss_held_out": np.asarray(history.holdout_loss),
+            "time": times,
+            "step": np.asarray(history.step),
+            "check": np.asarray(history.holdout_step),
+        }
+        return Outcome(values, cutoff.attributes(), models(self.training, fits))
+
+    def record(self, found: dict[str, Found], attributes: dict[str, Any]) -> "xarray.Dataset":
+        (values,) = (dict(values) for values in found.values())
+        coordinates = {
+            "seed": (list(self.training.seeds), "seed of training"),
+            "time": (values.pop("time"), "time s, from data to noise"),
+            "step": (values.pop("step"), "training step"),
+            "check": (values.pop("check"), "training step"),
+        }
+        schema = dict(self.schema)
+        if weighting(self.process) != "likelihood":  # the loss is not in nats then
+            for name in ("loss", "loss_held_out"):
+                schema[name] = (schema[name][0], "1", schema[name][2])
+        return assemble(schema, values, coordinates, attributes)
 
 
 def models(training: Training, fits: EnsembleFit) -> dict[str, Any]:
@@ -274,7 +352,7 @@ def models(training: Training, fits: EnsembleFit) -> dict[str, Any]:
 
 def for_each_seed(
     training: Training,
-    stages: dict[str, Callable[[S, Any, Found], Found]],
+    stages: dict[str, Callable[[S, Key, Found], Found]],
     subject: Callable[[int], S],
     *,
     show: bool,
@@ -304,45 +382,3 @@ def for_each_seed(
 def on_host(found: Found) -> Found:
     """Results as arrays of NumPy."""
     return {name: np.asarray(value) for name, value in found.items()}
-
-
-def training_outcome(
-    training: Training,
-    process: AbstractGaussianProcess,
-    fits: EnsembleFit,
-    found: Found,
-    times: np.ndarray,
-    cutoff: Cutoff,
-) -> Outcome:
-    """The outcome of a study of a single set of networks, with the history of its training."""
-    history = fits.history
-    values = found | {
-        "log_snr": np.asarray(process.log_snr(times)),
-        "loss": np.asarray(history.loss),
-        "loss_held_out": np.asarray(history.holdout_loss),
-        "time": times,
-        "step": np.asarray(history.step),
-        "check": np.asarray(history.holdout_step),
-    }
-    return Outcome(values, cutoff.attributes(), models(training, fits))
-
-
-def training_record(
-    schema: Schema,
-    values: Found,
-    seeds: Sequence[int],
-    process: AbstractGaussianProcess,
-    attributes: dict[str, Any],
-) -> "xarray.Dataset":
-    """The record of the values of `training_outcome`."""
-    values = dict(values)
-    coordinates = {
-        "seed": (list(seeds), "seed of training"),
-        "time": (values.pop("time"), "time s, from data to noise"),
-        "step": (values.pop("step"), "training step"),
-        "check": (values.pop("check"), "training step"),
-    }
-    if weighting(process) != "likelihood":  # the loss is not in nats then
-        for name in ("loss", "loss_held_out"):
-            schema = schema | {name: (schema[name][0], "1", schema[name][2])}
-    return assemble(schema, values, coordinates, attributes)

@@ -148,8 +148,8 @@ class Training:
         self,
         task: Task,
         make_model: Callable[[Key], EntropyMatching],
-        data: np.ndarray,
         *,
+        data: np.ndarray,
         steps: int,
         process: AbstractGaussianProcess,
         condition: np.ndarray | None = None,
@@ -214,6 +214,12 @@ class Training:
             f"entropy matching, {which}, {network}, {amount} with {self.num_draws} noise draws, "
             f"learning rate {self.learning_rate:g} decaying to zero"
         )
+
+
+def training_text(options: TrainingOptions, process: AbstractGaussianProcess) -> str:
+    """The training of networks with hidden layers, for a report."""
+    text = training(options).text(widths_text(options.widths), options.steps)
+    return f"{text}, {weighting(process)} weighting"
 
 
 def weighting(process: AbstractGaussianProcess) -> str:

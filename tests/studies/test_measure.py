@@ -19,6 +19,7 @@ import entropix.training.checkpoint
 from entropix.cli import main
 from entropix.studies import SCHEMA, measure, prepare_measure
 from entropix.studies.folder import CHECKPOINT, CONFIGURATION
+from entropix.studies.record import definition
 from entropix.training.archive import read_archive
 from tests.studies.common import (
     NUM_SAMPLES,
@@ -174,7 +175,7 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(mixture, tmp_path, monke
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     again = f"entropix {' '.join(COMMAND)} --quiet --resume"
-    assert err == f"entropix: interrupted; `{again}` continues the run again\n"
+    assert err == f"entropix: interrupted; `{again}` continues the run\n"
     assert {CONFIGURATION, CHECKPOINT} == names("out")
 
     assert main([*COMMAND, "--resume"]) == 0

@@ -31,7 +31,6 @@ from entropix.studies.study import (
     Found,
     Outcome,
     Workspace,
-    check_packages,
     models,
 )
 from entropix.studies.theorems import SLACK
@@ -43,8 +42,7 @@ from entropix.studies.training import (
     process_parameters,
     process_text,
     training,
-    weighting,
-    widths_text,
+    training_text,
 )
 from entropix.training import UniformTimes
 
@@ -107,17 +105,11 @@ def prepare_schedule(
     *,
     command: Sequence[str] = (),
 ) -> "ScheduleStudy":
-    """Check the whole request, read the data, and claim the output folder; see `schedule`.
+    """Check the request and claim the output folder: the study of `schedule`, ready to run.
 
-    Args:
-        source: a data set, or what `entropix.datasets.load` takes.
-        options: see `ScheduleOptions`.
-        command: the command line, if the request came from one.
-
-    Raises:
-        ValueError: in one line, for whatever is wrong; nothing is left behind.
+    Args and errors are those of `schedule`; `command` is the command line, if the request came
+    from one. Nothing is left behind if the request is refused.
     """
-    check_packages(plots=options.output.plots)
     comparison = options.comparison
     _check(options)
     process = make_process(options.process)
@@ -227,12 +219,10 @@ class ScheduleStudy(AbstractStudy):
         return mlp_model(self.data.train, process, self.options.training.widths)
 
     def attributes(self) -> dict[str, Any]:
-        """See `AbstractStudy`."""
-        options, t = self.options, self.options.training
+        options = self.options
         model = "the exact model of the known density"
         if not self.exact:
-            model = f"{self.training.text(widths_text(t.widths), t.steps)}, "
-            model += f"{weighting(self.process)} weighting"
+            model = training_text(options.training, self.process)
             model += ", times uniform in the schedule" if options.comparison.train else ""
         return {
             "title": f"entropix schedule: {self.data.dataset.name}",
@@ -252,7 +242,6 @@ class ScheduleStudy(AbstractStudy):
         }
 
     def measure(self, task: Task) -> Outcome:
-        """See `AbstractStudy`."""
         fits = None if self.exact else self._fit(task, self.process)
         per_seed, schedules, modules = [], [], {}
         count = len(self.objectives)
@@ -292,7 +281,7 @@ class ScheduleStudy(AbstractStudy):
         return self.training.fit(
             task,
             self.make_model(process),
-            self.data.augmented,
+            data=self.data.augmented,
             steps=self.options.training.steps,
             process=process,
             holdout=self.data.held_out,
@@ -301,7 +290,6 @@ class ScheduleStudy(AbstractStudy):
         )
 
     def record(self, found: dict[str, Found], attributes: dict[str, Any]) -> "xarray.Dataset":
-        """See `AbstractStudy`."""
         (values,) = found.values()
         names = attributes.pop("schedules")
         given = self.options.process.process
@@ -319,7 +307,6 @@ class ScheduleStudy(AbstractStudy):
         return assemble(SCHEMA, values, coordinates, attributes)
 
     def figures(self) -> Figures:
-        """See `AbstractStudy`."""
         return {
             "schedules.png": (
                 "Log-SNR over the time of each schedule, first seed",
@@ -336,5 +323,4 @@ class ScheduleStudy(AbstractStudy):
         }
 
     def report(self, record: "xarray.Dataset") -> Report:
-        """See `AbstractStudy`."""
         return schedule_report(record)

@@ -39,7 +39,7 @@ def measure_cell(study: "StorageStudy", cell: "StorageCell", task: Task) -> Arra
     fits = study.training.fit(
         task,
         study.make_model(rows),
-        rows,
+        data=rows,
         steps=cell.steps,
         process=study.process,
         holdout=held_out if study.training.patience is not None else None,

@@ -31,7 +31,6 @@ from entropix.studies.study import (
     Found,
     Outcome,
     Workspace,
-    check_packages,
 )
 from entropix.studies.theorems import SLACK
 from entropix.studies.training import (
@@ -107,17 +106,11 @@ def prepare_storage(
     *,
     command: Sequence[str] = (),
 ) -> "StorageStudy":
-    """Check the whole request, read the data, and claim or join the output folder; see `storage`.
+    """Check the request and claim the output folder: the study of `storage`, ready to run.
 
-    Args:
-        source: a data set, or what `entropix.datasets.load` takes.
-        options: see `StorageOptions`.
-        command: the command line, if the request came from one.
-
-    Raises:
-        ValueError: in one line, for whatever is wrong; nothing is left behind.
+    Args and errors are those of `storage`; `command` is the command line, if the request came
+    from one. Nothing is left behind if the request is refused.
     """
-    check_packages(plots=options.output.plots)
     t, effort = options.training, options.estimation
     positive_integer(effort.evaluations, "evaluations", 256)
     positive_integer(effort.samples, "samples", 2)
@@ -285,7 +278,6 @@ class StorageStudy(AbstractStudy):
         return lambda key: EntropyMatching(UNet(self.shape, key=key), self.process, scaling)
 
     def attributes(self) -> dict[str, Any]:
-        """See `AbstractStudy`."""
         options, t, data = self.options, self.options.training, data_attributes(self.data)
         network = "U-Net" if t.network == "unet" else widths_text(t.widths)
         stopping = ""
@@ -310,11 +302,9 @@ class StorageStudy(AbstractStudy):
         }
 
     def measure(self, task: Task) -> Outcome:
-        """See `AbstractStudy`."""
         return Outcome(measure_cell(self, self.grid[task.name], task))
 
     def record(self, found: dict[str, Found], attributes: dict[str, Any]) -> "xarray.Dataset":
-        """See `AbstractStudy`; missing cells are NaN."""
         shape = (len(self.sizes), len(self.lengths), len(self.training.seeds))
         cells = stacked(list(self.cells), found)
         values, cutoff = self._one_cutoff(cells, found)
@@ -350,7 +340,6 @@ class StorageStudy(AbstractStudy):
         return plain | cut, self.fallback
 
     def figures(self) -> Figures:
-        """See `AbstractStudy`."""
         return {
             "storage.png": (
                 "S_NN on held-out data against the number of training samples and the length of "
@@ -364,7 +353,6 @@ class StorageStudy(AbstractStudy):
         }
 
     def report(self, record: "xarray.Dataset") -> Report:
-        """See `AbstractStudy`."""
         return storage_report(record)
 
 

@@ -41,7 +41,7 @@ def measure_cell(study: "TransportStudy", cell: "TransportCell", task: Task) -> 
     train, held_out = study.samples(cell.dim)
     process, count = study.processes[cell.process], study.options.estimation.evaluations
     make_model = mlp_model(train, process, study.options.training.widths)
-    fits = study.training.fit(task, make_model, train, steps=cell.steps, process=process)
+    fits = study.training.fit(task, make_model, data=train, steps=cell.steps, process=process)
     loss = last_loss(fits)
     # Without the history, whose length depends on the number of steps: one compiled program.
     fits = eqx.tree_at(lambda f: f.history, fits, None)

@@ -22,7 +22,6 @@ from entropix.studies.study import (
     Found,
     Outcome,
     Workspace,
-    check_packages,
 )
 from entropix.studies.theorems import ERRORS, SLACK, TRIANGLE
 from entropix.studies.training import (
@@ -80,16 +79,11 @@ def transport(options: TransportOptions = TransportOptions()) -> "xarray.Dataset
 def prepare_transport(
     options: TransportOptions = TransportOptions(), *, command: Sequence[str] = ()
 ) -> "TransportStudy":
-    """Check the whole request, and claim or join the output folder; see `transport`.
+    """Check the request and claim the output folder: the study of `transport`, ready to run.
 
-    Args:
-        options: see `TransportOptions`.
-        command: the command line, if the request came from one.
-
-    Raises:
-        ValueError: in one line, for whatever is wrong; nothing is left behind.
+    Args and errors are those of `transport`; `command` is the command line, if the request came
+    from one. Nothing is left behind if the request is refused.
     """
-    check_packages(plots=options.output.plots)
     asked, t = options.mixtures, options.training
     positive_integer(asked.num_samples, "num_samples", 2)
     check_seed(asked.data_seed, "data_seed")
@@ -202,7 +196,6 @@ class TransportStudy(AbstractStudy):
         return np.asarray(train), np.asarray(held_out)
 
     def attributes(self) -> dict[str, Any]:
-        """See `AbstractStudy`."""
         options = self.options
         mixtures = "; ".join(f"D = {dim} ({source})" for dim, source in self.sources.items())
         return {
@@ -218,11 +211,9 @@ class TransportStudy(AbstractStudy):
         }
 
     def measure(self, task: Task) -> Outcome:
-        """See `AbstractStudy`."""
         return Outcome(measure_cell(self, self.grid[task.name], task))
 
     def record(self, found: dict[str, Found], attributes: dict[str, Any]) -> "xarray.Dataset":
-        """See `AbstractStudy`; missing cells are NaN."""
         seeds = self.training.seeds
         shape = (len(self.mixtures), len(self.processes), len(self.epochs), len(seeds))
         values = stacked(list(self.cells), found)
@@ -236,7 +227,6 @@ class TransportStudy(AbstractStudy):
         return assemble(SCHEMA, values, coordinates, attributes)
 
     def figures(self) -> Figures:
-        """See `AbstractStudy`."""
         return {
             "epochs.png": ("S_NN against the length of training, range over seeds", plot_epochs),
             "matching.png": (
@@ -246,7 +236,6 @@ class TransportStudy(AbstractStudy):
         }
 
     def report(self, record: "xarray.Dataset") -> Report:
-        """See `AbstractStudy`."""
         return transport_report(record)
 
 
