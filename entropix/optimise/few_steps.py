@@ -26,7 +26,11 @@ LIMIT_STEPS = 256
 
 
 def equilibrium_std(process: AbstractGaussianProcess) -> float:
-    r"""$\kappa$ of a process with a static equilibrium."""
+    r"""The standard deviation $\kappa$ of the equilibrium of a process that has a static one.
+
+    Args:
+        process: a Gaussian process with `is_static`.
+    """
     return float(process.equilibrium_precision(process.t1)) ** -0.5
 
 
@@ -66,7 +70,15 @@ class FewStepSampler(eqx.Module):
 
 
 def uniform_levels(process: AbstractGaussianProcess, num_steps: int) -> Float[Array, " knots"]:
-    """Log-SNRs at equal distances in the time of a process, from noise to data."""
+    """The log-SNRs of sampling steps that are uniform in the time of a process, from noise to data.
+
+    Args:
+        process: a Gaussian process.
+        num_steps: N, the number of steps.
+
+    Returns:
+        Increasing log-SNRs, shape (N + 1,); the last is infinite.
+    """
     times = jnp.linspace(process.t1, process.t0, num_steps + 1, dtype=process.t1.dtype)
     return jnp.append(process.log_snr(times[:-1]), jnp.inf)
 
