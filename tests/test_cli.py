@@ -75,7 +75,7 @@ def test_help_explains_every_option(capsys):
         ([], "measure"),
     ],
 )
-def test_words_that_make_no_sense(capsys, words, says):
+def test_invalid_words(capsys, words, says):
     code, out, err = run(capsys, *words)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("entropix: error: ")
@@ -280,7 +280,7 @@ def test_bad_pairs(capsys, case):
     assert_refused(capsys, *words, says="`samples` must be", command="information")
 
 
-def test_a_mistake_of_the_program_is_not_taken_for_one_of_the_user(monkeypatch):
+def test_an_error_of_the_program_is_not_reported_as_one_of_the_user(monkeypatch):
     def broken(study):
         raise ValueError("a bug")
 
@@ -289,7 +289,7 @@ def test_a_mistake_of_the_program_is_not_taken_for_one_of_the_user(monkeypatch):
         main(["measure", "mixture2", "--num-samples", "50", "--out", "out"])
 
 
-def test_a_training_that_diverges_says_so_in_one_line(capsys, monkeypatch):
+def test_a_training_that_diverges_is_reported_in_one_line(capsys, monkeypatch):
     def diverging(study):
         raise FloatingPointError("the loss must stay finite, got nan at step 3")
 

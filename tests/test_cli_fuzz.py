@@ -1,6 +1,6 @@
-"""The command line under words that make no sense: exit code 0 or 2, one line, never a traceback.
+"""The command line with random words: exit code 0 or 2, one line, never a traceback.
 
-Nothing is trained: what is left of a command once it is checked is not run.
+Nothing is trained: commands end after the check of the request.
 """
 
 import pathlib

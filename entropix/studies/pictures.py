@@ -1,4 +1,4 @@
-"""Figures of samples: generated ones beside data, and the log densities of both."""
+"""Figures of generated samples and data, and of their log densities."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ _PAIRS = 4  # columns shown against each other
 
 
 def plot_samples(record: "xarray.Dataset", path: Path, *, data: "PreparedData") -> None:
-    """Held-out data and samples of the first seed: pictures, a plane, or pairs of columns."""
+    """Held-out data and samples of the first seed: images, a plane, or pairs of columns."""
     real = np.asarray(data.standardisation.inverse(data.held_out))
     made = record["samples"].values[0]
     if data.dataset.kind == "image":
@@ -41,7 +41,7 @@ def _images(
     real: np.ndarray, made: np.ndarray, shape: tuple[int, ...], levels: int | None, path: Path
 ) -> None:
     side = min(_SIDE, int(np.sqrt(min(len(real), len(made)))))
-    # The same scale on both sides: what a model gets wrong about brightness must show.
+    # The same scale on both sides, so that errors of brightness are visible.
     low, high = (0, levels) if levels is not None else (real.min(), real.max())
     with figure(path, (8.0, 4.3)) as fig:
         for axes, points, title in zip(
@@ -56,7 +56,7 @@ def _images(
 def _tiled(flat: np.ndarray, shape: tuple[int, ...], side: int) -> np.ndarray:
     """A square of images with a gap of one pixel, as one image."""
     height, width, *channels = shape
-    if channels not in ([], [1], [3], [4]):  # no colours: show the first channel
+    if channels not in ([], [1], [3], [4]):  # not colours: show the first channel
         flat = flat.reshape(len(flat), *shape)[..., :1].reshape(len(flat), -1)
         channels = [1]
     images = flat.reshape(side, side, height, width, *channels)
@@ -73,7 +73,7 @@ def _dot_size(count: int) -> float:
 
 def _plane(real: np.ndarray, made: np.ndarray, names: list[str], path: Path) -> None:
     count = min(len(real), len(made))
-    # A few stray samples must not squeeze the picture: the data set its frame.
+    # The range of the data, so that a few outliers among the samples do not shrink the rest.
     low, high = real.min(axis=0), real.max(axis=0)
     margin = 0.15 * (high - low)
     with figure(path, (8.0, 4.2)) as fig:
@@ -100,7 +100,7 @@ def _bins(real: np.ndarray) -> np.ndarray:
 
 
 def _bin_count(count: int) -> int:
-    """Edges of a histogram: about ten samples to a bin in the bulk."""
+    """The number of edges of a histogram with about ten samples per bin in the bulk."""
     return int(np.clip(1.5 * np.sqrt(count), 10, 60))
 
 
@@ -163,7 +163,7 @@ def _pairs(real: np.ndarray, made: np.ndarray, names: list[str], path: Path) -> 
 
 
 def plot_log_density(record: "xarray.Dataset", path: Path) -> None:
-    """Histograms of the bound on log p, for the data and for what the model makes."""
+    """Histograms of the bound on log p, for data and generated samples."""
     series = [
         ("log_prob", "held-out data", DATA, "stepfilled"),
         ("log_prob_train", "training data", TRAINING, "step"),
@@ -172,7 +172,7 @@ def plot_log_density(record: "xarray.Dataset", path: Path) -> None:
     ]
     values = {name: np.ravel(record[name].values) for name, *_ in series if name in record}
     pooled = np.concatenate(list(values.values()))
-    # The frame leaves out the farthest half per cent on either side.
+    # The frame excludes half a per cent of the values on each side.
     low, high = np.quantile(pooled, [0.005, 0.995])
     bins = np.linspace(low, high, _bin_count(record.sizes["rated_sample"]))
     with figure(path, (5.6, 3.6)) as fig:

@@ -74,8 +74,7 @@ def test_samples_of_every_kind_of_data(tmp_path, shape):
     assert (tmp_path / "samples.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("truth", [False, True])
-@pytest.mark.parametrize("seeds", [1, 3, 12])
+@pytest.mark.parametrize(("seeds", "truth"), [(1, False), (3, True), (12, True)])
 def test_curves_of_any_number_of_seeds(tmp_path, seeds, truth):
     record = record_of(data_of((2,)), seeds=seeds, truth=truth)
     for plot in (plot_entropy, plot_loss, plot_log_density):
@@ -83,7 +82,7 @@ def test_curves_of_any_number_of_seeds(tmp_path, seeds, truth):
     assert len(list(tmp_path.glob("*.png"))) == 3
 
 
-def test_plotting_leaves_the_callers_plots_alone(tmp_path):
+def test_plotting_does_not_change_the_plots_of_the_caller(tmp_path):
     import matplotlib
     import matplotlib.pyplot as plt
 
@@ -93,7 +92,7 @@ def test_plotting_leaves_the_callers_plots_alone(tmp_path):
     assert plt.get_fignums() == figures
 
 
-def test_a_record_refuses_names_it_does_not_know():
+def test_a_record_refuses_unknown_names():
     for name in ("entropy", "entropy_stderr"):
         with pytest.raises(ValueError, match=f"`values` must be named in the schema, got {name!r}"):
             assemble(SCHEMA, {name: 1.0}, {}, {})

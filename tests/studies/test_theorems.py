@@ -1,4 +1,4 @@
-"""Theorems on records: which apply, by how much they hold, and what is said where they do not."""
+"""Theorems on records: which apply, by how much they hold, and how failures are reported."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def slack(record, name):
     return next(f.slack.values for f in findings(record) if f.theorem.name == name)
 
 
-def test_bounds_of_an_undertrained_network_are_said_to_contradict_each_other():
+def test_contradictions_of_an_undertrained_network_are_reported():
     """MNIST, as it was printed; the errors are combined: 2.198 of 0.1021."""
     of = record(
         transport_w2_lower=([28.792], 0.025),
@@ -150,7 +150,7 @@ def test_forms_must_agree():
     )
 
 
-def test_what_holds_for_any_field_blames_an_estimate():
+def test_a_theorem_for_any_field_blames_an_estimate():
     of = record(
         transport_length=(3.0, 0.0),
         transport_action=(8.0, 0.5),
@@ -171,7 +171,7 @@ def test_the_triangle_is_judged_by_the_errors_of_the_same_samples():
     np.testing.assert_allclose(slack(of, TRIANGLE), -0.2 / error, rtol=1e-3)
 
 
-def test_bounds_that_say_nothing_are_not_broken():
+def test_infinite_bounds_are_not_violated():
     of = record(
         transport_w2_lower=(5.0, 0.0),
         transport_length=(np.inf, 0.0),
@@ -187,7 +187,7 @@ def test_bounds_that_say_nothing_are_not_broken():
     assert json.loads(with_theorems(of).attrs["contradictions"]) == []
 
 
-def test_a_cutoff_leaves_the_speed_limit_no_theorem():
+def test_with_a_cutoff_the_speed_limit_is_no_theorem():
     values = {
         "transport_w2_lower": (5.0, 0.1),
         "transport_budget": 1.0,
@@ -198,13 +198,13 @@ def test_a_cutoff_leaves_the_speed_limit_no_theorem():
     assert contradictions(record({"cutoff": 0.1}, **values)) == []
 
 
-def test_a_record_without_pairs_stays_as_it_is():
+def test_a_record_without_theorems_is_unchanged():
     of = record(wasserstein2=([1.0], 0.1))
     assert with_theorems(of) is of
     assert contradictions(of) == []
 
 
-def test_schedules_of_exact_fields_blame_samples_alone():
+def test_with_the_exact_model_only_samples_are_blamed():
     of = xarray.Dataset(
         {
             "action": (("schedule", "seed"), [[2.0], [3.0]]),
@@ -222,7 +222,7 @@ def test_schedules_of_exact_fields_blame_samples_alone():
     assert with_theorems(of)["theorem_slack"].dims == ("theorem", "schedule", "seed")
 
 
-def test_what_holds_with_equality_is_seldom_called_a_contradiction():
+def test_an_equality_that_holds_is_rarely_called_a_contradiction():
     """One in forty by chance, where errors are as stated."""
     rng = np.random.default_rng(0)
     of = record(

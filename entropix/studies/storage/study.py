@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -180,14 +180,8 @@ def _sizes(requested: tuple[int, ...], available: int) -> tuple[int, ...]:
     return (*sizes, largest)
 
 
-@dataclasses.dataclass(frozen=True)
-class StorageCell:
-    """A cell of the grid.
-
-    Attributes:
-        size: N, the number of training samples.
-        steps: length of training in steps.
-    """
+class StorageCell(NamedTuple):
+    """The number N of training samples, and the length of training in steps."""
 
     size: int
     steps: int

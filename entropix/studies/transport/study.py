@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -135,15 +135,8 @@ def _fingerprint(mixture: GaussianMixture) -> str:
     return digest.hexdigest()[:16]
 
 
-@dataclasses.dataclass(frozen=True)
-class TransportCell:
-    """A cell of the grid.
-
-    Attributes:
-        dim: D.
-        process: by name.
-        steps: length of training in steps.
-    """
+class TransportCell(NamedTuple):
+    """The dimension D, the name of the process, and the length of training in steps."""
 
     dim: int
     process: str
