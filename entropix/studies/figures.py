@@ -10,6 +10,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     import xarray
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 # Colour-blind safe (Okabe and Ito): measured, training data, exact, held-out data.
 MODEL, TRAINING, EXACT, DATA = "#0072B2", "#E69F00", "#000000", "#009E73"
@@ -24,7 +27,7 @@ _STYLE: Any = {
 
 
 @contextmanager
-def figure(path: Path, size: tuple[float, float]) -> Iterator[Any]:
+def figure(path: Path, size: tuple[float, float]) -> Iterator["Figure"]:
     """A figure that is written to `path` at the end of the block.
 
     It does not use pyplot: there is no window and no global list of figures, and any thread may
@@ -41,7 +44,7 @@ def figure(path: Path, size: tuple[float, float]) -> Iterator[Any]:
         fig.savefig(path, dpi=160)
 
 
-def legend_above(fig: Any, axes: Any, columns: int | None = None) -> None:
+def legend_above(fig: "Figure", axes: "Axes", columns: int | None = None) -> None:
     """The legend of `axes` above the whole figure, where it covers nothing."""
     handles, labels = axes.get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside upper center", ncols=columns or len(labels))
@@ -55,7 +58,12 @@ def sequential_colours(count: int) -> Any:
 
 
 def seed_range(
-    axes: Any, x: np.ndarray, values: np.ndarray, colour: Any, label: str, band: str | None = None
+    axes: "Axes",
+    x: np.ndarray,
+    values: np.ndarray,
+    colour: str | np.ndarray,
+    label: str,
+    band: str | None = None,
 ) -> None:
     """Mean and range over seeds, the last axis of `values`."""
     axes.plot(x, values.mean(axis=-1), color=colour, marker="o", ms=3.5, lw=1.2, label=label)
@@ -63,7 +71,7 @@ def seed_range(
     axes.fill_between(x, low, high, color=colour, alpha=0.25, lw=0, label=band)
 
 
-def logarithmic(axes: Any, ticks: np.ndarray, label: str = "") -> None:
+def logarithmic(axes: "Axes", ticks: np.ndarray, label: str = "") -> None:
     """A logarithmic x axis with the given ticks only."""
     from matplotlib.ticker import NullLocator
 
@@ -74,7 +82,7 @@ def logarithmic(axes: Any, ticks: np.ndarray, label: str = "") -> None:
         axes.set_xlabel(label)
 
 
-def plain_logarithmic(axis: Any) -> None:
+def plain_logarithmic(axis: "Axis") -> None:
     """An axis of logarithmic scale with ticks at 1, 2 and 5 times powers of ten, as numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -129,20 +137,22 @@ def plot_divergence(record: "xarray.Dataset", path: Path) -> None:
         legend_above(fig, panels[1])
 
 
-def _frame(axes: Any, x: np.ndarray, rate: np.ndarray) -> None:
+def _frame(axes: "Axes", x: np.ndarray, rate: np.ndarray) -> None:
     """From data to noise, left to right, as far as the rate exceeds a thousandth of its peak."""
     seen = x[rate > 1e-3 * rate.max()]
     axes.set_xlim(seen.max() + 1, seen.min() - 1)
     axes.set_xlabel("log-SNR  (data → noise)")
 
 
-def _exact(axes: Any, record: "xarray.Dataset", name: str, inside: np.ndarray) -> None:
+def _exact(axes: "Axes", record: "xarray.Dataset", name: str, inside: np.ndarray) -> None:
     if name in record:
         x, values = record["log_snr"].values[inside], record[name].values[inside]
         axes.plot(x, values, color=EXACT, lw=1, ls=":", label="exact")
 
 
-def _band(axes: Any, record: "xarray.Dataset", name: str, inside: np.ndarray, label: str) -> None:
+def _band(
+    axes: "Axes", record: "xarray.Dataset", name: str, inside: np.ndarray, label: str
+) -> None:
     """The mean over seeds, a band of two standard errors, and the range over seeds."""
     x, values = record["log_snr"].values[inside], record[name].values[:, inside]
     mean, seeds = values.mean(axis=0), len(values)

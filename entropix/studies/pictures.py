@@ -1,7 +1,7 @@
 """Figures of generated samples and data, and of their log densities."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from entropix.studies.figures import DATA, EXACT, MODEL, TRAINING, figure, legen
 
 if TYPE_CHECKING:
     import xarray
+    from matplotlib.axes import Axes
 
     from entropix.studies.data import PreparedData
 
@@ -93,15 +94,16 @@ def _plane(real: np.ndarray, made: np.ndarray, names: list[str], path: Path) -> 
         panels[0].set_ylabel(f"{names[1]} [data units]")
 
 
-def _bins(real: np.ndarray) -> np.ndarray:
-    low, high = np.min(real), np.max(real)
+def _bins(low: float, high: float, count: int) -> list[float]:
+    """Edges of a histogram with about ten samples per bin in the bulk."""
+    return np.linspace(low, high, int(np.clip(1.5 * np.sqrt(count), 10, 60))).tolist()
+
+
+def _frame(real: np.ndarray) -> tuple[float, float]:
+    """The range of the data with a margin."""
+    low, high = float(np.min(real)), float(np.max(real))
     margin = 0.1 * (high - low)
-    return np.linspace(low - margin, high + margin, _bin_count(real.size))
-
-
-def _bin_count(count: int) -> int:
-    """The number of edges of a histogram with about ten samples per bin in the bulk."""
-    return int(np.clip(1.5 * np.sqrt(count), 10, 60))
+    return low - margin, high + margin
 
 
 def _histogram(real: np.ndarray, made: np.ndarray, path: Path) -> None:
@@ -113,8 +115,8 @@ def _histogram(real: np.ndarray, made: np.ndarray, path: Path) -> None:
         legend_above(fig, axes)
 
 
-def _overlay(axes: Any, real: np.ndarray, made: np.ndarray) -> None:
-    bins = _bins(real)
+def _overlay(axes: "Axes", real: np.ndarray, made: np.ndarray) -> None:
+    bins = _bins(*_frame(real), real.size)
     axes.hist(real, bins, density=True, color=DATA, alpha=0.4, label="held-out data")
     axes.hist(
         made, bins, density=True, color=MODEL, histtype="step", lw=1.2, label="samples of the model"
@@ -145,8 +147,8 @@ def _pairs(real: np.ndarray, made: np.ndarray, names: list[str], path: Path) -> 
                             alpha=0.4,
                             lw=0,
                         )
-                    axes.set_ylim(*_bins(real[:, i])[[0, -1]])
-                axes.set_xlim(*_bins(real[:, j])[[0, -1]])
+                    axes.set_ylim(*_frame(real[:, i]))
+                axes.set_xlim(*_frame(real[:, j]))
                 if i == size - 1:
                     axes.set_xlabel(names[j])
                 if j == 0 and i > 0:
@@ -165,27 +167,27 @@ def _pairs(real: np.ndarray, made: np.ndarray, names: list[str], path: Path) -> 
 def plot_log_density(record: "xarray.Dataset", path: Path) -> None:
     """Histograms of the bound on log p, for data and generated samples."""
     series = [
-        ("log_prob", "held-out data", DATA, "stepfilled"),
-        ("log_prob_train", "training data", TRAINING, "step"),
-        ("log_prob_generated", "samples of the model", MODEL, "step"),
-        ("log_prob_exact", "held-out data, exact", EXACT, "step"),
+        ("log_prob", "held-out data", DATA),
+        ("log_prob_train", "training data", TRAINING),
+        ("log_prob_generated", "samples of the model", MODEL),
+        ("log_prob_exact", "held-out data, exact", EXACT),
     ]
     values = {name: np.ravel(record[name].values) for name, *_ in series if name in record}
     pooled = np.concatenate(list(values.values()))
     # The frame excludes half a per cent of the values on each side.
     low, high = np.quantile(pooled, [0.005, 0.995])
-    bins = np.linspace(low, high, _bin_count(record.sizes["rated_sample"]))
+    bins = _bins(low, high, record.sizes["rated_sample"])
     with figure(path, (5.6, 3.6)) as fig:
         axes = fig.subplots()
-        for name, label, colour, kind in series:
+        for name, label, colour in series:
             if name in values:
                 axes.hist(
                     values[name],
                     bins,
                     density=True,
                     color=colour,
-                    histtype=kind,
-                    alpha=0.4 if kind == "stepfilled" else 1,
+                    histtype="stepfilled" if name == "log_prob" else "step",
+                    alpha=0.4 if name == "log_prob" else 1,
                     lw=1.3,
                     ls=":" if name == "log_prob_exact" else "-",
                     label=label,

@@ -1,7 +1,7 @@
 """Figures of a study of transport."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,13 +20,15 @@ from entropix.studies.theorems import TRIANGLE
 
 if TYPE_CHECKING:
     import xarray
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _NAMES = {"vp": "VP", "vpx": "VPx", "sl": "SL"}
 
 
 def _panels(
-    fig: Any, record: "xarray.Dataset", xlabel: str, ylabel: str
-) -> list[tuple[Any, "xarray.Dataset"]]:
+    fig: "Figure", record: "xarray.Dataset", xlabel: str, ylabel: str
+) -> list[tuple["Axes", "xarray.Dataset"]]:
     """A panel for each dimension (rows) and process (columns), with its part of the record."""
     rows, columns = record.sizes["dimension"], record.sizes["process"]
     grid = fig.subplots(rows, columns, squeeze=False)
