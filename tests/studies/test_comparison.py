@@ -21,6 +21,7 @@ from entropix.studies import (
 from entropix.studies.comparison import information_report
 from entropix.studies.data import prepare_pair
 from entropix.studies.options import DataOptions
+from entropix.studies.record import definition
 
 
 N = 2000

@@ -9,6 +9,7 @@ import xarray
 import entropix as ex
 from entropix.cli import main
 from entropix.studies import DataOptions, OutputOptions, TrainingOptions
+from entropix.studies.record import definition
 from entropix.studies.schedule import ComparisonOptions, ScheduleOptions, SearchOptions, schedule
 from entropix.studies.schedule.report import compare
 from entropix.studies.schedule.study import SCHEMA

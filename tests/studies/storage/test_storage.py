@@ -10,6 +10,7 @@ import xarray
 
 from entropix.cli import main
 from entropix.studies import DataOptions, OutputOptions, ProcessOptions
+from entropix.studies.record import definition
 from entropix.studies.storage import (
     StorageEstimation,
     StorageOptions,
