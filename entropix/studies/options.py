@@ -115,8 +115,9 @@ class OutputOptions:
     out: str | None = None
     """Output folder. auto: entropix-NAME."""
     resume: bool = False
-    """Resume an interrupted run in the output folder; the results are those of a run without
-    interruption. Other options must be the same as before, except those of estimation."""
+    """Continue an interrupted run in the output folder; the results are those of a run without
+    interruption. The other options must be the same as before; those of estimation may change,
+    except for transport and storage."""
     overwrite: bool = False
     """Replace the results of an earlier run in the output folder."""
     plots: bool = True
