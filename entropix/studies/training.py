@@ -276,22 +276,14 @@ def training(options: TrainingOptions) -> Training:
 
 
 def check_seed(seed: int, name: str) -> int:
-    """A seed of a PRNG key.
-
-    Raises:
-        ValueError: if it does not fit in 32 bits.
-    """
+    """The seed of a PRNG key; refused with a `ValueError` if it does not fit in 32 bits."""
     if not 0 <= seed < 2**32:
         raise ValueError(f"`{name}` must be an integer from 0 to 2^32 - 1, got {seed}.")
     return seed
 
 
 def check_widths(widths: Sequence[int]) -> None:
-    """Refuse hidden layers without units.
-
-    Raises:
-        ValueError: naming `widths`.
-    """
+    """Refuse hidden layers without units, with a `ValueError`."""
     if not widths:
         raise ValueError("`widths` must hold at least one hidden size, got none.")
     for width in widths:
