@@ -24,5 +24,6 @@ from entropix.transport.speed_limit import speed_limit as speed_limit
 from entropix.transport.speed_result import SpeedLimit as SpeedLimit
 from entropix.transport.static_bridge import StaticBridge as StaticBridge
 from entropix.transport.static_bridge import static_bridge as static_bridge
+from entropix.transport.unbiased_bound import unbiased_w2_bound as unbiased_w2_bound
 from entropix.transport.wasserstein import Wasserstein as Wasserstein
 from entropix.transport.wasserstein import wasserstein as wasserstein

@@ -33,7 +33,7 @@ name, sleeps, *words = sys.argv[1:]
 log, measure, write = pathlib.Path(name), study.measure_cell, run.write_checkpoint
 log.touch()
 def measured(plan, cell, task):
-    log.write_text(log.read_text() + cell.name + chr(10))
+    log.write_text(log.read_text() + task.name + chr(10))
     return measure(plan, cell, task)
 def write_and_wait(path, step, *rest):
     write(path, step, *rest)

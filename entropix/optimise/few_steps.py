@@ -1,14 +1,14 @@
-r"""Few steps of a sampler, put where a schedule puts them, and what they cost in accuracy.
+r"""A sampler of few steps at the log-SNRs of a schedule, and its error.
 
-All schedules are sampled through one process with the whole axis of log-SNR: a sampler that sees
-levels only makes the same samples under every process (see `candidates`), so that one program
-serves all of them, from the same noise.
+A sampler of `entropix.dynamics` depends on the log-SNRs of its steps only, so that all schedules
+are sampled through one process that covers the whole axis of log-SNR: one compiled program serves
+all of them, with the same noise.
 
-The error of N steps against many from the same noise z,
+The distance between N and many steps from the same noise z,
 
 $$\mathrm{error}^2 = E_z\|X_N(z) - X_\infty(z)\|^2 \ge W_2(p_N, p_\infty)^2,$$
 
-needs no data and has no sampling bias; W2 between samples and data has both.
+needs no data and has no sampling bias.
 """
 
 import equinox as eqx
@@ -21,21 +21,25 @@ from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.processes import StraightLine
 
 
-# Steps of the sampler of second order that stand for infinitely many of either.
+# This number of second-order steps stands for infinitely many of any sampler.
 LIMIT_STEPS = 256
 
 
 def equilibrium_std(process: AbstractGaussianProcess) -> float:
-    r"""$\kappa$ of a process with a static equilibrium."""
+    r"""The standard deviation $\kappa$ of the equilibrium of a process that has a static one.
+
+    Args:
+        process: a Gaussian process with `is_static`.
+    """
     return float(process.equilibrium_precision(process.t1)) ** -0.5
 
 
 class FewStepSampler(eqx.Module):
-    """A model's sampler, as a function of log-SNRs.
+    """A sampler of the probability flow, as a function of the log-SNRs of its steps.
 
     Args:
         model: any model of a Gaussian process.
-        name: "ddim" or "dpm".
+        name: `"ddim"`, of first order, or `"dpm"`, DPM-Solver++ of second order.
     """
 
     model: AbstractModel
@@ -50,12 +54,12 @@ class FewStepSampler(eqx.Module):
     def __call__(
         self, levels: Float[Array, " knots"], key: Key, num_samples: int
     ) -> Float[Array, "num_samples dim"]:
-        """Samples made by steps through increasing log-SNRs, the last infinite."""
+        """Samples from steps through increasing log-SNRs, of which the last is infinite."""
         times = self.model.process.time_of_log_snr(levels)
         return sample(self.model, key=key, num_samples=num_samples, times=times, solver=self.solver)
 
     def limit(self, key: Key, num_samples: int) -> Float[Array, "num_samples dim"]:
-        """What the same noise becomes in the limit of many steps."""
+        """The samples of many steps from the same noise."""
         return sample(
             self.model,
             key=key,
@@ -66,18 +70,28 @@ class FewStepSampler(eqx.Module):
 
 
 def uniform_levels(process: AbstractGaussianProcess, num_steps: int) -> Float[Array, " knots"]:
-    """Log-SNRs at equal distances in the time of a process, from noise to data."""
+    """The log-SNRs of sampling steps that are uniform in the time of a process, from noise to data.
+
+    Args:
+        process: a Gaussian process.
+        num_steps: N, the number of steps.
+
+    Returns:
+        Increasing log-SNRs, shape (N + 1,); the last is infinite.
+    """
     times = jnp.linspace(process.t1, process.t0, num_steps + 1, dtype=process.t1.dtype)
     return jnp.append(process.log_snr(times[:-1]), jnp.inf)
 
 
 class FewStepError(eqx.Module):
-    r"""$\frac12\log E_z\|X_N(z) - X_\infty(z)\|^2$, a function of the process that sets the steps.
+    r"""The objective $\frac12\log E_z\|X_N(z) - X_\infty(z)\|^2$ of a schedule.
+
+    A differentiable function of the process in whose time the N steps are uniform.
 
     Args:
         sampler: the few-step sampler.
-        num_steps: N, uniform in the time of the process.
-        num_samples: draws of the noise, always the same ones.
+        num_steps: N.
+        num_samples: draws of the noise, the same in every call.
         key: PRNG key of the noise.
     """
 

@@ -1,4 +1,4 @@
-"""Few steps through one process are those of each; a model under a process that is not its own."""
+"""Few-step samplers, the levels of schedules, and the search for the best schedule."""
 
 import equinox as eqx
 import jax
@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import entropix as ex
-from entropix.studies.schedule.options import SearchOptions
-from entropix.studies.schedule.sampling import FewStepError, FewStepSampler, uniform_levels
+from entropix.optimise import FewStepError, FewStepSampler, uniform_levels
+from entropix.studies.options import SearchOptions
+from entropix.studies.schedule.candidates import RHO, hand_designed
 from entropix.studies.schedule.search import learnable, search
 from tests.helpers import paper_mixture
 
@@ -84,3 +85,17 @@ def test_a_schedule_made_for_the_sampler_is_nearer_to_many_steps(exact, sampler)
     best = min(float(error(process)) for process in by_hand)
     gain = best - float(error(found.process))
     assert gain > (0.01 if sampler == "ddim" else 0.3)
+
+
+def test_levels_are_those_of_karras_or_uniform_in_time(x64):
+    candidates = {c.name: c for c in hand_designed(ex.LinearSchedule(), 1.0)}
+    levels = np.asarray(candidates["edm"].levels(6))
+    noise = np.exp(-levels / 2)
+    np.testing.assert_allclose(noise[[0, -2, -1]], [80.0, 0.002, 0.0], rtol=1e-12)
+    np.testing.assert_allclose(np.diff(noise[:-1] ** (1 / RHO), 2), 0, atol=1e-12)
+    for name in ("linear", "cosine", "straight-line", "rectified-flow"):
+        process = candidates[name].process
+        levels = candidates[name].levels(4)
+        assert levels[-1] == jnp.inf
+        times = process.time_of_log_snr(levels)
+        np.testing.assert_allclose(times, [1, 0.75, 0.5, 0.25, 0], atol=1e-9)

@@ -1,7 +1,7 @@
-r"""What a schedule costs: the action of its path, and the Monte Carlo error of its entropy.
+r"""The cost of a schedule: the action of its path, and the Monte Carlo error of its entropy.
 
-A model enters through its denoiser D at a log-SNR, and the noise $\epsilon = (y - \mu D)/\Sigma$
-that belongs to it; the schedule through $\mu(s)$ and $\Sigma(s)$. With
+A model enters through its denoiser D at a log-SNR and the noise $\epsilon = (y - \mu D)/\Sigma$,
+the schedule through $\mu(s)$ and $\Sigma(s)$. With
 
 $$v = \mu' D + \Sigma'\epsilon, \qquad
   \mathrm{action} = (t_1 - t_0)\int E\|v\|^2\,ds, \qquad
@@ -13,10 +13,10 @@ uniform in s, one datum and one noise have the error $\sqrt{\mathrm{Var} f/N}$ w
 
 $$f = (t_1 - t_0)\,\frac{2}{\sigma^2}\,\|v\|^2 .$$
 
-Where S is infinite, the path KL to the moment-matched Gaussian r, which is finite for every process
-and the same for all of them, takes its place: $f = (t_1 - t_0)\frac{\sigma^2}{2}\|s - s_r\|^2$ with
-$s - s_r = \frac{\mu}{\Sigma^2}(D - D_r)$: $\mu(s - s_r)$ is one number at a log-SNR, whatever the
-process.
+S may be infinite. The path KL to the moment-matched Gaussian r is finite and the same for every
+process; it has $f = (t_1 - t_0)\frac{\sigma^2}{2}\|s - s_r\|^2$ with
+$s - s_r = \frac{\mu}{\Sigma^2}(D - D_r)$, and $\mu(s - s_r)$ depends on the log-SNR only, not on
+the process.
 """
 
 import dataclasses
@@ -38,16 +38,17 @@ _NODES = 48
 
 
 @dataclasses.dataclass(frozen=True)
-class Price:
-    r"""Of one schedule.
+class ScheduleCost:
+    r"""The cost of one schedule.
 
     Attributes:
-        action: with its standard error for the population.
+        action: kinetic action, and its standard error for the population.
         length: of the path.
-        entropy: S; infinite where that is known.
-        efficiency: $W_2^2/(S\int\sigma^2/2\,ds)$ with the W2 of samples; 0 where the bound is.
-        entropy_error: the Monte Carlo error of S; infinite where S is.
-        path_kl_error: that of the path KL to the moment-matched Gaussian.
+        entropy: S in nats; infinite for processes for which that is known.
+        efficiency: $W_2^2/(S\int\sigma^2/2\,ds)$ with the W2 of samples; 0 if S or the noise
+            budget is infinite.
+        entropy_error: the Monte Carlo error of S; infinite if S is.
+        path_kl_error: the Monte Carlo error of the path KL to the moment-matched Gaussian.
     """
 
     action: tuple[float, float]
@@ -58,7 +59,7 @@ class Price:
     path_kl_error: float
 
 
-def price(
+def schedule_cost(
     model: AbstractModel,
     process: AbstractGaussianProcess,
     x: Float[Array, "n dim"],
@@ -66,16 +67,22 @@ def price(
     *,
     evaluations: int,
     max_pairs: int = 1000,
-) -> Price:
-    """The price of a schedule.
+) -> ScheduleCost:
+    """The cost of a schedule for a model: action, length, efficiency, Monte Carlo errors.
 
     Args:
-        model: the fields, under a process with all the log-SNRs of `process`.
-        process: the schedule.
-        x: samples of the data.
-        z: standard normal noise, one for each of them.
-        evaluations: N, of the Monte Carlo errors.
-        max_pairs: points between which W2 is computed, at most.
+        model: any model, under a process that covers all log-SNRs of `process`.
+        process: a Gaussian process with the schedule.
+        x: samples of the data, shape (n, dim).
+        z: standard normal noise, shape (n, dim).
+        evaluations: the number N of draws of the estimates whose Monte Carlo error is returned.
+        max_pairs: the largest number of points for W2.
+
+    Returns:
+        A `ScheduleCost`.
+
+    References:
+        Benamou and Brenier (2000); Ikeda et al., arXiv 2407.04495.
     """
     variance = jnp.mean(jnp.var(x, axis=0))
     times, weights = time_rule(process, variance, _NODES)
@@ -94,7 +101,7 @@ def price(
     end = process.scale(process.t1) * x[:count] + process.std(process.t1) * z[:count]
     cost = total * float(process.noise_budget())
     distance = float(wasserstein(x[:count], end)) if np.isfinite(cost) else 0.0
-    return Price(
+    return ScheduleCost(
         action=(float(of_points.mean()), float(of_points.std(ddof=1) / np.sqrt(len(x)))),
         length=float(weights @ np.sqrt(squared.mean(axis=1))),
         entropy=total,
@@ -107,14 +114,7 @@ def price(
 def _monte_carlo(
     density: np.ndarray, weights: np.ndarray, duration: float, evaluations: int
 ) -> tuple[float, float]:
-    """An integral over time, and the error of its estimate from uniform times.
-
-    Args:
-        density: of each point at each time, shape (times, points).
-        weights: of the times in the integral.
-        duration: of the whole axis.
-        evaluations: how many draws an estimate has.
-    """
+    """An integral over time, and its error; `density` has shape (times, points)."""
     total = weights @ density.mean(axis=1)
     second = duration * weights @ (density**2).mean(axis=1)
     return float(total), float(np.sqrt(max(second - total**2, 0.0) / evaluations))
@@ -124,7 +124,7 @@ def _monte_carlo(
 def _fields(
     model: AbstractModel, levels: Float[Array, " k"], x: Array, z: Array
 ) -> tuple[Array, Array, Array]:
-    r"""D, epsilon and $\|\mu(s - s_r)\|^2$ of every point at every log-SNR: no process' own."""
+    r"""D, epsilon and $\|\mu(s - s_r)\|^2$ of every point at every log-SNR, for any process."""
     process = model.process
     mean = jnp.mean(x, axis=0)
     covariance = jnp.atleast_2d(jnp.cov(x, rowvar=False))
@@ -139,7 +139,7 @@ def _fields(
             return jax.vmap(fields.entropy_field, in_axes=(None, 0))(s, y)
 
         own = field(model)
-        # In this form no digits are lost where the signal is.
+        # This form loses no digits where there is little noise.
         denoised = process.equilibrium_gain(s) * y + var / scale * own
         noise = (y - scale * denoised) / jnp.sqrt(var)
         return denoised, noise, jnp.sum((scale * (own - field(reference))) ** 2, axis=-1)

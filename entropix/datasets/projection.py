@@ -1,23 +1,22 @@
-"""Principal components: data of many dimensions, seen in the few that hold most of the variance."""
+"""Principal components of data of many dimensions."""
 
 import dataclasses
 
 import numpy as np
 
 from entropix._core.checks import positive_integer
-from entropix.datasets import Dataset
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Projection:
     r"""The first K principal components of training data: $x \mapsto A\,(x - m)$.
 
-    The rows of A are orthonormal: distances within the components are those of the data.
+    The rows of A are orthonormal, so distances within the components are those of the data.
 
     Attributes:
         mean: m, shape (D,).
-        axes: A, shape (K, D), by falling variance.
-        explained: share of the variance of the training data that the components hold.
+        axes: A, shape (K, D), by decreasing variance.
+        explained: share of the variance of the training data in the components.
     """
 
     mean: np.ndarray
@@ -26,10 +25,14 @@ class Projection:
 
     @classmethod
     def fit(cls, points: np.ndarray, components: int) -> "Projection":
-        """The components of some points, each axis with its largest entry positive.
+        """The principal components of some points, each axis with its largest entry positive.
+
+        Args:
+            points: shape (N, D).
+            components: their number K.
 
         Raises:
-            ValueError: if there are not so many components.
+            ValueError: if there are fewer components.
         """
         most = min(points.shape[1], len(points) - 1)
         if positive_integer(components, "components") > most:
@@ -38,8 +41,7 @@ class Projection:
                 f"and {len(points)} training samples, got {components}."
             )
         mean = points.mean(axis=0, dtype=np.float64)
-        centred = points - mean
-        _, singular, axes = np.linalg.svd(centred, full_matrices=False)
+        _, singular, axes = np.linalg.svd(points - mean, full_matrices=False)
         kept = axes[:components]
         signs = np.sign(np.take_along_axis(kept, np.abs(kept).argmax(axis=1)[:, None], axis=1))
         variance = singular**2
@@ -50,16 +52,5 @@ class Projection:
         return ((points - self.mean) @ self.axes.T).astype(points.dtype)
 
     def inverse(self, components: np.ndarray) -> np.ndarray:
-        """The points that have these components, and the mean of all others."""
+        """The points with these components, and the mean in all other directions."""
         return components @ self.axes + self.mean
-
-    def dataset(self, dataset: Dataset, points: np.ndarray) -> Dataset:
-        """The data set that the components of `points`, made from `dataset`, are."""
-        names = tuple(f"PC{i + 1}" for i in range(len(self.axes)))
-        return Dataset(
-            self.forward(points),
-            name=dataset.name,
-            kind="points",
-            columns=names,
-            source=dataset.source,
-        )

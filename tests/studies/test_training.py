@@ -4,7 +4,7 @@ import pytest
 
 import entropix as ex
 from entropix.studies import ProcessOptions
-from entropix.studies.processes import make_process, process_parameters
+from entropix.studies.training import make_process, paper_seeds, process_parameters
 
 
 CLASSES = {
@@ -50,3 +50,9 @@ def test_a_number_that_the_process_lacks_is_refused():
 def test_numbers_out_of_range_are_refused(name, values):
     with pytest.raises(ValueError, match=f"`{name}` must be"):
         make_process(ProcessOptions(**values))
+
+
+def test_seeds_are_those_of_the_paper():
+    assert paper_seeds(4) == (1, 7, 17, 23)
+    assert paper_seeds(6) == (1, 7, 17, 23, 24, 25)
+    assert paper_seeds(2) == (1, 7)

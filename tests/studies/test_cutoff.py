@@ -5,9 +5,8 @@ import pytest
 import entropix as ex
 from entropix.datasets import Dataset
 from entropix.studies import DataOptions
-from entropix.studies.axis import Cutoff, choose_cutoff, report_times
+from entropix.studies.cutoff import Cutoff, choose_cutoff, report_times, with_cutoff
 from entropix.studies.data import prepare_data
-from entropix.studies.estimates import asks_for_cutoff
 
 
 PROCESSES = {
@@ -63,22 +62,32 @@ def test_a_cutoff_lies_within_the_noise(mixture, asked):
         choose_cutoff(asked, PROCESSES["vp"](), mixture)
 
 
-def test_estimators_that_diverge_are_told_from_other_failures():
-    """The command line chooses a cut-off where it must: it knows the errors that ask for one."""
+def test_a_cutoff_is_chosen_where_the_integral_diverges():
+    """Known beforehand (isolated points) or only from the estimate (a line in the plane)."""
     process = PROCESSES["vp"]()
     points = np.random.default_rng(0).normal(size=(4, 2))
-    with pytest.raises(ValueError, match="`cutoff`") as known:
-        ex.neural_entropy(
-            ex.ExactModel(ex.Empirical(points), process),
-            points,
-            key=jax.random.key(0),
-            num_evaluations=256,
-        )
-    assert asks_for_cutoff(known.value)
-    # A line in the plane: found out by a pilot, not known beforehand.
     line = np.stack([np.linspace(-1, 1, 64), np.zeros(64)], axis=1)
-    model = ex.ExactModel(ex.GaussianMixture([1.0], [[0.0, 0.0]], [[0.5, 1e-9]]), process)
-    with pytest.raises(ValueError, match="`cutoff`") as found:
-        ex.neural_entropy(model, line, key=jax.random.key(0))
-    assert asks_for_cutoff(found.value)
-    assert not asks_for_cutoff(ValueError("`times` must increase"))
+    on_line = ex.GaussianMixture([1.0], [[0.0, 0.0]], [[0.5, 1e-9]])
+    for distribution, data in ((ex.Empirical(points), points), (on_line, line)):
+        model = ex.ExactModel(distribution, process)
+
+        def entropy(cutoff, model=model, data=data):
+            key = jax.random.key(0)
+            return ex.neural_entropy(model, data, key=key, num_evaluations=256, cutoff=cutoff.value)
+
+        chosen = Cutoff(0.02, "chosen")
+        estimate, cutoff = with_cutoff(entropy, Cutoff(None, ""), lambda chosen=chosen: chosen)
+        assert cutoff is chosen
+        assert np.isfinite(float(estimate))
+
+
+def test_other_errors_do_not_lead_to_a_cutoff():
+    def wrong(_):
+        raise ValueError("`cutoff` must be a number")
+
+    def at_the_noise_end(_):
+        raise ex.DivergenceError("the integral is infinite")
+
+    for estimate in (wrong, at_the_noise_end):
+        with pytest.raises(ValueError, match=r"must be a number|is infinite"):
+            with_cutoff(estimate, Cutoff(None, ""), lambda: Cutoff(0.1, ""))

@@ -1,4 +1,4 @@
-"""The price of a schedule against closed forms, and its Monte Carlo errors against Monte Carlo."""
+"""The cost of a schedule against closed forms, and its Monte Carlo errors against Monte Carlo."""
 
 import jax
 import jax.numpy as jnp
@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 import entropix as ex
-from entropix.studies.schedule.candidates import NOISE_MAX, RHO, made_by_hand
-from entropix.studies.schedule.pricing import price
+from entropix.optimise import schedule_cost
 
 
-MEAN, VARIANCE = 0.7, 0.4
+MEAN, VARIANCE, NOISE_MAX = 0.7, 0.4, 80.0
 
 
 def _draws(count):
@@ -24,17 +23,23 @@ def _draws(count):
 
 @pytest.fixture
 def line():
-    """The exact model of N(0.7, 0.4) on the whole axis of log-SNR, and the schedules by hand."""
+    """The exact model of N(0.7, 0.4) on the whole axis of log-SNR, and common schedules."""
     gaussian = ex.Gaussian(jnp.array([MEAN]), jnp.array([[VARIANCE]]))
-    candidates = {c.name: c for c in made_by_hand(ex.LinearSchedule(), 1.0)}
-    return ex.ExactModel(gaussian, ex.StraightLine(1.0)), candidates
+    processes = {
+        "linear": ex.VariancePreserving(ex.LinearSchedule(), 1.0),
+        "cosine": ex.VariancePreserving(ex.processes.CosineSchedule(), 1.0),
+        "straight-line": ex.StraightLine(1.0),
+        "rectified-flow": ex.RectifiedFlow(),
+        "edm": ex.GaussianPath(jnp.ones_like, lambda s: NOISE_MAX * s**7),
+    }
+    return ex.ExactModel(gaussian, ex.StraightLine(1.0)), processes
 
 
-def test_prices_of_gaussian_data_are_the_closed_forms(x64, line):
+def test_costs_of_gaussian_data_are_the_closed_forms(x64, line):
     """Values of the closed forms for N(0.7, 0.4), target N(0, 1)."""
-    model, candidates = line
+    model, processes = line
     x, z = _draws(64)
-    found = {name: price(model, c.process, x, z, evaluations=100) for name, c in candidates.items()}
+    found = {name: schedule_cost(model, p, x, z, evaluations=100) for name, p in processes.items()}
     np.testing.assert_allclose(found["linear"].length, 0.80792529493179, rtol=1e-6)
     np.testing.assert_allclose(found["linear"].entropy, 0.40306717680056, rtol=1e-6)
     np.testing.assert_allclose(found["cosine"].action[0], 0.77117256414414, rtol=1e-6)
@@ -49,13 +54,13 @@ def test_prices_of_gaussian_data_are_the_closed_forms(x64, line):
 
 def test_monte_carlo_errors_are_those_of_monte_carlo(x64, line):
     """The standard error of S_NN at uniform times, against the scatter of its summands."""
-    model, candidates = line
+    model, processes = line
     keys = jax.random.split(jax.random.key(0), 4)
     dist, count = model.distribution, 200_000
     x = dist.sample(4096, key=keys[0])
     z = jax.random.normal(keys[1], x.shape)
-    process = candidates["linear"].process
-    predicted = price(model, process, x, z, evaluations=count).entropy_error
+    process = processes["linear"]
+    predicted = schedule_cost(model, process, x, z, evaluations=count).entropy_error
     times = jax.random.uniform(keys[2], (count,))
     draws = dist.sample(count, key=keys[3])
     noise = jax.random.normal(jax.random.key(1), draws.shape)
@@ -67,17 +72,3 @@ def test_monte_carlo_errors_are_those_of_monte_carlo(x64, line):
 
     scatter = jnp.std(jax.vmap(summand)(times, draws, noise)) / np.sqrt(count)
     np.testing.assert_allclose(predicted, scatter, rtol=0.1)
-
-
-def test_levels_are_those_of_karras_or_uniform_in_time(x64):
-    candidates = {c.name: c for c in made_by_hand(ex.LinearSchedule(), 1.0)}
-    levels = np.asarray(candidates["edm"].levels(6))
-    noise = np.exp(-levels / 2)
-    np.testing.assert_allclose(noise[[0, -2, -1]], [80.0, 0.002, 0.0], rtol=1e-12)
-    np.testing.assert_allclose(np.diff(noise[:-1] ** (1 / RHO), 2), 0, atol=1e-12)
-    for name in ("linear", "cosine", "straight-line", "rectified-flow"):
-        process = candidates[name].process
-        levels = candidates[name].levels(4)
-        assert levels[-1] == jnp.inf
-        times = process.time_of_log_snr(levels)
-        np.testing.assert_allclose(times, [1, 0.75, 0.5, 0.25, 0], atol=1e-9)
