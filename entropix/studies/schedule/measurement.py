@@ -57,7 +57,7 @@ def measure_seed(
     comparison, candidates = study.options.comparison, []
     found: Found = {"objective": []}
     for j, objective in enumerate(study.objectives):
-        bar.set_postfix_str(objective)
+        bar.update(text=objective)
         best = search(
             objective,
             model,
@@ -84,7 +84,7 @@ def measure_seed(
     found["wasserstein2_limit"] = float(wasserstein(target, limit))
     rows = []
     for candidate in candidates:
-        bar.set_postfix_str(candidate.title)
+        bar.update(text=candidate.title)
         process, evaluations = candidate.process, comparison.evaluations
         cost = schedule_cost(
             sampler.model, process, x, z, evaluations=evaluations, max_pairs=min(count, 1000)
