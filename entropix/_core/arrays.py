@@ -23,7 +23,8 @@ become equal.
 import contextlib
 import decimal
 import numbers
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.core
@@ -36,6 +37,16 @@ from jaxtyping import ArrayLike as ArrayLike
 Scalar: TypeAlias = Float[Array, ""]
 RealLike: TypeAlias = Real[ArrayLike, "..."]  # elementwise: a number or an array of any shape
 RealScalarLike: TypeAlias = Real[ArrayLike, ""]
+
+
+@runtime_checkable
+class SupportsArray(Protocol):
+    """What NumPy can read: tables of pandas, arrays of xarray, tensors of torch, ..."""
+
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray: ...
+
+
+DataLike: TypeAlias = ArrayLike | Sequence[Any] | SupportsArray  # see the table above
 Key: TypeAlias = PRNGKeyArray | Array  # a typed key, or the legacy array of two uint32
 
 _REAL = (numbers.Real, decimal.Decimal, np.bool_)
@@ -292,9 +303,12 @@ def _shown(x: Any) -> str:
 
 
 def safe_sqrt(x: Array) -> Array:
-    """Square root whose derivative at zero is zero rather than infinite."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+    """Square root whose derivative at zero is zero rather than infinite.
+
+    Zero of what rounding made negative; NaN of NaN.
+    """
+    above = ~(x <= 0)
+    return jnp.where(above, jnp.sqrt(jnp.where(above, x, 1.0)), 0.0)
 
 
 def inner(a: Array, b: Array) -> Array:

@@ -9,11 +9,11 @@ The flow is solved in the standardised state and the angle
 $$X = \frac{y}{\sqrt P}, \qquad \tan\theta = \frac{\Sigma}{\sqrt c\,\mu}, \qquad
   P = \Sigma^2 + c\mu^2, \qquad \frac{dX}{d\theta} = -\sin\theta\,F,$$
 
-with $c$ a reference variance and $F$ the field of `entropix.dynamics.bridge.Bridge`: for a denoiser
-$D$ with its noise $\epsilon$ it is $-\sin\theta\,D/\sqrt c + \cos\theta\,\epsilon$, bounded at both
-ends for every process and every model, and zero for data $N(0, cI)$. Nothing is cut off; a log
-density that grows without limit towards the data end is refused. A `FlowMatching` model, which has
-no score, is solved in y and s.
+with $c$ a reference variance and $F$ the field of `ReverseCoordinates`: for a denoiser $D$ with its
+noise $\epsilon$ it is $-\sin\theta\,D/\sqrt c + \cos\theta\,\epsilon$, bounded at both ends for
+every process and every model, and zero for data $N(0, cI)$. Nothing is cut off; a log density that
+grows without limit towards the data end is refused. A `FlowMatching` model, which has no score, is
+solved in y and s.
 """
 
 import math
@@ -33,11 +33,11 @@ from entropix._core.precision import matmul
 from entropix.density.method import AbstractDensityMethod
 from entropix.density.result import LogDensity
 from entropix.density.straight import carry_straight
-from entropix.dynamics.bridge import Bridge, reference_variance
+from entropix.dynamics import ReverseCoordinates
 from entropix.entropy.axis import log_snr_of_std
 from entropix.entropy.ends import EndRates, check_ends, judge_sizes, resolved_points
 from entropix.interfaces import AbstractModel
-from entropix.models import FlowMatching
+from entropix.models import FlowMatching, reference_variance
 
 
 PROBES = ("orthogonal", "rademacher", "gaussian")
@@ -130,7 +130,7 @@ class ProbabilityFlow(AbstractDensityMethod):
             raise ValueError("`key` must be given for the probes of `divergence='hutchinson'`.")
         if isinstance(model, FlowMatching) and cutoff is not None:
             raise ValueError("`cutoff` must be None for FlowMatching, whose paths have no noise.")
-        bridge = Bridge(model.process, reference_variance(model), True)
+        bridge = ReverseCoordinates(model.process, reference_variance(model), flow=True)
         size = math.prod(x.shape[1:])
         if self.probe == "rademacher" and self.num_directions(size) < size and x.shape[0] < 16:
             raise ValueError(
@@ -149,7 +149,7 @@ class ProbabilityFlow(AbstractDensityMethod):
 def _log_densities(
     method: ProbabilityFlow,
     model: AbstractModel,
-    bridge: Bridge,
+    bridge: ReverseCoordinates,
     prior: Any,
     x: Array,
     condition: Any,
@@ -243,7 +243,7 @@ class _Flow(eqx.Module):
 
     method: ProbabilityFlow
     model: AbstractModel
-    bridge: Bridge
+    bridge: ReverseCoordinates
     condition: Any
     probes: Float[Array, "probes *shape"]
 
@@ -264,7 +264,7 @@ class _Flow(eqx.Module):
         batched = jax.tree.map(lambda leaf: leaf[None], self.condition)
 
         def velocity(x: Array) -> Array:
-            return -jnp.sin(theta) * self.bridge.field(self.model, t, x[None], batched)[0]
+            return -jnp.sin(theta) * self.bridge.field(t, x[None], (self.model, batched))[0]
 
         moved, jvp = jax.linearize(velocity, state)
         stretch = jax.vmap(lambda v: inner(jvp(v), v))(self.probes)

@@ -12,3 +12,7 @@ from entropix.interfaces.model import AbstractModel as AbstractModel
 from entropix.interfaces.process import AbstractGaussianProcess as AbstractGaussianProcess
 from entropix.interfaces.process import AbstractProcess as AbstractProcess
 from entropix.interfaces.process import AbstractSchedule as AbstractSchedule
+from entropix.interfaces.sampler import AbstractDenoiser as AbstractDenoiser
+from entropix.interfaces.sampler import AbstractSampler as AbstractSampler
+from entropix.interfaces.sampler import NoiseLevel as NoiseLevel
+from entropix.interfaces.speed import AbstractSpeed as AbstractSpeed

@@ -8,5 +8,6 @@ from entropix.models.parametrisations import EntropyMatching as EntropyMatching
 from entropix.models.parametrisations import NoisePrediction as NoisePrediction
 from entropix.models.parametrisations import ScoreMatching as ScoreMatching
 from entropix.models.parametrisations import VelocityPrediction as VelocityPrediction
+from entropix.models.reference_variance import reference_variance as reference_variance
 from entropix.models.scaling import GaussianScaling as GaussianScaling
 from entropix.models.tempered import Tempered as Tempered

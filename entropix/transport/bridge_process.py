@@ -39,7 +39,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import (
     Key,
@@ -57,8 +57,11 @@ from entropix.networks import Fixed, FourierMLP
 from entropix.training.objective import AbstractObjective
 
 
-# The clock resolves structure down to 3% of the standard deviation of the end.
+# The clock resolves structure down to 3% of the standard deviation of the end, but delta stays
+# within this range: above it sqrt(r) would be the clock of a large part of the time, below it the
+# network's level would span more than 23 and float32 resolve 1 - s near the end to few digits.
 _RESOLVED = 1e-3
+_LEAST_DELTA, _LARGEST_DELTA = 1e-5, 0.03
 
 
 def bridge_times(num_steps: int) -> Float[Array, " steps"]:
@@ -99,13 +102,15 @@ class StateFeatures(eqx.Module):
             dim + 2 * count, key=key, widths=widths, num_features=16, out_dim=dim
         )
 
-    def __call__(self, level: RealScalarLike, y: Float[Array, " dim"], condition: Any = None):
+    def __call__(
+        self, level: RealScalarLike, y: Float[Array, " dim"], condition: PyTree = None
+    ) -> Float[Array, " dim"]:
         phase = self.frequencies.value.astype(y.dtype) @ y
         return self.network(level, jnp.concatenate([y, jnp.sin(phase), jnp.cos(phase)]))
 
 
 class BrownianMotion(AbstractProcess):
-    r"""$dY_s = \sqrt\epsilon\,dB_s$ on $[0, 1]$, the reference of a Schroedinger bridge.
+    r"""$dY_s = \sqrt\epsilon\,dB_s$ on $[0, 1]$, the reference of a Schrödinger bridge.
 
     Its equilibrium is flat.
 
@@ -122,7 +127,7 @@ class BrownianMotion(AbstractProcess):
 
     is_static = True
 
-    def __init__(self, epsilon: Any):
+    def __init__(self, epsilon: RealScalarLike):
         self.epsilon = positive(epsilon, "epsilon", shape=())
         self.t0 = as_float(0.0)
         self.t1 = as_float(1.0)
@@ -143,7 +148,7 @@ class BridgeProcess(AbstractProcess):
     r"""$dX_s = u_\theta(s, X_s)\,ds + \sqrt\epsilon\,dB_s$ on $[0, 1]$, a network its drift.
 
     A process like any other: `solve_forward` and `path_entropy` take it. The drift of a
-    Schroedinger bridge is a gradient, and `equilibrium_score` is $2 u_\theta/\epsilon$. The network
+    Schrödinger bridge is a gradient, and `equilibrium_score` is $2 u_\theta/\epsilon$. The network
     is called as `network(level, y)` with a standardised state and the level
     $\log\frac{1-s+\delta}{s+\delta}$, which falls from $-\log\delta$ to $\log\delta$, 3.5 to 11.5.
 
@@ -188,7 +193,8 @@ class BridgeProcess(AbstractProcess):
     @property
     def delta(self) -> Array:
         r"""$\delta$, the remaining time down to which the end is resolved."""
-        return jnp.clip(_RESOLVED * self.variance[1] / self.process.epsilon, 1e-5, 0.03)
+        resolved = _RESOLVED * self.variance[1] / self.process.epsilon
+        return jnp.clip(resolved, _LEAST_DELTA, _LARGEST_DELTA)
 
     def shifted(self, by: Float[Array, "*shape"]) -> "BridgeProcess":
         """The same process of states moved by a constant."""

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from entropix._core.arrays import safe_sqrt
+from entropix._core.arrays import DataLike, safe_sqrt
 from entropix._core.precision import full_precision
 from entropix.dynamics import solve_flow
 from entropix.interfaces import AbstractModel, Estimate
@@ -42,7 +42,7 @@ class FlowAction(eqx.Module):
 @full_precision
 def flow_action(
     model: AbstractModel,
-    x: Any,
+    x: DataLike,
     *,
     direction: str = "forward",
     num_steps: int = 128,

@@ -1,30 +1,29 @@
-r"""The static Schroedinger problem of two samples: entropic optimal transport.
+r"""The static Schrödinger problem of two samples: entropic optimal transport.
 
 $$OT_\epsilon = \min_\pi\ E_\pi\tfrac12\|x - y\|^2 + \epsilon\,KL(\pi\Vert p_0\otimes p_1)$$
 
 over couplings $\pi$ of $p_0$ and $p_1$, by OTT (Cuturi et al., 2201.12324; its regularisation is
-$2\epsilon$, for the cost $\|x - y\|^2$). The minimiser is the law of the ends of the Schroedinger
+$2\epsilon$, for the cost $\|x - y\|^2$). The minimiser is the law of the ends of the Schrödinger
 bridge between $p_0$ and $p_1$ over Brownian motion $dX = \sqrt\epsilon\,dB$, $s \in [0, 1]$, and
-the path KL of the bridge from that motion started in $p_0$ is (Leonard, 1308.0215)
+the path KL of the bridge from that motion started in $p_0$ is (Léonard, 1308.0215)
 
 $$KL(P\Vert W^{p_0}) = KL(\pi\Vert p_0(x)\,N(y; x, \epsilon I)) =
   \frac{OT_\epsilon}{\epsilon} - h(p_1) + \frac D2\log(2\pi\epsilon),$$
 
-with the differential entropy $h(p_1)$, which the samples alone do not tell.
+with the differential entropy $h(p_1)$, which is not estimated from the samples.
 """
-
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from entropix._core.arrays import DataLike, RealScalarLike
 from entropix._core.checks import positive, positive_integer
 from entropix._core.precision import full_precision
 from entropix.interfaces import Estimate
-from entropix.transport.errors import two_sample_error
-from entropix.transport.points import as_clouds, frame, to_cost_unit
+from entropix.transport.couplings import two_sample_error
+from entropix.transport.frame import as_clouds, frame, to_cost_unit
 from entropix.transport.sinkhorn import all_pairs, in_units_of_cost, sinkhorn_potentials
 
 
@@ -47,7 +46,7 @@ class StaticBridge(eqx.Module):
     epsilon: Float[Array, ""]
     dim: int = eqx.field(static=True)
 
-    def path_kl(self, entropy: Any) -> Estimate:
+    def path_kl(self, entropy: RealScalarLike) -> Estimate:
         r"""$KL(P\Vert W^{p_0})$ in nats, given $h(p_1)$, the `entropy` of the second distribution.
 
         With $h(p_0)$ instead it is the path KL from the reversed motion that starts in $p_1$.
@@ -61,8 +60,10 @@ class StaticBridge(eqx.Module):
 
 
 @full_precision
-def static_bridge(x: Any, y: Any, *, epsilon: Any, max_iterations: int = 10_000) -> StaticBridge:
-    r"""Entropic optimal transport between two samples: what a Schroedinger bridge must agree with.
+def static_bridge(
+    x: DataLike, y: DataLike, *, epsilon: RealScalarLike, max_iterations: int = 10_000
+) -> StaticBridge:
+    r"""Entropic optimal transport between two samples: what a Schrödinger bridge must agree with.
 
     Args:
         x: samples of $p_0$, shape (n, *shape), or (n,) for numbers.
@@ -79,7 +80,7 @@ def static_bridge(x: Any, y: Any, *, epsilon: Any, max_iterations: int = 10_000)
             compiled program runs.
 
     References:
-        Cuturi et al., arXiv 2201.12324; Leonard, 1308.0215.
+        Cuturi et al., arXiv 2201.12324; Léonard, 1308.0215.
     """
     x, y = as_clouds(x, y)
     epsilon = positive(epsilon, "epsilon", shape=()).astype(x.dtype)

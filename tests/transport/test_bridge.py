@@ -11,13 +11,13 @@ import pytest
 
 import entropix as ex
 from entropix.transport.bridge import _first_pairs
+from entropix.transport.bridge_costs import measure_bridge
 from entropix.transport.bridge_process import (
     BridgeObjective,
     BridgeProcess,
     BrownianMotion,
     end_clock,
 )
-from entropix.transport.bridge_result import measure_bridge
 from tests.helpers import as_shipped
 from tests.training.common import assert_same
 from tests.transport.test_gaussian_bridge import entropy, pair

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix.interfaces import AbstractGaussianProcess
-from entropix.optimise.sampling import step_times
+from entropix.optimise import step_times
 from entropix.processes import (
     CosineSchedule,
     GaussianPath,

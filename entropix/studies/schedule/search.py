@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from entropix._core.arrays import Key
-from entropix.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel, AbstractSpeed
 from entropix.models import ExactModel
 from entropix.optimise import (
     EntropicTime,
@@ -18,7 +18,6 @@ from entropix.optimise import (
     constant_speed,
     optimise_schedule,
 )
-from entropix.optimise.speeds import AbstractSpeed
 from entropix.processes import MonotoneSchedule, TimeChanged, VariancePreserving
 from entropix.studies.schedule.options import SearchOptions
 from entropix.studies.schedule.sampling import FewStepError, FewStepSampler

@@ -13,20 +13,18 @@ Gaussian $p_T$ of covariance C, $D_0 = e^{\delta^T C^{-1}\delta} - 1$. Both flow
 same draws of noise, shifted or not, so that most of the noise of $W_1(p_0, q_0)$ cancels.
 """
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
-from entropix._core.arrays import Key
+from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import conditions, finite, positive_integer, prng_key, samples
 from entropix._core.precision import full_precision
 from entropix.distributions import Gaussian, IsotropicGaussian
 from entropix.dynamics import solve_flow
-from entropix.interfaces import AbstractModel, Estimate
+from entropix.interfaces import AbstractModel, AbstractPrior, Estimate
 from entropix.transport.couplings import assignment, costs_of, sorted_distance, sorted_potentials
 from entropix.transport.speed import measure_speeds
 
@@ -84,15 +82,15 @@ class SpeedAccuracy(eqx.Module):
 @full_precision
 def speed_accuracy(
     model: AbstractModel,
-    data: Any,
+    data: DataLike,
     *,
-    shift: Any,
+    shift: DataLike,
     key: Key,
     num_samples: int = 500,
     num_steps: int = 128,
     num_times: int = 64,
     num_speeds: int = 4096,
-    condition: Any = None,
+    condition: PyTree = None,
     chunk_size: int = 4096,
 ) -> SpeedAccuracy:
     r"""Both sides of the speed-accuracy relation, for a reverse flow from a shifted prior.
@@ -141,15 +139,8 @@ def speed_accuracy(
     if not isinstance(size, jax.core.Tracer) and float(size) == 0:
         raise ValueError("`shift` must not be zero, got a shift of length 0.")
     speed_key, prior_key = jax.random.split(key)
-    _, _, speeds = measure_speeds(
-        model,
-        data,
-        condition,
-        key=speed_key,
-        num_times=num_times,
-        num_samples=num_speeds,
-        chunk=chunk_size,
-    )
+    counts = {"num_times": num_times, "num_samples": num_speeds, "chunk": chunk_size}
+    _, _, speeds = measure_speeds(model, data, condition, key=speed_key, **counts)
     duration = model.process.t1 - model.process.t0
     speed = speeds.action.estimate(data.shape[0], speeds.evaluations)
     speed = jax.tree.map(lambda part: part / duration, speed)
@@ -172,7 +163,7 @@ def speed_accuracy(
     delta = w1 - size
     accuracy = delta**2 / (duration * chi_squared)
     # Both come from the same draws of noise, and so does their error.
-    influence = accuracy * (2 * of_w1 / _nonzero(delta) - of_chi / chi_squared)
+    influence = accuracy * (2 * of_w1 / jnp.where(delta == 0, 1.0, delta) - of_chi / chi_squared)
     left, ratio = _error(influence), accuracy / speed.value
     return SpeedAccuracy(
         w1_data=Estimate(w1, _error(of_w1), _error(of_w1), 2 * count * num_steps),
@@ -196,10 +187,6 @@ def _error(influence: Array) -> Array:
     return jnp.std(influence, ddof=1) / jnp.sqrt(influence.shape[0])
 
 
-def _nonzero(x: Array) -> Array:
-    return jnp.where(x == 0, jnp.ones_like(x), x)
-
-
 def _coupled_w1(x: Array, y: Array) -> tuple[Array, Array]:
     """W1, and the influence of each pair: the points of a pair came from one draw."""
     if x.shape[1] == 1:
@@ -209,15 +196,13 @@ def _coupled_w1(x: Array, y: Array) -> tuple[Array, Array]:
     return jnp.mean(costs_of(x, y[coupling.partner], 1.0)), coupling.u + coupling.v
 
 
-def _chi_squared(prior: Any, noise: Array, shift: Array) -> tuple[Array, Array]:
+def _chi_squared(prior: AbstractPrior, noise: Array, shift: Array) -> tuple[Array, Array]:
     """D0, and the influence of each draw."""
     flat = shift.reshape(-1)
-    if isinstance(prior, IsotropicGaussian):
-        exact = jnp.expm1(jnp.sum(flat**2) / prior.std**2)
-        return exact, jnp.zeros_like(noise, shape=noise.shape[:1])
-    if isinstance(prior, Gaussian):
-        exact = jnp.expm1(flat @ jnp.linalg.solve(prior.covariance, flat))
-        return exact, jnp.zeros_like(noise, shape=noise.shape[:1])
+    if isinstance(prior, IsotropicGaussian | Gaussian):
+        isotropic = isinstance(prior, IsotropicGaussian)
+        scaled = flat / prior.std**2 if isotropic else jnp.linalg.solve(prior.covariance, flat)
+        return jnp.expm1(flat @ scaled), jnp.zeros_like(noise, shape=noise.shape[:1])
 
     # Drawn from both densities in equal parts, the weight (r - 1)^2 / (r + 1) with r = q/p grows
     # like r where r is large, and like (r - 1)^2 where the densities are close.

@@ -1,7 +1,16 @@
-r"""How far the path of a diffusion lies from the geodesic between its ends.
+r"""Geodesics of $W_2$ between samples, and how far the path of a diffusion lies from one.
 
-The densities $p_s$ of a process lead from $p_0$ to $p_T$; so does the geodesic $g_t$ of $W_2$,
-the shortest path. At the fraction of its own length that the process has covered,
+The displacement interpolation of two samples is the geodesic between them,
+
+$$x_i(t) = (1 - t)\,x_i + t\,T(x_i), \qquad W_2(x(0), x(t)) = t\,W_2(x(0), x(1))$$
+
+with the optimal map T (McCann, 1997). For samples of one size T is the optimal assignment. For
+others, and large ones, it is the barycentric map of the regularised plan, $T(x_i) = n\sum_j
+\pi_{ij} y_j$ (Pooladian and Niles-Weed, 2109.12004), which averages over the plan and so falls
+short of the spread of y by about $\epsilon$ in each direction.
+
+The densities $p_s$ of a process lead from $p_0$ to $p_T$; so does the geodesic $g_t$, the shortest
+path. At the fraction of its own length that the process has covered,
 $t(s) = \int_{t_0}^s\sqrt{E\|v\|^2}\,dr \big/ \mathrm{length}$, the two are compared:
 
 $$d(s) = W_2(p_s, g_{t(s)}),$$
@@ -10,20 +19,81 @@ between samples, next to the $W_2$ of two samples of $p_s$ of the same size. All
 $p_T$, $p_s$) are sampled from different data, so that chance brings none together.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, PyTree
 
-from entropix._core.arrays import Key, safe_sqrt
-from entropix._core.checks import conditions, finite, positive_integer, prng_key, samples
+from entropix._core.arrays import DataLike, Key, safe_sqrt
+from entropix._core.checks import choice, conditions, finite, positive_integer, prng_key, samples
 from entropix._core.precision import full_precision
-from entropix.interfaces import AbstractGaussianProcess, AbstractModel
-from entropix.transport.interpolation import displacement_interpolation
-from entropix.transport.speed import SpeedProfile, measure_speeds
+from entropix.interfaces import AbstractModel
+from entropix.transport.couplings import assignment, sorted_coupling
+from entropix.transport.frame import as_clouds
+from entropix.transport.sinkhorn import barycentric_map, regularise
+from entropix.transport.speed import measure_speeds
 from entropix.transport.wasserstein import wasserstein
+
+
+@full_precision
+def displacement_interpolation(
+    x: DataLike,
+    y: DataLike,
+    t: DataLike,
+    *,
+    method: str = "auto",
+    max_exact: int = 2048,
+    epsilon: Any = None,
+    geometry: Mapping[str, Any] | None = None,
+    solver: Mapping[str, Any] | None = None,
+) -> Array:
+    r"""Points at time t on the geodesic from one sample to another, equal weights.
+
+    Differentiable in the points and in t, the coupling held fixed.
+
+    Args:
+        x: samples, shape (n, *shape), or (n,) for numbers.
+        y: samples, shape (m, *shape).
+        t: a number or an array of numbers, 0 at x and 1 at y.
+        method: "auto", "assignment" (exact; sorting on a line) or "sinkhorn".
+        max_exact: largest number of points for which "auto" takes the assignment.
+        epsilon: regularisation of "sinkhorn", in units of the squared distance; None for 0.3% of
+            its mean.
+        geometry: options of OTT's `PointCloud` for "sinkhorn", see `sinkhorn_divergence`.
+        solver: options of OTT's `Sinkhorn`.
+
+    Returns:
+        Points, shape (*t.shape, n, *shape), in the order of x.
+
+    Raises:
+        ValueError: if an argument is malformed, or an assignment is asked for of samples of
+            different sizes.
+    """
+    points, others = as_clouds(x, y, invariant=False)
+    t = finite(t, "t").astype(points.dtype)
+    choice(method, "method", ("auto", "assignment", "sinkhorn"))
+    positive_integer(max_exact, "max_exact")
+    n, m = points.shape[0], others.shape[0]
+    line = points.shape[1] == 1
+    if method == "auto":
+        method = "assignment" if n == m and (line or n <= max_exact) else "sinkhorn"
+    if method == "assignment":
+        if n != m:
+            raise ValueError(
+                f"`method` must be 'sinkhorn' for samples of different sizes, {n} and {m}, "
+                "got 'assignment'."
+            )
+        coupling = sorted_coupling(points, others) if line else assignment(points, others, 2.0)
+        target = others[coupling.partner]
+    else:
+        found = regularise(points, others, 2.0, epsilon, geometry, solver)
+        target = barycentric_map(found, (geometry or {}).get("cost_fn"))
+    t = t[..., None, None]
+    return ((1 - t) * points + t * target).reshape(*t.shape[:-2], *np.shape(np.asarray(x)))
 
 
 class GeodesicDeviation(eqx.Module):
@@ -59,14 +129,14 @@ class GeodesicDeviation(eqx.Module):
 @full_precision
 def geodesic_deviation(
     model: AbstractModel,
-    data: Any,
+    data: DataLike,
     *,
     key: Key,
-    times: Any = None,
+    times: DataLike | None = None,
     num_samples: int = 500,
     num_times: int = 64,
     num_speeds: int = 2048,
-    condition: Any = None,
+    condition: PyTree = None,
     chunk_size: int = 4096,
 ) -> GeodesicDeviation:
     r"""Distance of a process from the geodesic between its ends, along its length.
@@ -104,16 +174,14 @@ def geodesic_deviation(
             raise ValueError(f"`times` must have shape (K,), got {times.shape}.")
     process = model.process
     speed_key, part_key, noise_key = jax.random.split(key, 3)
-    _, profile, _ = measure_speeds(
-        model,
-        data,
-        condition,
-        key=speed_key,
-        num_times=num_times,
-        num_samples=num_speeds,
-        chunk=chunk_size,
-    )
-    clock, covered = _covered(process, profile)
+    counts = {"num_times": num_times, "num_samples": num_speeds, "chunk": chunk_size}
+    _, profile, _ = measure_speeds(model, data, condition, key=speed_key, **counts)
+    # Times, and the share of the length covered by then, from one end to the other.
+    steps = profile.weights * profile.speed
+    total = jnp.sum(steps)
+    clock = [process.t0[None], profile.times, process.t1[None]]
+    clock = jnp.concatenate([part.astype(profile.times.dtype) for part in clock])
+    covered = jnp.pad((jnp.cumsum(steps) - steps / 2) / total, 1, constant_values=(0, 1))
     if times is None:
         fraction = jnp.arange(1, 8, dtype=covered.dtype) / 8
         times = jnp.interp(fraction, covered, clock)
@@ -134,16 +202,3 @@ def geodesic_deviation(
         null.append(wasserstein(of_path, again, max_exact=count).value)
     w2 = wasserstein(start, end, max_exact=count).value
     return GeodesicDeviation(times, fraction, jnp.stack(distance), jnp.stack(null), w2, count)
-
-
-def _covered(process: AbstractGaussianProcess, profile: SpeedProfile) -> tuple[Array, Array]:
-    """Times, and the share of the length covered by then, from one end to the other."""
-    steps = profile.weights * profile.speed
-    total = jnp.sum(steps)
-    middle = (jnp.cumsum(steps) - steps / 2) / total
-    ends = jnp.stack([jnp.zeros_like(total), jnp.ones_like(total)])
-    times = jnp.stack([process.t0, process.t1]).astype(profile.times.dtype)
-    return (
-        jnp.concatenate([times[:1], profile.times, times[1:]]),
-        jnp.concatenate([ends[:1], middle, ends[1:]]),
-    )
