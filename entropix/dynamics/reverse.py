@@ -72,22 +72,19 @@ def solve_reverse(
         key: PRNG key.
         times: decreasing times of the process to step through; None for `num_steps` steps from `t1`
             to `t0`, which shrink towards the data.
-        num_steps: see `times`.
-        save: None for the final states, "steps" for the states at all `times`, the first included,
-            or an array of decreasing times, which become steps.
         functional: None, or a function `increment(s0, s1, y0, y1)` of one sample and a step from
             `s0` down to `s1`, to a pytree of scalars that are added up.
         solver: a Diffrax solver; None for `diffrax.SRA1()` (order 1.5, additive noise).
-        stepsize_controller: a Diffrax controller for adaptive steps, in the solver time of
-            `ReverseCoordinates`; None for the fixed ones.
-        adjoint: how to differentiate; None for `diffrax.RecursiveCheckpointAdjoint()`.
-        path: a Brownian path of shape (n, *shape) over the solver times of
-            `ReverseCoordinates`, to follow instead of one made from `key`.
+        path: a Brownian path of shape (n, *shape) over the solver times of `ReverseCoordinates`, as
+            is the time of `stepsize_controller`.
         condition: None, or arrays with a leading axis of n, one condition for each sample.
         variance: the reference variance $c$; None for what the model knows of its data.
-        chunk_size: solve for so many samples at a time, which bounds memory; None for all at once.
-        dense: keep what `Trajectory.evaluate` needs to interpolate. Where all signal is gone it
-            returns zero, not the start.
+        num_steps: see `times`.
+        save: as in `solve_forward`, as are the following; times are decreasing.
+        stepsize_controller: None for fixed steps.
+        adjoint: how to differentiate.
+        chunk_size: samples solved at a time.
+        dense: allow `Trajectory.evaluate`, which returns zero where all signal is gone.
         max_steps: bound on the number of adaptive steps.
 
     Returns:
@@ -162,22 +159,20 @@ def solve_flow(
         times: times of the process to step through, in the direction of the flow; None for
             `num_steps` steps over the whole axis, which shrink towards the data (equal ones for
             `FlowMatching`, solved in the process's own time and state).
-        num_steps: see `times`.
-        save: None for the final states, "steps" for the states at all `times`, the first included,
-            or an array of times in the direction of the flow, which become steps.
-        functional: None, or a function `increment(s0, s1, y0, y1)` of one sample, to a pytree of
-            scalars that are added up over the steps.
         solver: a Diffrax solver; None for a midpoint method of order two, evaluated inside of its
             steps only (`diffrax.Midpoint` for `FlowMatching`, exact for straight paths in any
             number of steps). Solvers that evaluate the ends of the axis (`diffrax.Tsit5`) need a
             model that is finite there.
         stepsize_controller: a Diffrax controller for adaptive steps, in the solver time of
             `ReverseCoordinates`; needs a `solver`.
-        adjoint: how to differentiate; None for `diffrax.RecursiveCheckpointAdjoint()`.
         condition: None, or arrays with a leading axis of n, one condition for each sample.
         variance: the reference variance $c$; None for what the model knows of its data.
-        chunk_size: solve for so many samples at a time, which bounds memory; None for all at once.
-        dense: keep what `Trajectory.evaluate` needs to interpolate.
+        num_steps: see `times`.
+        save: as in `solve_forward`, as are the following, in the direction of the flow.
+        functional: to be added up over the steps.
+        adjoint: how to differentiate.
+        chunk_size: samples solved at a time.
+        dense: allow `Trajectory.evaluate`.
         max_steps: bound on the number of adaptive steps.
 
     Returns:

@@ -20,7 +20,7 @@ negligible signal instead (see `ReverseCoordinates`), and the step is of first o
 
 The interface is a step and what it carries to the next, not a `diffrax.AbstractSolver`: these
 methods need both ends of a step as noise levels, with their limits, rather than a vector field
-between them.
+between them. Methods have the annotations of `AbstractSampler`.
 """
 
 import equinox as eqx
@@ -119,18 +119,10 @@ class DDIM(AbstractSampler):
             finite(eta, "eta", shape=()), "eta", lambda v: (v >= 0) & (v <= 1), "between 0 and 1"
         )
 
-    def init(self, y: Float[Array, "n *shape"], num_steps: int) -> PyTree:
+    def init(self, y, num_steps):
         return None
 
-    def step(
-        self,
-        denoiser: AbstractDenoiser,
-        now: NoiseLevel,
-        then: NoiseLevel,
-        y: Float[Array, "n *shape"],
-        carry: PyTree,
-        keys: Key,
-    ) -> tuple[Float[Array, "n *shape"], PyTree]:
+    def step(self, denoiser, now, then, y, carry, keys):
         return _ancestral(denoiser(now, y), self.eta, now, then, y, keys), carry
 
 
@@ -161,18 +153,10 @@ class DPMSolver(AbstractSampler):
             raise ValueError(f"`order` must be 1 or 2, got {order!r}.")
         self.order = int(order)
 
-    def init(self, y: Float[Array, "n *shape"], num_steps: int) -> PyTree:
+    def init(self, y, num_steps):
         return jnp.zeros_like(y), jnp.asarray(jnp.inf, y.dtype)
 
-    def step(
-        self,
-        denoiser: AbstractDenoiser,
-        now: NoiseLevel,
-        then: NoiseLevel,
-        y: Float[Array, "n *shape"],
-        carry: PyTree,
-        keys: Key,
-    ) -> tuple[Float[Array, "n *shape"], PyTree]:
+    def step(self, denoiser, now, then, y, carry, keys):
         denoised = denoiser(now, y)
         length = (then.log_snr - now.log_snr) / 2
         guess = denoised
@@ -234,18 +218,10 @@ class EDMHeun(AbstractSampler):
             finite(churn_noise, "churn_noise", shape=()), "churn_noise"
         )
 
-    def init(self, y: Float[Array, "n *shape"], num_steps: int) -> PyTree:
+    def init(self, y, num_steps):
         return jnp.minimum(self.churn / num_steps, 2**0.5 - 1)
 
-    def step(
-        self,
-        denoiser: AbstractDenoiser,
-        now: NoiseLevel,
-        then: NoiseLevel,
-        y: Float[Array, "n *shape"],
-        carry: PyTree,
-        keys: Key,
-    ) -> tuple[Float[Array, "n *shape"], PyTree]:
+    def step(self, denoiser, now, then, y, carry, keys):
         now, y = self._stir(denoiser, now, y, carry, keys)
         denoised = denoiser(now, y)
         euler = _exponential(denoised, now, then, y)
@@ -309,18 +285,10 @@ class PredictorCorrector(AbstractSampler):
         self.snr = positive(snr, "snr", shape=())
         self.num_corrections = positive_integer(num_corrections, "num_corrections")
 
-    def init(self, y: Float[Array, "n *shape"], num_steps: int) -> PyTree:
+    def init(self, y, num_steps):
         return None
 
-    def step(
-        self,
-        denoiser: AbstractDenoiser,
-        now: NoiseLevel,
-        then: NoiseLevel,
-        y: Float[Array, "n *shape"],
-        carry: PyTree,
-        keys: Key,
-    ) -> tuple[Float[Array, "n *shape"], PyTree]:
+    def step(self, denoiser, now, then, y, carry, keys):
         y = _ancestral(denoiser(now, y), jnp.ones_like(self.snr), now, then, y, keys)
         end = jax.tree.map(lambda a, b: jnp.where(then.is_data, a, b), now, then)
 

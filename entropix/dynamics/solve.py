@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import lineax
 from jaxtyping import Array, Float, PyTree
 
-from entropix._core.arrays import Key, RealScalarLike, as_float
+from entropix._core.arrays import DataLike, Key, as_float
 from entropix._core.checks import is_concrete
 from entropix._core.chunks import in_chunks, unchunk
 from entropix._core.mesh import spread
@@ -44,7 +44,7 @@ class Trajectory(eqx.Module):
         """The states at the end of the solve."""
         return self.states[-1]
 
-    def evaluate(self, s: RealScalarLike) -> Float[Array, "n *shape"]:
+    def evaluate(self, s: DataLike) -> Float[Array, "n *shape"]:
         """The states at one time between the ends, by the solver's own interpolation.
 
         For an SDE that is a straight line (in the solver's coordinates) between steps, which has

@@ -10,6 +10,8 @@ of `fold_in(fold_in(key, k), i)`. Its increments cost one draw, are differentiab
 allow reverse mode through `diffrax.RecursiveCheckpointAdjoint`, and do not depend on how samples
 are grouped. `diffrax.UnsafeBrownianPath` allows no reverse mode, and its numbers depend on the
 rounding of the times; `diffrax.VirtualBrownianTree` is used for adaptive steps.
+
+Methods of the solvers have the annotations of `diffrax.AbstractSolver`.
 """
 
 from collections.abc import Callable
@@ -113,31 +115,22 @@ class GaussianTransition(diffrax.AbstractItoSolver):
         diffrax.LocalLinearInterpolation
     )
 
-    def order(self, terms: Any) -> int | None:
+    def order(self, terms):
         return None
 
-    def strong_order(self, terms: Any) -> float | None:
+    def strong_order(self, terms):
         return None
 
-    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> None:
+    def init(self, terms, t0, t1, y0, args):
         return None
 
-    def step(
-        self,
-        terms: Any,
-        t0: Any,
-        t1: Any,
-        y0: Any,
-        args: Any,
-        solver_state: Any,
-        made_jump: Any,
-    ) -> tuple[Any, None, dict[str, Any], None, diffrax.RESULTS]:
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         _, increment = terms.contr(t0, t1)
         gain, std = transition(self.process, t0, t1)
         y1 = gain * y0 + std / jnp.sqrt(t1 - t0) * increment
         return y1, None, {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful
 
-    def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
+    def func(self, terms, t0, y0, args):
         return terms.vf(t0, y0, args)
 
 
@@ -154,22 +147,13 @@ class InteriorMidpoint(diffrax.AbstractSolver):
         diffrax.LocalLinearInterpolation
     )
 
-    def order(self, terms: Any) -> int:
+    def order(self, terms):
         return 2
 
-    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> None:
+    def init(self, terms, t0, t1, y0, args):
         return None
 
-    def step(
-        self,
-        terms: Any,
-        t0: Any,
-        t1: Any,
-        y0: Any,
-        args: Any,
-        solver_state: Any,
-        made_jump: Any,
-    ) -> tuple[Any, None, dict[str, Any], None, diffrax.RESULTS]:
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         control = terms.contr(t0, t1)
         middle = t0 + (t1 - t0) / 2
         first = terms.vf_prod(middle, y0, args, control)
@@ -178,7 +162,7 @@ class InteriorMidpoint(diffrax.AbstractSolver):
         y1 = jax.tree.map(jnp.add, y0, second)
         return y1, None, {"y0": y0, "y1": y1}, None, diffrax.RESULTS.successful
 
-    def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
+    def func(self, terms, t0, y0, args):
         return terms.vf(t0, y0, args)
 
 
@@ -209,28 +193,19 @@ class Accumulate(diffrax.AbstractWrappedSolver):
         """What the adjoints with a forward mode set in the Runge-Kutta solver inside."""
         return self.solver.scan_kind  # pyright: ignore[reportAttributeAccessIssue]
 
-    def order(self, terms: Any) -> Any:
+    def order(self, terms):
         return self.solver.order(terms[0])
 
-    def strong_order(self, terms: Any) -> Any:
+    def strong_order(self, terms):
         return self.solver.strong_order(terms[0])
 
-    def error_order(self, terms: Any) -> Any:
+    def error_order(self, terms):
         return self.solver.error_order(terms[0])
 
-    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
+    def init(self, terms, t0, t1, y0, args):
         return self.solver.init(terms[0], t0, t1, y0[0], args)
 
-    def step(
-        self,
-        terms: Any,
-        t0: Any,
-        t1: Any,
-        y0: Any,
-        args: Any,
-        solver_state: Any,
-        made_jump: Any,
-    ) -> tuple[Any, Any, dict[str, Any], Any, diffrax.RESULTS]:
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
         y1, error, _, solver_state, result = self.solver.step(
             terms[0], t0, t1, y0[0], args, solver_state, made_jump
         )
@@ -240,6 +215,6 @@ class Accumulate(diffrax.AbstractWrappedSolver):
             error = (error, jax.tree.map(jnp.zeros_like, added))
         return after, error, {"y0": y0, "y1": after}, solver_state, result
 
-    def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
+    def func(self, terms, t0, y0, args):
         zeros = jax.tree.map(jnp.zeros_like, y0[1])
         return self.solver.func(terms[0], t0, y0[0], args), zeros

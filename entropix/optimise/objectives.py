@@ -1,6 +1,7 @@
 r"""Objectives of a schedule: actions of speeds, a variance, and errors of a sampler.
 
-Those that are speeds measure how fast something changes along the process: see `AbstractSpeed`.
+Those that are speeds measure how fast something changes along the process: see `AbstractSpeed`,
+which has the annotations of their methods.
 
 The errors of a sampler are those of few steps, uniform in the time of the process,
 $s_i = t_1 - i\,(t_1 - s_\epsilon)/n$, down to the time $s_\epsilon$ at which the noise has a
@@ -84,16 +85,12 @@ class KineticAction(AbstractSpeed):
         default = 256 if self.pairs is None else 96
         self.num_times = positive_integer(num_times or default, "num_times", 2)
 
-    def nodes(
-        self, process: AbstractGaussianProcess, num_times: int | None = None
-    ) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+    def nodes(self, process, num_times=None):
         variance = _variance(self.source, self.pairs)
         return time_rule(gaussian(process), variance, num_times or self.num_times)
 
     @eqx.filter_jit
-    def squared_rate(
-        self, process: AbstractGaussianProcess, times: Float[Array, " k"]
-    ) -> Float[Array, " k"]:
+    def squared_rate(self, process, times):
         if isinstance(self.source, AbstractPosterior):
             return self.source.squared_speed(gaussian(process), times)
         assert self.pairs is not None
@@ -143,15 +140,11 @@ class ScoreOptimalLength(AbstractSpeed):
         self.num_times = positive_integer(num_times, "num_times", 2)
         self.chunk_size = positive_integer(chunk_size, "chunk_size")
 
-    def nodes(
-        self, process: AbstractGaussianProcess, num_times: int | None = None
-    ) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+    def nodes(self, process, num_times=None):
         return time_rule(gaussian(process), self.pairs.variance, num_times or self.num_times)
 
     @eqx.filter_jit
-    def squared_rate(
-        self, process: AbstractGaussianProcess, times: Float[Array, " k"]
-    ) -> Float[Array, " k"]:
+    def squared_rate(self, process, times):
         process = gaussian(process)
         if isinstance(self.source, AbstractDistribution):
             model = ExactModel(self.source, process)
@@ -217,18 +210,14 @@ class EntropicTime(AbstractSpeed):
         self.source = posterior_curve(source, data, condition=condition, **options)
         self.num_times = positive_integer(num_times, "num_times", 2)
 
-    def nodes(
-        self, process: AbstractGaussianProcess, num_times: int | None = None
-    ) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+    def nodes(self, process, num_times=None):
         scales = self.source.scales.reshape(-1)
         if self.cutoff is not None:
             scales = jnp.append(scales, self.cutoff**2)
         return time_rule(gaussian(process), scales, num_times or self.num_times)
 
     @eqx.filter_jit
-    def squared_rate(
-        self, process: AbstractGaussianProcess, times: Float[Array, " k"]
-    ) -> Float[Array, " k"]:
+    def squared_rate(self, process, times):
         # (sigma^2 / 2) exp(lambda) M / Sigma^2, with Sigma^2 raised by the cut-off.
         error = self.source.moments(gaussian(process).log_snr(times)).error
         gain = process.scaled_sigma_squared(times) * process.scale(times) * error

@@ -30,6 +30,8 @@ covers $p_1$, of variance $c_1^2$. Paths take equal steps of $\tau$, $s = \sin^2
 shrink towards both ends. The network is given the standardised state and returns $u$ about the mean
 displacement, in units of the target's standard deviation $(c^2 + \epsilon s/(r+\delta))^{1/2}$, c
 the spread of the two ends: a drift towards fine structure is steep near the end, and this is not.
+
+Methods without annotations have those of `AbstractProcess` and `AbstractObjective`.
 """
 
 from collections.abc import Callable
@@ -132,15 +134,13 @@ class BrownianMotion(AbstractProcess):
         self.t0 = as_float(0.0)
         self.t1 = as_float(1.0)
 
-    def drift(self, s: RealScalarLike, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def drift(self, s, y):
         return jnp.zeros_like(y)
 
     def sigma_squared(self, s: RealLike) -> Array:
         return jnp.broadcast_to(self.epsilon, jnp.shape(s))
 
-    def equilibrium_score(
-        self, s: RealScalarLike, y: Float[Array, "*shape"]
-    ) -> Float[Array, "*shape"]:
+    def equilibrium_score(self, s, y):
         return jnp.zeros_like(y)
 
 
@@ -221,9 +221,7 @@ class BridgeProcess(AbstractProcess):
     def sigma_squared(self, s: RealLike) -> Array:
         return self.process.sigma_squared(s)
 
-    def equilibrium_score(
-        self, s: RealScalarLike, y: Float[Array, "*shape"]
-    ) -> Float[Array, "*shape"]:
+    def equilibrium_score(self, s, y):
         return 2 * self.drift(s, y) / self.process.epsilon
 
 
@@ -243,28 +241,16 @@ class BridgeObjective(AbstractObjective):
     def record(self) -> dict[str, Any]:
         return {"loss": "bridge matching"}
 
-    def noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def noise_shape(self, shape):
         return shape[1:]
 
-    def paired(
-        self, x: Float[Array, "n *shape"], z: Float[Array, "n m ..."], key: Key
-    ) -> Float[Array, "n m ..."]:
+    def paired(self, x, z, key):
         return z
 
-    def starts(
-        self, process: AbstractProcess, x: Float[Array, "*shape"], u: Float[Array, " m"], key: Key
-    ) -> Float[Array, "m *shape"]:
+    def starts(self, process, x, u, key):
         return jnp.broadcast_to(x, (u.shape[0], *x.shape))
 
-    def one(
-        self,
-        model: Any,
-        start: Float[Array, "*shape"],
-        condition: Any,
-        u: Float[Array, ""],
-        z: Float[Array, "..."],
-        key: Key | None,
-    ) -> Float[Array, ""]:
+    def one(self, model, start, condition, u, z, key):
         epsilon = model.process.epsilon
         rest, rate, steep = end_clock(u, model.delta)
         s = 1 - rest

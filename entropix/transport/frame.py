@@ -60,7 +60,7 @@ def _without_offset(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return (a, b) if np.all(np.isfinite(a)) and np.all(np.isfinite(b)) else (x, y)
 
 
-def order(p: float) -> float:
+def order(p: float | int) -> float:
     """The order of a Wasserstein distance: a finite number of at least one."""
     if isinstance(p, bool) or not isinstance(p, int | float) or not 1 <= p < float("inf"):
         raise ValueError(f"`p` must be a finite number of at least 1, got {p!r}.")

@@ -29,13 +29,13 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, safe_sqrt
-from entropix._core.checks import choice, conditions, finite, positive_integer, prng_key, samples
+from entropix._core.checks import choice, finite, positive_integer
 from entropix._core.precision import full_precision
 from entropix.interfaces import AbstractModel
 from entropix.transport.couplings import assignment, sorted_coupling
 from entropix.transport.frame import as_clouds
 from entropix.transport.sinkhorn import barycentric_map, regularise
-from entropix.transport.speed import measure_speeds
+from entropix.transport.speed import check_speed_options, measure_speeds
 from entropix.transport.wasserstein import wasserstein
 
 
@@ -161,13 +161,9 @@ def geodesic_deviation(
     Raises:
         ValueError: if an argument is malformed.
     """
-    data = samples(data, minimum=6)
-    condition = conditions(condition, data.shape[0])
-    prng_key(key)
+    sizes = {"num_times": num_times, "num_speeds": num_speeds, "chunk_size": chunk_size}
+    data, condition = check_speed_options(data, condition, key, minimum=6, **sizes)
     positive_integer(num_samples, "num_samples", 2)
-    positive_integer(num_times, "num_times", 2)
-    positive_integer(num_speeds, "num_speeds", 8)
-    positive_integer(chunk_size, "chunk_size")
     if times is not None:
         times = finite(times, "times").astype(data.dtype)
         if times.ndim != 1:

@@ -143,38 +143,35 @@ def regularise(
             "`geometry` must leave out `batch_size`: the installed OTT cannot recompute costs in "
             f"batches with the installed JAX, got {batch}."
         )
-    given = options.get("epsilon", epsilon)
-    relative = options.get("relative_epsilon")
+    given, relative = options.get("epsilon", epsilon), options.get("relative_epsilon")
     if relative not in (None, "mean", "std"):
         raise ValueError(f"`relative_epsilon` must be 'mean' or 'std', got {relative!r}.")
     if given is None:
         given, relative = RELATIVE_EPSILON, relative or "mean"
     schedule: Any = given if hasattr(given, "target") else None  # OTT's `Epsilon`, or a number
-    given = positive(given if schedule is None else schedule.target, "epsilon")
+    given = positive(given if schedule is None else schedule.target, "epsilon").astype(x.dtype)
     scale_cost = options.get("scale_cost", 1.0)
     if not isinstance(scale_cost, str):
         scale_cost = positive(scale_cost, "geometry['scale_cost']")
     solver = {"max_iterations": 10_000, "threshold": 1e-3} | dict(solver or {})
     solver["threshold"] = positive(solver["threshold"], "solver['threshold']")
+    cost_fn = options.get("cost_fn")
     found, valid = _regularise(
-        x,
-        y,
-        p,
-        given.astype(x.dtype),
-        relative,
-        schedule,
-        options.get("cost_fn"),
-        scale_cost,
-        batch,
-        solver,
+        x, y, p, given, relative, schedule, cost_fn, scale_cost, batch, solver
     )
-    divergence = eqx.error_if(
-        found.divergence,
+    return eqx.tree_at(
+        lambda r: r.divergence, found, replace_fn=lambda value: converged(value, valid)
+    )
+
+
+def converged(value: Array, valid: Array) -> Array:
+    """`value`, with an error where the iteration that gave it has not converged."""
+    return eqx.error_if(
+        value,
         ~valid,
         "the Sinkhorn iteration must converge: pass a larger `epsilon` or `max_iterations`, or "
         "samples in float64",
     )
-    return eqx.tree_at(lambda r: r.divergence, found, divergence)
 
 
 def ott_has_batches() -> bool:

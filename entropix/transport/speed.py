@@ -18,15 +18,14 @@ data themselves, of which the points are a part drawn without replacement.
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from entropix._core.arrays import Key, RealScalarLike, safe_sqrt
-from entropix._core.checks import is_concrete
+from entropix._core.arrays import DataLike, Key, RealScalarLike, safe_sqrt
+from entropix._core.checks import conditions, is_concrete, positive_integer, prng_key, samples
 from entropix._core.chunks import in_chunks, unchunk
 from entropix.entropy.reference import GaussianReference
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel, Estimate
@@ -271,7 +270,14 @@ def speed_profile(
         return gaussian(s)[0], of_data, squared, guess
 
     known, of_data, squared, guess = jax.lax.map(at, times)
-    share = _share(jnp.tensordot(weights, squared, axes=1), jnp.tensordot(weights, guess, axes=1))
+    # How much of the control variate to take: its regression coefficient in the action.
+    paired = (jnp.tensordot(weights, part, axes=1) for part in (squared, guess))
+    action, guessed = jax.lax.stop_gradient(tuple(paired))
+    spread = guessed - jnp.mean(guessed)
+    # Where the guess hardly varies, its rounding would decide: one is right for Gaussian data.
+    rounding = jnp.sqrt(jnp.finfo(guessed.dtype).eps) * jnp.sum(guessed**2)
+    square = jnp.sum(spread**2) + rounding + jnp.finfo(guessed.dtype).tiny
+    share = 1 + jnp.sum(spread * (action - guessed)) / square
     return SpeedProfile(
         times,
         weights,
@@ -284,16 +290,6 @@ def speed_profile(
         share * many_squared,
         gross,
     )
-
-
-def _share(of_points: Array, guess: Array) -> Array:
-    """How much of the control variate to take: its regression coefficient in the action."""
-    of_points, guess = jax.lax.stop_gradient((of_points, guess))
-    spread = guess - jnp.mean(guess)
-    # Where the guess hardly varies, its rounding would decide: one is right for Gaussian data.
-    rounding = jnp.sqrt(jnp.finfo(guess.dtype).eps) * jnp.sum(guess**2)
-    square = jnp.sum(spread**2) + rounding + jnp.finfo(guess.dtype).tiny
-    return 1 + jnp.sum(spread * (of_points - guess)) / square
 
 
 class Speeds(eqx.Module):
@@ -322,8 +318,27 @@ class Speeds(eqx.Module):
         return cls(length, action, entropy, unresolved, population, evaluations)
 
 
+def check_speed_options(
+    data: DataLike, condition: PyTree, key: Key, *, minimum: int = 2, **sizes: int
+) -> tuple[Array, PyTree]:
+    """Data and conditions, checked, as are the key and the sizes given by name."""
+    least = {"num_times": 2, "num_samples": 8, "num_speeds": 8, "chunk_size": 1}
+    for name, size in sizes.items():
+        positive_integer(size, name, least[name])
+    prng_key(key)
+    array = samples(data, minimum=minimum)
+    return array, conditions(condition, array.shape[0])
+
+
 def measure_speeds(
-    model: AbstractModel, data: Array, condition: PyTree, **options: Any
+    model: AbstractModel,
+    data: Array,
+    condition: PyTree,
+    *,
+    key: Key,
+    num_times: int,
+    num_samples: int,
+    chunk: int,
 ) -> tuple[tuple[Array, Array], SpeedProfile, Speeds]:
     """Points at both ends of the process, the speeds on the way, and their integrals.
 
@@ -334,11 +349,15 @@ def measure_speeds(
         model: the model.
         data: the data.
         condition: of the data.
-        **options: `key`, `num_times`, `num_samples` and `chunk`.
+        key: PRNG key.
+        num_times: nodes in time.
+        num_samples: points at which the velocity is evaluated at each node.
+        chunk: evaluations held in memory at once.
     """
+    sizes = {"num_times": num_times, "num_samples": num_samples, "chunk": chunk}
 
     def at(shift: float) -> tuple[tuple[Array, Array], SpeedProfile, Speeds]:
-        return _sampled(model, data, condition, jnp.asarray(shift, data.dtype), **options)
+        return _sampled(model, data, condition, jnp.asarray(shift, data.dtype), key=key, **sizes)
 
     ends, profile, speeds = at(0.5)
     if is_concrete(speeds.unresolved):

@@ -20,13 +20,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key
-from entropix._core.checks import conditions, finite, positive_integer, prng_key, samples
+from entropix._core.checks import finite, is_concrete, positive_integer
 from entropix._core.precision import full_precision
 from entropix.distributions import Gaussian, IsotropicGaussian
 from entropix.dynamics import solve_flow
 from entropix.interfaces import AbstractModel, AbstractPrior, Estimate
 from entropix.transport.couplings import assignment, costs_of, sorted_distance, sorted_potentials
-from entropix.transport.speed import measure_speeds
+from entropix.transport.speed import check_speed_options, measure_speeds
 
 
 class SpeedAccuracy(eqx.Module):
@@ -120,14 +120,11 @@ def speed_accuracy(
     References:
         Ikeda, Uda, Okanohara and Ito, 2407.04495.
     """
-    data = samples(data)
-    condition = conditions(condition, data.shape[0])
-    prng_key(key)
+    data, condition = check_speed_options(
+        data, condition, key, num_times=num_times, num_speeds=num_speeds, chunk_size=chunk_size
+    )
     count = positive_integer(num_samples, "num_samples", 2)
     positive_integer(num_steps, "num_steps")
-    positive_integer(num_times, "num_times", 2)
-    positive_integer(num_speeds, "num_speeds", 8)
-    positive_integer(chunk_size, "chunk_size")
     shift = finite(shift, "shift").astype(data.dtype)
     if shift.shape not in ((), data.shape[1:]):
         raise ValueError(
@@ -136,7 +133,7 @@ def speed_accuracy(
         )
     shift = jnp.broadcast_to(shift, data.shape[1:])
     size = jnp.sqrt(jnp.sum(shift**2))
-    if not isinstance(size, jax.core.Tracer) and float(size) == 0:
+    if is_concrete(size) and float(size) == 0:
         raise ValueError("`shift` must not be zero, got a shift of length 0.")
     speed_key, prior_key = jax.random.split(key)
     counts = {"num_times": num_times, "num_samples": num_speeds, "chunk": chunk_size}
@@ -158,7 +155,14 @@ def speed_accuracy(
         num_steps=num_steps,
         condition=both,
     ).final.reshape(2, count, -1)
-    w1, of_w1 = _coupled_w1(made[0], made[1])
+    # The influence is that of a pair, whose points came from one draw.
+    if data[0].size == 1:
+        x, y = made[..., 0]
+        w1, of_w1 = sorted_distance(x, y, 1.0), jnp.add(*sorted_potentials(x, y, 1.0))
+    else:
+        coupling = assignment(made[0], made[1], 1.0)
+        w1 = jnp.mean(costs_of(made[0], made[1][coupling.partner], 1.0))
+        of_w1 = coupling.u + coupling.v
     chi_squared, of_chi = _chi_squared(model.prior, noise, shift)
     delta = w1 - size
     accuracy = delta**2 / (duration * chi_squared)
@@ -185,15 +189,6 @@ def speed_accuracy(
 def _error(influence: Array) -> Array:
     influence = jax.lax.stop_gradient(influence)
     return jnp.std(influence, ddof=1) / jnp.sqrt(influence.shape[0])
-
-
-def _coupled_w1(x: Array, y: Array) -> tuple[Array, Array]:
-    """W1, and the influence of each pair: the points of a pair came from one draw."""
-    if x.shape[1] == 1:
-        u, v = sorted_potentials(x[:, 0], y[:, 0], 1.0)
-        return sorted_distance(x[:, 0], y[:, 0], 1.0), u + v
-    coupling = assignment(x, y, 1.0)
-    return jnp.mean(costs_of(x, y[coupling.partner], 1.0)), coupling.u + coupling.v
 
 
 def _chi_squared(prior: AbstractPrior, noise: Array, shift: Array) -> tuple[Array, Array]:

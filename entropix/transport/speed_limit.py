@@ -25,13 +25,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, RealScalarLike, safe_sqrt
-from entropix._core.checks import conditions, positive_integer, samples
+from entropix._core.checks import positive_integer
 from entropix._core.precision import full_precision
 from entropix.entropy import neural_entropy
 from entropix.entropy.reference import GaussianReference
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel, Estimate
 from entropix.transport.couplings import Coupling, assignment, costs_of, sorted_coupling
-from entropix.transport.speed import SpeedProfile, Speeds, measure_speeds
+from entropix.transport.speed import SpeedProfile, Speeds, check_speed_options, measure_speeds
 
 
 class SpeedLimit(eqx.Module):
@@ -200,12 +200,10 @@ def speed_limit(
         >>> print(all(bool(holds) for holds in limit.inequalities.values()))
         True
     """
-    data = samples(data)
-    condition = conditions(condition, data.shape[0])
-    positive_integer(num_times, "num_times", 2)
-    positive_integer(num_samples, "num_samples", 8)
+    data, condition = check_speed_options(
+        data, condition, key, num_times=num_times, num_samples=num_samples, chunk_size=chunk_size
+    )
     positive_integer(max_exact, "max_exact", 2)
-    positive_integer(chunk_size, "chunk_size")
     entropy_key, rest_key = jax.random.split(key)
     if model.divergence is not None and cutoff is None:
         infinite = jnp.full((), jnp.inf, data.dtype)

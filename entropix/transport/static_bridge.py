@@ -24,7 +24,12 @@ from entropix._core.precision import full_precision
 from entropix.interfaces import Estimate
 from entropix.transport.couplings import two_sample_error
 from entropix.transport.frame import as_clouds, frame, to_cost_unit
-from entropix.transport.sinkhorn import all_pairs, in_units_of_cost, sinkhorn_potentials
+from entropix.transport.sinkhorn import (
+    all_pairs,
+    converged,
+    in_units_of_cost,
+    sinkhorn_potentials,
+)
 
 
 class StaticBridge(eqx.Module):
@@ -85,36 +90,23 @@ def static_bridge(
     x, y = as_clouds(x, y)
     epsilon = positive(epsilon, "epsilon", shape=()).astype(x.dtype)
     positive_integer(max_iterations, "max_iterations")
-    (value, error, displacement, information), unit, valid = _solve(x, y, epsilon, max_iterations)
-    value = eqx.error_if(
-        value,
-        ~valid,
-        "the Sinkhorn iteration must converge: pass a larger `epsilon` or `max_iterations`, or "
-        "samples in float64",
-    )
-    value, error, displacement = (
-        in_units_of_cost(v, unit, 2.0) for v in (value, error, displacement)
-    )
-    return StaticBridge(
-        Estimate(value, error, jnp.zeros_like(error)),
-        displacement,
-        information,
-        epsilon,
-        x.shape[1],
-    )
+    squares, information, unit, valid = _solve(x, y, epsilon, max_iterations)
+    value, error, displacement = (in_units_of_cost(v, unit, 2.0) for v in squares)
+    estimate = Estimate(converged(value, valid), error, jnp.zeros_like(error))
+    return StaticBridge(estimate, displacement, information, epsilon, x.shape[1])
 
 
 @eqx.filter_jit
 def _solve(
     x: Array, y: Array, epsilon: Array, max_iterations: int
-) -> tuple[tuple[Array, Array, Array, Array], Array, Array]:
-    """Value, error and displacement in units of `unit` squared, and the information."""
+) -> tuple[tuple[Array, Array, Array], Array, Array, Array]:
+    """Value, error and displacement in units of a length squared; information; that length."""
     place = frame(x, y, separately=True)
     n, m = x.shape[0], y.shape[0]
     # Of OTT's cost |x - y|^2, twice that of the problem, in the frame.
     twice = 2 * to_cost_unit(epsilon, place.scale, 2.0)
     cost = all_pairs(place.x, place.y, 2.0)
-    f, g, converged = sinkhorn_potentials(cost, twice, max_iterations)
+    f, g, done = sinkhorn_potentials(cost, twice, max_iterations)
     # OTT's potentials hold the logarithms of the weights.
     f, g = f + twice * jnp.log(n), g + twice * jnp.log(m)
     value = (jnp.mean(f) + jnp.mean(g)) / 2
@@ -124,10 +116,5 @@ def _solve(
     weight, of_x_and_y = place.ratio**2, place.shift_influence()
     u, v = (weight * a / 2 + b / 2 for a, b in zip((f, g), of_x_and_y, strict=True))
     shift = place.shift_cost() / 2
-    parts = (
-        weight * value + shift,
-        two_sample_error(u, v),
-        weight * displacement + shift,
-        information,
-    )
-    return parts, place.unit, converged & jnp.isfinite(value)
+    squares = weight * value + shift, two_sample_error(u, v), weight * displacement + shift
+    return squares, information, place.unit, done & jnp.isfinite(value)
