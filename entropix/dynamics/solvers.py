@@ -46,14 +46,11 @@ class GridBrownianPath(diffrax.AbstractBrownianPath):
     levy_area: type[diffrax.BrownianIncrement | diffrax.SpaceTimeLevyArea] = eqx.field(
         static=True, default=diffrax.BrownianIncrement
     )
+    t0: Any = eqx.field(init=False)
+    t1: Any = eqx.field(init=False)
 
-    @property
-    def t0(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.knots[0]
-
-    @property
-    def t1(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.knots[-1]
+    def __post_init__(self):
+        self.t0, self.t1 = self.knots[0], self.knots[-1]
 
     def evaluate(
         self,
@@ -173,7 +170,7 @@ class Accumulate(diffrax.AbstractWrappedSolver):
     path is stored, and gradients flow through the sum as they do through the state.
     """
 
-    solver: diffrax.AbstractSolver  # pyright: ignore[reportIncompatibleVariableOverride]
+    solver: Any
     increment: Callable[[Any, Any, Any, Any], Any]
 
     interpolation_cls: ClassVar[Callable[..., diffrax.AbstractLocalInterpolation]] = (
@@ -191,7 +188,7 @@ class Accumulate(diffrax.AbstractWrappedSolver):
     @property
     def scan_kind(self) -> Any:
         """What the adjoints with a forward mode set in the Runge-Kutta solver inside."""
-        return self.solver.scan_kind  # pyright: ignore[reportAttributeAccessIssue]
+        return self.solver.scan_kind
 
     def order(self, terms):
         return self.solver.order(terms[0])

@@ -49,7 +49,7 @@ class DataNoisePairs(eqx.Module):
 
     @classmethod
     def of(
-        cls, source: PyTree, data: Any, condition: PyTree, *, key: Key | None, num_samples: int
+        cls, source: PyTree, data: PyTree, condition: PyTree, *, key: Key | None, num_samples: int
     ) -> "DataNoisePairs":
         """Pairs for a model or distribution; those of a `Gaussian` have its moments exactly.
 
@@ -78,7 +78,7 @@ class DataNoisePairs(eqx.Module):
 
 @eqx.filter_jit
 def _drawn(
-    source: Any, data: Array | None, condition: Any, key: Key, count: int
+    source: PyTree, data: Array | None, condition: PyTree, key: Key, count: int
 ) -> tuple[Array, Array, Any, Array]:
     """Data points and noise, with conditions and the mean variance."""
     data_key, noise_key = jax.random.split(key)

@@ -59,7 +59,7 @@ from entropix.transport.bridge_process import BridgeProcess, bridge_times, end_c
 from entropix.transport.speed import errors_of
 
 
-_PATHS = 2  # from each point: two tell the noise of paths from that of points
+_PATHS = 2  # from each point: two separate the noise of paths from that of points
 _FEATURES = 64
 _FREQUENCIES = (0.5, 15.0)  # from half a standard deviation's to the finest structure resolved
 _RIDGES = (30.0, 300.0, 3e3, 3e4)

@@ -51,7 +51,7 @@ def flow_action(
     r"""Action, length and straightness of a model's flow from given points.
 
     A path is the polygon of its steps, which errs by the square of the step. The polygon of every
-    second step tells by how much: their difference is part of the errors of action, length and
+    second step estimates this error: their difference is part of the errors of action, length and
     bending. The error of the solver is not. Differentiable in the model and the points.
 
     Args:

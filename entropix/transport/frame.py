@@ -1,7 +1,7 @@
 r"""Samples as points, and the frame in which distances between them are computed.
 
-A common shift changes no distance and a common factor multiplies every one, but floating-point
-numbers know neither: $\|x - y\|^2$ of points near 1000 has lost the digits that tell them apart,
+A common shift changes no distance and a common factor multiplies every one, but not in
+floating-point numbers: $\|x - y\|^2$ of points near 1000 has lost the digits that separate them,
 and that of points near $10^{20}$ is infinite in single precision. Samples are therefore compared
 in a frame of their own: moved to the origin, and divided by a power of two so that no distance
 exceeds one. Both are exact but for the rounding of one subtraction. For squared distances each

@@ -161,7 +161,7 @@ def _bures(m1: Array, C1: Array, m2: Array, C2: Array) -> Array:
 
 @full_precision
 def bures_geodesic(
-    m1: DataLike, C1: DataLike, m2: DataLike, C2: DataLike, t: RealScalarLike
+    m1: DataLike, C1: DataLike, m2: DataLike, C2: DataLike, t: DataLike
 ) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
     r"""Mean and covariance at t on the geodesic from $N(m_1, C_1)$ to $N(m_2, C_2)$.
 

@@ -47,7 +47,7 @@ def displacement_interpolation(
     *,
     method: str = "auto",
     max_exact: int = 2048,
-    epsilon: Any = None,
+    epsilon: PyTree = None,
     geometry: Mapping[str, Any] | None = None,
     solver: Mapping[str, Any] | None = None,
 ) -> Array:

@@ -15,7 +15,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, safe_sqrt
 from entropix._core.checks import checked, positive
@@ -63,7 +63,7 @@ def sinkhorn_divergence(
     y: DataLike,
     *,
     p: float | int = 2,
-    epsilon: Any = None,
+    epsilon: PyTree = None,
     max_iterations: int = 10_000,
     geometry: Mapping[str, Any] | None = None,
     solver: Mapping[str, Any] | None = None,
@@ -127,7 +127,7 @@ def regularise(
     x: Float[Array, "n dim"],
     y: Float[Array, "m dim"],
     p: float,
-    epsilon: Any,
+    epsilon: PyTree,
     geometry: Mapping[str, Any] | None,
     solver: Mapping[str, Any] | None,
 ) -> Regularised:

@@ -24,7 +24,7 @@ from entropix._core.checks import finite, is_concrete, positive_integer
 from entropix._core.precision import full_precision
 from entropix.distributions import Gaussian, IsotropicGaussian
 from entropix.dynamics import solve_flow
-from entropix.interfaces import AbstractModel, AbstractPrior, Estimate
+from entropix.interfaces import AbstractModel, Estimate
 from entropix.transport.couplings import assignment, costs_of, sorted_distance, sorted_potentials
 from entropix.transport.speed import check_speed_options, measure_speeds
 
@@ -191,7 +191,7 @@ def _error(influence: Array) -> Array:
     return jnp.std(influence, ddof=1) / jnp.sqrt(influence.shape[0])
 
 
-def _chi_squared(prior: AbstractPrior, noise: Array, shift: Array) -> tuple[Array, Array]:
+def _chi_squared(prior: PyTree, noise: Array, shift: Array) -> tuple[Array, Array]:
     """D0, and the influence of each draw."""
     flat = shift.reshape(-1)
     if isinstance(prior, IsotropicGaussian | Gaussian):

@@ -22,7 +22,7 @@ import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, as_float
 from entropix._core.checks import choice, positive_integer, prng_key
@@ -97,7 +97,7 @@ def wasserstein(
     *,
     method: str = "auto",
     max_exact: int = 2048,
-    epsilon: Any = None,
+    epsilon: PyTree = None,
     geometry: Mapping[str, Any] | None = None,
     solver: Mapping[str, Any] | None = None,
 ) -> Wasserstein:

@@ -1,4 +1,4 @@
-"""Schroedinger bridges from samples, against the closed form, the static problem and themselves."""
+"""Schrödinger bridges from samples, against the closed form, the static problem and themselves."""
 
 from typing import ClassVar
 
@@ -23,6 +23,9 @@ from tests.training.common import assert_same
 from tests.transport.test_gaussian_bridge import entropy, pair
 
 
+DELTA_RANGE = (1e-5, 0.03)
+
+
 class Exact(eqx.Module):
     """The network that gives a `BridgeProcess` the drift of a Gaussian bridge, but for `off`."""
 
@@ -39,7 +42,7 @@ class Exact(eqx.Module):
 
     def __call__(self, level, y, condition=None):
         epsilon = self.bridge.epsilon
-        delta = jnp.clip(1e-3 * self.variance[1] / epsilon, 1e-5, 0.03)
+        delta = jnp.clip(1e-3 * self.variance[1] / epsilon, *DELTA_RANGE)
         s = (1 + delta - delta * jnp.exp(level)) / (1 + jnp.exp(level))  # inverts the level
         centre = (1 - s) * self.mean[0] + s * self.mean[1]
         variance = (1 - s) ** 2 * self.variance[0] + s**2 * self.variance[1]
@@ -270,7 +273,7 @@ def test_bridge_between_gaussians():
     dim = 2
     start, end = pair(dim)
     data_key, other_key, key, pair_key = jax.random.split(jax.random.key(0), 4)
-    x, y = start.sample(8192, key=data_key), end.sample(8192, key=other_key)
+    x, y = start.sample(4096, key=data_key), end.sample(4096, key=other_key)
 
     def moments(points):
         return ex.Gaussian(jnp.mean(points, axis=0), jnp.atleast_2d(jnp.cov(points.T)))
@@ -279,11 +282,10 @@ def test_bridge_between_gaussians():
         moments(x), moments(y), epsilon=0.5
     )  # of these very samples
     network = ex.FourierMLP(dim, key=jax.random.key(9), widths=(64, 64), num_features=8)
-    found = ex.transport.schroedinger_bridge(
-        x, y, key=key, epsilon=0.5, network=network, num_iterations=4, steps=600, learning_rate=4e-3
-    )
+    options = {"num_iterations": 4, "steps": 600, "learning_rate": 4e-3, "num_steps": 32}
+    found = ex.transport.schroedinger_bridge(x, y, key=key, epsilon=0.5, network=network, **options)
     # Four paths from each point: the noise of pairs is below a third of the tolerance.
-    before, after = found.sample_pairs(jnp.tile(x, (4, 1)), key=pair_key)
+    before, after = found.sample_pairs(jnp.tile(x, (4, 1)), key=pair_key, num_steps=32)
     joint = jnp.cov(jnp.concatenate([before, after], axis=1).T)
     spread = float(jnp.max(jnp.linalg.eigvalsh(exact.end.covariance)))
     scale = float(jnp.sqrt(spread * jnp.max(jnp.linalg.eigvalsh(exact.start.covariance))))
