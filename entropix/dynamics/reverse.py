@@ -96,7 +96,7 @@ def solve_reverse(
 
     Example:
         >>> import entropix as ex, jax
-        >>> data = ex.GaussianMixture([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], [0.1, 0.1])
+        >>> data = ex.Gaussian([1.0, 0.0], [[0.5, 0.0], [0.0, 0.1]])
         >>> model = ex.ExactModel(data, ex.RectifiedFlow())
         >>> noise = model.prior.sample(3, key=jax.random.key(0))
         >>> path = ex.solve_reverse(model, noise, key=jax.random.key(1), num_steps=4)
@@ -184,7 +184,7 @@ def solve_flow(
 
     Example:
         >>> import entropix as ex, jax
-        >>> data = ex.GaussianMixture([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], [0.1, 0.1])
+        >>> data = ex.Gaussian([1.0, 0.0], [[0.5, 0.0], [0.0, 0.1]])
         >>> model = ex.ExactModel(data, ex.RectifiedFlow())
         >>> x = data.sample(3, key=jax.random.key(0))
         >>> there = ex.solve_flow(model, x, num_steps=4).final

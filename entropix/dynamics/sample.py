@@ -93,12 +93,9 @@ def sample(
 
     Example:
         >>> import entropix as ex, jax
-        >>> data = ex.GaussianMixture([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], [0.1, 0.1])
+        >>> data = ex.Gaussian([1.0, 0.0], [[0.5, 0.0], [0.0, 0.1]])
         >>> model = ex.ExactModel(data, ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0)))
         >>> ex.sample(model, key=jax.random.key(0), num_samples=5, num_steps=8).shape
-        (5, 2)
-        >>> options = {"method": "ode", "num_samples": 5, "num_steps": 8}
-        >>> ex.sample(model, key=jax.random.key(0), **options).shape
         (5, 2)
     """
     num_samples = positive_integer(num_samples, "num_samples")

@@ -46,11 +46,14 @@ class GridBrownianPath(diffrax.AbstractBrownianPath):
     levy_area: type[diffrax.BrownianIncrement | diffrax.SpaceTimeLevyArea] = eqx.field(
         static=True, default=diffrax.BrownianIncrement
     )
-    t0: Any = eqx.field(init=False)
-    t1: Any = eqx.field(init=False)
 
-    def __post_init__(self):
-        self.t0, self.t1 = self.knots[0], self.knots[-1]
+    @property
+    def t0(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.knots[0]
+
+    @property
+    def t1(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.knots[-1]
 
     def evaluate(
         self,

@@ -121,11 +121,13 @@ def optimise_schedule(
 
     Example:
         >>> import entropix as ex, jax
-        >>> action = ex.KineticAction(ex.Gaussian([0.7], [[0.4]]), num_times=32)
-        >>> start = ex.VariancePreserving(ex.MonotoneSchedule.constant(8.0, 4))
-        >>> found = ex.optimise_schedule(start, action, key=jax.random.key(0), steps=20)
-        >>> print(bool(found.value < found.history[0]))
-        True
+        >>> schedule = ex.MonotoneSchedule([0.0, 0.0], 2.0, learn_total=True)
+        >>> process = ex.VariancePreserving(schedule)
+        >>> def objective(process):  # or `KineticAction(data)`, for example
+        ...     return 1 + (process.schedule.total - 3.0) ** 2
+        >>> found = ex.optimise_schedule(process, objective, key=jax.random.key(0))
+        >>> print(f"{float(found.process.schedule.total):.2f}")
+        3.00
     """
     if not isinstance(process, AbstractProcess):
         raise ValueError(f"`process` must be a process, got {type(process).__name__}.")
