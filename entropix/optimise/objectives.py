@@ -82,8 +82,8 @@ class KineticAction(AbstractSpeed):
             self.pairs = DataNoisePairs.of(source, data, condition, **options)
         else:
             self.source = posterior_curve(source, data, chunk_size=chunk_size, **options)
-        default = 256 if self.pairs is None else 96
-        self.num_times = positive_integer(num_times or default, "num_times", 2)
+        default = num_times or (256 if self.pairs is None else 96)
+        self.num_times = positive_integer(default, "num_times", 2)
 
     def nodes(self, process, num_times=None):
         variance = _variance(self.source, self.pairs)
