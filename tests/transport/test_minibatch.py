@@ -105,7 +105,7 @@ def test_mistakes():
 def test_coupled_flows_are_straight_and_short():
     """Two moons, two seeds: action near W2^2, and one Euler step where others need many."""
     keys = jax.random.split(jax.random.key(0), 2)
-    data = ex.datasets.load("moons", num_samples=2048, key=jax.random.key(1)).points
+    data = ex.datasets.load("moons", num_samples=4096, key=jax.random.key(1)).points
     test = ex.datasets.load("moons", num_samples=400, key=jax.random.key(2)).points
     z = jax.random.normal(jax.random.key(3), (400, 2))
     squared = float(ex.wasserstein(test, z)) ** 2
@@ -117,8 +117,8 @@ def test_coupled_flows_are_straight_and_short():
             ),
             data,
             keys=keys,
-            steps=300,
-            batch_size=64,
+            steps=400,
+            batch_size=128,
             num_draws=1,
             coupling=coupling,
             learning_rate=5e-3,
