@@ -20,5 +20,9 @@ from entropix.interfaces.process import AbstractLearnable as AbstractLearnable
 from entropix.interfaces.process import AbstractProcess as AbstractProcess
 from entropix.interfaces.process import AbstractSchedule as AbstractSchedule
 from entropix.interfaces.process import AbstractWarp as AbstractWarp
+from entropix.interfaces.sampler import AbstractDenoiser as AbstractDenoiser
+from entropix.interfaces.sampler import AbstractSampler as AbstractSampler
+from entropix.interfaces.sampler import NoiseLevel as NoiseLevel
+from entropix.interfaces.speed import AbstractSpeed as AbstractSpeed
 from entropix.interfaces.stream import AbstractStream as AbstractStream
 from entropix.interfaces.times import AbstractTimes as AbstractTimes

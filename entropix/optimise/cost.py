@@ -30,8 +30,7 @@ from jaxtyping import Array, Float
 from entropix.distributions import Gaussian
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.models import ExactModel
-from entropix.transport import wasserstein
-from entropix.transport.quadrature import time_rule
+from entropix.transport import time_rule, wasserstein
 
 
 _NODES = 48

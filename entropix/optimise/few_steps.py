@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
-from entropix.dynamics import DDIM, AbstractSampler, DPMSolver, sample
-from entropix.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix.dynamics import DDIM, DPMSolver, sample
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel, AbstractSampler
 from entropix.processes import StraightLine
 
 

@@ -126,7 +126,7 @@ def test_coupled_flows_are_straight_and_short():
         rows = []
         for seed in range(2):
             model = fits.member(seed)
-            path = ex.transport.flow_action(model, z, direction="reverse", num_steps=32)
+            path = ex.transport.flow_action(model, z, direction="reverse", num_steps=16)
             row = [float(path.action.value), float(path.bending.value)]
             for steps in (1, 4):
                 options = {"direction": "reverse", "num_steps": steps, "solver": diffrax.Euler()}

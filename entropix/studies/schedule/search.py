@@ -7,10 +7,9 @@ import jax
 import numpy as np
 
 from entropix._core.arrays import Key
-from entropix.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel, AbstractSpeed
 from entropix.models import ExactModel
 from entropix.optimise import (
-    AbstractSpeed,
     EntropicTime,
     EstimatorVariance,
     FewStepError,
@@ -90,6 +89,7 @@ def search(
     else:
         speed = EntropicTime(source, data, key=goal_key, cutoff=cutoff)
     best = constant_speed(process, speed, num_knots=2 * options.knots)
+    assert isinstance(best, AbstractGaussianProcess)  # as `process` is
     value = float(speed(best))
     return BestSchedule(best, np.full(options.iterations, value))
 

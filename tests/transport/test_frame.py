@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist
 
 import entropix as ex
 from entropix.transport import displacement_interpolation
-from entropix.transport.lower_bound import squared_lower_bound
+from entropix.transport.speed_limit import squared_lower_bound
 from tests.helpers import as_shipped, double
 
 

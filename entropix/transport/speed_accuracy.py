@@ -13,22 +13,20 @@ Gaussian $p_T$ of covariance C, $D_0 = e^{\delta^T C^{-1}\delta} - 1$. Both flow
 same draws of noise, shifted or not, so that most of the noise of $W_1(p_0, q_0)$ cancels.
 """
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
-from entropix._core.arrays import Key
-from entropix._core.checks import conditions, finite, positive_integer, prng_key, samples
+from entropix._core.arrays import DataLike, Key
+from entropix._core.checks import finite, is_concrete, positive_integer
 from entropix._core.precision import full_precision
 from entropix.distributions import Gaussian, IsotropicGaussian
 from entropix.dynamics import solve_flow
 from entropix.interfaces import AbstractModel, Estimate
 from entropix.transport.couplings import assignment, costs_of, sorted_distance, sorted_potentials
-from entropix.transport.speed import measure_speeds
+from entropix.transport.speed import check_speed_options, measure_speeds
 
 
 class SpeedAccuracy(eqx.Module):
@@ -84,15 +82,15 @@ class SpeedAccuracy(eqx.Module):
 @full_precision
 def speed_accuracy(
     model: AbstractModel,
-    data: Any,
+    data: DataLike,
     *,
-    shift: Any,
+    shift: DataLike,
     key: Key,
     num_samples: int = 500,
     num_steps: int = 128,
     num_times: int = 64,
     num_speeds: int = 4096,
-    condition: Any = None,
+    condition: PyTree = None,
     chunk_size: int = 4096,
 ) -> SpeedAccuracy:
     r"""Both sides of the speed-accuracy relation, for a reverse flow from a shifted prior.
@@ -122,14 +120,11 @@ def speed_accuracy(
     References:
         Ikeda, Uda, Okanohara and Ito, 2407.04495.
     """
-    data = samples(data)
-    condition = conditions(condition, data.shape[0])
-    prng_key(key)
+    data, condition = check_speed_options(
+        data, condition, key, num_times=num_times, num_speeds=num_speeds, chunk_size=chunk_size
+    )
     count = positive_integer(num_samples, "num_samples", 2)
     positive_integer(num_steps, "num_steps")
-    positive_integer(num_times, "num_times", 2)
-    positive_integer(num_speeds, "num_speeds", 8)
-    positive_integer(chunk_size, "chunk_size")
     shift = finite(shift, "shift").astype(data.dtype)
     if shift.shape not in ((), data.shape[1:]):
         raise ValueError(
@@ -138,18 +133,11 @@ def speed_accuracy(
         )
     shift = jnp.broadcast_to(shift, data.shape[1:])
     size = jnp.sqrt(jnp.sum(shift**2))
-    if not isinstance(size, jax.core.Tracer) and float(size) == 0:
+    if is_concrete(size) and float(size) == 0:
         raise ValueError("`shift` must not be zero, got a shift of length 0.")
     speed_key, prior_key = jax.random.split(key)
-    _, _, speeds = measure_speeds(
-        model,
-        data,
-        condition,
-        key=speed_key,
-        num_times=num_times,
-        num_samples=num_speeds,
-        chunk=chunk_size,
-    )
+    counts = {"num_times": num_times, "num_samples": num_speeds, "chunk": chunk_size}
+    _, _, speeds = measure_speeds(model, data, condition, key=speed_key, **counts)
     duration = model.process.t1 - model.process.t0
     speed = speeds.action.estimate(data.shape[0], speeds.evaluations)
     speed = jax.tree.map(lambda part: part / duration, speed)
@@ -167,12 +155,19 @@ def speed_accuracy(
         num_steps=num_steps,
         condition=both,
     ).final.reshape(2, count, -1)
-    w1, of_w1 = _coupled_w1(made[0], made[1])
+    # The influence is that of a pair, whose points came from one draw.
+    if data[0].size == 1:
+        x, y = made[..., 0]
+        w1, of_w1 = sorted_distance(x, y, 1.0), jnp.add(*sorted_potentials(x, y, 1.0))
+    else:
+        coupling = assignment(made[0], made[1], 1.0)
+        w1 = jnp.mean(costs_of(made[0], made[1][coupling.partner], 1.0))
+        of_w1 = coupling.u + coupling.v
     chi_squared, of_chi = _chi_squared(model.prior, noise, shift)
     delta = w1 - size
     accuracy = delta**2 / (duration * chi_squared)
     # Both come from the same draws of noise, and so does their error.
-    influence = accuracy * (2 * of_w1 / _nonzero(delta) - of_chi / chi_squared)
+    influence = accuracy * (2 * of_w1 / jnp.where(delta == 0, 1.0, delta) - of_chi / chi_squared)
     left, ratio = _error(influence), accuracy / speed.value
     return SpeedAccuracy(
         w1_data=Estimate(w1, _error(of_w1), _error(of_w1), 2 * count * num_steps),
@@ -196,28 +191,13 @@ def _error(influence: Array) -> Array:
     return jnp.std(influence, ddof=1) / jnp.sqrt(influence.shape[0])
 
 
-def _nonzero(x: Array) -> Array:
-    return jnp.where(x == 0, jnp.ones_like(x), x)
-
-
-def _coupled_w1(x: Array, y: Array) -> tuple[Array, Array]:
-    """W1, and the influence of each pair: the points of a pair came from one draw."""
-    if x.shape[1] == 1:
-        u, v = sorted_potentials(x[:, 0], y[:, 0], 1.0)
-        return sorted_distance(x[:, 0], y[:, 0], 1.0), u + v
-    coupling = assignment(x, y, 1.0)
-    return jnp.mean(costs_of(x, y[coupling.partner], 1.0)), coupling.u + coupling.v
-
-
-def _chi_squared(prior: Any, noise: Array, shift: Array) -> tuple[Array, Array]:
+def _chi_squared(prior: PyTree, noise: Array, shift: Array) -> tuple[Array, Array]:
     """D0, and the influence of each draw."""
     flat = shift.reshape(-1)
-    if isinstance(prior, IsotropicGaussian):
-        exact = jnp.expm1(jnp.sum(flat**2) / prior.std**2)
-        return exact, jnp.zeros_like(noise, shape=noise.shape[:1])
-    if isinstance(prior, Gaussian):
-        exact = jnp.expm1(flat @ jnp.linalg.solve(prior.covariance, flat))
-        return exact, jnp.zeros_like(noise, shape=noise.shape[:1])
+    if isinstance(prior, IsotropicGaussian | Gaussian):
+        isotropic = isinstance(prior, IsotropicGaussian)
+        scaled = flat / prior.std**2 if isotropic else jnp.linalg.solve(prior.covariance, flat)
+        return jnp.expm1(flat @ scaled), jnp.zeros_like(noise, shape=noise.shape[:1])
 
     # Drawn from both densities in equal parts, the weight (r - 1)^2 / (r + 1) with r = q/p grows
     # like r where r is large, and like (r - 1)^2 where the densities are close.

@@ -1,4 +1,4 @@
-r"""What a Schroedinger bridge does, and what it costs.
+r"""The costs of a Schrödinger bridge, and their errors.
 
 With the drifts $u_f$ of the forward process and $u_b$ of the reversed one, each along its own time,
 the bridge has (Nelson, 1967)
@@ -30,157 +30,57 @@ Times are drawn from the clock of `bridge_process`, stratified: there is no quad
 
 The misfit $\frac{1}{2\epsilon}\int E\|q - q^*\|^2ds$ is estimated by a regression of the residuals
 t - q on random Fourier features of the state, fitted in time bins to half of the points and applied
-to the other half. What it explains is added to the value. The error holds twice as much, as the
-features find about half of what a perceptron misses. It also holds half the difference between the
-mean $\|x_1 - x_0\|^2/2\epsilon$ of forward and of backward pairs, as far as this exceeds its noise:
-the two have one law only if the paths of both directions arrive and the pairs are those of the
-bridge.
-"""
+to the other half, with the best of a few ridge penalties. What it explains is added to the value.
+Fixed rules turn this into an error:
 
-from typing import Any
+* the error holds twice the misfit, as the features find about half of what a perceptron misses;
+* it holds half the difference between the mean $\|x_1 - x_0\|^2/2\epsilon$ of forward and of
+  backward pairs, as far as this exceeds its noise (four times as much for the entropy production):
+  the two have one law only if the paths of both directions arrive and the pairs are those of the
+  bridge;
+* 64 features have log-uniform frequencies from 0.5 to 15 per standard deviation of the state;
+* each point has two paths, which separate the noise of paths from that of points.
+
+None of them is a bound: a misfit finer than the features, or common to both directions, is missed.
+"""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from entropix._core.arrays import Key, RealScalarLike, safe_sqrt
-from entropix._core.checks import choice, example_shape, positive_integer, samples
+from entropix._core.arrays import DataLike, Key, safe_sqrt
+from entropix._core.checks import samples
 from entropix._core.precision import full_precision
-from entropix.dynamics import Trajectory, solve_forward
+from entropix.dynamics import solve_forward
 from entropix.interfaces import Estimate
 from entropix.transport.bridge_process import BridgeProcess, bridge_times, end_clock
-from entropix.transport.errors import errors_of
+from entropix.transport.speed import errors_of
 
 
-class SchroedingerBridge(eqx.Module):
-    r"""A process between two data sets, in both directions of time.
-
-    Attributes:
-        forward: the process from $p_0$ to $p_1$, with drift $u_f$.
-        backward: the process from $p_1$ to $p_0$, with drift $u_b$, in its own time $1 - s$.
-        cost: $KL(P\Vert W^{p_0})$ in nats, the path KL from Brownian motion.
-        entropy_production: $S_{tot} = \int\frac2\epsilon E\|v\|^2ds$ in nats.
-        loss: of every step, in nats, shape (2, num_iterations, steps): backward, forward; a perfect
-            network reaches minus the path KL of its direction.
-
-    The standard errors hold the noise of paths and data, the misfit of the networks as far as a
-    regression of their residuals finds it, the difference between pairs of the two directions and
-    between points that were trained on and points held out, and the change made by the last
-    iteration, which must be small for the pairs to be those of the bridge. After a single iteration
-    that is unknown, and the errors are infinite.
-    """
-
-    forward: BridgeProcess
-    backward: BridgeProcess
-    cost: Estimate | None
-    entropy_production: Estimate | None
-    loss: Float[Array, "2 iterations steps"] | None
-
-    @property
-    def epsilon(self) -> Float[Array, ""]:
-        r"""$\epsilon$, the variance of the reference."""
-        return self.forward.process.epsilon
-
-    def trajectory(
-        self, x: Any, *, key: Key, direction: str = "forward", num_steps: int = 64, **options: Any
-    ) -> Trajectory:
-        """Paths from given points, by `solve_forward` (which see for `options`).
-
-        Args:
-            x: points to start from, shape (n, *shape): of $p_0$, or of $p_1$ for "backward".
-            key: PRNG key.
-            direction: "forward" or "backward"; the times of the latter are $1 - s$.
-            num_steps: steps of `diffrax.SRA1`, which shrink towards both ends.
-            **options: for `solve_forward`, such as `save="steps"`.
-
-        Returns:
-            A `Trajectory`.
-        """
-        ahead = choice(direction, "direction", ("forward", "backward")) == "forward"
-        process = self.forward if ahead else self.backward
-        example_shape(process, x, "x")
-        options = {"times": bridge_times(num_steps)} | options
-        return solve_forward(process, x, key=key, **options)
-
-    def transport(
-        self, x: Any, *, key: Key, direction: str = "forward", num_steps: int = 64
-    ) -> Float[Array, "n *shape"]:
-        """Where paths from `x` end: a draw from the entropic plan given its one end.
-
-        Args: as `trajectory`.
-        """
-        ahead = choice(direction, "direction", ("forward", "backward")) == "forward"
-        process = self.forward if ahead else self.backward
-        example_shape(process, x, "x")
-        return _ends(process, samples(x, "x", minimum=1), key, num_steps)
-
-    def sample_pairs(
-        self, x: Any, *, key: Key, direction: str = "forward", num_steps: int = 64
-    ) -> tuple[Float[Array, "n *shape"], Float[Array, "n *shape"]]:
-        """Pairs of the entropic plan, $(X_0, X_1)$ in either direction, one end given.
-
-        Args: as `trajectory`.
-        """
-        x = samples(x, "x", minimum=1)
-        end = self.transport(x, key=key, direction=direction, num_steps=num_steps)
-        return (x, end) if direction == "forward" else (end, x)
-
-    def velocity(self, s: RealScalarLike, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        r"""The current velocity $v = (u_f - u_b)/2$ of one state."""
-        return (self.forward.drift(s, y) - self.backward.drift(1 - s, y)) / 2
-
-    def score(self, s: RealScalarLike, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        r"""$\nabla\log p_s(y) = (u_f + u_b)/\epsilon$ of one state."""
-        return (self.forward.drift(s, y) + self.backward.drift(1 - s, y)) / self.epsilon
-
-    def measure(
-        self, x: Any, y: Any, *, key: Key, num_steps: int = 64
-    ) -> tuple[Estimate, Estimate]:
-        """`cost` and `entropy_production` anew, from other points or with more steps.
-
-        For points that the networks were not trained on. The errors hold the noise of paths and
-        data and the misfit, but not what is left to further iterations.
-
-        Args:
-            x: samples of $p_0$, shape (n, *shape).
-            y: samples of $p_1$, shape (m, *shape).
-            key: PRNG key.
-            num_steps: steps of the paths, and about the times at which each is evaluated.
-        """
-        positive_integer(num_steps, "num_steps", 2)
-        return measure_bridge(self.forward, self.backward, x, y, key=key, num_steps=num_steps)
-
-
-_PATHS = 2  # from each point: two tell the noise of paths from that of points
+_PATHS = 2  # from each point: two separate the noise of paths from that of points
 _FEATURES = 64
+_FREQUENCIES = (0.5, 15.0)  # from half a standard deviation's to the finest structure resolved
 _RIDGES = (30.0, 300.0, 3e3, 3e4)
 _GROUPS = 4  # of times, in which the misfit is fitted
 _OWN, _OTHER, _DIFFERENCE = 0, 1, 2  # the drifts of `_half`
 
 
-def _ends(process: BridgeProcess, x: Array, key: Key, num_steps: int) -> Array:
-    """Where paths end, solved about their mean: a common offset costs no digits."""
-    centre = jnp.mean(process.mean, axis=0)
-    found = solve_forward(
-        process.shifted(-centre), x - centre, key=key, times=bridge_times(num_steps)
-    )
-    return found.final + centre
-
-
 def measure_bridge(
-    forward: BridgeProcess, backward: BridgeProcess, x: Any, y: Any, *, key: Key, num_steps: int
+    forward: BridgeProcess,
+    backward: BridgeProcess,
+    x: DataLike,
+    y: DataLike,
+    *,
+    key: Key,
+    num_steps: int,
 ) -> tuple[Estimate, Estimate]:
     """Path KL and entropy production, from both halves of the time; see the module."""
     x, y = samples(x, "x"), samples(y, "y")
     centre = jnp.mean(forward.mean, axis=0)
-    forward, backward, x, y = (
-        forward.shifted(-centre),
-        backward.shifted(-centre),
-        x - centre,
-        y - centre,
-    )
+    forward, backward = forward.shifted(-centre), backward.shifted(-centre)
+    x, y = x - centre, y - centre
     early_key, late_key = jax.random.split(key)
     bins = _GROUPS * max(num_steps // (4 * _GROUPS), 1)
     late, late_misfit, late_moved = _of_half(forward, backward, y, late_key, num_steps, bins)
@@ -233,8 +133,8 @@ def _half(
     count, size = ends.shape[0], int(np.prod(ends.shape[1:]))
     half = jnp.arcsinh(jnp.sqrt(0.5 / own.delta)) / jnp.arcsinh(jnp.sqrt(1 / own.delta))
     feature_key, scale_key, key = jax.random.split(key, 3)
-    # Frequencies from half a standard deviation's to those of the finest structure resolved.
-    frequencies = jnp.exp(jax.random.uniform(scale_key, (_FEATURES,), dtype, *np.log([0.5, 15.0])))
+    lowest, highest = np.log(_FREQUENCIES)
+    frequencies = jnp.exp(jax.random.uniform(scale_key, (_FEATURES,), dtype, lowest, highest))
     ways = jax.random.normal(feature_key, (size, _FEATURES), dtype) / jnp.sqrt(size / 2)
     folds = (jnp.arange(count) // _PATHS % 2 == jnp.arange(2)[:, None]).astype(dtype)
 

@@ -1,7 +1,7 @@
-r"""Points: checks shared by the distances between samples, and the frame that they are compared in.
+r"""Samples as points, and the frame in which distances between them are computed.
 
-A common shift changes no distance and a common factor multiplies every one, but floating-point
-numbers know neither: $\|x - y\|^2$ of points near 1000 has lost the digits that tell them apart,
+A common shift changes no distance and a common factor multiplies every one, but not in
+floating-point numbers: $\|x - y\|^2$ of points near 1000 has lost the digits that separate them,
 and that of points near $10^{20}$ is infinite in single precision. Samples are therefore compared
 in a frame of their own: moved to the origin, and divided by a power of two so that no distance
 exceeds one. Both are exact but for the rounding of one subtraction. For squared distances each
@@ -14,57 +14,53 @@ where the last two terms are the same for every coupling: samples that are far a
 as well as others.
 """
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import as_float
+from entropix._core.arrays import DataLike, as_float
 from entropix._core.checks import checked, samples
 
 
-def as_points(x: Any, name: str) -> Float[Array, "n dim"]:
-    """Samples as points: trailing axes flattened, numbers taken as points on a line."""
-    array = as_float(x, name)
-    if array.ndim == 1:
-        array = array[:, None]
-    array = samples(array, name, minimum=1)
-    return array.reshape(array.shape[0], -1)
-
-
 def as_clouds(
-    x: Any, y: Any, *, invariant: bool = True
+    x: DataLike, y: DataLike, *, invariant: bool = True
 ) -> tuple[Float[Array, "n dim"], Float[Array, "m dim"]]:
-    """Two samples as points of one size and one precision.
+    """Two samples as points of one size and precision; numbers are points on a line.
 
     Where only differences matter (`invariant`), NumPy arrays that are more precise than JAX is set
     to be are moved to the origin before they are rounded.
     """
-    if invariant and all(type(v) is np.ndarray and v.ndim and v.size for v in (x, y)):
+    if invariant and isinstance(x, np.ndarray) and isinstance(y, np.ndarray):
         x, y = _without_offset(x, y)
-    x, y = as_points(x, "x"), as_points(y, "y")
-    if x.shape[1] != y.shape[1]:
+
+    def points(given: DataLike, name: str) -> Array:
+        array = as_float(given, name)
+        array = samples(array[:, None] if array.ndim == 1 else array, name, minimum=1)
+        return array.reshape(array.shape[0], -1)
+
+    a, b = points(x, "x"), points(y, "y")
+    if a.shape[1] != b.shape[1]:
         raise ValueError(
-            f"`y` must have samples of the same size as `x`, {x.shape[1]} numbers, "
-            f"got {y.shape[1]}."
+            f"`y` must have samples of the same size as `x`, {a.shape[1]} numbers, "
+            f"got {b.shape[1]}."
         )
-    dtype = jnp.promote_types(x.dtype, y.dtype)
-    return x.astype(dtype), y.astype(dtype)
+    dtype = jnp.promote_types(a.dtype, b.dtype)
+    return a.astype(dtype), b.astype(dtype)
 
 
 def _without_offset(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    rounded = jax.dtypes.canonicalize_dtype(jnp.result_type(float))
-    numbers = all(v.dtype.kind in "iuf" and v.dtype.itemsize > rounded.itemsize for v in (x, y))
-    if not numbers or x.shape[1:] != y.shape[1:]:
-        return x, y
-    moved = [np.asarray(v, np.float64) - np.asarray(x[0], np.float64) for v in (x, y)]
-    return (moved[0], moved[1]) if all(np.all(np.isfinite(v)) for v in moved) else (x, y)
+    size = jax.dtypes.canonicalize_dtype(jnp.result_type(float)).itemsize
+    for v in (x, y):
+        numbers = type(v) is np.ndarray and v.dtype.kind in "iuf" and v.dtype.itemsize > size
+        if not (numbers and v.ndim and v.size) or v.shape[1:] != x.shape[1:]:
+            return x, y
+    a, b = (np.asarray(v, np.float64) - np.asarray(x[0], np.float64) for v in (x, y))
+    return (a, b) if np.all(np.isfinite(a)) and np.all(np.isfinite(b)) else (x, y)
 
 
-def order(p: Any) -> float:
+def order(p: float | int) -> float:
     """The order of a Wasserstein distance: a finite number of at least one."""
     if isinstance(p, bool) or not isinstance(p, int | float) or not 1 <= p < float("inf"):
         raise ValueError(f"`p` must be a finite number of at least 1, got {p!r}.")
@@ -108,22 +104,28 @@ def frame(x: Float[Array, "n dim"], y: Float[Array, "m dim"], *, separately: boo
 
     The motion and the unit are constants under differentiation: no distance depends on them.
     """
-    held = jax.lax.stop_gradient((x, y))
-    first = power_of_two(jnp.maximum(jnp.max(jnp.abs(held[0])), jnp.max(jnp.abs(held[1]))))
+
+    def means(x: Array, y: Array) -> tuple[Array, Array]:
+        x, y = jax.lax.stop_gradient((x, y))
+        a, b = jnp.mean(x, axis=0), jnp.mean(y, axis=0)
+        return (a, b) if separately else ((a + b) / 2, (a + b) / 2)
+
+    def largest(x: Array, y: Array) -> Array:
+        return jnp.maximum(*(jnp.max(jnp.abs(v)) for v in jax.lax.stop_gradient((x, y))))
+
+    first = power_of_two(largest(x, y))
     x, y = x / first, y / first
-    a, b = _means(x, y, separately)
+    a, b = means(x, y)
     x, y = x - a, y - b
     # Again: a mean far from zero is rounded by as much as matters to points that are close.
-    rest_a, rest_b = _means(x, y, separately)
+    rest_a, rest_b = means(x, y)
     x, y = x - rest_a, y - rest_b
     shift, centre = (a - b) + (rest_a - rest_b), b + rest_b
-    moved = jax.lax.stop_gradient((x, y))
     # Norms without overflow or underflow: the largest coordinate is divided out first.
-    wide = jnp.maximum(jnp.max(jnp.abs(moved[0])), jnp.max(jnp.abs(moved[1])))
+    wide = largest(x, y)
     wide = jnp.where(wide > 0, wide, 1.0)
-    norm = wide * jnp.sqrt(
-        jnp.maximum(*(jnp.max(jnp.sum((part / wide) ** 2, axis=1)) for part in moved))
-    )
+    squares = (jnp.max(jnp.sum((v / wide) ** 2, axis=1)) for v in jax.lax.stop_gradient((x, y)))
+    norm = wide * jnp.sqrt(jnp.maximum(*squares))
     second = 4 * power_of_two(norm)
     far = power_of_two(jnp.max(jnp.abs(shift)))
     second = jnp.where(norm > 0, second, far)
@@ -137,12 +139,6 @@ def frame(x: Float[Array, "n dim"], y: Float[Array, "m dim"], *, separately: boo
         shift / unit,
         centre / unit,
     )
-
-
-def _means(x: Array, y: Array, separately: bool) -> tuple[Array, Array]:
-    x, y = jax.lax.stop_gradient((x, y))
-    a, b = jnp.mean(x, axis=0), jnp.mean(y, axis=0)
-    return (a, b) if separately else ((a + b) / 2, (a + b) / 2)
 
 
 def power_of_two(value: Float[Array, ""]) -> Float[Array, ""]:

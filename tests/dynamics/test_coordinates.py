@@ -1,5 +1,6 @@
 """The change of coordinates is the chain rule, for every process, and nothing in it overflows."""
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 import entropix as ex
-from entropix.dynamics.bridge import Bridge, reference_variance
+from entropix.dynamics import ReverseCoordinates
+from entropix.models import reference_variance
 from tests.helpers import (
     DISTINCT,
     ENDS_IN_NOISE,
@@ -22,19 +24,20 @@ from tests.helpers import (
     small_gaussian,
     small_mixture,
 )
+from tests.models.flows import Straight, straight_flow
 
 
 VARIANCE = 0.8
 
 
 @pytest.mark.parametrize("name", quick(KINDS))
-def test_bridge_is_the_reverse_equation(x64, name, getkey):
+def test_they_are_the_reverse_equation(x64, name, getkey):
     """dX = F da (+ dB_a) is the reverse SDE (the flow), transformed by X = a y/(mu sqrt c)."""
     process = PROCESSES[name]()
     model = ex.ExactModel(small_mixture(), process)
 
     def gaps_of(flow, s, y):
-        bridge = Bridge(process, jnp.asarray(VARIANCE), flow)
+        coordinates = ReverseCoordinates(process, jnp.asarray(VARIANCE), flow=flow)
 
         def gain(s):  # X / y, and a
             share = VARIANCE * process.scale(s) ** 2
@@ -43,17 +46,17 @@ def test_bridge_is_the_reverse_equation(x64, name, getkey):
             return a / (process.scale(s) * jnp.sqrt(VARIANCE)), a
 
         (g, a), (g_rate, a_rate) = jax.jvp(gain, (s,), (jnp.ones_like(s),))
-        t = bridge.knots_at(s[None])[0]
+        t = coordinates.solver_time(s)
         drift = model.velocity(s, y)  # of y, in ds
         if not flow:
             drift = process.drift(s, y) - process.sigma_squared(s) * model.score(s, y)
-        field = bridge.field(model, t, (g * y)[None])[0]
+        field = coordinates.field(t, (g * y)[None], (model, None))[0]
         return (
             t - (a - 1),
             jnp.max(jnp.abs(field * a_rate - (g_rate * y + g * drift))) / jnp.abs(a_rate),
             0.0 if flow else g**2 * process.sigma_squared(s) / -a_rate - 1,
-            jnp.max(jnp.abs(bridge.enter(s, t, y) - g * y)),
-            jnp.max(jnp.abs(bridge.leave(s, t, g * y) - y)),
+            jnp.max(jnp.abs(coordinates.enter(s, t, y) - g * y)),
+            jnp.max(jnp.abs(coordinates.leave(s, t, g * y) - y)),
         )
 
     y = jax.random.normal(getkey(), (9, 2))
@@ -66,7 +69,7 @@ def test_bridge_is_the_reverse_equation(x64, name, getkey):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DISTINCT)
 def test_knots_and_field_in_float32(x32, name, getkey):
-    """Knots rise strictly from noise to data, and no model has a NaN where a solver looks."""
+    """Knots rise strictly from noise to data, and no model is NaN where a solver evaluates it."""
     process = PROCESSES[name]()
     network = ex.FourierMLP(2, widths=(8,), key=getkey())
     network = eqx.tree_at(lambda n: n.head.weight, network, jnp.ones((2, 8)))
@@ -79,19 +82,21 @@ def test_knots_and_field_in_float32(x32, name, getkey):
     )
     x = jax.random.normal(getkey(), (3, 2))
 
-    def look(models):
+    def evaluate(models):
         knots, fields = [], []
         for flow in (False, True):
-            bridge = Bridge(process, one, flow)
-            knots.append((bridge.knots(128), bridge.knots(1000)))
-            # Where the default solvers look: the start, half and three quarters of a step.
-            few = bridge.knots(16)
-            looked = (few[:-1] + jnp.asarray([[0.0], [0.5], [0.75]]) * jnp.diff(few)).ravel()
+            coordinates = ReverseCoordinates(process, one, flow=flow)
+            knots.append((coordinates.steps(128)[1], coordinates.steps(1000)[1]))
+            # Where the default solvers evaluate it: the start, half and three quarters of a step.
+            few = coordinates.steps(16)[1]
+            places = (few[:-1] + jnp.asarray([[0.0], [0.5], [0.75]]) * jnp.diff(few)).ravel()
             for model in models[2 * flow : 2 * flow + 2]:
-                fields.append(jax.vmap(lambda t, b=bridge, m=model: b.field(m, t, x))(looked))
+                fields.append(
+                    jax.vmap(lambda t, c=coordinates, m=model: c.field(t, x, (m, None)))(places)
+                )
         return knots, fields
 
-    knots, fields = look(models)
+    knots, fields = evaluate(models)
     assert all_finite(fields)
     for k in jax.tree.leaves(knots):
         assert k.dtype == jnp.float32
@@ -104,10 +109,12 @@ def test_knots_and_field_in_float32(x32, name, getkey):
 def test_the_field_is_constant_on_the_reference(x64, name, getkey):
     mean = jnp.asarray([0.4, -2.0])
     model = ex.ExactModel(ex.Gaussian(mean, VARIANCE * jnp.eye(2)), PROCESSES[name]())
-    bridge = Bridge(model.process, reference_variance(model), False)
-    assert bridge.variance == pytest.approx(VARIANCE)
+    coordinates = ReverseCoordinates(model.process, reference_variance(model), flow=False)
+    assert coordinates.variance == pytest.approx(VARIANCE)
     x = jax.random.normal(getkey(), (3, 2))
-    fields = quick_jit(jax.vmap(lambda t: bridge.field(model, t, x)))(bridge.knots(16)[1:-1])
+    fields = quick_jit(jax.vmap(lambda t: coordinates.field(t, x, (model, None))))(
+        coordinates.steps(16)[1][1:-1]
+    )
     expected = jnp.broadcast_to(mean / jnp.sqrt(VARIANCE), fields.shape)
     np.testing.assert_allclose(fields, expected, rtol=1e-6)
 
@@ -125,10 +132,12 @@ def test_single_precision_resolves_both_ends(name):
         def run():
             results = []
             for flow in (False, True):
-                bridge = Bridge(process, reference_variance(model), flow)
-                knots = bridge.knots(128)[1:-1]
+                coordinates = ReverseCoordinates(process, reference_variance(model), flow=flow)
+                knots = coordinates.steps(128)[1][1:-1]
                 states = x * (1 + knots[:, None, None]) ** (0.0 if flow else 0.5)
-                fields = jax.vmap(lambda t, x, b=bridge: b.field(model, t, x))(knots, states)
+                fields = jax.vmap(lambda t, x, b=coordinates: b.field(t, x, (model, None)))(
+                    knots, states
+                )
                 weight = jnp.diff(knots, append=0.0)[:, None, None]
                 results.append(fields * (weight if flow else jnp.sqrt(weight)))
             return results
@@ -150,10 +159,12 @@ def test_the_flow_is_smooth_up_to_the_noise(name):
     def fields():
         process = PROCESSES[name]()
         model = ex.ExactModel(small_mixture(), process)
-        bridge = Bridge(process, reference_variance(model), True)
+        coordinates = ReverseCoordinates(process, reference_variance(model), flow=True)
         x = jnp.asarray([[0.3, -1.1], [1.0, 0.2]])
         a = jnp.linspace(0.0, 0.05, 201)
-        return np.asarray(quick_jit(jax.vmap(lambda t: bridge.field(model, t, x)))(a - 1))
+        return np.asarray(
+            quick_jit(jax.vmap(lambda t: coordinates.field(t, x, (model, None))))(a - 1)
+        )
 
     with jax.enable_x64(False):
         single = fields()
@@ -180,3 +191,43 @@ def test_reference_variance_of_each_model(getkey):
     assert float(reference_variance(known["exact"][0], 0.3)) == pytest.approx(0.3)
     with pytest.raises(ValueError, match="`variance` must be positive"):
         reference_variance(known["exact"][0], -1.0)
+
+
+# ---------------------------------------------------------------------------- flows without a score
+
+
+def test_one_step_of_a_straight_flow_is_exact(getkey):
+    model = straight_flow()
+    x = jax.random.normal(getkey(), (50, 1))
+    z = (x - 0.7) / 0.4**0.5
+    forth = ex.solve_flow(model, x, num_steps=1, solver=diffrax.Euler())
+    np.testing.assert_allclose(forth.final, z, rtol=1e-5, atol=1e-5)
+    back = ex.solve_flow(model, z, direction="reverse", num_steps=1, solver=diffrax.Euler())
+    np.testing.assert_allclose(back.final, x, rtol=1e-5, atol=1e-5)
+    assert float(back.times[-1]) == 0.0
+    halfway = ex.solve_flow(model, x, num_steps=4, save=jnp.asarray([0.3, 1.0]))
+    np.testing.assert_allclose(halfway.states[0], 0.7 * x + 0.3 * z, rtol=1e-5, atol=1e-5)
+    adaptive = ex.solve_flow(
+        model,
+        x,
+        solver=diffrax.Tsit5(),
+        stepsize_controller=diffrax.PIDController(rtol=1e-4, atol=1e-4),
+    )
+    np.testing.assert_allclose(adaptive.final, z, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_samples_of_a_straight_flow_are_those_of_the_map():
+    model = straight_flow()
+    options = {"key": jax.random.key(0), "num_samples": 64, "method": "ode"}
+    few = ex.sample(model, num_steps=1, solver=diffrax.Euler(), **options)
+    many = ex.sample(model, num_steps=16, chunk_size=24, **options)
+    np.testing.assert_allclose(few, many, rtol=1e-4, atol=1e-5)
+    times = ex.sample(model, times=jnp.asarray([1.0, 0.6, 0.0]), **options)
+    np.testing.assert_allclose(times, many, rtol=1e-4, atol=1e-5)
+
+    def mean(m):
+        flow = ex.FlowMatching(Straight(m, 0.4), ex.RectifiedFlow(), shape=(1,))
+        return jnp.mean(ex.sample(flow, num_steps=4, **options))
+
+    assert float(jax.grad(mean)(jnp.asarray(0.7))) == pytest.approx(1.0, rel=1e-4)
