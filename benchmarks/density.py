@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import entropix as ex
-from benchmarks.yardstick import mixture, processes, table
+from benchmarks.reference import mixture, processes, table
 
 
 METHODS = {
@@ -47,28 +47,30 @@ def plain_variance(model: ex.ExactModel, x: jax.Array, key: jax.Array) -> jax.Ar
     return jnp.mean(draws)
 
 
-_LOOKS: list[int] = []
+_CALLS: list[int] = []
 
 
 class Counted(eqx.Module):
-    """The exact velocity, which counts how often it is looked at."""
+    """The exact velocity, which counts its evaluations."""
 
     model: ex.ExactModel
 
     def __call__(self, log_snr: jax.Array, y: jax.Array, condition: None = None) -> jax.Array:
-        jax.debug.callback(lambda: _LOOKS.append(1))
+        jax.debug.callback(lambda: _CALLS.append(1))
         return self.model.velocity(self.model.process.time_of_log_snr(log_snr), y)
 
 
-def looks(truth: ex.ExactModel, x: jax.Array, method: ex.ProbabilityFlow) -> tuple[float, int]:
-    """How often adaptive steps look at the field of a sample, and products with a Jacobian each."""
-    _LOOKS.clear()
+def evaluations(
+    truth: ex.ExactModel, x: jax.Array, method: ex.ProbabilityFlow
+) -> tuple[float, int]:
+    """Evaluations of the field per sample by adaptive steps, and Jacobian products in each."""
+    _CALLS.clear()
     model = ex.VelocityPrediction(Counted(truth), truth.process, shape=x.shape[1:])
     options = {"method": method, "key": jax.random.key(0), "chunk_size": 1}
     jax.block_until_ready(ex.log_prob(model, x, **options).value)
     jax.effects_barrier()
     products = method.num_directions(x.shape[1])
-    return len(_LOOKS) / x.shape[0], products
+    return len(_CALLS) / x.shape[0], products
 
 
 def variances() -> None:
@@ -123,7 +125,7 @@ def methods() -> None:
             result = ex.log_prob(model, x, key=jax.random.key(1), method=method)
             cost = float(result.num_evaluations)
             if isinstance(method, ex.ProbabilityFlow):
-                count, products = looks(model, x[:10], method)
+                count, products = evaluations(model, x[:10], method)
                 cost = count * (1 + products)
             elif isinstance(method, ex.density.Jarzynski):
                 cost *= dim + 4  # the divergence, and three nodes of Simpson's rule

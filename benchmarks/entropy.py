@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 import entropix as ex
-from benchmarks.yardstick import mixture, processes, table, trapezoid_entropy
+from benchmarks.reference import mixture, processes, table, trapezoid_entropy
 
 
 REPEATS, SAMPLES = 20, 10_000

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 import entropix as ex
-from benchmarks.yardstick import table
+from benchmarks.reference import table
 
 
 PATHS, STEPS, ROUNDS, DIM = 10_000, 50, 7, 2

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 import entropix as ex
-from benchmarks.yardstick import table
+from benchmarks.reference import table
 
 
 ROUNDS = 3

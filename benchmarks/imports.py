@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 
-from benchmarks.yardstick import table
+from benchmarks.reference import table
 
 
 ROUNDS = 7

@@ -9,17 +9,17 @@ import numpy as np
 
 import entropix as ex
 from benchmarks.information_tasks import TASKS, Task
-from benchmarks.yardstick import table
+from benchmarks.reference import table
 
 
 def network_model(x: jax.Array, y: jax.Array, *, key: jax.Array) -> ex.EntropyMatching:
     """A model of x given y, or not: the recipe of docs/information.md."""
     process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
-    dim, told = x.shape[1], y.shape[1]
+    dim, labels = x.shape[1], y.shape[1]
     inner_key, skip_key = jax.random.split(key)
-    inner = ex.FourierMLP(dim, condition_dim=told + 1, widths=(128, 128), key=inner_key)
-    inner = ex.networks.LinearSkip(inner, dim, condition_dim=told + 1, num_flags=1, key=skip_key)
-    network = ex.networks.ConditionDropout(inner, told, rate=0.4)
+    inner = ex.FourierMLP(dim, condition_dim=labels + 1, widths=(128, 128), key=inner_key)
+    inner = ex.networks.LinearSkip(inner, dim, condition_dim=labels + 1, num_flags=1, key=skip_key)
+    network = ex.networks.ConditionDropout(inner, labels, rate=0.4)
     return ex.EntropyMatching(network, process, ex.GaussianScaling.from_data(x, process))
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 import entropix as ex
-from benchmarks.yardstick import mixture, processes, table
+from benchmarks.reference import mixture, processes, table
 
 
 SAMPLES, STEPS, ROUNDS = 512, 200, 9

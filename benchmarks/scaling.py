@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 
 import entropix as ex
-from benchmarks.yardstick import table
+from benchmarks.reference import table
 
 
 ROUNDS, WIDTHS = 3, (512, 256)

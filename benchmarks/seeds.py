@@ -6,7 +6,7 @@ import time
 import jax
 
 import entropix as ex
-from benchmarks.yardstick import mixture, processes, table
+from benchmarks.reference import mixture, processes, table
 
 
 STEPS, ROUNDS = 100, 5

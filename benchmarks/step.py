@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 import entropix as ex
-from benchmarks.yardstick import batch_loss, mixture, processes, table
+from benchmarks.reference import batch_loss, mixture, processes, table
 from entropix.networks import trainable
 
 

@@ -5,7 +5,7 @@ import time
 import jax
 
 import entropix as ex
-from benchmarks.yardstick import mixture, processes, table, train
+from benchmarks.reference import mixture, processes, table, train
 
 
 SAMPLES, BATCH, DRAWS, EPOCHS, PATIENCE = 8192, 32, 10, 10, 10
@@ -44,7 +44,7 @@ def main() -> None:
         for seconds, trained in train(bare, data, key=jax.random.key(7), batch=BATCH, draws=DRAWS):
             if first or seconds > PATIENCE * ours:
                 loss, stored = measure(trained)
-                label = "yardstick, 1 epoch" if first else f"yardstick, {PATIENCE}x the time"
+                label = "reference, 1 epoch" if first else f"reference, {PATIENCE}x the time"
                 rows.append([name, label, f"{seconds:.1f}", str(loss), str(stored)])
                 first = False
             if seconds > PATIENCE * ours:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 import entropix as ex
-from benchmarks.yardstick import table
+from benchmarks.reference import table
 
 
 def samples(key: jax.Array, n: int, dim: int) -> tuple[jax.Array, jax.Array]:

@@ -1,4 +1,4 @@
-"""What the tests of every room share: the grid of processes, test densities, finite differences.
+"""Shared by all tests: the grid of processes, test densities, finite differences.
 
 Builders are functions without arguments, called inside a test: arrays keep the dtype they are made
 with, so a process built under `x64` (or `double()`) is a float64 process.

@@ -1,6 +1,6 @@
 """The public names and signatures, against `public_api.txt`: no interface changes by accident.
 
-After a change that is meant, write the file anew, look at its difference, and commit it:
+After a change that is meant, write the file anew, check the difference, and commit it:
 
     ENTROPIX_WRITE_API=1 python -m pytest -n 0 tests/test_public_api.py
 

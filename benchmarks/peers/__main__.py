@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import entropix as ex
-from benchmarks.density import groups, looks
-from benchmarks.yardstick import table
+from benchmarks.density import evaluations, groups
+from benchmarks.reference import table
 
 
 HERE, ROUNDS, POINTS = Path(__file__).parent, 5, 200
@@ -48,11 +48,11 @@ def ours(truth: ex.GaussianMixture, process, x: jax.Array) -> dict[str, dict]:
             begin = time.perf_counter()
             values = jax.block_until_ready(run(exact, x))
             seconds.append(time.perf_counter() - begin)
-        count, products = looks(exact, x[:10], method)
+        count, products = evaluations(exact, x[:10], method)
         results[name] = {
             "log_prob": np.asarray(values).tolist(),
             "seconds": min(seconds),
-            "looks": count,
+            "evaluations": count,
             "products": products,
         }
     return results
@@ -97,15 +97,15 @@ def main() -> None:
                     [
                         str(dim),
                         name,
-                        f"{run['looks']:.0f}",
-                        f"{run['looks'] * (1 + run['products']):.0f}",
+                        f"{run['evaluations']:.0f}",
+                        f"{run['evaluations'] * (1 + run['products']):.0f}",
                         f"{float(jnp.sqrt(jnp.mean(error**2))):.2g}",
                         f"{1e3 * run['seconds']:.0f}",
                     ]
                 )
         table(
             f"Log densities of {POINTS} samples of a mixture, {type(PROCESSES[peer]).__name__}",
-            ["D", "method", "looks", "with products", "rms error (nats)", "ms"],
+            ["D", "method", "evaluations", "with products", "rms error (nats)", "ms"],
             rows,
         )
 

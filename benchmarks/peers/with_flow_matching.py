@@ -2,7 +2,7 @@
 
 Needs `flow_matching`, torch and tqdm, not entropix: the runner starts it with their interpreter.
 A problem as JSON on standard input; one line of JSON out: for each method log densities, seconds,
-and looks at the velocity.
+and evaluations of the velocity.
 """
 
 import json
@@ -28,10 +28,10 @@ class Velocity(torch.nn.Module):
     def __init__(self, weights, means, variances):
         super().__init__()
         self.weights, self.means, self.variances = weights, means, variances
-        self.looks = 0
+        self.evaluations = 0
 
     def forward(self, x, t):
-        self.looks += 1
+        self.evaluations += 1
         spread = t**2 * self.variances + (1 - t) ** 2  # (components, dim)
         away = x[:, None, :] - t * self.means
         scores = self.weights.log() - 0.5 * (away**2 / spread + spread.log()).sum(-1)
@@ -62,7 +62,7 @@ def main() -> None:
             )[1]
 
         run()
-        field.looks, seconds = 0, []
+        field.evaluations, seconds = 0, []
         for _ in range(problem["rounds"]):
             begin = time.perf_counter()
             values = run()
@@ -70,7 +70,7 @@ def main() -> None:
         results[name] = {
             "log_prob": values.tolist(),
             "seconds": min(seconds),
-            "looks": field.looks / problem["rounds"],
+            "evaluations": field.evaluations / problem["rounds"],
             "products": x.shape[1] if exact else 1,
         }
     print(json.dumps(results))

@@ -2,7 +2,7 @@
 
 Needs `sbgm` and the releases it pins, not entropix: the runner starts it with their interpreter.
 A problem as JSON on standard input; one line of JSON out: for each method log densities, seconds,
-and looks at the score.
+and evaluations of the score.
 """
 
 import json
@@ -71,7 +71,7 @@ def main() -> None:
         results[name] = {
             "log_prob": values.tolist(),
             "seconds": min(seconds),
-            "looks": STAGES * round(1 / step),
+            "evaluations": STAGES * round(1 / step),
             "products": x.shape[1] if exact else probes,
         }
     print(json.dumps(results))

@@ -178,7 +178,7 @@ def with_key(network: Any, key: Any) -> dict[str, Any]:
     return {"key": key} if accepts else {}
 
 
-def example_shape(model: Any, x: Any, name: str) -> None:
+def check_example_shape(model: Any, x: Any, name: str) -> None:
     """Raise ValueError if samples do not have the shape of the examples of a model."""
     shape = getattr(model, "shape", None)
     if shape is not None and jnp.shape(x)[1:] != tuple(shape):

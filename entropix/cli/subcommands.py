@@ -19,8 +19,8 @@ from entropix.studies.transport import TransportOptions, prepare_transport
 
 
 _DATA = (
-    "A file (.npy, .npz, .csv, .parquet, IDX), a folder of PNG images, MNIST or CIFAR-10 as they "
-    "are distributed, a Hugging Face data set (a folder written by save_to_disk, or hf:user/name), "
+    "A file (.npy, .npz, .csv, .parquet, IDX), a folder of PNG images, MNIST, CIFAR-10 (binary "
+    "form), a Hugging Face data set (a folder written by save_to_disk, or hf:user/name), "
     f"or the name of an embedded data set: {', '.join(available())}."
 )
 

@@ -8,8 +8,8 @@ from jaxtyping import PyTree
 
 from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import (
+    check_example_shape,
     conditions,
-    example_shape,
     is_concrete,
     positive_integer,
     prng_key,
@@ -75,7 +75,7 @@ def log_prob(
         Song et al., 2101.09258; Premkumar, 2410.06986. Each method has its own.
     """
     x = samples(x, "x", minimum=1)
-    example_shape(model, x, "x")
+    check_example_shape(model, x, "x")
     condition = conditions(condition, x.shape[0])
     method = PathBound() if method is None else method
     if key is not None:

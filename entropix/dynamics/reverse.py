@@ -19,9 +19,9 @@ from jaxtyping import Array, PyTree
 
 from entropix._core.arrays import DataLike, Key, as_float
 from entropix._core.checks import (
+    check_example_shape,
     choice,
     conditions,
-    example_shape,
     is_concrete,
     positive_integer,
     prng_key,
@@ -242,7 +242,7 @@ def _check(model: Any, states: Any, name: str, condition: Any, num_steps: int) -
     check_model(model)
     positive_integer(num_steps, "num_steps")
     states = samples(states, name, minimum=1)
-    example_shape(model, states, name)
+    check_example_shape(model, states, name)
     return states, conditions(condition, states.shape[0])
 
 

@@ -27,8 +27,8 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, inner
 from entropix._core.checks import (
+    check_example_shape,
     conditions,
-    example_shape,
     is_concrete,
     positive_integer,
     prng_key,
@@ -123,7 +123,7 @@ def path_log_ratio(
     if not isinstance(model, AbstractModel):
         raise ValueError(f"`model` must be a model, got {type(model).__name__}.")
     x = samples(x, "x", minimum=1)
-    example_shape(model, x, "x")
+    check_example_shape(model, x, "x")
     prng_key(key)
     if not (prior is None or hasattr(prior, "log_prob")):
         raise ValueError(f"`prior` must have `log_prob(y)`, got {type(prior).__name__}.")

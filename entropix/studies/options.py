@@ -295,7 +295,7 @@ class StorageEstimation:
 class StorageOptions:
     """All options of `storage`, except the data."""
 
-    data: DataOptions = DataOptions(held_out=0.15)  # leaves 1500 digits and more to train on
+    data: DataOptions = DataOptions(held_out=0.15)
     process: ProcessOptions = ProcessOptions()
     training: StorageTraining = StorageTraining()
     estimation: StorageEstimation = StorageEstimation()

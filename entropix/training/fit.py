@@ -15,10 +15,10 @@ from jaxtyping import Array, ArrayLike, PyTree
 
 from entropix._core.arrays import DataLike, Key, as_float
 from entropix._core.checks import (
+    check_example_shape,
     checked,
     choice,
     conditions,
-    example_shape,
     positive_integer,
     samples,
 )
@@ -404,7 +404,7 @@ def check_data(
 ) -> tuple[Array, PyTree]:
     """Data and conditions as arrays that fit the model and one another."""
     array = samples(data, name, minimum=minimum)
-    example_shape(model, array, name)
+    check_example_shape(model, array, name)
     which = "condition" if name == "data" else f"{name}.condition"
     return array, conditions(condition, array.shape[0], which)
 

@@ -29,9 +29,9 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import DataLike, Key, RealScalarLike, as_float
 from entropix._core.checks import (
+    check_example_shape,
     checked,
     choice,
-    example_shape,
     positive_integer,
     prng_key,
     samples,
@@ -131,7 +131,7 @@ class SchroedingerBridge(eqx.Module):
     def _process_from(self, x: DataLike, direction: str) -> BridgeProcess:
         ahead = choice(direction, "direction", ("forward", "backward")) == "forward"
         process = self.forward if ahead else self.backward
-        example_shape(process, x, "x")
+        check_example_shape(process, x, "x")
         return process
 
     def sample_pairs(

@@ -48,7 +48,7 @@ def smoothed(distribution, process, cutoff, x):
     ids="-".join,
 )
 def test_no_density(case):
-    """Whatever the number of samples: few leave the pilot few looks at the data end."""
+    """Also for few samples, of which the pilot has few evaluations at the data end."""
     method, data = case
     distribution, slope = (points(), 2) if data == "points" else (flat(), 1)
     x = distribution.sample(3, key=jax.random.key(0))

@@ -228,7 +228,7 @@ def test_information_of_numbers_and_total_correlation(form):
     truth = -np.log(1 - rho**2) / 2
     c, noise = jax.random.normal(jax.random.key(0), (2, 10_000, 1))
     x = size * (rho * c + np.sqrt(1 - rho**2) * noise)
-    told = jnp.concatenate([c, jnp.ones_like(c)], axis=1)
+    flagged = jnp.concatenate([c, jnp.ones_like(c)], axis=1)
     model = Conditional(
         process, jnp.array([[size * rho, 0.0]]), jnp.array([[0.0, size**2 * (1 - rho**2)]])
     )
@@ -238,7 +238,7 @@ def test_information_of_numbers_and_total_correlation(form):
     key = jax.random.key(1)
     both = jnp.concatenate([x, size * c], axis=1)
     for e in (
-        ex.mutual_information(model, x, told, key=key, marginal_model=network(one), form=form),
+        ex.mutual_information(model, x, flagged, key=key, marginal_model=network(one), form=form),
         ex.total_correlation(joint, [network(one)] * 2, both, key=key, form=form),
     ):
         assert abs(float(e.value) - truth) < 4 * float(e.stderr)

@@ -1,4 +1,4 @@
-"""The two forms of a divergence: equal for exact models, told apart by wrong ones."""
+"""The two forms of a divergence: equal for exact models, different for wrong ones."""
 
 import inspect
 

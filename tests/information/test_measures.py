@@ -44,8 +44,8 @@ class LinearGaussian(AbstractConditional):
     divergence = None
 
     def inner(self, condition):
-        told = jnp.concatenate([jnp.ravel(part) for part in jax.tree.leaves(condition)])
-        mean = (self.gain @ told.astype(self.gain.dtype))[None]
+        values = jnp.concatenate([jnp.ravel(part) for part in jax.tree.leaves(condition)])
+        mean = (self.gain @ values.astype(self.gain.dtype))[None]
         return ex.ExactModel(ex.Gaussian(mean, self.variance[None, None]), self.process)
 
     @property
@@ -105,11 +105,11 @@ def test_gaussian_grid(dim, rho):
     product = ex.ExactModel(ex.Gaussian(jnp.zeros(2 * dim), jnp.eye(2 * dim)), process)
     conditional = ConditionalGaussian(process, jnp.asarray(rho))
     options = {"key": jax.random.key(1), "num_evaluations": count}
-    told = {"marginal_model": half, "form": "score", **options}
-    twice = {**told, "num_evaluations": 4 * count, "form": "denoising"}
+    scores = {"marginal_model": half, "form": "score", **options}
+    twice = {**scores, "num_evaluations": 4 * count, "form": "denoising"}
     information = -dim / 2 * np.log(1 - rho**2)
     within = 0.03  # of three standard errors
-    close(ex.mutual_information(conditional, x, c, **told), information, within)
+    close(ex.mutual_information(conditional, x, c, **scores), information, within)
     close(ex.mutual_information(conditional, x, c, **twice), information, within)
     close(ex.total_correlation(joint, [half, half], both, **options), information, within)
     close(ex.kl_divergence(joint, product, both, **options), information, within)

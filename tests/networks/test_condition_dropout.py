@@ -21,16 +21,16 @@ def test_condition_dropout():
     np.testing.assert_array_equal(network(0.0, y), [0.0, 0.0])
     np.testing.assert_array_equal(network(0.0, y, jnp.array([5.0])), [5.0, 1.0])
     keys = jax.random.split(jax.random.key(0), 4000)
-    told = jax.vmap(lambda k: network(0.0, y, jnp.array([5.0]), key=k))(keys)
-    assert float(jnp.mean(told[:, 1])) == pytest.approx(0.75, abs=0.03)
-    np.testing.assert_allclose(told[:, 0], 5 * told[:, 1])
+    outputs = jax.vmap(lambda k: network(0.0, y, jnp.array([5.0]), key=k))(keys)
+    assert float(jnp.mean(outputs[:, 1])) == pytest.approx(0.75, abs=0.03)
+    np.testing.assert_allclose(outputs[:, 0], 5 * outputs[:, 1])
     with pytest.raises(ValueError, match="`condition` must hold 1 numbers"):
         network(0.0, y, jnp.zeros(2))
     with pytest.raises(ValueError, match="`rate` must be between 0 and 1"):
         ex.networks.ConditionDropout(Echo(), condition_dim=1, rate=1.0)
 
 
-class Told(eqx.Module):
+class ReturnsCondition(eqx.Module):
     """A network that returns its condition."""
 
     def __call__(self, log_snr, y, condition):
@@ -38,16 +38,18 @@ class Told(eqx.Module):
 
 
 def test_blocks_are_omitted_independently():
-    network = ex.networks.ConditionDropout(Told(), condition_dim=(2, 1), rate=(0.25, 0.5))
+    network = ex.networks.ConditionDropout(
+        ReturnsCondition(), condition_dim=(2, 1), rate=(0.25, 0.5)
+    )
     y, blocks = jnp.zeros(5), (jnp.array([5.0, 6.0]), jnp.array([7.0]))
     np.testing.assert_array_equal(network(0.0, y, blocks), [5.0, 6.0, 7.0, 1.0, 1.0])
     np.testing.assert_array_equal(network(0.0, y, (None, blocks[1])), [0.0, 0.0, 7.0, 0.0, 1.0])
     np.testing.assert_array_equal(network(0.0, y), np.zeros(5))
     keys = jax.random.split(jax.random.key(0), 4000)
-    told = jax.vmap(lambda k: network(0.0, y, blocks, key=k))(keys)
-    np.testing.assert_allclose(told[:, 0], 5 * told[:, 3])
-    np.testing.assert_allclose(told[:, 2], 7 * told[:, 4])
-    flags = np.asarray(told[:, 3:])
+    outputs = jax.vmap(lambda k: network(0.0, y, blocks, key=k))(keys)
+    np.testing.assert_allclose(outputs[:, 0], 5 * outputs[:, 3])
+    np.testing.assert_allclose(outputs[:, 2], 7 * outputs[:, 4])
+    flags = np.asarray(outputs[:, 3:])
     np.testing.assert_allclose(flags.mean(0), [0.75, 0.5], atol=0.03)
     assert abs(np.corrcoef(flags.T)[0, 1]) < 0.06
     # Omitted conditions stay omitted in training.
@@ -57,10 +59,10 @@ def test_blocks_are_omitted_independently():
 
 def test_bad_blocks():
     with pytest.raises(ValueError, match="`rate` must be a number or have shape"):
-        ex.networks.ConditionDropout(Told(), condition_dim=(2, 1), rate=(0.1, 0.1, 0.1))
+        ex.networks.ConditionDropout(ReturnsCondition(), condition_dim=(2, 1), rate=(0.1, 0.1, 0.1))
     with pytest.raises(ValueError, match="`condition_dim` must hold"):
-        ex.networks.ConditionDropout(Told(), condition_dim=())
-    network = ex.networks.ConditionDropout(Told(), condition_dim=(2, 1))
+        ex.networks.ConditionDropout(ReturnsCondition(), condition_dim=())
+    network = ex.networks.ConditionDropout(ReturnsCondition(), condition_dim=(2, 1))
     with pytest.raises(ValueError, match="`condition` must be a tuple of 2 blocks"):
         network(0.0, jnp.zeros(5), jnp.zeros(2))
     with pytest.raises(ValueError, match="`condition` must hold 1 numbers, got 2"):

@@ -62,8 +62,8 @@ def test_images_in_images_out(name, getkey):
 def test_condition_enters_and_is_checked(name, getkey):
     network = awake(NETWORKS[name](condition_dim=3))
     y = jax.random.normal(getkey(), network.shape)
-    told = [call(network, 0.0, y, jax.nn.one_hot(i, 3)) for i in range(2)]
-    assert jnp.max(jnp.abs(told[0] - told[1])) > 1e-3
+    outputs = [call(network, 0.0, y, jax.nn.one_hot(i, 3)) for i in range(2)]
+    assert jnp.max(jnp.abs(outputs[0] - outputs[1])) > 1e-3
     with as_shipped():
         with pytest.raises(ValueError, match="`condition` must be given"):
             network(0.0, y)

@@ -35,14 +35,14 @@ def test_zero_when_new_and_linear_when_trained():
 
 def test_flags_choose_the_map():
     """Without flags the map of y does not depend on the condition; with one it does."""
-    y, told, untold = jnp.ones(3), jnp.array([0.0, 0.0, 1.0]), jnp.zeros(3)
+    y, one_hot, zero = jnp.ones(3), jnp.array([0.0, 0.0, 1.0]), jnp.zeros(3)
 
     def of_y(network, c):
         return network(1.0, y, c) - network(1.0, jnp.zeros(3), c)
 
     plain, flagged = opened(skip()), opened(skip(num_flags=1))
-    np.testing.assert_allclose(of_y(plain, told), of_y(plain, untold), atol=1e-5)
-    assert np.max(np.abs(of_y(flagged, told) - of_y(flagged, untold))) > 1e-3
+    np.testing.assert_allclose(of_y(plain, one_hot), of_y(plain, zero), atol=1e-5)
+    assert np.max(np.abs(of_y(flagged, one_hot) - of_y(flagged, zero))) > 1e-3
 
 
 def test_bad_sizes():
