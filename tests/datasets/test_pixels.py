@@ -7,8 +7,7 @@ import pytest
 
 from entropix.datasets import Dataset, load
 from entropix.studies import DataOptions
-from entropix.studies.data import prepare_data
-from entropix.studies.description import data_text
+from entropix.studies.data import data_text, prepare_data
 
 
 GREY = np.random.default_rng(0).integers(0, 256, size=(40, 8, 8))

@@ -388,5 +388,5 @@ def test_sources_that_are_wrong(tmp_path):
 def test_a_stream_is_what_training_asks_for():
     digits = load("digits")
     it = stream(digits, batch_size=8, label="labels")
-    assert isinstance(it, ex.training.AbstractStream)
+    assert isinstance(it, ex.interfaces.AbstractStream)
     assert it.shape == (8, 8)
