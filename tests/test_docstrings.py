@@ -20,7 +20,7 @@ def modules():
             yield ".".join(parts)
 
 
-@pytest.mark.parametrize("name", modules())
+@pytest.mark.parametrize("name", list(modules()))
 def test_examples_run(name):
     module = importlib.import_module(name)
     tests = [test for test in doctest.DocTestFinder().find(module, name) if test.examples]

@@ -304,7 +304,11 @@ def safe_sqrt(x: Array) -> Array:
     Zero of what rounding made negative; NaN of NaN.
     """
     above = ~(x <= 0)
-    return jnp.where(above, jnp.sqrt(jnp.where(above, x, 1.0)), 0.0)
+    # A compiler may compute x twice and round it to either side of zero: whichever is used where,
+    # the root is close to zero then.
+    tiny = jnp.finfo(x.dtype).tiny
+    root = jnp.sqrt(jnp.maximum(jnp.where(above, x, tiny), tiny))
+    return jnp.where(above, root, 0.0)
 
 
 def inner(a: Array, b: Array) -> Array:

@@ -164,7 +164,15 @@ def read_archive(path: str | os.PathLike, kind: str) -> tuple[dict, dict[str, np
         header = json.loads(metadata["header"])
     except FileNotFoundError:
         raise
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         raise ValueError(
             f"{allowed}, got {path}, which is damaged or no such file: {reason}."

@@ -77,7 +77,7 @@ def path_means(
     return jax.lax.stop_gradient(means[jax.vmap(lambda u: step_of(u, num_steps))(u)])
 
 
-class _PathLoss(AbstractLoss):
+class AbstractPathLoss(AbstractLoss):
     """What the two losses share: the path, the drawn step, and the weight at its end."""
 
     num_steps: eqx.AbstractVar[int]
@@ -132,7 +132,7 @@ class _PathLoss(AbstractLoss):
         return duration * process.sigma_squared(after) / 2 * loss
 
 
-class LocalDenoising(_PathLoss):
+class LocalDenoising(AbstractPathLoss):
     r"""Denoising over the last step of a simulated path, for `fit(..., loss=LocalDenoising())`.
 
     The target of the score at $(s_{k+1}, y_{k+1})$ is
@@ -176,7 +176,7 @@ class LocalDenoising(_PathLoss):
         return squared_norm(field) + 2 * inner(field, score + z[0] / std)
 
 
-class SlicedScoreMatching(_PathLoss):
+class SlicedScoreMatching(AbstractPathLoss):
     r"""Sliced score matching at the states of a simulated path, for `fit(..., loss=...)`.
 
     $E_v[\|s_\theta\|^2 + 2\,v\cdot(\nabla s_\theta)\,v]$, twice the usual form so that it is the
