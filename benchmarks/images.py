@@ -1,7 +1,7 @@
 """Training throughput of image networks, as examples a second and as a share of the device's rate.
 
 The rate is that of one large product of square matrices in the same precision, measured in the same
-run. `--quick` takes a tiny network, to try the script.
+run. `--quick` takes tiny networks, to try the script.
 """
 
 import sys
@@ -33,13 +33,16 @@ def matrix_rate(dtype: str, size: int) -> float:
 def main(quick: bool = False) -> None:
     """Print the table."""
     steps, batch, size = (2, 4, 256) if quick else (50, 128, 8192)
+    widths, width, depth = ((8, 8), 16, 1) if quick else ((32, 64, 128), 256, 6)
     rows = []
     process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
     for precision in ("float32", "bfloat16"):
         key = jax.random.key(0)
         networks = {
-            "UNet, 28 x 28": ex.UNet((28, 28), key=key, precision=precision),
-            "DiT, 28 x 28": ex.DiT((28, 28), key=key, precision=precision),
+            "UNet, 28 x 28": ex.UNet((28, 28), key=key, precision=precision, widths=widths),
+            "DiT, 28 x 28": ex.DiT(
+                (28, 28), key=key, precision=precision, width=width, depth=depth
+            ),
         }
         if not quick:
             networks["UNet.large, 32 x 32 x 3"] = ex.UNet.large(
