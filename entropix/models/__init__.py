@@ -1,5 +1,10 @@
 """Models: a network and a process under one protocol, and the exact model of a distribution."""
 
+from entropix.models.adapters import DenoiserAdapter as DenoiserAdapter
+from entropix.models.adapters import from_denoiser as from_denoiser
+from entropix.models.denoisers import DenoiserPrediction as DenoiserPrediction
+from entropix.models.denoisers import EDMPrediction as EDMPrediction
+from entropix.models.denoisers import VPrediction as VPrediction
 from entropix.models.exact import ExactModel as ExactModel
 from entropix.models.flow_matching import FlowMatching as FlowMatching
 from entropix.models.guided import Guided as Guided
