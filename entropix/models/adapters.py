@@ -241,16 +241,16 @@ def from_denoiser(
         process = VariancePreserving(LinearSchedule(erased, erased))
     check_process(process)
     return DenoiserAdapter(
-        function,
-        process,
-        bounds,
-        steps,
-        data_std,
-        parametrisation,
-        state,
-        level,
-        bool(batched),
-        tuple(int(n) for n in shape),
+        network=function,
+        process=process,
+        shape=tuple(int(n) for n in shape),
+        log_snr_range=bounds,
+        steps=steps,
+        data_std=data_std,
+        output=parametrisation,
+        state=state,
+        level=level,
+        batched=bool(batched),
     )
 
 
