@@ -4,14 +4,12 @@ The names that are used daily are here; everything else is reached through its s
 `entropix.transport.schroedinger_bridge` or `entropix.interfaces.AbstractModel`.
 """
 
-import importlib
-from typing import Any
-
 from entropix import datasets as datasets
 from entropix import density as density
 from entropix import distributions as distributions
 from entropix import dynamics as dynamics
 from entropix import entropy as entropy
+from entropix import estimators as estimators
 from entropix import information as information
 from entropix import interfaces as interfaces
 from entropix import models as models
@@ -79,7 +77,9 @@ from entropix.transport import wasserstein as wasserstein
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in ("cli", "studies"):  # slow to import
+        import importlib
+
         return importlib.import_module(f"entropix.{name}")
     raise AttributeError(f"module 'entropix' has no attribute {name!r}")

@@ -1,8 +1,8 @@
-"""Entropy production of a relaxation that has no closed form: two double wells, two temperatures.
+"""Entropy production of a relaxation without closed form: a double well at two temperatures.
 
 Samples of a displaced Gaussian relax in the potential (y^2 - 1)^2. The heat of each trajectory is
-accumulated as it is solved; with a density estimate of the end states it gives the total entropy
-production, which must rise to the relative entropy of the start from equilibrium.
+accumulated during the solve. With a density estimate of the end states it gives the total entropy
+production, which approaches the KL divergence of the initial density from equilibrium.
 
     python examples/double_well.py --out double_well.png
 """
@@ -20,7 +20,7 @@ import entropix as ex
 
 
 def relative_entropy(start: ex.Gaussian, process: ex.Langevin) -> float:
-    """KL of the start from equilibrium, by quadrature."""
+    """KL divergence of the initial density from equilibrium, by quadrature."""
     grid = jnp.linspace(-4.0, 4.0, 4001)[:, None]
     energy = jax.vmap(lambda y: process.equilibrium_log_prob(0.0, y))(grid)
     log_eq = energy - jnp.log(jnp.trapezoid(jnp.exp(energy), grid[:, 0]))
@@ -29,14 +29,14 @@ def relative_entropy(start: ex.Gaussian, process: ex.Langevin) -> float:
 
 
 def log_density(states: jax.Array) -> np.ndarray:
-    """Log density at each of many states in one dimension, from their own histogram, smoothed."""
+    """Log density at each of many states in one dimension, by a kernel density estimate."""
     y = np.asarray(states[:, 0])
     grid = np.linspace(y.min(), y.max(), 400)
     return np.interp(y, grid, gaussian_kde(y, 0.08).logpdf(grid))
 
 
 def main(out: Path, samples: int = 20_000, num_steps: int = 400) -> dict[float, float]:
-    """Relax at two temperatures, draw; returns total entropy over its bound at each."""
+    """Relax at two temperatures and plot; returns total entropy divided by its bound at each."""
     start = ex.Gaussian(jnp.array([0.3]), jnp.array([[0.25]]))
     times = jnp.linspace(0.0, 4.0, 13)
     ratios = {}

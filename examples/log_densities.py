@@ -1,7 +1,8 @@
-"""Log densities of one model by every method: what each costs, and how far it is from the truth.
+"""Log densities of one model by every method, with cost and error.
 
-A mixture of two groups in the plane, whose diffusion is known exactly, so that every method should
-give the same density. The last panel smooths points, which have none, to a stated noise.
+The diffusion of a mixture of two Gaussians in the plane is known exactly, so that every method
+should give the same density. Points have no density; the last panel shows that of points with noise
+of a stated size.
 
     python examples/log_densities.py --out log_densities.png
 """
@@ -17,7 +18,7 @@ import entropix as ex
 
 
 def main(out: Path, samples: int = 300, evaluations: int = 256, pixels: int = 60) -> dict:
-    """Compare, print and draw; returns the root mean square error of each method."""
+    """Compare, print and plot; returns the root mean square error of each method."""
     mixture = ex.GaussianMixture([0.4, 0.6], [[-1.2, 0.3], [0.8, -0.2]], [[0.4, 0.7], [0.6, 0.3]])
     process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
     model = ex.ExactModel(mixture, process)
@@ -45,7 +46,7 @@ def main(out: Path, samples: int = 300, evaluations: int = 256, pixels: int = 60
     left.set(xlabel="exact $\\log p(x)$ (nats)", ylabel="size of the error (nats)", ylim=(1e-7, 30))
     left.legend(fontsize=7, ncols=2, markerscale=2)
 
-    # The same by eye, and what a cut-off does for points, which have no density of their own.
+    # Densities as images; points have no density without a cut-off.
     line = jnp.linspace(-2.5, 2.5, pixels)
     grid = jnp.stack(jnp.meshgrid(line, line), axis=-1).reshape(-1, 2)
     flow = ex.ProbabilityFlow()

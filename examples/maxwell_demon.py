@@ -1,7 +1,7 @@
-"""A network as Maxwell's demon: what diffusion erases, it stores, and spends on the way back.
+"""A network as Maxwell's demon: it stores the information that diffusion erases.
 
-Diffusion produces entropy from data to noise. A trained network drives the reverse process with
-the field it has learnt, and along the generated paths it spends exactly what was produced
+Diffusion from data to noise produces entropy. A trained network drives the reverse process with
+the field it has learnt, and along the generated paths it spends the entropy that was produced
 (Neural Entropy, arXiv 2409.03817).
 
     python examples/maxwell_demon.py --out maxwell_demon.png
@@ -19,10 +19,10 @@ from entropix import datasets
 
 
 def main(out: Path, steps: int = 2500, samples: int = 4096, num_steps: int = 256) -> float:
-    """Train, run forwards and backwards, draw; returns spent / produced."""
+    """Train, solve forwards and backwards, plot; returns entropy spent / entropy produced."""
     data_key, model_key, fit_key, prior_key, key = jax.random.split(jax.random.key(0), 5)
     dataset = datasets.load("mixture2", num_samples=samples, key=data_key)
-    # Long enough to end in the prior: what is left of the data at the end would be lost.
+    # Long enough to end in the prior: any signal left at the end would be lost.
     process = ex.VariancePreserving(ex.LinearSchedule(0.1, 30.0), kappa=0.1)
     exact = ex.ExactModel(dataset.distribution, process)
     scaling = ex.GaussianScaling.from_data(dataset.points, process)
@@ -30,11 +30,11 @@ def main(out: Path, steps: int = 2500, samples: int = 4096, num_steps: int = 256
     model = ex.EntropyMatching(network, process, scaling)
     model = ex.fit(model, dataset.points, key=fit_key, steps=steps).model
 
-    # Forwards: total entropy of every trajectory, system and medium together.
+    # Forwards: total entropy of every trajectory, the sum of system and medium.
     forward = ex.path_entropy(exact, dataset.points, key=key, save="steps", num_steps=num_steps)
     produced = ex.entropy_curve(exact, dataset.points, key=key)
 
-    # Backwards: the network's field, squared, along the trajectories that it generates.
+    # Backwards: the squared field of the network along the trajectories that it generates.
     def spend(s0, s1, y0, y1):
         def rate(s, y):
             return process.sigma_squared(s) / 2 * jnp.sum(model.entropy_field(s, y) ** 2)

@@ -1,10 +1,10 @@
-"""Memorisation: the exact score of a finite data set, and one last step that undoes it.
+"""Memorisation: the exact score of a finite data set, and a last step that avoids it.
 
-Points on a circle, diffused, have an exact score (`Empirical`); following it to the end returns
-the points themselves. Stopped at a noise wider than their spacing, and finished by one step to the
-posterior mean, the same score yields new points of the circle: the inertia update of Lyu, Nguyen,
-Qian and Tong (arXiv 2505.02508). The slope of the total entropy at the noise where one stops
-counts the dimensions that the score still resolves: 2 - 0 for points, 2 - 1 for the circle.
+The diffusion of points on a circle has an exact score (`Empirical`). Sampling with it to the end
+reproduces the points. If sampling stops at a noise larger than their spacing and ends with one step
+to the posterior mean, the same score generates new points of the circle: the inertia update of Lyu,
+Nguyen, Qian and Tong (arXiv 2505.02508). The slope of the total entropy at the noise where sampling
+stops is the number of unresolved dimensions: 2 - 0 for points, 2 - 1 for the circle.
 
     python examples/memorisation.py --out memorisation.png
 """
@@ -29,7 +29,7 @@ def nearest(x: jax.Array, data: jax.Array) -> jax.Array:
 
 
 def main(out: Path, points: int = 64, samples: int = 1000, stops: int = 7) -> dict:
-    """Sample by the empirical score; returns novelty and error of each way at one noise."""
+    """Sample with the empirical score; returns both distances of each method at one noise."""
     data_key, fresh_key, key = jax.random.split(jax.random.key(0), 3)
     data = circle(2 * jnp.pi * jax.random.uniform(data_key, (points,)))
     fresh = circle(2 * jnp.pi * jax.random.uniform(fresh_key, (samples,)))
@@ -38,16 +38,16 @@ def main(out: Path, points: int = 64, samples: int = 1000, stops: int = 7) -> di
     model = ex.ExactModel(empirical, process)
 
     def stopped_at(noise):
-        """Generate down to a noise of the data; as it is then, and finished by one step."""
+        """Samples at a given noise, without and with a last step to the posterior mean."""
         stop = process.time_of_log_snr(-2 * jnp.log(noise))
-        steps = 1 - jnp.linspace(1.0, 0.0, 129) ** 2  # shrinking towards the data
+        steps = 1 - jnp.linspace(1.0, 0.0, 129) ** 2  # smaller steps near the data
         times = process.t1 + (stop - process.t1) * steps
         y = ex.sample(model, key=key, num_samples=samples, times=times)
         finished = jax.vmap(lambda state: empirical.denoise(process, stop, state))(y)
         return y / process.scale(stop), finished
 
     def judge(x):
-        """How far from the data, and how far off the circle, in the units of the data."""
+        """Mean distance to the data and rms distance off the circle, in units of the data."""
         off = jnp.sqrt(jnp.mean((jnp.linalg.norm(x, axis=-1) - 1) ** 2))
         return float(jnp.mean(nearest(x, data))), float(off)
 

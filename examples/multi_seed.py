@@ -1,8 +1,8 @@
-"""Many seeds in one program: what scatters between networks, and what a standard error says.
+"""Many seeds in one program: the scatter between networks, and the meaning of standard errors.
 
-`fit_ensemble` trains one network for each seed as one compiled program, and `fits.map` measures
-all of them. The standard error of an entropy speaks of the data and of the Monte Carlo; that two
-networks differ it cannot know, and only seeds tell.
+`fit_ensemble` trains one network for each seed in one compiled program, and `fits.map` measures
+all of them. The standard error of an entropy accounts for the data and the Monte Carlo error. It
+does not include the differences between trained networks, which only several seeds show.
 
     python examples/multi_seed.py --out multi_seed.png
 """
@@ -21,7 +21,7 @@ from entropix import datasets
 def main(
     out: Path, seeds: int = 6, steps: tuple = (100, 300, 1000, 3000), samples: int = 4096
 ) -> dict:
-    """Train ensembles for longer and longer; returns (mean, scatter over seeds, mc_stderr)."""
+    """Train ensembles for several lengths; returns (mean, scatter over seeds, mc_stderr)."""
     data_key, seed_key, key = jax.random.split(jax.random.key(0), 3)
     dataset = datasets.load("mixture3", num_samples=samples, key=data_key)
     process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
@@ -35,7 +35,7 @@ def main(
         return ex.EntropyMatching(network, process, scaling)
 
     def measure(model):
-        # The same key for every seed: what differs is the networks. `mc_stderr` is for them all.
+        # The same key for every seed, so that only the networks differ.
         entropy = ex.neural_entropy(model, dataset.points, key=key)
         return entropy, ex.path_kl(model, exact, dataset.points, key=key)
 
@@ -51,7 +51,7 @@ def main(
         result[length] = (float(np.mean(entropy.value)), scatter, mc_stderr)
         print(
             f"{length:5d} steps   S_NN {result[length][0]:.4f}, over seeds ± {scatter:.4f}, Monte "
-            f"Carlo ± {mc_stderr:.4f}, data too ± {np.mean(entropy.stderr):.4f};  path KL "
+            f"Carlo ± {mc_stderr:.4f}, with data ± {np.mean(entropy.stderr):.4f};  path KL "
             f"{np.mean(distance.value):.4f} ± {np.std(distance.value, ddof=1) / seeds**0.5:.4f}"
         )
         spread = length * np.linspace(0.93, 1.07, seeds)

@@ -1,8 +1,8 @@
-"""Mutual information of a family of warped Gaussian pairs from one training run, against the truth.
+"""Mutual information of a family of transformed Gaussian pairs, from one training run.
 
-Invertible maps of x and of y leave I(X; Y) as it is: for a Gaussian pair with correlation rho it
-stays -log(1 - rho^2)/2 however the two are bent. The network is told y and rho, or one of them: one
-run learns the fields of x given (y, rho) and given rho, whose difference is the information.
+Invertible maps of x and of y do not change I(X; Y): for a Gaussian pair with correlation rho it is
+-log(1 - rho^2)/2 after any such maps. The network is conditioned on y and rho, or on one of them.
+One run learns the fields of x given (y, rho) and given rho; their difference gives the information.
 
     python examples/mutual_information.py --out mutual_information.png
 """
@@ -19,7 +19,7 @@ import entropix as ex
 
 
 def draw(rho: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Bent pairs, one for each rho: x is squeezed in its tails, y has lost its symmetry."""
+    """Transformed pairs, one for each rho: the tails of x are compressed, y is skewed."""
     a, b = jax.random.normal(key, (2, len(rho), 1))
     rho = rho[:, None]
     x, y = a, rho * a + jnp.sqrt(1 - rho**2) * b
@@ -27,7 +27,7 @@ def draw(rho: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def main(out: Path, steps: int = 4000, samples: int = 20_000, evaluations: int = 32_768) -> float:
-    """Train, measure and draw; returns the largest error in nats."""
+    """Train, measure and plot; returns the largest error in nats."""
     rho_key, data_key, model_key, fit_key, key = jax.random.split(jax.random.key(0), 5)
     rho = jax.random.uniform(rho_key, (samples,), minval=-0.95, maxval=0.95)
     x, y = draw(rho, data_key)
@@ -36,10 +36,10 @@ def main(out: Path, steps: int = 4000, samples: int = 20_000, evaluations: int =
     inner = ex.FourierMLP(1, condition_dim=4, widths=(128, 128), key=model_key)
     network = ex.networks.ConditionDropout(inner, condition_dim=(1, 1), rate=(0.4, 0.02))
     model = ex.EntropyMatching(network, process, ex.GaussianScaling.from_data(x, process))
-    told = (y, rho[:, None])
-    model = ex.fit(model, x, condition=told, key=fit_key, steps=steps, batch_size=128).model
+    condition = (y, rho[:, None])
+    model = ex.fit(model, x, condition=condition, key=fit_key, steps=steps, batch_size=128).model
 
-    # Fresh pairs: on samples it was trained on a network knows more than there is to know.
+    # New pairs: on its training samples an overfitted network overestimates the information.
     grid = np.array([0.0, 0.3, 0.5, 0.7, 0.8, 0.9])
     truth = np.abs(np.log(1 - grid**2)) / 2
     estimates = {"denoising": [], "score": []}

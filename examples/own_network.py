@@ -1,8 +1,8 @@
-"""Your own network: any function of (parameters, log-SNR, state) becomes a model.
+"""Your own network: any function of parameters, log-SNR and state can be used in a model.
 
-A network is an Equinox module called as `network(log_snr, y, condition=None)`; the one below wraps
-a plain function and its parameters, from whichever library. It is trained and measured like the
-library's own.
+A network is an Equinox module called as `network(log_snr, y, condition=None)`. The one below wraps
+a plain function and its parameters, from any library. It is trained and measured like the
+networks of `entropix`.
 
     python examples/own_network.py --out own_network.png
 """
@@ -22,17 +22,17 @@ from entropix import datasets
 
 
 class Wrapped(eqx.Module):
-    """`function(params, features, y)` as a network; of Flax, `function` is `module.apply`.
+    """`function(params, features, y)` as a network; with Flax, `function` is `module.apply`.
 
     With Flax: `params = module.init(key, features, y)`, then `Wrapped(module.apply, params, dim)`.
     """
 
-    function: Callable = eqx.field(static=True)  # compared by identity: not a fresh lambda
+    function: Callable = eqx.field(static=True)  # compared by identity: not a new lambda
     params: Any  # every floating-point array in here is trained
     dim: int = eqx.field(static=True)
 
     def __call__(self, log_snr, y, condition=None):
-        # The log-SNR is infinite at exact ends: embed it through a bounded map, never a clip.
+        # The log-SNR is infinite at exact ends: embed it through a bounded function.
         level = jnp.tanh(log_snr / 8)
         return self.function(self.params, jnp.sin(jnp.array([1, 2, 4, 8]) * level), y)
 
@@ -55,7 +55,7 @@ def perceptron(params: list[dict[str, jax.Array]], features: jax.Array, y: jax.A
 
 
 def main(out: Path, steps=3000, samples=8192, evaluations=16_384, beside: bool = True) -> dict:
-    """Train it, `beside` a `FourierMLP`, measure and draw; returns (S_NN, path KL) of each."""
+    """Train it, and a `FourierMLP` if `beside`; returns (S_NN, path KL) of each network."""
     data_key, model_key, fit_key, key = jax.random.split(jax.random.key(0), 4)
     dataset = datasets.load("mixture2", num_samples=samples, key=data_key)
     process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))

@@ -1,7 +1,7 @@
-"""Train an entropy-matching model, and see how much of the entropy it absorbed.
+"""Train an entropy-matching model, and measure how much of the entropy it stores.
 
-The five-component mixture of the Neural Entropy paper (arXiv 2409.03817), whose total entropy
-production is known, so that the network's share of it can be read off one figure.
+The data are the five-component mixture of the Neural Entropy paper (arXiv 2409.03817). Its total
+entropy production is known, and the figure compares it with the entropy stored in the network.
 
     python examples/quickstart.py --out quickstart.png
 """
@@ -17,10 +17,10 @@ from entropix import datasets
 
 
 def main(out: Path, steps: int = 2500, samples: int = 8192, evaluations: int = 16_384) -> float:
-    """Train, measure and draw; returns S_NN / S_tot."""
+    """Train, measure and plot; returns S_NN / S_tot."""
     data_key, model_key, fit_key, key = jax.random.split(jax.random.key(0), 4)
 
-    # Data, a process that turns them into noise, and a network that will learn the way back.
+    # Data, a process that turns them into noise, and a network that learns to reverse it.
     dataset = datasets.load("mixture3", num_samples=samples, key=data_key)
     process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0), kappa=0.1)
     scaling = ex.GaussianScaling.from_data(dataset.points, process)
@@ -28,7 +28,7 @@ def main(out: Path, steps: int = 2500, samples: int = 8192, evaluations: int = 1
     model = ex.EntropyMatching(network, process, scaling)
     model = ex.fit(model, dataset.points, key=fit_key, steps=steps).model
 
-    # What diffusion erases, what the network stores, and how far apart the two processes are.
+    # Entropy of the exact process, entropy stored in the network, and path KL between the two.
     exact = ex.ExactModel(dataset.distribution, process)
     options = {"key": key, "num_evaluations": evaluations}
     erased = ex.entropy_curve(exact, dataset.points, **options)

@@ -1,7 +1,7 @@
-"""Optimise a noise schedule by gradient: from the paper's linear rate to a path of constant speed.
+"""Optimise a noise schedule by gradient descent: from a linear rate to constant speed.
 
-The action of the probability flow falls to the squared length of its path, which no schedule can
-change; the best clock is also found without a gradient, from the speed alone.
+The action of the probability flow decreases to the squared length of its path, which does not
+depend on the schedule. The optimal schedule also follows from the speed, without a gradient.
 
     python examples/schedule_optimisation.py --out schedule_optimisation.png
 """
@@ -19,7 +19,7 @@ import entropix as ex
 
 
 def main(out: Path, steps: int = 600, samples: int = 2048, knots: int = 32) -> float:
-    """Optimise from three starts, draw; returns the best action over the squared length."""
+    """Optimise from three starts and plot; returns best action / squared length."""
     data_key, measure_key, key = jax.random.split(jax.random.key(0), 3)
     mixture = ex.datasets.load("mixture3", key=data_key).distribution
     action = ex.KineticAction(mixture, key=measure_key, num_samples=samples)
@@ -31,7 +31,7 @@ def main(out: Path, steps: int = 600, samples: int = 2048, knots: int = 32) -> f
         "falling": ex.MonotoneSchedule(np.linspace(2.0, -2.0, knots), 8.05),
     }
     starts = [ex.VariancePreserving(schedule) for schedule in schedules.values()]
-    # All starts at once: one compiled program, one axis more.
+    # All starts in one compiled program, along a leading axis.
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts)
     keys = jax.random.split(key, len(starts))
     found = eqx.filter_vmap(

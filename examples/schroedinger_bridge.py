@@ -1,8 +1,8 @@
-"""A Schroedinger bridge between two data sets: paths, and their cost against entropic transport.
+"""A Schrödinger bridge between two data sets, compared with entropic optimal transport.
 
-Two moons are carried to eight Gaussians by the diffusion that is closest to Brownian motion. The
-smaller the variance epsilon of that motion, the straighter the paths. The pairs of points that the
-bridge makes are those of entropic optimal transport, computed from the samples by other means.
+The bridge is the diffusion from two moons to eight Gaussians that is closest to Brownian motion.
+The smaller the variance epsilon of this motion, the straighter the paths. The pairs of points that
+the bridge connects are those of entropic optimal transport, which is solved independently.
 
     python examples/schroedinger_bridge.py --out schroedinger_bridge.png
 """
@@ -19,7 +19,7 @@ from entropix import datasets
 
 
 def main(out: Path, steps: int = 1000, samples: int = 4096, iterations: int = 4) -> dict:
-    """Learn two bridges, compare and draw; returns (bridge, entropic) displacement by epsilon."""
+    """Learn two bridges, compare and plot; returns (bridge, entropic) displacement by epsilon."""
     keys = jax.random.split(jax.random.key(0), 4)
     moons = datasets.load("moons", num_samples=samples, key=keys[0])
     ring = datasets.load("eight-gaussians", num_samples=samples, key=keys[1])

@@ -1,9 +1,9 @@
-"""Models trained on their own samples, generation after generation, and the entropy they lose.
+"""Models trained on their own samples over several generations, and the entropy they lose.
 
-Each generation is trained on what the one before generated. If samples replace the data, the
-entropy falls: for Gaussian data and a perfect learner by a closed form, E[ln det C] of a sample
-covariance. If they are added to all data so far, it hardly does (arXiv 2402.11778, 2404.02325;
-accumulation: 2404.01413). Networks are compared with the perfect learner.
+Each generation is trained on the samples of the previous one. If samples replace the data, the
+entropy decreases; for Gaussian data and a perfect learner the closed form is E[ln det C] of a
+sample covariance C. If samples are added to all earlier data, it hardly decreases (arXiv
+2402.11778, 2404.02325; accumulation: 2404.01413). Networks are compared with the perfect learner.
 
     python examples/self_consuming.py --out self_consuming.png
 """
@@ -32,7 +32,7 @@ def entropy(data: jax.Array) -> jax.Array:
 
 @eqx.filter_jit
 def perfect(pool: jax.Array, n: int, key: jax.Array) -> jax.Array:
-    """Sample by the exact score of a Gaussian with the moments of the pool."""
+    """Sample with the exact score of a Gaussian with the moments of the pool."""
     fitted = ex.Gaussian(jnp.mean(pool, axis=0), jnp.cov(pool.T, bias=True))
     return ex.sample(ex.ExactModel(fitted, PROCESS), key=key, num_samples=n, num_steps=16)
 
@@ -64,7 +64,7 @@ def generations(key, n: int, count: int, steps: int | None, accumulate: bool) ->
 def main(
     out: Path, n: int = 64, count: int = 8, seeds: tuple = (100, 10), steps: int = 500
 ) -> dict:
-    """Run both ways with both learners; returns the loss of entropy of each, with its error."""
+    """Replace or accumulate, with both learners; returns each change of entropy and its error."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     order = (n - 1 - jnp.arange(DIM)) / 2  # of the chi-squared factors of det C
     per_generation = float(jnp.sum(digamma(order) - jnp.log(n / 2)) / 2)
@@ -75,7 +75,7 @@ def main(
         for way, accumulate in (("replaced", False), ("accumulated", True)):
             keys = jax.random.split(jax.random.key(0), number)
             runs = np.stack([generations(k, n, count, length, accumulate) for k in keys])
-            runs[..., 0] -= runs[:, :1, 0]  # since the data, seed by seed
+            runs[..., 0] -= runs[:, :1, 0]  # relative to the data of the same seed
             mean, error = runs.mean(axis=0), runs.std(axis=0, ddof=1) / np.sqrt(number)
             result[learner, way] = (mean[-1, 0], error[-1, 0])
             print(f"{learner}, {way:<12} entropy {mean[-1, 0]:+.3f} ± {error[-1, 0]:.3f} nats")
@@ -83,7 +83,7 @@ def main(
             left.errorbar(ages, mean[:, 0], error[:, 0], label=f"{learner}, {way}", **style)
             if length:
                 right.errorbar(ages[1:], mean[1:, 1], error[1:, 1], label=way, **style)
-    print(f"exactly               entropy {result['exact']:+.3f} nats")
+    print(f"closed form           entropy {result['exact']:+.3f} nats")
     left.set(xlabel="generation", ylabel="entropy of its samples, less the data's (nats)")
     right.set(xlabel="generation", ylabel=r"$S_{NN}$ from noise 0.02 on (nats)")
     left.legend(fontsize="small")

@@ -1,8 +1,8 @@
-"""Where along the noise does a network think? Diffusion spectral entropy of its hidden layers.
+"""Diffusion spectral entropy of the hidden layers of a network, as a function of the noise level.
 
-The states of a layer form a cloud; the spectrum of a random walk on it has an entropy that counts,
-softly, what the layer tells apart (Liao et al., arXiv 2312.04823). Taken at every log-SNR, before
-and after training, and set beside the entropy that the network stores there.
+The states of a layer form a point cloud. The entropy of the spectrum of a random walk on it is a
+smooth count of the states that the layer distinguishes (Liao et al., arXiv 2312.04823). It is
+compared, before and after training, with the entropy that the network stores at each log-SNR.
 
     python examples/spectral_entropy.py --out spectral_entropy.png
 """
@@ -22,7 +22,7 @@ from entropix import datasets
 def spectral_entropy(points: jax.Array) -> jax.Array:
     r"""$-\sum_i\alpha_i\log\alpha_i$, $\alpha$ the normalised spectrum of a random walk, in nats.
 
-    A Gaussian kernel as wide as the median distance, its density divided out, in symmetric form.
+    Uses a density-normalised symmetric Gaussian kernel with the width of the median distance.
     """
     squared = jnp.sum((points[:, None] - points) ** 2, axis=-1)
     kernel = jnp.exp(-squared / jnp.median(squared))
@@ -35,14 +35,14 @@ def spectral_entropy(points: jax.Array) -> jax.Array:
 
 
 def until(network: ex.FourierMLP, depth: int) -> ex.FourierMLP:
-    """The network up to and with a hidden layer: an immutable module is cut, not hooked."""
+    """The network up to and including a hidden layer."""
     parts = (network.layers, network.embeddings, network.norms)
     cut = (*(part[:depth] for part in parts), eqx.nn.Identity())
     return eqx.tree_at(lambda n: (n.layers, n.embeddings, n.norms, n.head), network, cut)
 
 
 def main(out: Path, steps: int = 3000, samples: int = 8192, points: int = 300, num: int = 17):
-    """Train, measure layers along the log-SNR, draw; returns where each and S_NN peak."""
+    """Train, measure layers against log-SNR, plot; returns where each and S_NN are largest."""
     data_key, model_key, fit_key, noise_key, key = jax.random.split(jax.random.key(0), 5)
     dataset = datasets.load("eight-gaussians", num_samples=samples, key=data_key)
     process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
@@ -73,8 +73,8 @@ def main(out: Path, steps: int = 3000, samples: int = 8192, points: int = 300, n
         towards_data = jnp.where(log_snrs > -1, after - before, -jnp.inf)
         result[f"layer {depth}"] = float(log_snrs[jnp.argmax(towards_data)])
         print(
-            f"layer {depth}: {after[0]:.2f} nats in noise, {after[-1]:.2f} in data; training gave "
-            f"{jnp.max(towards_data):.2f} at most, at log-SNR {result[f'layer {depth}']:+.1f}"
+            f"layer {depth}: {after[0]:.2f} nats in noise, {after[-1]:.2f} in data; training adds "
+            f"at most {jnp.max(towards_data):.2f}, at log-SNR {result[f'layer {depth}']:+.1f}"
         )
 
     times = process.time_of_log_snr(jnp.linspace(10.0, -8.0, 37))

@@ -1,9 +1,9 @@
-"""Haste makes error: the speed-accuracy relation, for four ways from data to noise.
+"""The speed-accuracy relation for four forward processes.
 
-Generation from a slightly wrong prior ends in slightly wrong data. How much the error in W1 can
-change on the way is bounded by what the forward process dissipates. For Gaussian data on a line
-every process changes it alike, and only the optimal transport pays no more than it must (Ikeda,
-Uda, Okanohara and Ito, arXiv 2407.04495).
+Generation from a perturbed prior ends in perturbed data. The change of the error in W1 is bounded
+by the dissipation of the forward process. For one-dimensional Gaussian data the change is the same
+for every process, and only optimal transport attains the bound (Ikeda, Uda, Okanohara and Ito,
+arXiv 2407.04495).
 
     python examples/speed_accuracy.py --out speed_accuracy.png
 """
@@ -19,7 +19,7 @@ import entropix as ex
 
 
 def main(out: Path, samples: int = 2000, num_steps: int = 128, shifts: int = 16) -> dict:
-    """Both sides of the relation for each process; returns their ratios at the least shift."""
+    """Both sides of the relation for each process; returns their ratios at the smallest shift."""
     variance = 0.1
     processes = {
         "Gaussian OT": ex.GaussianPath(

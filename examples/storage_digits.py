@@ -1,10 +1,10 @@
-"""What a network stores of handwritten digits, the more of them it is trained on.
+"""Neural entropy of networks trained on different numbers of handwritten digits.
 
-The storage experiment of the Neural Entropy paper (arXiv 2409.03817), small: S_NN on held-out
-digits against the logarithm of the number N of training samples, and how near generated digits lie
-to single training samples (arXiv 2310.02664), beside held-out ones. Each network stops where its
-held-out loss is least: for one length of training, those that have learnt few digits by heart would
-have the largest fields at all others.
+The storage experiment of the Neural Entropy paper (arXiv 2409.03817) at small size: S_NN on
+held-out digits against the logarithm of the number N of training samples. The distance of generated
+digits to single training samples (arXiv 2310.02664) is compared with that of held-out digits.
+Training stops at the smallest held-out loss: with a fixed number of steps, networks that have
+memorised few digits would have the largest fields at all others.
 
     python examples/storage_digits.py --out storage_digits.png
 """
@@ -29,7 +29,7 @@ def main(
     samples: int = 300,
     widths: tuple[int, ...] = (256, 256),
 ) -> tuple[float, float]:
-    """Run, draw; returns the slope of S_NN in log N, and its standard error."""
+    """Run and plot; returns the slope of S_NN in log N, and its standard error."""
     with tempfile.TemporaryDirectory() as folder:
         record = storage(
             "digits",

@@ -1,7 +1,7 @@
 """Flows trained on coupled pairs: straight paths, sampled in one step of Euler's method.
 
-Two rectified flows from noise to two moons, with independent pairs of data and noise and with pairs
-coupled by optimal transport within each batch (arXiv 2304.14772, 2302.00482).
+Two rectified flows from noise to two moons: one trained on independent pairs of data and noise, the
+other on pairs coupled by optimal transport within each batch (arXiv 2304.14772, 2302.00482).
 
     python examples/straight_flows.py --out straight_flows.png
 """
@@ -19,7 +19,7 @@ from entropix import datasets
 
 
 def main(out: Path, steps: int = 1500, samples: int = 4096, number: int = 1000) -> dict:
-    """Train, measure and draw; returns (action / W2^2, W2 after one step) by kind of pairs."""
+    """Train, measure and plot; returns (action / W2^2, W2 after one step) by kind of pairs."""
     data_key, test_key, model_key, fit_key, key = jax.random.split(jax.random.key(0), 5)
     data = datasets.load("moons", num_samples=samples, key=data_key).points
     test = jnp.asarray(datasets.load("moons", num_samples=number, key=test_key).points)

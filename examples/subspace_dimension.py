@@ -1,8 +1,8 @@
-"""The dimension of data, read off the divergence of their entropy.
+"""The dimension of data, estimated from the divergence of their entropy.
 
-Data on a d-dimensional subspace of R^D have no finite total entropy production: cut off at noise
-Sigma, it grows like (D - d)(-ln Sigma). The slope counts the missing dimensions, of the exact
-process and of a network trained on samples alone (Neural Entropy, arXiv 2409.03817; scores on
+Data on a d-dimensional subspace of R^D have no finite total entropy production: with a cut-off at
+noise Sigma it grows like (D - d)(-ln Sigma). The slope is the number of missing dimensions, for the
+exact process and for a network trained on samples (Neural Entropy, arXiv 2409.03817; scores on
 subspaces, arXiv 2302.07194).
 
     python examples/subspace_dimension.py --out subspace_dimension.png
@@ -20,7 +20,7 @@ import entropix as ex
 
 
 def closed_form(process, spread: float, dim: int, ambient: int, cutoff: np.ndarray) -> np.ndarray:
-    """S_tot from the cut-off on: N(0, spread^2) in `dim` directions, nothing in the others."""
+    """S_tot with a cut-off, for N(0, spread^2) in `dim` directions and zero in the others."""
 
     def divergence(variance):
         return (variance - 1 - np.log(variance)) / 2
@@ -51,7 +51,7 @@ def main(out: Path, dims=(1, 2, 4, 6), steps: int = 3000, samples: int = 8192) -
 
         found = [ex.neural_entropy(model, data, key=keys[4], cutoff=c) for c in cutoffs]
         exact = closed_form(process, 0.5, dim, ambient, cutoffs)
-        # The slope at a noise well below the spread of the data, and above what was not learnt.
+        # The slope at a noise far below the size of the data, but at which the network is accurate.
         at = ex.neural_entropy(model, data, key=keys[4], cutoff=0.05)
         tangent = 0.05 * np.array([0.99, 1.01])
         values = closed_form(process, 0.5, dim, ambient, tangent)

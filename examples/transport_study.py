@@ -1,8 +1,8 @@
-"""What a network stores of a known density, the longer it is trained, and how that is bounded.
+"""Neural entropy against training time for a known density, and its bound.
 
-The transport experiment of the Neural Entropy paper (arXiv 2409.03817), small: S_NN rises to the
-exact S_tot as training goes on, and every network obeys |sqrt(S_NN) - sqrt(S_tot)| <= sqrt(L), L
-the path KL to the exact field. `entropix transport` runs all of it.
+The transport experiment of the Neural Entropy paper (arXiv 2409.03817) at small size: S_NN rises to
+the exact S_tot during training, and every network obeys |sqrt(S_NN) - sqrt(S_tot)| <= sqrt(L),
+where L is the path KL to the exact field. `entropix transport` runs the full experiment.
 
     python examples/transport_study.py --out transport_study.png
 """
@@ -31,7 +31,7 @@ def main(
     evaluations: int = 16_384,
     widths: tuple[int, ...] = (256, 128),
 ) -> tuple[float, float]:
-    """Run, draw; returns the least gap in standard errors, and S_NN / S_tot after training."""
+    """Run and plot; returns the smallest gap in standard errors, and the last S_NN / S_tot."""
     with tempfile.TemporaryDirectory() as folder:
         record = transport(
             TransportOptions(

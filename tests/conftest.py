@@ -117,9 +117,30 @@ def x32():
         yield
 
 
+# Compiled programs are kept from file to file, as most of the small ones are needed again. They are
+# dropped when there are so many: a long run would otherwise hold gigabytes of them.
+MOST_PROGRAMS = 1000
+_compiled = 0
+
+
+@jax.monitoring.register_event_duration_secs_listener
+def _count(event, duration_secs, **_):
+    global _compiled
+    _compiled += event == "/jax/core/compile/backend_compile_duration"
+
+
+def pytest_collection_finish():
+    # What has been imported stays: the collector need not visit it again and again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 50, 50)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _release_memory():
-    """Drop compiled programs after each file: a long run would otherwise hold them all."""
     yield
-    jax.clear_caches()
+    global _compiled
+    if _compiled > MOST_PROGRAMS:
+        jax.clear_caches()
+        _compiled = 0
     gc.collect()

@@ -1,4 +1,4 @@
-"""The pages speak of every public name and every example, and their figures are small."""
+"""Every public name and every example is documented, and the figures are small."""
 
 import re
 import types
@@ -30,16 +30,16 @@ def test_every_public_name_is_documented_once():
         if not name.startswith("_") and not isinstance(value, types.ModuleType)
     }
     missing = public.keys() - set(documented)
-    assert not missing, f"add to the page of their room in docs/api: {sorted(missing)}"
+    assert not missing, f"add to the page of their subpackage in docs/api: {sorted(missing)}"
     twice = {name for name in documented if documented.count(name) > 1}
     assert not twice, f"documented more than once: {sorted(twice)}"
-    # By its short path, a function that has the name of its module would show the module.
+    # The short path of a function with the name of its module would show the module.
     modules = {
         f"{value.__module__}.{name}"
         for name, value in public.items()
         if value.__module__.rpartition(".")[2] == name
     }
-    assert modules <= set(paths), f"give these paths: {sorted(modules - set(paths))}"
+    assert modules <= set(paths), f"use these paths: {sorted(modules - set(paths))}"
 
 
 def test_every_example_has_its_page_and_figure():
@@ -57,7 +57,7 @@ def test_every_figure_is_shown_and_small():
     for name, page in pages().items():
         for target in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page):
             figure = (DOCS / name).parent / target
-            assert figure.exists(), f"{name} shows {target}, which is not there"
+            assert figure.exists(), f"{name} shows {target}, which does not exist"
             shown.add(figure.resolve())
     for figure in (DOCS / "figures").iterdir():
         assert figure.suffix in {".png", ".py"}

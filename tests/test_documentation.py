@@ -1,8 +1,8 @@
-"""The Python of README.md and of docs/: every page runs from its top to its end, at small sizes.
+"""The Python code of README.md and docs/: every page runs from top to bottom, at small sizes.
 
-The blocks of a page are one program, in their order. What a page takes as given, such as two
-samples x and y, stands in `GIVEN`; a block that is not to be run has `<!-- not run -->` on the line
-above it. Training, sampling and estimates are cut short here, so what is printed means nothing.
+The blocks of a page form one program. `GIVEN` defines what a page assumes, such as two samples x
+and y. A block with `<!-- not run -->` on the line above it is skipped. Training, sampling and
+estimates are shortened here, so that the printed values are meaningless.
 """
 
 import functools
@@ -48,7 +48,7 @@ def make_model(key):
     return model
 """
 )
-# What comes before the first block of a page.
+# Code that runs before the first block of a page.
 GIVEN = {
     # Components wide enough for the fluctuation theorem to have a variance.
     "docs/concepts/demon.md": MODEL.replace("[0.3, 0.3]", "[1.2, 1.2]"),
@@ -57,6 +57,7 @@ GIVEN = {
     "docs/getting-started.md": TWO_SETS
     + "np.save('samples.npy', np.random.default_rng(0).normal(size=(3000, 3)))\n",
     "docs/howto/conditional.md": MODEL,
+    "docs/howto/own-estimand.md": MODEL,
     "docs/howto/own-network.md": MODEL,
     "docs/howto/own-process.md": MODEL,
     "docs/howto/seeds.md": MODEL,
@@ -70,7 +71,7 @@ model = ex.ExactModel(distribution, ex.VariancePreserving(ex.LinearSchedule(0.1,
 sampler_error = lambda process: process.noise_budget()
 """,
 }
-# Arguments that decide how long a function takes, and what they are here, whatever a page says.
+# Arguments that determine the run time of a function; these values replace those of the page.
 SHORT = {
     "fit": {"steps": 8},
     "fit_ensemble": {"steps": 8},
@@ -104,7 +105,7 @@ def pages():
 
 
 def program(name):
-    """The blocks of a page as one program, each on the lines it has in the page."""
+    """The blocks of a page as one program, with the line numbers of the page."""
     text = (ROOT / name).read_text()
     lines: list[str] = []
     for block in BLOCK.finditer(text):
@@ -140,7 +141,7 @@ def test_page(name, tmp_path, monkeypatch):
     exec(compile(program(name), str(ROOT / name), "exec"), scope)
 
 
-def test_the_pages_are_there():
+def test_pages_exist():
     if not (ROOT / "docs").exists():
         pytest.skip("not a source tree")
     assert set(GIVEN) | SLOW <= set(pages())

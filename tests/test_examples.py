@@ -1,4 +1,4 @@
-"""Every example runs, at a small size, and shows what it claims."""
+"""Every example runs at a small size and shows what it claims."""
 
 import importlib.util
 from pathlib import Path
@@ -98,7 +98,7 @@ def transport_study(found):
     assert 0.05 < share < 1.1
 
 
-# What an example returns is checked, and that it prints these words; its sizes here.
+# For each example: a check of its result, words that it must print, and its sizes here.
 CASES = {
     "double_well": (double_well, "temperature 0.25", {"samples": 2000, "num_steps": 80}),
     "inverse_ising": (inverse_ising, "rms error", {"many": 1000, "seeds": 2, "steps": (200,)}),
@@ -165,7 +165,7 @@ CASES = {
 }
 
 
-@pytest.mark.slow  # each trains or compiles for itself
+@pytest.mark.slow  # each trains or compiles separately
 @pytest.mark.parametrize("name", CASES)
 def test_example(name, tmp_path, capsys):
     pytest.importorskip("matplotlib")
@@ -180,5 +180,5 @@ def test_example(name, tmp_path, capsys):
     assert says in capsys.readouterr().out
 
 
-def test_every_example_is_run():
+def test_every_example_is_tested():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == CASES.keys()

@@ -1,5 +1,6 @@
 """What `import entropix` may cost, what it offers, and the version it reports."""
 
+import ast
 import importlib.metadata
 import json
 import os
@@ -76,3 +77,18 @@ def test_changelog_knows_the_version():
     headings = re.findall(r"^## \[(.+?)\]", changelog.read_text(), flags=re.MULTILINE)
     assert headings[0] == "Unreleased"
     assert entropix.__version__ in headings
+
+
+def test_subpackages_import_from_the_face_of_one_another():
+    """`from entropix.entropy import X`, not `from entropix.entropy.curve import X`."""
+    package = pathlib.Path(entropix.__file__).parent
+    past = []
+    for file in sorted(package.rglob("*.py")):
+        own = file.relative_to(package).parts[0]
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.ImportFrom) or node.module is None:
+                continue
+            parts = node.module.split(".")
+            if parts[0] == "entropix" and len(parts) > 2 and parts[1] not in (own, "_core"):
+                past.append(f"{file.relative_to(package)}: {node.module}")
+    assert not past

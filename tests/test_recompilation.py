@@ -333,6 +333,7 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
         np.round(i.x) * i.number, key=i.key, width=i.number
     ),
     "datasets.load": lambda i: ex.datasets.load("mixture2", key=i.key, num_samples=16),
+    "datasets.paper_mixture": lambda i: ex.datasets.paper_mixture(2),
     "objectives": lambda i: [
         (objective(i.learnable), objective(ex.GaussianPath(_scale, _std)))
         for objective in (
@@ -397,13 +398,13 @@ def test_new_numbers_compile_nothing(name, tmp_path):
 
 
 def test_every_public_function_is_in_the_table():
-    rooms = {"": ex, "datasets.": ex.datasets}
+    modules = {name: m for name, m in vars(ex).items() if inspect.ismodule(m)}
+    subpackages = [m for name, m in modules.items() if m.__name__ == f"entropix.{name}"]
     public = {
-        prefix + name
-        for prefix, room in rooms.items()
-        for name, value in vars(room).items()
-        if callable(value) and not inspect.isclass(value) and not name.startswith("_")
+        ("datasets." if where is ex.datasets else "") + name
+        for where in (ex, *subpackages)
+        for name, value in vars(where).items()
+        if inspect.isfunction(inspect.unwrap(value)) and not name.startswith("_")
     }
-    public = {n for n in public if not inspect.ismodule(getattr(ex, n, None))}
     tested = {name.split(":")[0] for name in CASES}
     assert public - tested - NOTHING_TO_COMPILE == set()

@@ -1,11 +1,11 @@
-"""Run examples at full size and keep their figures for the documentation, small.
+"""Run examples at full size, and save their figures in small files for the documentation.
 
-    python docs/figures/make.py                       # every figure there is none of
+    python docs/figures/make.py                       # every missing figure
     python docs/figures/make.py quickstart maxwell_demon
 
-Run by hand after an example has changed; the figures are committed, so that building the pages runs
-nothing. Each is reduced to a palette, which line drawings do not miss. What an example prints goes
-into the text of its page by hand: it is the evidence for the sentences there.
+Run this after an example has changed, and commit the figures; building the documentation runs no
+example. Figures are reduced to a palette. Copy the output of an example to its page, as evidence
+for the text there.
 """
 
 import argparse
@@ -23,9 +23,9 @@ LARGEST = 60_000  # bytes
 
 
 def palette(shades: int) -> Image.Image:
-    """Greys, matplotlib's ten colours in so many shades towards white, and its colour map.
+    """Greys, `shades` lighter versions of matplotlib's ten colours, and its colour map.
 
-    A palette fitted to the image would merge colours that few lines have.
+    A palette fitted to the image would merge the colours of thin lines.
     """
     cycle = [mpl.colors.to_rgb(f"C{number}") for number in range(10)]
     colours = [(level / 15,) * 3 for level in range(16)]
@@ -39,7 +39,7 @@ def palette(shades: int) -> Image.Image:
 
 
 def shrink(source: Path, target: Path) -> int:
-    """Write `source` in as many shades and pixels as the allowed size has room for; returns it."""
+    """Write `source` with as many shades and pixels as the limit permits; returns its size."""
     image = Image.open(source).convert("RGB")
     for width, shades in ((1350, 8), (1350, 4), (1200, 4), (1000, 4), (1000, 2), (800, 2)):
         height = round(image.height * width / image.width)
@@ -52,9 +52,9 @@ def shrink(source: Path, target: Path) -> int:
 
 
 def main() -> None:
-    """Make the figures named on the command line, or those there are none of."""
+    """Make the figures named on the command line, or those that are missing."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*", help="examples; none: those without a figure")
+    parser.add_argument("names", nargs="*", help="examples (default: those without a figure)")
     names = parser.parse_args().names or [
         path.stem
         for path in sorted(EXAMPLES.glob("*.py"))

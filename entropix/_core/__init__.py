@@ -1,3 +1,3 @@
-"""Helpers of every subpackage: array types, conversion, argument checks, chunks, devices."""
+"""Private helpers of all subpackages: array types, conversion, checks, chunks, devices."""
 
 from entropix._core.mesh import make_mesh as make_mesh

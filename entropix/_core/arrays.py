@@ -1,29 +1,30 @@
-r"""Array types, and the one conversion of what users give into arrays of real numbers.
+r"""Array types, and the conversion of user input to arrays of real numbers.
 
-Numbers held in modules are arrays of an explicit dtype: a Python float in a module would be a
-static constant for `jax.jit` (one compilation per value) and would get no gradient.
+Numbers in modules are arrays of an explicit dtype: a Python float in a module would be a static
+constant for `jax.jit` (one compilation for each value) without gradient.
 
-| given | becomes |
+| input | result |
 |---|---|
-| numbers of Python, nested lists and tuples of them; arrays of bool, int or uint | JAX's default: float32, or float64 with `jax_enable_x64` |
+| Python numbers, nested lists and tuples of them; arrays of bool, int or uint | JAX's default: float32, or float64 with `jax_enable_x64` |
 | float32 | float32 |
 | float16, bfloat16, float8 | float32 |
 | float64, longdouble | float64 with `jax_enable_x64`, otherwise float32 |
 | any byte order, memory layout or strides | the same numbers |
-| what has `__array__` or `__dlpack__`: pandas, xarray, torch, ... | as the array it gives |
-| arrays of Python objects that are all real numbers: int of any size, Fraction, Decimal | as numbers of Python |
-| masked arrays | as arrays if nothing is masked, otherwise refused |
-| complex numbers, dates and durations, text, bytes, records, missing values, ragged lists | refused |
+| objects with `__array__` or `__dlpack__`: pandas, xarray, torch, ... | as the array they return |
+| arrays of Python objects that are all real numbers: int of any size, Fraction, Decimal | as Python numbers |
+| masked arrays | as arrays if nothing is masked, otherwise rejected |
+| complex numbers, dates and durations, text, bytes, records, missing values, ragged lists | rejected |
 
-Rounding is that of the dtype. Refused are numbers that it cannot hold at all: finite ones that
-would be infinite, arrays that would become zero throughout, and different integers that would
-become equal.
+Numbers are rounded to the dtype. Numbers that it cannot represent at all are rejected: finite ones
+that would become infinite, arrays in which every number would become zero, and different integers
+that would become equal.
 """  # noqa: E501
 
 import contextlib
 import decimal
 import numbers
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.core
@@ -34,8 +35,19 @@ from jaxtyping import ArrayLike as ArrayLike
 
 
 Scalar: TypeAlias = Float[Array, ""]
+State: TypeAlias = Float[Array, "*shape"]  # one example
 RealLike: TypeAlias = Real[ArrayLike, "..."]  # elementwise: a number or an array of any shape
 RealScalarLike: TypeAlias = Real[ArrayLike, ""]
+
+
+@runtime_checkable
+class SupportsArray(Protocol):
+    """What NumPy can read: tables of pandas, arrays of xarray, tensors of torch, ..."""
+
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray: ...
+
+
+DataLike: TypeAlias = ArrayLike | Sequence[Any] | SupportsArray  # see the table above
 Key: TypeAlias = PRNGKeyArray | Array  # a typed key, or the legacy array of two uint32
 
 _REAL = (numbers.Real, decimal.Decimal, np.bool_)
@@ -44,17 +56,17 @@ _X64 = "call jax.config.update('jax_enable_x64', True) first"
 
 
 def as_float(x: Any, name: str = "x") -> Array:
-    """Convert to a strongly typed floating array; the module's table says what is accepted.
+    """Convert to a strongly typed floating array; the table of the module lists what is accepted.
 
-    What is no tracer stays concrete inside `jax.jit` too, so that its checks run at once. The
-    result shares no memory with a NumPy array, which may change later.
+    Concrete input stays concrete inside `jax.jit`, so that checks run immediately. The result
+    shares no memory with a NumPy array, which may change later.
 
     Args:
         x: see the table.
-        name: of the argument, as errors write it.
+        name: of the argument, for errors.
 
     Raises:
-        ValueError: if `x` does not hold real numbers, or numbers that the dtype cannot hold.
+        ValueError: if `x` does not hold real numbers, or the dtype cannot represent them.
     """
     if getattr(x, "weak_type", True) is False and x.dtype == _floating(x.dtype):
         return x
@@ -62,7 +74,7 @@ def as_float(x: Any, name: str = "x") -> Array:
 
 
 def as_number(x: Any, name: str = "x") -> Array:
-    """As `as_float`, but integers and booleans keep their kind: labels and conditions.
+    """As `as_float`, but integers and booleans (labels and conditions) keep their kind.
 
     Raises:
         ValueError: as `as_float`.
@@ -74,8 +86,8 @@ def real_array(x: Any, subject: str) -> np.ndarray:
     """Real numbers on the host in native byte order: bool, int, uint, float32, float64, longdouble.
 
     Args:
-        x: see the module's table.
-        subject: what errors name.
+        x: see the table of the module.
+        subject: the name of `x` in errors.
 
     Raises:
         ValueError: if `x` does not hold real numbers.
@@ -89,16 +101,16 @@ def real_array(x: Any, subject: str) -> np.ndarray:
 def rounded(
     array: np.ndarray, dtype: Any, subject: str, exact: np.ndarray | None = None
 ) -> np.ndarray:
-    """A copy in another dtype of real numbers.
+    """A copy with another real dtype.
 
     Args:
-        array: of real numbers, as `real_array` gives them.
+        array: real numbers, as returned by `real_array`.
         dtype: of the result.
-        subject: what errors name.
-        exact: the same numbers before NumPy rounded them; None where it did not.
+        subject: the name of the array in errors.
+        exact: the same numbers before NumPy rounded them, or None.
 
     Raises:
-        ValueError: if `dtype` cannot hold them.
+        ValueError: if `dtype` cannot represent them.
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         converted = array.astype(dtype)
@@ -107,13 +119,9 @@ def rounded(
 
 
 def check_real(dtype: Any, subject: str) -> None:
-    """Refuse a dtype that is not one of real numbers.
-
-    Raises:
-        ValueError: naming it.
-    """
+    """Raise ValueError if a dtype is not one of real numbers."""
     real = any(jnp.issubdtype(dtype, kind) for kind in (np.bool_, np.integer, np.floating))
-    if real and not jnp.issubdtype(dtype, np.timedelta64):  # a kind of integer to NumPy
+    if real and not jnp.issubdtype(dtype, np.timedelta64):  # an integer type of NumPy
         return
     kinds = {"c": "complex numbers", "M": "dates", "m": "durations", "U": "text", "S": "bytes"}
     kind = getattr(dtype, "kind", "")
@@ -122,17 +130,16 @@ def check_real(dtype: Any, subject: str) -> None:
 
 
 def check_unmasked(x: Any, subject: str) -> None:
-    """Refuse masked values: NumPy would go on with whatever lies under the mask.
+    """Raise ValueError if `x`, or an array in a list, has masked values.
 
-    Raises:
-        ValueError: if `x`, or an array in a list, has any.
+    NumPy would use the numbers under the mask.
     """
     parts = jax.tree.leaves(x) if isinstance(x, list | tuple) else [x]
     masked = sum(int(np.ma.count_masked(p)) for p in parts if isinstance(p, np.ma.MaskedArray))
     if masked:
         raise ValueError(
-            f"{subject} must hold real numbers, got {masked} masked values: fill them or leave "
-            f"their samples out."
+            f"{subject} must hold real numbers, got {masked} masked values: fill them or "
+            f"remove their samples."
         )
 
 
@@ -159,13 +166,13 @@ def _converted(x: Any, subject: str, *, integers: bool) -> Array:
         return array
     host, exact = _on_host(x, subject)
     dtype = _target(host.dtype, integers)
-    converted = rounded(host, dtype, subject, exact)  # a copy: JAX may go on using its memory
+    converted = rounded(host, dtype, subject, exact)  # a copy, since JAX may keep using its memory
     with jax.ensure_compile_time_eval():
         return jnp.asarray(converted, dtype)
 
 
 def _on_host(x: Any, subject: str) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers as NumPy has them; and exactly, where they are integers that it has rounded."""
+    """Numbers as a NumPy array, and the exact integers where NumPy has rounded them."""
     check_unmasked(x, subject)
     given = np.ma.getdata(x) if isinstance(x, np.ma.MaskedArray) else x
     try:
@@ -185,7 +192,7 @@ def _on_host(x: Any, subject: str) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"{subject} must hold real numbers, got a bytearray.")
     check_real(host.dtype, subject)
     listed = isinstance(given, list | tuple) and host.dtype == np.float64
-    if listed and (np.abs(host) >= 2**53).any():  # of integers among floats
+    if listed and (np.abs(host) >= 2**53).any():  # integers in a list of floats
         objects = np.asarray(given, dtype=object)
         exact = objects if objects.shape == host.shape else exact
     if jnp.issubdtype(host.dtype, np.floating) and host.dtype.itemsize < 4:
@@ -199,13 +206,13 @@ def _numpy(x: Any) -> np.ndarray:
     if not hasattr(x, "__dlpack__"):
         return np.asarray(x)
     if hasattr(x, "__array__"):
-        with contextlib.suppress(TypeError):  # such as bfloat16 of torch, which NumPy has not
+        with contextlib.suppress(TypeError):  # such as bfloat16 of torch, unknown to NumPy
             return np.asarray(x)
     return np.asarray(jnp.from_dlpack(x))
 
 
 def _floating(dtype: Any) -> Any:
-    """The floating dtype that numbers of `dtype` are converted to."""
+    """The floating dtype to which numbers of `dtype` are converted."""
     if not jnp.issubdtype(dtype, np.floating):
         dtype = jnp.result_type(float)
     elif dtype.itemsize < 4:
@@ -221,7 +228,7 @@ def _target(dtype: Any, integers: bool) -> Any:
 
 
 def _check_range(given: np.ndarray, converted: np.ndarray, subject: str) -> None:
-    """Refuse what `converted` does not hold of `given`; its other differences are rounding."""
+    """Raise ValueError if `converted` differs from `given` by more than rounding."""
     if given.size == 0 or converted.dtype == given.dtype:
         return
     wide = np.float64 in (_floating(np.dtype(np.float64)), converted.dtype)
@@ -270,7 +277,7 @@ def _floats(objects: np.ndarray, subject: str) -> np.ndarray:
 def _check_distinct(
     given: np.ndarray, converted: np.ndarray, subject: str, remedy: str = ""
 ) -> None:
-    """Refuse different integers that become the same number."""
+    """Raise ValueError if different integers become the same number."""
     exact = 2 ** (np.finfo(converted.dtype).nmant + 1)
     beyond = (np.abs(converted) >= exact) & np.isfinite(converted)
     if not beyond.any():
@@ -285,7 +292,7 @@ def _check_distinct(
 
 
 def _shown(x: Any) -> str:
-    """A value in an error: itself if it is short, and its type."""
+    """A value for an error: the value if it is short, and its type."""
     text = " ".join(repr(x).split())
     kind = f"of type {type(x).__name__}"
     return f"{text} {kind}" if len(text) <= 40 else f"a value {kind}"
@@ -298,7 +305,7 @@ def safe_sqrt(x: Array) -> Array:
 
 
 def inner(a: Array, b: Array) -> Array:
-    """Inner product over all axes of two arrays of one shape."""
+    """Inner product over all axes of two arrays of equal shape."""
     return jnp.sum(a * b)
 
 

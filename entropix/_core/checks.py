@@ -1,9 +1,10 @@
-"""Argument checks with one grammar of errors: "`name` must be <allowed>, got <given>."
+"""Argument checks with one format of errors: "`name` must be <allowed>, got <given>."
 
-What is known when Python runs raises `ValueError`; a value known only inside `jax.jit` raises
-through `equinox.error_if` when the compiled program runs.
+Values known when Python runs raise `ValueError`; values known only inside `jax.jit` raise through
+`equinox.error_if` when the compiled program runs.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -18,20 +19,20 @@ from entropix._core.arrays import as_float, as_number
 
 
 def is_concrete(x: Any) -> bool:
-    """Whether every array in `x` has a value that Python can read."""
+    """Whether the values of all arrays in `x` are known to Python."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(x))
 
 
 def on_host(value: Array) -> Any:
-    """A NumPy array where the value is known: comparing it is not staged out by `jax.jit`."""
+    """A NumPy array if the value is known, so that `jax.jit` does not trace comparisons with it."""
     return np.asarray(value) if is_concrete(value) else value
 
 
 def checked(value: Array, name: str, ok: Callable[[Any], Any], allowed: str) -> Array:
-    """Return `value`, an error attached if any of its entries fails `ok`.
+    """Return `value` if all of its entries satisfy `ok`.
 
     Raises:
-        ValueError: at once for concrete values; `eqx.error_if` raises for traced ones.
+        ValueError: immediately for concrete values; through `eqx.error_if` for traced ones.
     """
     host = on_host(value)
     valid = ok(host)
@@ -51,15 +52,20 @@ def _numeric(value: Any, name: str, shape: tuple[int, ...] | None) -> Array:
 
 
 def positive(value: Any, name: str, *, shape: tuple[int, ...] | None = None) -> Array:
-    """A finite number (or array) above zero; `shape` is checked where it is given."""
+    """A positive, finite number or array, of shape `shape` if given."""
     array = _numeric(value, name, shape)
     return checked(array, name, lambda v: (v > 0) & (v < np.inf), "positive and finite")
 
 
 def finite(value: Any, name: str, *, shape: tuple[int, ...] | None = None) -> Array:
-    """A finite number (or array); `shape` is checked where it is given."""
+    """A finite number or array, of shape `shape` if given."""
     array = _numeric(value, name, shape)
     return checked(array, name, lambda v: abs(v) < np.inf, "finite (no NaN)")
+
+
+def optional_size(value: Any, name: str) -> int | None:
+    """None, or a positive Python integer."""
+    return None if value is None else positive_integer(value, name)
 
 
 def positive_integer(value: Any, name: str, minimum: int = 1) -> int:
@@ -67,6 +73,22 @@ def positive_integer(value: Any, name: str, minimum: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
         raise ValueError(f"`{name}` must be an integer of at least {minimum}, got {value!r}.")
     return int(value)
+
+
+def as_pytree(fn: Callable, name: str, argument: str = "time") -> Callable:
+    """A function given by a user: a plain one becomes a pytree without leaves.
+
+    A module keeps its parameters.
+    """
+    if not callable(fn):
+        raise ValueError(
+            f"`{name}` must be a function of {argument} or a callable module, "
+            f"got {type(fn).__name__}."
+        )
+    wrapped: Any = fn
+    if not isinstance(fn, eqx.Module | jax.tree_util.Partial):
+        wrapped = jax.tree_util.Partial(fn)
+    return wrapped
 
 
 def choice(value: Any, name: str, allowed: tuple[str, ...]) -> str:
@@ -78,7 +100,7 @@ def choice(value: Any, name: str, allowed: tuple[str, ...]) -> str:
 
 
 def trailing_shape(value: Any, shape: tuple[int, ...], name: str) -> Array:
-    """An array whose last axes are `shape`: broadcasting might make others fit."""
+    """An array with trailing axes `shape`; other shapes might broadcast by accident."""
     array = as_float(value, name)
     given = array.shape
     if given[len(given) - len(shape) :] != shape or len(given) < len(shape):
@@ -88,7 +110,7 @@ def trailing_shape(value: Any, shape: tuple[int, ...], name: str) -> Array:
 
 
 def exact_shape(value: Any, shape: tuple[int, ...], name: str) -> Array:
-    """An array of this shape: these methods take one example, and callers vmap."""
+    """An array of this shape, that of one example."""
     array = as_float(value, name)
     if array.shape != shape:
         raise ValueError(
@@ -99,7 +121,7 @@ def exact_shape(value: Any, shape: tuple[int, ...], name: str) -> Array:
 
 
 def samples(data: Any, name: str = "data", *, minimum: int = 2) -> Array:
-    """Samples with a leading axis: floating, finite, at least `minimum` of them."""
+    """At least `minimum` finite samples along a leading axis, converted to floating point."""
     array = as_float(data, name)
     if array.ndim < 2:
         raise ValueError(
@@ -119,9 +141,9 @@ def samples(data: Any, name: str = "data", *, minimum: int = 2) -> Array:
 
 
 def conditions(condition: Any, count: int, name: str = "condition") -> Any:
-    """Conditions of `count` samples: None, or a pytree of arrays with that leading axis.
+    """Conditions of `count` samples: None, or a pytree of arrays with this leading axis.
 
-    Integers and booleans stay what they are: networks embed them.
+    Integers and booleans are not converted, because networks embed them.
     """
     condition = jax.tree.map(lambda leaf: as_number(leaf, name), condition)
     for leaf in jax.tree.leaves(condition):
@@ -147,28 +169,47 @@ def prng_key(key: Any, name: str = "key") -> Any:
     return key
 
 
+def with_key(network: Any, key: Any) -> dict[str, Any]:
+    """`{"key": key}` for a network that accepts a key (for dropout), otherwise nothing."""
+    try:
+        accepts = "key" in inspect.signature(network).parameters
+    except (TypeError, ValueError):
+        accepts = False
+    return {"key": key} if accepts else {}
+
+
 def example_shape(model: Any, x: Any, name: str) -> None:
-    """Refuse samples of another shape than the examples of a model that knows theirs."""
+    """Raise ValueError if samples do not have the shape of the examples of a model."""
     shape = getattr(model, "shape", None)
     if shape is not None and jnp.shape(x)[1:] != tuple(shape):
         sizes = ", ".join(["n", *map(str, shape)])
         raise ValueError(f"`{name}` must have shape ({sizes}), got {jnp.shape(x)}.")
 
 
+def equal(one: Any, other: Any, *, traced: bool) -> bool:
+    """Whether two pytrees are equal, dtypes included; values not known count as `traced`."""
+    leaves, structure = jax.tree.flatten(one)
+    others, other_structure = jax.tree.flatten(other)
+
+    def same(a: Any, b: Any) -> bool:
+        if a is b:
+            return True
+        if not (eqx.is_array_like(a) and eqx.is_array_like(b)):
+            return False
+        if not is_concrete((a, b)):
+            return traced
+        a, b = np.asarray(a), np.asarray(b)
+        return a.dtype == b.dtype and np.array_equal(a, b)
+
+    return structure == other_structure and all(map(same, leaves, others))
+
+
 def check_same_process(
     one: Any, other: Any, name: str = "reference_model", of: str = "model"
 ) -> None:
-    """Two models are compared along one forward process."""
-    leaves, structure = jax.tree.flatten(one)
-    other_leaves, other_structure = jax.tree.flatten(other)
-    same = structure == other_structure
-    if same and is_concrete((leaves, other_leaves)):
-        same = all(
-            not eqx.is_array(a) or np.array_equal(a, b)
-            for a, b in zip(leaves, other_leaves, strict=True)
-        )
-    if not same:
+    """Raise ValueError if two processes differ: models are compared along one process."""
+    if not equal(one, other, traced=True):
         raise ValueError(
-            f"`{name}` must run on the process of `{of}`, got two different processes; "
+            f"`{name}` must run on the process of `{of}`, got another process; "
             f"use `{name}.with_process({of}.process)`."
         )

@@ -1,4 +1,4 @@
-"""Mapping over many examples in chunks of bounded memory, under differentiation too."""
+"""Maps over many examples in chunks of bounded memory, also under differentiation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,13 +13,13 @@ from entropix._core.mesh import spread
 def in_chunks(fn: Callable[[Any, Array], Any], args: Any, count: int, chunk: int) -> Any:
     """Apply `fn(chunk of args, weight)` over `count` leading entries, chunk by chunk.
 
-    The last chunk is padded by repeating an entry; `weight` is one at true entries and zero at
-    padding. Chunks are recomputed under reverse-mode differentiation, so that the memory of one
-    chunk is all that is ever held. The entries of a chunk are spread over the `"data"` axis of the
-    ambient mesh.
+    The last chunk is padded by repeating an entry; `weight` is one for entries and zero for
+    padding. Chunks are recomputed under reverse-mode differentiation, so that only the memory of
+    one chunk is needed. The entries of a chunk are spread over the `"data"` axis of the ambient
+    mesh.
 
     Returns:
-        What `fn` returns, with a new leading axis of chunks.
+        The results of `fn`, with a leading axis of chunks.
     """
     chunk = min(chunk, count)
     chunks = -(-count // chunk)
@@ -36,7 +36,7 @@ def in_chunks(fn: Callable[[Any, Array], Any], args: Any, count: int, chunk: int
 
 
 def map_in_batches(fn: Callable[[Any], Any], args: Any, batch: int) -> Any:
-    """`jax.lax.map(fn, args, batch_size=batch)`, each batch spread over the ambient mesh."""
+    """`jax.lax.map(fn, args, batch_size=batch)` with batches spread over the ambient mesh."""
     count = jax.tree.leaves(args)[0].shape[0]
     batch = min(batch, count)
     whole = count // batch * batch

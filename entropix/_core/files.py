@@ -1,4 +1,4 @@
-"""What is checked of a file before it is read: that it is one, and what its header claims."""
+"""Checks of a file before it is read: its kind, and the size stated in its header."""
 
 import math
 import stat
@@ -11,10 +11,9 @@ from entropix._core.memory import readable
 
 
 def check_regular(path: Path, subject: str) -> None:
-    """Refuse what is neither a file nor a folder: reading a FIFO or a device may never end.
+    """Raise ValueError for a FIFO or a device, reading which may never end.
 
-    Raises:
-        ValueError: naming what it is. What is not there is for whoever opens it.
+    A missing file is not an error here.
     """
     try:
         mode = path.stat().st_mode
@@ -28,27 +27,26 @@ def check_regular(path: Path, subject: str) -> None:
 
 
 def check_npy(file: Any, size: int) -> int:
-    """Read the header of a `.npy` file, which must claim just the bytes that follow.
+    """Read the header of a `.npy` file, and check that it describes exactly the bytes that follow.
 
-    NumPy takes memory for what a header claims before it reads any of it, wherever it cannot map
-    the file.
+    Unless NumPy can map the file, it allocates the stated size before it reads any data.
 
     Args:
-        file: at its beginning; left behind the header.
+        file: at its beginning; afterwards at the end of the header.
         size: of the file in bytes.
 
     Returns:
         Bytes of the array and of a floating copy.
 
     Raises:
-        ValueError: if the header is damaged, names Python objects, or claims another size.
+        ValueError: if the header is damaged, has Python objects, or states another size.
     """
     version = np.lib.format.read_magic(file)
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }.get(version)
-    if read is None:  # 3.0 is for names of fields alone, which no array of numbers has
+    if read is None:  # 3.0 is only used for field names, which arrays of numbers do not have
         raise ValueError(f"it is of version {version[0]}.{version[1]} of the format")
     shape, _, dtype = read(file)
     if dtype.hasobject:
@@ -64,5 +62,5 @@ def check_npy(file: Any, size: int) -> int:
 
 
 def in_memory(count: int, dtype: np.dtype) -> int:
-    """Bytes of so many numbers, as they are stored and once more as floating numbers."""
+    """Bytes of `count` numbers of `dtype` and of a floating copy."""
     return count * (dtype.itemsize + (8 if dtype.itemsize >= 8 else 4))

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def format_with_error(value: float, error: float) -> str:
-    """Write a value and its standard error to the error's second significant digit."""
+    """Write a value and its standard error with two significant digits of the error."""
     if not np.isfinite(error) or not np.isfinite(value):
         return f"{value:.6g} ± {error:.2g}"
     if error <= 0:

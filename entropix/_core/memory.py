@@ -1,31 +1,28 @@
-"""How much memory there is, and the refusal of files that claim more, before anything is read."""
+"""Available memory, and a check that files fit into it before they are read."""
 
 import os
 from pathlib import Path
 
 
-_FALLBACK = 4 * 2**30  # where the system does not say
+_FALLBACK = 4 * 2**30  # if the system does not state it
 
 
 def available_memory() -> int:
-    """Bytes that this process can still take: of the machine, its container and its own limit."""
+    """Bytes that this process can still allocate, given machine, container and process limits."""
     limits = [_of_machine(), *_of_container(), _of_process()]
     known = [limit for limit in limits if limit is not None]
     return max(0, min(known)) if known else _FALLBACK
 
 
 def check_fits(size: int, subject: str, what: str) -> None:
-    """Refuse what would need more memory than there is.
+    """Raise ValueError if `size` bytes exceed the available memory.
 
     Args:
-        size: bytes.
-        subject: the file, as errors write it.
-        what: takes these bytes.
-
-    Raises:
-        ValueError: naming both numbers.
+        size: in bytes.
+        subject: the name of the file in errors.
+        what: the object of this size.
     """
-    if size < 2**20:  # not worth asking
+    if size < 2**20:  # always available
         return
     there = available_memory()
     if size > there:
@@ -36,7 +33,7 @@ def check_fits(size: int, subject: str, what: str) -> None:
 
 
 def readable(size: int) -> str:
-    """A number of bytes, however large, in a few characters."""
+    """A number of bytes of any size in a few characters."""
     value, unit = float(min(size, 10**30)), "bytes"
     for larger in ("kB", "MB", "GB", "TB", "PB", "EB"):
         if value < 1000:
@@ -59,7 +56,7 @@ def _of_machine() -> int | None:
 
 
 def _of_container() -> list[int]:
-    """What the control groups of Linux leave, version 2 and 1."""
+    """Bytes left by Linux control groups, version 2 and 1."""
     pairs = (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
@@ -70,13 +67,13 @@ def _of_container() -> list[int]:
             folder = Path("/sys/fs/cgroup")
             most, used = (int((folder / name).read_text()) for name in (limit, usage))
             found.append(most - used)
-        except (OSError, ValueError):  # there is none, or it is "max"
+        except (OSError, ValueError):  # no limit, or "max"
             continue
     return found
 
 
 def _of_process() -> int | None:
-    """What a limit on the address space leaves."""
+    """Bytes left by a limit on the address space."""
     try:
         import resource
 

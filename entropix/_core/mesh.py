@@ -1,19 +1,20 @@
-r"""Work spread over devices: one mesh with two named axes.
+r"""Computations on many devices: one mesh with two named axes.
 
-| axis | what is spread along it | communication |
+| axis | distributed along it | communication |
 |---|---|---|
 | `"seed"` | members of an ensemble | none |
-| `"data"` | examples of a batch, samples, evaluations | one sum a step, sums of estimates |
+| `"data"` | examples of a batch, samples, evaluations | one sum per step, sums of estimates |
 
-A mesh is given once, as `mesh=` of the training functions or for a block of code,
+Pass a mesh once, as `mesh=` of the training functions or for a block of code,
 
     with jax.set_mesh(ex.make_mesh(data=8)):
         ex.neural_entropy(model, data, key=key)
 
-and the numbers are those of one device up to rounding: random numbers belong to examples and
-evaluations, not to devices.
+Results are those of one device up to rounding, because random numbers depend on examples and
+evaluations, not on devices.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -27,20 +28,22 @@ SEED = "seed"
 DATA = "data"
 
 
-def make_mesh(*, seed: int = 1, data: int | None = None, devices: Any = None) -> Mesh:
-    """A mesh of devices, some for seeds and some for data.
+def make_mesh(
+    *, seed: int = 1, data: int | None = None, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """A mesh of devices with one axis for seeds and one for data.
 
     Args:
-        seed: devices among which the members of an ensemble are dealt out.
-        data: devices among which each batch, and the evaluations of each estimate, are split. None:
-            as many as are left.
-        devices: which devices, a sequence; None for all, those of other processes included.
+        seed: number of devices along which the members of an ensemble are distributed.
+        data: number of devices along which each batch, and the evaluations of each estimate, are
+            distributed; None for the remaining ones.
+        devices: a sequence of devices; None for all, including those of other processes.
 
     Returns:
         A mesh with the axes `"seed"` and `"data"`.
 
     Raises:
-        ValueError: if the devices do not suffice, or some would be left over.
+        ValueError: if the product of the axes is not the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     positive_integer(seed, "seed")
@@ -54,7 +57,7 @@ def make_mesh(*, seed: int = 1, data: int | None = None, devices: Any = None) ->
 
 
 def ambient_mesh() -> Mesh | AbstractMesh | None:
-    """The mesh that `jax.set_mesh` has set, or None; inside of `jax.jit`, its shape alone."""
+    """The mesh set by `jax.set_mesh`, or None; inside `jax.jit`, only its shape."""
     abstract = jax.sharding.get_abstract_mesh()
     if abstract.empty:
         return None
@@ -65,10 +68,10 @@ def ambient_mesh() -> Mesh | AbstractMesh | None:
 
 
 def check_mesh(mesh: Any) -> Mesh | AbstractMesh | None:
-    """`mesh`, or the ambient one, if it has an axis that we know.
+    """`mesh`, or the ambient mesh if it has a `"seed"` or `"data"` axis.
 
     Raises:
-        ValueError: if it is no mesh, or has neither a `"seed"` nor a `"data"` axis.
+        ValueError: if `mesh` is not a mesh, or has neither of these axes.
     """
     if mesh is None:
         mesh = ambient_mesh()
@@ -83,19 +86,19 @@ def check_mesh(mesh: Any) -> Mesh | AbstractMesh | None:
 
 
 def axis_size(mesh: Mesh | AbstractMesh | None, axis: str) -> int:
-    """Devices along an axis; 1 where there is none."""
+    """Number of devices along an axis; 1 if the axis does not exist."""
     return 1 if mesh is None else dict(mesh.shape).get(axis, 1)
 
 
 def spec(mesh: Mesh, *axes: str | None) -> PartitionSpec:
-    """A partition of leading array axes by mesh axes, those that the mesh lacks left out."""
+    """A partition of leading array axes by mesh axes, except those that the mesh lacks."""
     return PartitionSpec(*(a if a in mesh.axis_names else None for a in axes))
 
 
 def spread(tree: Any) -> Any:
     """Split the leading axis of arrays along `"data"` of the ambient mesh, if there is one.
 
-    Inside of `jax.shard_map`, where the axes are in other hands, nothing happens.
+    Inside `jax.shard_map`, which manages the axes itself, this has no effect.
     """
     mesh = jax.sharding.get_abstract_mesh()
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
@@ -105,7 +108,7 @@ def spread(tree: Any) -> Any:
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-    """Arrays placed as `sharding` says; every process must hold the same ones."""
+    """Arrays placed according to `sharding`; every process must hold the same arrays."""
 
     def one(leaf: Any) -> Any:
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -114,7 +117,7 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
         if sharding.is_fully_addressable:
             return jax.device_put(leaf, sharding)
         if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
-            return leaf  # shards in other processes are where they belong
+            return leaf  # shards of other processes are already in place
         host = to_host(leaf)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 

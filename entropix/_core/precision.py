@@ -1,9 +1,9 @@
-"""The precision of products of matrices, which accelerators lower by default.
+"""The precision of matrix products, which accelerators reduce by default.
 
-A product of float32 matrices is computed from bfloat16 factors on TPUs and may be from TF32 ones on
-GPUs. Training bears that; a difference of two large numbers, which most of our estimates are, does
-not. Estimators, solvers and oracles therefore ask for full precision, unless the user has set
-`jax.default_matmul_precision`; training takes what JAX does, or its `precision`.
+Products of float32 matrices use bfloat16 factors on TPUs and possibly TF32 ones on GPUs. This is
+sufficient for training, but not for differences of two large numbers, such as most estimates.
+Estimators, solvers and exact models therefore use full precision, unless the user has set
+`jax.default_matmul_precision`; training uses the default of JAX, or its `precision`.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ PRECISIONS = ("default", "high", "highest", "bfloat16", "tensorfloat32", "float3
 
 
 def full_precision(fn: Callable[P, R]) -> Callable[P, R]:
-    """A function whose products of matrices are exact to rounding, networks' included."""
+    """A function with matrix products in full precision, including those of networks."""
 
     @functools.wraps(fn)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -38,12 +38,12 @@ def full_precision(fn: Callable[P, R]) -> Callable[P, R]:
 
 
 def training_precision(precision: str | None) -> contextlib.AbstractContextManager:
-    """The context of a training run: JAX's own precision for None."""
+    """The context of a training run; None for the default precision of JAX."""
     if precision is None:
         return contextlib.nullcontext()
     return jax.default_matmul_precision(choice(precision, "precision", PRECISIONS))
 
 
 def matmul(a: Any, b: Any) -> Array:
-    """`a @ b` in full precision, whatever the context: for closed forms."""
+    """`a @ b` in full precision in any context, for closed forms."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)

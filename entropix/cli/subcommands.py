@@ -5,8 +5,8 @@ import functools
 from collections.abc import Callable
 from typing import Annotated, Any
 
+from entropix._core.extras import needed
 from entropix.datasets import available
-from entropix.datasets.files import needed
 from entropix.studies import (
     ConditionOptions,
     DataOptions,

@@ -10,17 +10,9 @@ from entropix._core.memory import check_fits
 from entropix.datasets.files import Raw, quoted, reading
 
 
-NPY_MAGIC = b"\x93NUMPY"
-ZIP_MAGIC = b"PK"
-
-
 def read_npy(path: Path) -> Raw:
-    """Read the array of a `.npy` file.
-
-    Raises:
-        ValueError: if the file is damaged, truncated, or holds Python objects.
-    """
-    _check_magic(path, NPY_MAGIC, "a NumPy .npy file")
+    """Read the array of a `.npy` file."""
+    _check_magic(path, b"\x93NUMPY", "a NumPy .npy file")
     expected = "a NumPy .npy file of numbers"
     with reading(path, expected), path.open("rb") as file:
         size = check_npy(file, path.stat().st_size)
@@ -34,14 +26,10 @@ def read_npz(path: Path, array: str | None, labels: str | None = None) -> Raw:
 
     Args:
         path: the file.
-        array: which of its arrays; may be None if there is only one besides that of the labels.
-        labels: the array of the labels, or None.
-
-    Raises:
-        ValueError: if the file is damaged or holds Python objects, or if `array` does not say
-            which of several arrays is meant, or there is none of the name `labels`.
+        array: the name of the array; None if it is the only one besides that of the labels.
+        labels: the name of the array of labels, or None.
     """
-    _check_magic(path, ZIP_MAGIC, "a NumPy .npz file")
+    _check_magic(path, b"PK", "a NumPy .npz file")
     expected = "a NumPy .npz file of numbers"
     with reading(path, expected), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
@@ -53,12 +41,10 @@ def read_npz(path: Path, array: str | None, labels: str | None = None) -> Raw:
             f"`labels` must name one array of {quoted(path)}: {listed}; or a file that exists; "
             f"got {labels!r}."
         )
-    if array is None:
-        others = [name for name in names if name != labels]
-        if len(others) != 1:
-            raise ValueError(f"`array` must name one array of {quoted(path)}: {listed}; got None.")
+    others = [name for name in names if name != labels]
+    if array is None and len(others) == 1:
         array = others[0]
-    if array not in names:
+    if array is None or array not in names:
         raise ValueError(f"`array` must name one array of {quoted(path)}: {listed}; got {array!r}.")
     size = 0
     with reading(path, expected), zipfile.ZipFile(path) as archive:

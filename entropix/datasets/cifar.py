@@ -1,49 +1,39 @@
-"""CIFAR-10, in either of its two forms, each as the archive or as the folder in it.
+"""CIFAR-10 in its binary form: `cifar-10-binary.tar.gz`, or the folder in it.
 
-| archive | folder | files |
-|---|---|---|
-| `cifar-10-python.tar.gz` | `cifar-10-batches-py` | `data_batch_1` to `_5`, `test_batch` |
-| `cifar-10-binary.tar.gz` | `cifar-10-batches-bin` | the same with `.bin` |
+The files `data_batch_1.bin` to `data_batch_5.bin` and `test_batch.bin` hold a row of 3073 bytes
+for each image: its label, then three planes, red, green and blue, of 32 x 32 pixels, row by row.
+Here images have the shape (32, 32, 3).
 
-A pickled file is a dictionary of the images (`data`, one row of 3072 bytes each) and their
-`labels`; a binary file a row of 3073 bytes for each image, its label first. The 3072 bytes are
-three planes, red, green and blue, of 32 x 32 pixels, row by row. Here images have the shape
-(32, 32, 3).
+The other form, `cifar-10-python.tar.gz`, consists of pickles. A pickle is a program, so it is not
+read: the binary form has the same content.
 
 References:
     Krizhevsky, *Learning multiple layers of features from tiny images* (2009).
 """
 
-import contextlib
 import gzip
 import io
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from entropix._core.memory import readable
-from entropix.datasets.files import Raw, quoted, reading
-from entropix.datasets.idx import GZIP_MAGIC
-from entropix.datasets.pickles import read_pickle
-from entropix.datasets.splits import TRAIN_TEST, chosen
+from entropix.datasets.files import GZIP_MAGIC, TRAIN_TEST, Raw, chosen, quoted, reading
 
 
-_PLANES = (3, 32, 32)
 _PIXELS = 3 * 32 * 32
-_FILES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
-_NAMES = tuple(name for names in _FILES.values() for name in names)
-_MOST = 2**26  # bytes of a file
-_ARCHIVES = (".tar.gz", ".tgz", ".tar")
+_FILES = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)}
+_NAMES = (*_FILES["train"], *_FILES["test"])
+_PICKLED = tuple(name.removesuffix(".bin") for name in _NAMES)
+_LARGEST = 2**26  # bytes of one file; those of CIFAR-10 have 31 MB
 
 
 def is_cifar(path: Path) -> bool:
     """Whether a path is an archive, or a folder with files of CIFAR's names."""
     if not path.is_dir():
-        return path.name.lower().endswith(_ARCHIVES)
-    return any((path / f"{name}{end}").is_file() for name in _NAMES for end in ("", ".bin"))
+        return path.name.lower().endswith((".tar.gz", ".tgz", ".tar"))
+    return any((path / name).is_file() for name in (*_NAMES, *_PICKLED))
 
 
 def read_cifar(path: Path, split: str | None) -> Raw:
@@ -52,78 +42,79 @@ def read_cifar(path: Path, split: str | None) -> Raw:
     Args:
         path: the archive or the folder.
         split: `"train"`, `"test"` or `"all"`; None for `"train"`.
-
-    Raises:
-        ValueError: if a file is missing, damaged, of a wrong length or holds a pickle of anything
-            but arrays.
     """
     wanted = [name for part in chosen(split, TRAIN_TEST, path) for name in _FILES[part]]
-    contents = _from_folder(path, wanted) if path.is_dir() else _from_archive(path, wanted)
-    if not contents:
+    found: dict[str, bytes] = {}
+    pickled = False
+    if path.is_dir():
+        for name in wanted:
+            if (path / name).is_file():
+                with reading(path, f"a folder of CIFAR-10 whose {name!r} can be read"):
+                    _check_size((path / name).stat().st_size, name)
+                    found[name] = (path / name).read_bytes()
+        pickled = any((path / name).is_file() for name in _PICKLED)
+    else:
+        with reading(path, "a tar archive, gzipped or not"), path.open("rb") as raw:
+            zipped = raw.read(2) == GZIP_MAGIC
+            raw.seek(0)
+            plain = gzip.GzipFile(fileobj=raw) if zipped else raw
+            with tarfile.open(fileobj=_Bounded(plain), mode="r:") as archive:
+                for member in archive:  # in one pass, without writing any file
+                    file = archive.extractfile(member) if member.isfile() else None
+                    name = Path(member.name).name
+                    pickled = pickled or name in _PICKLED
+                    if file is not None and name in wanted:
+                        _check_size(member.size, name)
+                        found[name] = file.read()
+    if pickled and not found:
         raise ValueError(
-            f"{quoted(path)} must hold the files of CIFAR-10, 'data_batch_1' to 'test_batch', "
+            f"{quoted(path)} must hold CIFAR-10 in its binary form, {_NAMES[0]!r} to "
+            f"{_NAMES[-1]!r}, got pickles, which can run programs: take "
+            f"'cifar-10-binary.tar.gz' from the same page, or load 'hf:cifar10'."
+        )
+    if not found:
+        raise ValueError(
+            f"{quoted(path)} must hold the files of CIFAR-10, {_NAMES[0]!r} to {_NAMES[-1]!r}, "
             f"got none of them."
         )
-    ending = ".bin" if all(name.endswith(".bin") for name in contents) else ""
-    missing = [name + ending for name in wanted if name + ending not in contents]
+    missing = [name for name in wanted if name not in found]
     if missing:
         raise ValueError(
-            f"{quoted(path)} must hold {missing[0]!r}, got only "
-            f"{', '.join(repr(name) for name in sorted(contents))}."
+            f"{quoted(path)} must hold {missing[0]!r}, got only {', '.join(map(repr, found))}."
         )
-    read = _binary if ending else _pickled
-    parts = [read(contents[name + ending], path, name + ending) for name in wanted]
-    rows, labels = (np.concatenate(halves) for halves in zip(*parts, strict=True))
-    images = np.moveaxis(rows.reshape(-1, *_PLANES), 1, -1)
-    return Raw(np.ascontiguousarray(images), labels, channels="last")
+    rows = np.concatenate([_rows(found[name], path, name) for name in wanted])
+    images = np.moveaxis(rows[:, 1:].reshape(-1, 3, 32, 32), 1, -1)
+    return Raw(np.ascontiguousarray(images), rows[:, 0], channels="last")
 
 
-def _from_folder(path: Path, wanted: list[str]) -> dict[str, bytes]:
-    contents = {}
-    for name in (name + ending for name in wanted for ending in ("", ".bin")):
-        if (path / name).is_file():
-            with reading(path, f"a folder of CIFAR-10 whose {name!r} can be read"):
-                _check_size((path / name).stat().st_size, name)
-                contents[name] = (path / name).read_bytes()
-    return contents
-
-
-def _from_archive(path: Path, wanted: list[str]) -> dict[str, bytes]:
-    """The files in one pass, without writing any of them."""
-    contents = {}
-    names = {name + ending for name in wanted for ending in ("", ".bin")}
-    with reading(path, "a tar archive, gzipped or not"), _opened(path) as archive:
-        for member in archive:
-            file = archive.extractfile(member) if member.isfile() else None
-            name = Path(member.name).name
-            if file is not None and name in names:
-                _check_size(member.size, name)
-                contents[name] = file.read()
-    return contents
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tarfile.TarFile]:
-    with path.open("rb") as raw:
-        zipped = raw.read(2) == GZIP_MAGIC
-        raw.seek(0)
-        plain = gzip.GzipFile(fileobj=raw) if zipped else raw
-        with tarfile.open(fileobj=_Bounded(plain), mode="r:") as archive:
-            yield archive
+def _rows(content: bytes, path: Path, name: str) -> np.ndarray:
+    if not content or len(content) % (1 + _PIXELS):
+        raise ValueError(
+            f"{quoted(path)} must hold rows of {1 + _PIXELS} bytes in {name!r}, "
+            f"got {len(content)} bytes."
+        )
+    rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + _PIXELS)
+    if (rows[:, 0] > 9).any():
+        raise ValueError(
+            f"{quoted(path)} must hold a label from 0 to 9 for each of the {len(rows)} images of "
+            f"{name!r}, got {int(rows[:, 0].max())}."
+        )
+    return rows
 
 
 class _Bounded(io.BufferedIOBase):
     """A file of which no more is read at once than a file of CIFAR-10 has.
 
-    What is gzipped may unpack to a thousand times its size, and a tar archive may claim a name or
-    a comment of any length.
+    Gzipped data may unpack to a thousand times their size, and a tar archive may claim a name or a
+    comment of any length.
     """
 
-    def __init__(self, file: Any):
+    def __init__(self, file: io.BufferedIOBase):
         self._file = file
 
     def read(self, size: int | None = -1, /) -> bytes:
-        _check_size(_MOST + 1 if size is None or size < 0 else size, "a part")
+        size = _LARGEST + 1 if size is None or size < 0 else size
+        _check_size(size, "a part")
         return self._file.read(size)
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
@@ -134,49 +125,5 @@ class _Bounded(io.BufferedIOBase):
 
 
 def _check_size(size: int, name: str) -> None:
-    """Refuse what is longer than the files of CIFAR-10, 31 MB each.
-
-    Raises:
-        ValueError: naming it.
-    """
-    if size > _MOST:
-        raise ValueError(f"{name!r} must have at most {readable(_MOST)}, got {readable(size)}")
-
-
-def _binary(content: bytes, path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    if not content or len(content) % (1 + _PIXELS):
-        raise ValueError(
-            f"{quoted(path)} must hold rows of {1 + _PIXELS} bytes in {name!r}, "
-            f"got {len(content)} bytes."
-        )
-    rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + _PIXELS)
-    return rows[:, 1:], _checked(rows[:, 0], len(rows), path, name)
-
-
-def _pickled(content: bytes, path: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    batch = read_pickle(content, path, name)
-    rows = batch.get(b"data")
-    if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] != _PIXELS:
-        given = f"shape {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
-        raise ValueError(
-            f"{quoted(path)} must hold 'data' of shape (N, {_PIXELS}) in {name!r}, got {given}."
-        )
-    return rows, _checked(batch.get(b"labels"), len(rows), path, name)
-
-
-def _checked(labels: Any, count: int, path: Path, name: str) -> np.ndarray:
-    """The labels as one array of integers.
-
-    Raises:
-        ValueError: if they are not `count` integers from 0 to 9.
-    """
-    array = np.asarray(labels) if isinstance(labels, np.ndarray) else None
-    if isinstance(labels, list) and all(type(label) is int for label in labels):
-        inside = all(0 <= label < 10 for label in labels)
-        array = np.asarray(labels, np.uint8) if inside else None
-    if array is None or array.shape != (count,) or (array > 9).any():
-        raise ValueError(
-            f"{quoted(path)} must hold a label from 0 to 9 for each of the {count} images of "
-            f"{name!r}, got others."
-        )
-    return array
+    if size > _LARGEST:
+        raise ValueError(f"{name!r} must have at most {readable(_LARGEST)}, got {readable(size)}")

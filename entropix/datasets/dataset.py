@@ -1,7 +1,6 @@
 """`Dataset`: samples, and what is known of them; the one place where data are validated.
 
-Data are plain NumPy arrays on the host: they are not a pytree, and they reach a device when a
-program uses them.
+Data are NumPy arrays on the host, not a pytree; they reach a device when a program uses them.
 
 Three kinds of data differ in what their columns mean, and hence in what is allowed:
 
@@ -14,11 +13,10 @@ Three kinds of data differ in what their columns mean, and hence in what is allo
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 
-from entropix._core.arrays import real_array, rounded
+from entropix._core.arrays import DataLike, real_array, rounded
 from entropix._core.checks import choice
 from entropix.datasets.pixels import channels_last, grey_levels
 from entropix.interfaces import AbstractDistribution
@@ -43,7 +41,7 @@ class Dataset:
         columns: D names, or None.
         distribution: the exact distribution that the points were drawn from, or None if unknown.
         source: the file, or where the data come from; errors name it.
-        notes: what was assumed about them as they were read, a sentence each.
+        notes: what was assumed as they were read, a sentence each.
 
     Raises:
         ValueError: on a wrong shape, fewer than two samples, entries that are not finite numbers,
@@ -87,7 +85,7 @@ class Dataset:
     @classmethod
     def from_array(
         cls,
-        array: Any,
+        array: DataLike,
         *,
         name: str = "array",
         kind: str | None = None,
@@ -108,7 +106,7 @@ class Dataset:
 
         Images of unsigned integers are quantised: uint8 to 256 levels, uint16 to 65536; bool to
         2; other integers, none of them negative, to the largest value plus one. Floating values
-        are taken for continuous; `notes` says where they seem to be levels.
+        are taken for continuous; a note reports where they seem to be levels.
 
         Args:
             array: real numbers, the samples along the first axis; see [Data](../data.md).
@@ -116,12 +114,12 @@ class Dataset:
             kind: overrides the inferred kind.
             labels: shape (N,).
             columns: D names.
-            source: what errors name; the default is the argument `points`.
-            levels: of images, their number L of grey levels. The values are 0 ... L - 1, or these
-                divided by L - 1, or 2k/(L - 1) - 1, and become 0 ... L - 1. None: as above.
-            channels: of images of four axes, whether (N, H, W, C), `"last"`, or (N, C, H, W),
-                `"first"`, which is turned into the other; `"auto"`: the axis of 1, 3 or 4 entries.
-            notes: what was assumed before.
+            source: what errors name; by default the argument `points`.
+            levels: the number L of grey levels of images. The values are k = 0 ... L - 1, or
+                k/(L - 1), or 2k/(L - 1) - 1, and become 0 ... L - 1. None: as above.
+            channels: for images with four axes, `"last"` for (N, H, W, C), or `"first"` for
+                (N, C, H, W), which becomes the other; `"auto"`: the axis of 1, 3 or 4 entries.
+            notes: earlier assumptions.
 
         Raises:
             ValueError: as `Dataset`, or on a wrong rank, or `levels` on which the values do not
@@ -219,7 +217,7 @@ class Dataset:
             )
 
 
-def _floating(array: Any, subject: str) -> np.ndarray:
+def _floating(array: DataLike, subject: str) -> np.ndarray:
     """Real numbers as float32, or as float64 where float32 would lose given digits.
 
     Raises:

@@ -1,24 +1,26 @@
-"""What every reader of files shares: its result, and its errors.
+"""What the readers of files share: their result, their errors, and the choice of a split.
 
-A reader takes a path and returns a `Raw`: what the file holds, not yet validated. All that can go
-wrong inside a third-party parser, on a damaged file above all, leaves as one line of `ValueError`.
+A reader takes a path and returns a `Raw`: what the file holds, not yet validated. Whatever a
+third-party parser raises, on a damaged file above all, becomes one line of `ValueError`.
 """
 
 import contextlib
-import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 
 
-class Raw(NamedTuple):
-    """What a file holds: samples along the first axis, perhaps labels and names of columns.
+GZIP_MAGIC = b"\x1f\x8b"
+TRAIN_TEST = ("train", "test")
 
-    `channels` is where images have theirs, `"last"` where the format says so; `notes` is what was
-    assumed.
+
+class Raw(NamedTuple):
+    """What a file holds: samples along the first axis, and perhaps labels and column names.
+
+    `channels` is `"last"` where the format puts the channels of images there; `notes` lists the
+    assumptions made.
     """
 
     array: np.ndarray
@@ -28,34 +30,41 @@ class Raw(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def quoted(path: Path) -> str:
+def quoted(path: Path | str) -> str:
     """A path as errors write it: in quotes, on one line."""
     return repr(str(path))
 
 
 @contextlib.contextmanager
-def reading(path: Path, expected: str) -> Iterator[None]:
-    """Turn whatever a third-party parser raises into a `ValueError` that names the file."""
+def reading(source: Path | str, expected: str) -> Iterator[None]:
+    """Turn whatever a third-party parser raises into a `ValueError` that names the source.
+
+    Args:
+        source: the file, or text that errors write as it is.
+        expected: what it must be.
+    """
     try:
         yield
-    # Parsers document no list of what they raise on damaged files: struct.error, zlib.error,
+    # Parsers do not document what they raise on damaged files: struct.error, zlib.error,
     # EOFError, SyntaxError, KeyError, MemoryError and NotImplementedError were all seen.
     except Exception as error:
         reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        subject = quoted(source) if isinstance(source, Path) else source
         raise ValueError(
-            f"{quoted(path)} must be {expected}, got one that cannot be read: {reason}."
+            f"{subject} must be {expected}, got one that cannot be read: {reason}."
         ) from error
 
 
-def needed(module: str, reason: str, package: str, extra: str) -> ModuleType:
-    """Import an optional dependency, late.
+def chosen(split: str | None, parts: Sequence[str], source: Path | str) -> tuple[str, ...]:
+    """The splits to read, in their own order: all of them for `"all"`.
 
-    Raises:
-        ValueError: if it is not installed, with the command that installs it.
+    None means `"train"`, or the only split there is.
     """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(
-            f"{reason} needs {package}: python -m pip install 'entropix[{extra}]'."
-        ) from error
+    if split is None:
+        split = parts[0] if len(parts) == 1 else "train"
+    if split in parts:
+        return (split,)
+    if split == "all":
+        return tuple(parts)
+    allowed = ", ".join(repr(part) for part in (*parts, "all"))
+    raise ValueError(f"`split` must be one of {allowed} for {quoted(source)}, got {split!r}.")

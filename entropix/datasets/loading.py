@@ -18,10 +18,9 @@ from entropix.datasets.dataset import KINDS, Dataset
 from entropix.datasets.embedded import available, embedded
 from entropix.datasets.files import Raw, quoted
 from entropix.datasets.huggingface import PREFIX, is_huggingface, read_huggingface
-from entropix.datasets.idx import read_idx
+from entropix.datasets.idx import is_idx_folder, read_idx, read_idx_folder
 from entropix.datasets.images import read_folder
-from entropix.datasets.mnist import is_idx_folder, read_idx_folder
-from entropix.datasets.tables import read_csv, read_label_table, read_parquet
+from entropix.datasets.tables import read_label_table, read_table
 
 
 # train-images-idx3-ubyte, train-images.idx3-ubyte, x.idx, x.idx3, each with .gz or without.
@@ -56,40 +55,47 @@ def load(
     | `.idx`, `*-ubyte`, with `.gz` or not | an IDX file, as MNIST has |
     | a folder | PNG images of one size, perhaps in one subfolder per label |
     | a folder of IDX files | MNIST, Fashion-MNIST: `train-images-idx3-ubyte`, `t10k-...`; splits |
-    | `cifar-10-python.tar.gz`, `cifar-10-binary.tar.gz`, or the folder in it | CIFAR-10; splits |
+    | `cifar-10-binary.tar.gz`, or the folder in it | CIFAR-10; splits |
     | a folder written by `save_to_disk` | a Hugging Face dataset, perhaps with splits |
     | `"hf:mnist"`, `"hf:user/name"` | one of the Hugging Face hub, with `:configuration` or not |
 
     Args:
-        source: a name or a path. A name wins over a file of the same name in the working
-            directory; write `./digits`, or pass a `pathlib.Path`, to mean the file.
-        num_samples: synthetic sets: how many samples to draw; 8192 by default. Other data come
-            whole.
-        key: synthetic sets: the random key, required. Ignored by the others.
+        source: a name or a path. A name has precedence over a file of the same name in the working
+            directory; write `./digits`, or pass a `pathlib.Path`, for the file.
+        num_samples: the number of samples to draw from a synthetic set; None for 8192. Other data
+            are read completely.
+        key: random key, required by synthetic sets and ignored by the others.
         array: the array of an `.npz` file, or the column of a Hugging Face dataset, that holds the
-            samples; may be left out if there is only one.
+            samples; None if there is only one.
         kind: `"table"`, `"image"` or `"points"`, overriding the inferred kind (see `Dataset`).
         labels: what holds one label for each sample: a file of any of the formats above; a column
-            of a table or a Hugging Face dataset or an array of an `.npz` file, which is then no
-            part of the samples; or `"labels"` for those the data carry, as digits, mixtures, MNIST
-            and CIFAR-10 do. None: these too, if there are any.
-        split: of data that come in splits, `"train"`, `"test"`, any other that a Hugging Face
-            dataset has, or `"all"` for all of them, one after the other. None: `"train"`, or the
-            only one.
-        levels: of images, their number L of grey levels, see `Dataset.from_array`. None: that of
-            integers; floating values are taken for continuous, and a note says where they are not.
-        channels: of images of four axes, `"first"`, `"last"` or `"auto"`, see `Dataset.from_array`.
-        keep_na: of labels in a `.csv` file, whether NA, None, null and the like are labels as any
-            other; an empty field is a missing label all the same.
+            of a table or of a Hugging Face dataset, or an array of an `.npz` file, which is then
+            not part of the samples; or `"labels"` for those that belong to the data, as digits,
+            mixtures, MNIST and CIFAR-10 have. None: these too, if there are any.
+        split: `"train"`, `"test"`, any other split that a Hugging Face dataset has, or `"all"` for
+            all of them, one after the other. None: `"train"`, or the only one.
+        levels: the number L of grey levels of images, see `Dataset.from_array`. None: that of
+            integers; floating values are taken for continuous, and a note says where they seem to
+            be levels.
+        channels: of images with four axes, `"first"`, `"last"` or `"auto"`, see
+            `Dataset.from_array`.
+        keep_na: whether NA, None, null and the like are labels in a `.csv` file. An empty field is
+            always a missing label.
 
     Returns:
         The validated data set, in the units of its source: neither standardised nor dequantised.
-        What was assumed in reading them is in its `notes`, which `print` shows.
+        Its `notes`, which `print` shows, list what was assumed.
 
     Raises:
         ValueError: in one line, for an unknown name (with the nearest known one), a file that is
-            missing, damaged or of an unknown format, for labels or a split that are not there, and
-            for data that `Dataset` refuses.
+            missing, damaged or of an unknown format, labels or a split that do not exist, and data
+            that `Dataset` refuses.
+
+    Example:
+        >>> import jax
+        >>> import entropix as ex
+        >>> ex.datasets.load("mixture3", num_samples=4096, key=jax.random.key(0))
+        Dataset('mixture3': 4096 x 3 float32, points (3,), 5 labels, drawn from a GaussianMixture)
     """
     if labels is not None and os.path.isfile(labels):
         data = load(
@@ -106,33 +112,35 @@ def load(
     if kind is not None:
         choice(kind, "kind", KINDS)
     text = source if isinstance(source, str) else ""
-    name = text if text in available() else None
-    remote = text.startswith(PREFIX)
-    path = None if name is not None or remote else _existing(source)
-    if num_samples is not None and name in (None, "digits"):
+    named = None if labels is None else os.fspath(labels)
+    known = text in available()
+    path = None if known or text.startswith(PREFIX) else _existing(source)
+    if num_samples is not None and (not known or text == "digits"):
         raise ValueError(
             f"`num_samples` must be None for data that are not synthetic, got {num_samples!r} "
             f"for {str(source)!r}."
         )
-    if name is not None:
+    if known:
         _check_absent(array, "array", "unless the source is an .npz file", source)
         _check_absent(split, "split", "for data without splits", source)
         _check_absent(levels, "levels", "for data whose levels are known", source)
-        data = embedded(name, num_samples, key)
-        _check_labels(labels, data.labels, data.source)
+        data = embedded(text, num_samples, key)
+        _check_labels(named, data.labels, data.source)
         if kind in (None, data.kind):
             return data
         return dataclasses.replace(data, kind=kind, levels=None)
     if path is None:
-        raw = read_huggingface(text, split, array, _column_of_labels(labels))
-        short, where = re.split(r"[:/]", text)[-1], text
+        raw = read_huggingface(text, split, array, None if named == "labels" else named)
+        name, where = re.split(r"[:/]", text)[-1], text
     else:
         check_regular(path, "`source`")
-        raw = _read(path, array, labels, split, keep_na)
-        short, where = _name(path), str(path)
+        raw = _read(path, array, named, split, keep_na)
+        stem = path.name.removesuffix(".gz")
+        name = path.resolve().name or "root" if path.is_dir() else stem.rsplit(".", 1)[0] or stem
+        where = str(path)
     return Dataset.from_array(
         raw.array,
-        name=short,
+        name=name,
         kind=kind,
         labels=raw.labels,
         columns=raw.columns,
@@ -143,21 +151,11 @@ def load(
     )
 
 
-def _check_absent(value: Any, name: str, when: str, source: Any) -> None:
-    if value is not None:
-        raise ValueError(f"`{name}` must be None {when}, got {value!r} for {str(source)!r}.")
-
-
-def _column_of_labels(labels: str | os.PathLike[str] | None) -> str | None:
-    """A column by its name, or the one that a Hugging Face dataset has for them."""
-    return None if labels in (None, "labels") else os.fspath(labels)
-
-
 def _existing(source: str | os.PathLike[str]) -> Path:
     """The path of a file or folder that exists.
 
     Raises:
-        ValueError: if it does not exist; a source that looks like a name is met with known names.
+        ValueError: if it does not exist; with the known names if the source looks like a name.
     """
     text = os.path.expanduser(os.fspath(source))
     if text and os.path.exists(text):  # unlike Path.exists, False for any text that is no path
@@ -175,47 +173,39 @@ def _existing(source: str | os.PathLike[str]) -> Path:
 def _read(
     path: Path,
     array: str | None = None,
-    labels: str | os.PathLike[str] | None = None,
+    labels: str | None = None,
     split: str | None = None,
     keep_na: bool = False,
 ) -> Raw:
-    suffix = path.suffix.lower()
+    suffix = "" if path.is_dir() else path.suffix.lower()
     if path.is_dir() and is_huggingface(path):
-        raw = read_huggingface(path, split, array, _column_of_labels(labels))
-        _check_labels("labels" if labels == "labels" else None, raw.labels, str(path))
+        raw = read_huggingface(path, split, array, None if labels == "labels" else labels)
+        _check_labels(labels if labels == "labels" else None, raw.labels, str(path))
         return raw
     if suffix != ".npz":
         _check_absent(array, "array", "unless the source is an .npz file", path)
-    raw = _read_splits(path, split)
-    if raw is None:
+    if is_cifar(path):
+        raw = read_cifar(path, split)
+    elif path.is_dir() and is_idx_folder(path):
+        raw = read_idx_folder(path, split)
+    else:
         _check_absent(split, "split", "for data without splits", path)
-        named = None if labels is None else os.fspath(labels)
-        if suffix == ".npz" and not path.is_dir():
-            return read_npz(path, array, named)
-        if suffix == ".csv" and not path.is_dir():
-            return read_csv(path, named, keep_na)
-        if suffix == ".parquet" and not path.is_dir():
-            return read_parquet(path, named)
-        raw = _read_whole(path)
+        if suffix == ".npz":
+            return read_npz(path, array, labels)
+        if suffix in (".csv", ".parquet"):
+            return read_table(path, labels, keep_na)
+        if path.is_dir():
+            raw = read_folder(path)
+        elif suffix == ".npy":
+            raw = read_npy(path)
+        elif _IDX_NAME.fullmatch(path.name):
+            raw = read_idx(path)
+        else:
+            raise ValueError(
+                f"{quoted(path)} must be one of {_ALLOWED}, got the extension {suffix!r}."
+            )
     _check_labels(labels, raw.labels, str(path))
     return raw
-
-
-def _read_splits(path: Path, split: str | None) -> Raw | None:
-    """Data that come in splits, or None if these do not."""
-    if is_cifar(path):
-        return read_cifar(path, split)
-    if path.is_dir() and is_idx_folder(path):
-        return read_idx_folder(path, split)
-    return None
-
-
-def _check_labels(wanted: str | os.PathLike[str] | None, given: Any, source: str) -> None:
-    """Data without named parts have their own labels, or none."""
-    if wanted is None or (wanted == "labels" and given is not None):
-        return
-    allowed = "a file that exists" if given is None else "'labels' or a file that exists"
-    raise ValueError(f"`labels` must be {allowed} for {source!r}, got {os.fspath(wanted)!r}.")
 
 
 def _labels_of(path: Path, keep_na: bool) -> np.ndarray:
@@ -226,21 +216,14 @@ def _labels_of(path: Path, keep_na: bool) -> np.ndarray:
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 
 
-def _read_whole(path: Path) -> Raw:
-    """What has no named parts."""
-    if path.is_dir():
-        return read_folder(path)
-    suffix = path.suffix.lower()
-    if suffix == ".npy":
-        return read_npy(path)
-    if _IDX_NAME.fullmatch(path.name):
-        return read_idx(path)
-    raise ValueError(f"{quoted(path)} must be one of {_ALLOWED}, got the extension {suffix!r}.")
+def _check_absent(value: Any, name: str, when: str, source: Any) -> None:
+    if value is not None:
+        raise ValueError(f"`{name}` must be None {when}, got {value!r} for {str(source)!r}.")
 
 
-def _name(path: Path) -> str:
-    """The name of the file without its extension; of a folder, its own name."""
-    if path.is_dir():
-        return path.resolve().name or "root"
-    stem = path.name.removesuffix(".gz")
-    return stem.rsplit(".", 1)[0] or stem
+def _check_labels(wanted: str | None, given: np.ndarray | None, source: str) -> None:
+    """Data without named parts have their own labels, or none."""
+    if wanted is None or (wanted == "labels" and given is not None):
+        return
+    allowed = "a file that exists" if given is None else "'labels' or a file that exists"
+    raise ValueError(f"`labels` must be {allowed} for {source!r}, got {wanted!r}.")

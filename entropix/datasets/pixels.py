@@ -1,6 +1,6 @@
 """What an array of images means: which axis holds the channels, and its grey levels.
 
-Both are inferred from the shape and the values, and what was assumed is said in a note.
+Both are inferred from the shape and the values; a note reports what was assumed.
 
 | values | levels L |
 |---|---|
@@ -11,7 +11,7 @@ Both are inferred from the shape and the values, and what was assumed is said in
 
 A density fitted to grey levels grows without bound on them, so integers are dequantised. Floating
 values that lie on levels, k, k/(L - 1) or 2k/(L - 1) - 1 with k = 0 ... L - 1, are recognised and
-reported; asked for, they are brought to 0 ... L - 1 and treated as integers are.
+reported; with `levels=L` they are mapped to 0 ... L - 1 and treated as integers are.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ from entropix._core.checks import choice, positive_integer
 CHANNELS = ("auto", "first", "last")
 _COUNTS = (1, 3, 4)  # grey, RGB, RGBA
 _USUAL = (2, 4, 8, 16, 17, 32, 64, 128, 256, 1024, 4096, 65536)
-_SAMPLE = 2**16  # values among which levels are looked for first
+_SAMPLE = 2**16  # values that are tested first
 _FEW = 1024
 
 
@@ -31,8 +31,8 @@ def channels_last(array: np.ndarray, channels: str, subject: str) -> tuple[np.nd
 
     Args:
         array: four axes, samples first.
-        channels: `"first"`, `"last"`, or `"auto"`: first if that axis has 1, 3 or 4 entries and
-            the last one has not, or has but the first one's images would be the square ones.
+        channels: `"first"`, `"last"`, or `"auto"`: first if that axis has 1, 3 or 4 entries, and
+            the last axis either has not, or would leave images that are not square.
         subject: what errors and notes name.
     """
     choice(channels, "channels", CHANNELS)
@@ -71,11 +71,8 @@ def grey_levels(
 
     Args:
         array: images of real numbers.
-        levels: L as it was asked for, or None.
+        levels: L as given by the user, or None.
         subject: what errors and notes name.
-
-    Raises:
-        ValueError: if the values do not lie on `levels` levels.
     """
     if levels is not None:
         positive_integer(levels, "levels", 2)
@@ -93,7 +90,7 @@ def grey_levels(
 def _on_levels(
     array: np.ndarray, levels: int, subject: str
 ) -> tuple[np.ndarray, int | None, str | None]:
-    if array.size == 0 or not np.isfinite(array).all():  # which is refused elsewhere
+    if array.size == 0 or not np.isfinite(array).all():  # refused elsewhere
         return array, levels, None
     for text, scale, shift in _maps(levels):
         if _fits(array, levels, scale, shift, allowed=0.25):
@@ -111,7 +108,7 @@ def _on_levels(
 
 def _suspicion(array: np.ndarray, subject: str) -> str | None:
     """A note if floating values lie on levels."""
-    if array.size == 0 or not np.isfinite(array).all():  # which is refused elsewhere
+    if array.size == 0 or not np.isfinite(array).all():  # refused elsewhere
         return None
     some = array.reshape(-1)[:: max(1, array.size // _SAMPLE)]
     remedy = "their density would grow without bound"
@@ -136,7 +133,7 @@ def _suspicion(array: np.ndarray, subject: str) -> str | None:
 
 
 def _maps(levels: int) -> tuple[tuple[str, float, float], ...]:
-    """Where levels may lie: in words, and (x - shift) * scale = 0 ... levels - 1."""
+    """Where levels may lie: a description, and (x - shift) * scale = 0 ... levels - 1."""
     top = levels - 1
     return (
         (f"integers from 0 to at most {top}", 1.0, 0.0),
@@ -148,8 +145,8 @@ def _maps(levels: int) -> tuple[tuple[str, float, float], ...]:
 def _fits(
     array: np.ndarray, levels: int, scale: float, shift: float, allowed: float | None = None
 ) -> bool:
-    """Whether values lie on levels, up to a part of one that is `allowed`."""
-    if allowed is None:  # what single precision makes of it, small enough to exclude chance
+    """Whether values lie on levels, up to the fraction `allowed` of one level."""
+    if allowed is None:  # the rounding of single precision, and small enough to exclude chance
         allowed = min(0.1, 1e-3 + 8 * float(np.finfo(np.float32).eps) * levels)
     low, high = (float(array.min()) - shift) * scale, (float(array.max()) - shift) * scale
     if low < -allowed or high > levels - 1 + allowed:

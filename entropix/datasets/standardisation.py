@@ -4,18 +4,16 @@ $$x_{std} = \frac{x - m}{c}, \qquad
 \log p(x) = \log p_{std}(x_{std}) + \log\det, \qquad \log\det = -\sum_i \log c_i .$$
 
 KL divergences between data sets standardised alike are those of the original data; differential
-entropies shift by -log det; entropy production belongs to the units it was computed in, because the
-equilibrium stays where it is.
+entropies shift by -log det; entropy production belongs to the units in which it was computed,
+because the equilibrium does not change with them.
 """
-
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import as_float, real_array
+from entropix._core.arrays import DataLike, as_float, real_array
 from entropix._core.checks import finite, is_concrete, positive, positive_integer, samples
 
 
@@ -25,7 +23,7 @@ class Standardisation(eqx.Module):
     Args:
         mean: shape (D,).
         std: shape (D,), positive.
-        name: what records call it.
+        name: its name in records.
 
     Raises:
         ValueError: on a wrong shape, or a `std` that is not positive.
@@ -35,7 +33,7 @@ class Standardisation(eqx.Module):
     std: Float[Array, " d"]
     name: str = eqx.field(static=True)
 
-    def __init__(self, mean: Any, std: Any, name: str = "custom"):
+    def __init__(self, mean: DataLike, std: DataLike, name: str = "custom"):
         self.mean = finite(mean, "mean")
         self.std = positive(std, "std")
         self.name = name
@@ -46,7 +44,7 @@ class Standardisation(eqx.Module):
             )
 
     @staticmethod
-    def per_feature(points: Any) -> "Standardisation":
+    def per_feature(points: DataLike) -> "Standardisation":
         """Every column to mean 0 and standard deviation 1: for tables.
 
         Args:
@@ -57,12 +55,10 @@ class Standardisation(eqx.Module):
                 precision beside its mean.
         """
         points, dtype = _host(points)
-        mean, std = points.mean(axis=0), points.std(axis=0)
-        _check_resolution(mean, std, dtype)
-        return Standardisation(mean.astype(dtype), std.astype(dtype), "per-feature")
+        return _resolved(points.mean(axis=0), points.std(axis=0), dtype, "per-feature")
 
     @staticmethod
-    def global_scale(points: Any) -> "Standardisation":
+    def global_scale(points: DataLike) -> "Standardisation":
         """Every column to mean 0, all divided by one number: for images and points of one unit.
 
         The number is the root of the mean variance of the columns, so the standardised data have
@@ -79,8 +75,7 @@ class Standardisation(eqx.Module):
         points, dtype = _host(points)
         mean = points.mean(axis=0)
         std = np.full_like(mean, np.sqrt(points.var(axis=0).mean()))
-        _check_resolution(mean, std, dtype)
-        return Standardisation(mean.astype(dtype), std.astype(dtype), "global")
+        return _resolved(mean, std, dtype, "global")
 
     @staticmethod
     def identity(dim: int) -> "Standardisation":
@@ -109,15 +104,15 @@ class Standardisation(eqx.Module):
         """
         return -jnp.sum(jnp.log(self.std))
 
-    def _checked(self, x: Any) -> Array:
+    def _checked(self, x: DataLike) -> Array:
         x = as_float(x, "x")
         if x.ndim == 0 or x.shape[-1] != self.dim:
             raise ValueError(f"`x` must have shape (..., {self.dim}), got {x.shape}.")
         return x
 
 
-def _host(points: Any) -> tuple[np.ndarray, np.dtype]:
-    """Points in float64 on the host, and the dtype in which programs will see them."""
+def _host(points: DataLike) -> tuple[np.ndarray, np.dtype]:
+    """Points in float64 on the host, and their dtype in programs."""
     seen = samples(points, "points")
     if seen.ndim != 2:
         raise ValueError(f"`points` must have shape (N, D), got {seen.shape}.")
@@ -126,7 +121,7 @@ def _host(points: Any) -> tuple[np.ndarray, np.dtype]:
     return real_array(points, "`points`").astype(np.float64), np.dtype(seen.dtype)
 
 
-def _check_resolution(mean: np.ndarray, std: np.ndarray, dtype: np.dtype) -> None:
+def _resolved(mean: np.ndarray, std: np.ndarray, dtype: np.dtype, name: str) -> Standardisation:
     """Refuse a spread of fewer than a hundred steps of the numbers around the mean."""
     if (std == 0).any():
         raise ValueError(
@@ -142,3 +137,4 @@ def _check_resolution(mean: np.ndarray, std: np.ndarray, dtype: np.dtype) -> Non
             f"{std[i]:.3g} around {mean[i]:.6g} in column {i}: subtract an offset, or enable "
             f"float64 (JAX_ENABLE_X64=1)."
         )
+    return Standardisation(mean.astype(dtype), std.astype(dtype), name)

@@ -1,4 +1,4 @@
-r"""`stream`: batches of data that need not fit into memory, shuffled anew in every epoch.
+r"""`stream`: batches of data that need not fit into memory, shuffled again in every epoch.
 
 With N samples and batches of B there are $S = \lfloor N/B \rfloor$ steps to an epoch, and step k
 takes
@@ -19,15 +19,16 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from jax.typing import DTypeLike
 
 from entropix._core.arrays import check_real, rounded
 from entropix._core.checks import positive_integer
+from entropix._core.extras import needed
 from entropix.datasets.dataset import Dataset
-from entropix.datasets.files import needed
-from entropix.datasets.opening import open_source
-from entropix.datasets.sources import AbstractSource
-from entropix.training.stream import AbstractStream
+from entropix.datasets.sources import Source, open_source
+from entropix.training import AbstractStream
 
 
 def stream(
@@ -40,19 +41,18 @@ def stream(
     label: str | Sequence[str] | None = None,
     split: str | None = None,
     shape: tuple[int, ...] | None = None,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     dequantise: bool = False,
     num_processes: int | None = None,
     process_index: int | None = None,
     num_threads: int = 4,
     prefetch: int = 8,
-    cache_bytes: int = 2**28,
 ) -> AbstractStream:
     """A stream over data on disk: deterministic, shared out among processes, resumable anywhere.
 
     | source | read by |
     |---|---|
-    | `.parquet`, or a folder of such files | row groups, the last ones kept (`cache_bytes`) |
+    | `.parquet`, or a folder of such files | rows of the copy in the cache of `datasets` |
     | `.array_record`, or a folder of such files | records, each the raw bytes of one example |
     | a folder of `save_to_disk`, or `"hf:user/name"` | rows of a Hugging Face dataset |
     | `.npy` | rows of the mapped file |
@@ -65,25 +65,24 @@ def stream(
 
     Args:
         source: see the table.
-        batch_size: of the whole batch, over all processes.
+        batch_size: samples in a batch, over all processes.
         seed: of the order and the noise, from 0 to 2^32 - 1.
-        shuffle: a new order in every epoch; otherwise that of the source.
-        columns: of parquet files and Hugging Face datasets, those that make up one example: one
-            of images or of lists of equal sizes, or several of numbers. None: the only one of
+        shuffle: whether every epoch has a new order, rather than that of the source.
+        columns: the columns of parquet files and Hugging Face datasets that make up one example:
+            one of images or of lists of equal sizes, or several of numbers. None: the only one of
             images, or else the only one of lists, or else all of numbers but `label`.
         label: the column of the conditions, or a list of columns; of a `Dataset`, `"labels"` or
             `["labels"]`. None: no conditions.
         split: of Hugging Face datasets, see `load`.
-        shape: of one example; required for ArrayRecord, where the data are flat otherwise.
-        dtype: of a record of ArrayRecord, where it is required.
+        shape: of one example; required for ArrayRecord.
+        dtype: of a record; required for ArrayRecord.
         dequantise: add uniform noise on [0, 1) to integers, which depends on the seed, the epoch
             and the sample alone; see `entropix.datasets.dequantise`.
-        num_processes: how many processes share each batch; None: `jax.process_count()`, asked
-            for when batches are.
-        process_index: which of them this is; None: `jax.process_index()`.
-        num_threads: that read batches ahead; 0 reads each when it is asked for.
+        num_processes: how many processes share each batch; None: `jax.process_count()` at the time
+            of the first batch.
+        process_index: the index of this process; None: `jax.process_index()`.
+        num_threads: threads that read batches ahead; 0 reads each when it is needed.
         prefetch: batches kept ready.
-        cache_bytes: of parquet files, memory for decoded row groups.
 
     Returns:
         A stream whose batch k is the same whenever it is asked for, in any number of processes.
@@ -94,16 +93,16 @@ def stream(
             finite.
     """
     needed("grain", "a stream", "grain", "streams")
-    opened = open_source(source, columns, label, split, shape, dtype, cache_bytes)
+    opened = open_source(source, columns, label, split, shape, dtype)
     return _Stream(
         opened,
-        shape=opened.shape if shape is None else tuple(shape),
-        batch_size=batch_size,
-        seed=seed,
-        shuffle=shuffle,
-        dequantise=dequantise,
-        processes=(num_processes, process_index),
-        read_options=(num_threads, prefetch),
+        opened.shape if shape is None else tuple(shape),
+        batch_size,
+        seed,
+        shuffle,
+        dequantise,
+        (num_processes, process_index),
+        (num_threads, prefetch),
     )
 
 
@@ -112,8 +111,7 @@ class _Stream(AbstractStream):
 
     def __init__(
         self,
-        source: AbstractSource,
-        *,
+        source: Source,
         shape: tuple[int, ...],
         batch_size: int,
         seed: int,
@@ -180,9 +178,7 @@ class _Stream(AbstractStream):
         }
 
     def _part(self) -> tuple[int, int]:
-        """How many processes there are, and which of them this is."""
-        import jax
-
+        """The number of processes, and the index of this one."""
         count, index = self._processes
         # Not before it is needed: asking initialises the devices, which jax.distributed precedes.
         count = jax.process_count() if count is None else positive_integer(count, "num_processes")
@@ -224,12 +220,12 @@ class _Stream(AbstractStream):
             batches.close()  # its threads
 
     def _read(self, indices: np.ndarray, epoch: int) -> tuple[np.ndarray, Any]:
-        """Samples as floating numbers, and conditions. Epochs count from 1: 0 is that of `head`."""
+        """Samples as floating numbers, and conditions. Epochs count from 1; 0 is that of `head`."""
         stored, labels = self._source.read(indices)
         if stored.shape != (len(indices), *self._source.shape):
             raise ValueError(
                 f"{self._source.subject} must hold examples of one shape, {self._source.shape}, "
-                f"got {stored.shape[1:]} among {_few(indices)}."
+                f"got {stored.shape[1:]} among samples {', '.join(map(str, indices[:3]))}, ..."
             )
         points = rounded(stored, self.dtype, self._source.subject).reshape(-1, *self.shape)
         finite = np.isfinite(points)
@@ -247,15 +243,13 @@ class _Stream(AbstractStream):
         if labels is not None and labels.ndim > 1:
             labels = labels.astype(self.dtype)
         if self._dequantise:
-            noise = np.stack([self._noise(epoch, int(index)) for index in indices])
+            seeds = [[self._seed, epoch, int(index)] for index in indices]
+            noise = np.stack(
+                [
+                    np.random.default_rng(seed).random(self.shape, dtype=self.dtype.type)
+                    for seed in seeds
+                ]
+            )
             # 255 + 0.99999994 rounds to 256 in float32, which is the next level.
             points = np.minimum(points + noise, np.nextafter(points + 1, points))
         return points, labels
-
-    def _noise(self, epoch: int, index: int) -> np.ndarray:
-        rng = np.random.default_rng([self._seed, epoch, index])
-        return rng.random(self.shape, dtype=self.dtype.type)
-
-
-def _few(indices: np.ndarray) -> str:
-    return f"samples {', '.join(map(str, indices[:3].tolist()))}, ..."

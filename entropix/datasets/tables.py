@@ -1,10 +1,10 @@
 """Tables: `.csv` and `.parquet`, one sample per row, every column a real number.
 
-A `.csv` may be separated by commas, semicolons or tabs, whichever its first line shows. Its first
-line is a header if some field in it is not a number, or if it counts the columns 0, 1, ... above a
-line that does not consist of integers (as pandas writes a table whose columns have no names).
+A `.csv` file may be separated by commas, semicolons or tabs, as its first line shows. That line is
+a header if some field in it is not a number, or if it counts the columns 0, 1, ... above a line
+that does not consist of integers (as pandas writes a table whose columns have no names).
 
-Columns without a name (pandas, R and spreadsheets write the rows' names or numbers so):
+Columns without a name (as pandas, R and spreadsheets write the names or numbers of rows):
 
 | values | |
 |---|---|
@@ -12,7 +12,7 @@ Columns without a name (pandas, R and spreadsheets write the rows' names or numb
 | nothing | dropped |
 | anything else | kept |
 
-Either is said in a note.
+A note reports each case.
 """
 
 import csv
@@ -26,46 +26,61 @@ from typing import Any
 import numpy as np
 
 from entropix._core.arrays import rounded
+from entropix._core.extras import needed
 from entropix._core.memory import check_fits
-from entropix.datasets.files import Raw, needed, quoted, reading
-from entropix.datasets.parquet import unpacked
+from entropix.datasets.files import Raw, quoted, reading
 
 
 _NAMELESS = re.compile(r"\s*|Unnamed: \d+(\.\d+)?(_level_\d+)?")  # as pandas calls them
 _COUNTED = 8  # rows below which 0, 1, 2, ... may well be data
 
 
-def read_csv(path: Path, labels: str | None = None, keep_na: bool = False) -> Raw:
-    """Read a `.csv` file, with a header or without.
+def read_table(path: Path, labels: str | None = None, keep_na: bool = False) -> Raw:
+    """Read a `.csv` file, with a header or without, or a `.parquet` file.
 
     Args:
         path: the file.
-        labels: the column that holds labels, numbers or text, and is no part of the array; without
-            a header, its number, counted from 0.
-        keep_na: whether NA, None, null and the like are labels rather than missing ones.
-
-    Raises:
-        ValueError: if the file is empty or ragged, a column is not numeric (named), or there is
-            none of the name `labels`.
+        labels: the column of the labels, numbers or text, which is not part of the array; without a
+            header, its number, counted from 0.
+        keep_na: whether NA, None, null and the like are labels rather than missing ones, in `.csv`.
     """
-    frame, header = _csv_frame(path, labels, keep_na)
-    return _numeric(frame, path, labels, named=header)
+    frame, named = _frame(path, labels, keep_na)
+    frame, notes = _without_index(frame, path, labels) if named else (frame, [])
+    given = None
+    if labels is not None:
+        index = _place(frame, labels, path)
+        given = _label_column(frame.iloc[:, index], path)
+        frame = frame.iloc[:, [i for i in range(frame.shape[1]) if i != index]]
+    if 0 in frame.shape:
+        raise ValueError(
+            f"{quoted(path)} must hold rows and columns of numbers, "
+            f"got {frame.shape[0]} rows and {frame.shape[1]} columns."
+        )
+    names = tuple(str(name) for name in frame.columns)
+    columns = []
+    for index in range(frame.shape[1]):
+        label = f"column {names[index]!r}" if named else f"column {index}"
+        column = _numeric_column(frame.iloc[:, index], f"{label} of {quoted(path)}")
+        if isinstance(column, str):
+            raise ValueError(f"{quoted(path)} must have numeric columns, got {label}: {column}.")
+        first = not named and index == 0
+        if frame.shape[1] > 1 and _numbers_rows(column, any_numbers=first):
+            notes.append(
+                f"{label} of {quoted(path)} seems to number the rows and is kept as data: leave it "
+                f"out of the file if it is an index"
+            )
+        columns.append(column)
+    dtype = np.result_type(*columns)
+    if dtype.kind == "f":  # as for int64 beside uint64 too
+        subjects = [f"column {name!r} of {quoted(path)}" for name in names]
+        columns = [rounded(c, dtype, s) for c, s in zip(columns, subjects, strict=True)]
+    array = np.stack(columns, axis=-1)
+    return Raw(array, given, names if named else None, notes=tuple(notes))
 
 
 def read_label_table(path: Path, keep_na: bool = False) -> np.ndarray:
-    """The labels that a table holds in its only column, besides an index.
-
-    Args:
-        path: a `.csv` or `.parquet` file.
-        keep_na: as for `read_csv`.
-
-    Raises:
-        ValueError: if there are several columns, or a label is missing.
-    """
-    if path.suffix.lower() == ".csv":
-        frame, named = _csv_frame(path, None, keep_na)
-    else:
-        frame, named = _parquet_frame(path), True
+    """The labels that a `.csv` or `.parquet` file holds in its only column, besides an index."""
+    frame, named = _frame(path, None, keep_na)
     frame = _without_index(frame, path, None)[0] if named else frame
     if frame.shape[1] != 1:
         raise ValueError(
@@ -74,20 +89,41 @@ def read_label_table(path: Path, keep_na: bool = False) -> np.ndarray:
     return _label_column(frame.iloc[:, 0], path)
 
 
-def _csv_frame(path: Path, labels: str | None, keep_na: bool) -> tuple[Any, bool]:
-    """The table, and whether its first line is a header.
+def unpacked(group: Any) -> int:
+    """Bytes that a row group takes in memory, by its metadata.
 
-    With `keep_na`, the column of the labels is text as it stands; all columns, if none is named.
+    Runs of equal values take next to nothing in the file, whatever their number.
     """
+    columns = [group.column(i) for i in range(group.num_columns)]
+    return sum(max(column.total_uncompressed_size, 8 * column.num_values) for column in columns)
+
+
+def _frame(path: Path, labels: str | None, keep_na: bool) -> tuple[Any, bool]:
+    """The table, and whether its columns have names.
+
+    With `keep_na`, the column of the labels is text as it is; all columns, if none is named.
+    """
+    if path.suffix.lower() == ".parquet":
+        pandas = needed("pandas", "reading .parquet", "pandas", "data")
+        needed("pyarrow", "reading .parquet", "pyarrow", "data")
+        parquet = needed("pyarrow.parquet", "reading .parquet", "pyarrow", "data")
+        with reading(path, "a .parquet table"), parquet.ParquetFile(path) as file:
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            size = sum(unpacked(group) for group in groups)
+        check_fits(size, quoted(path), "a table")
+        with reading(path, "a .parquet table"):
+            return pandas.read_parquet(path), True
     pandas = needed("pandas", "reading .csv", "pandas", "data")
     expected = "a .csv table"
     check_fits(path.stat().st_size, quoted(path), "a table")
-    with reading(path, expected):
-        first, second, delimiter = _first_lines(path)
-    if not first:
+    with reading(path, expected), path.open(encoding="utf-8-sig", newline="") as file:
+        lines = list(itertools.islice((line for line in file if line.strip()), 2))
+    if not lines:
         raise ValueError(f"{quoted(path)} must be {expected}, got an empty file.")
-    header = _is_header(first, second)
+    delimiter = next((mark for mark in ",;\t" if mark in lines[0]), ",")
     with reading(path, expected), warnings.catch_warnings():
+        first, second, *_ = [*csv.reader(lines, delimiter=delimiter), [], []]
+        header = _is_header(first, second)
         # pandas only warns where it cuts off fields for which the header has no name.
         warnings.simplefilter("error", pandas.errors.ParserWarning)
         read = functools.partial(
@@ -110,44 +146,6 @@ def _csv_frame(path: Path, labels: str | None, keep_na: bool) -> tuple[Any, bool
     return frame, header
 
 
-def read_parquet(path: Path, labels: str | None = None) -> Raw:
-    """Read a `.parquet` file.
-
-    Args:
-        path: the file.
-        labels: as for `read_csv`.
-
-    Raises:
-        ValueError: if the file is damaged or empty, a column is not numeric (named), or there is
-            none of the name `labels`.
-    """
-    return _numeric(_parquet_frame(path), path, labels, named=True)
-
-
-def _parquet_frame(path: Path) -> Any:
-    pandas = needed("pandas", "reading .parquet", "pandas", "data")
-    needed("pyarrow", "reading .parquet", "pyarrow", "data")
-    parquet = needed("pyarrow.parquet", "reading .parquet", "pyarrow", "data")
-    with reading(path, "a .parquet table"), parquet.ParquetFile(path) as file:
-        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-        size = sum(unpacked(group) for group in groups)
-    check_fits(size, quoted(path), "a table")
-    with reading(path, "a .parquet table"):
-        frame = pandas.read_parquet(path)
-    return frame
-
-
-def _first_lines(path: Path) -> tuple[list[str], list[str], str]:
-    """The fields of the first two lines that are not blank, and what separates them."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = list(itertools.islice((line for line in file if line.strip()), 2))
-    if not lines:
-        return [], [], ","
-    delimiter = next((mark for mark in ",;\t" if mark in lines[0]), ",")
-    first, second, *_ = [*csv.reader(lines, delimiter=delimiter), [], []]
-    return first, second, delimiter
-
-
 def _is_header(first: list[str], second: list[str]) -> bool:
     fields = [field.strip() for field in first]
     names = fields[1:] if not fields[0] else fields
@@ -167,52 +165,8 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _numeric(frame: Any, path: Path, labels: str | None, *, named: bool) -> Raw:
-    """The columns of a data frame as one array, that of the labels apart.
-
-    Raises:
-        ValueError: if the frame is empty, one of its columns is not numeric, or there is none of
-            the name `labels`.
-    """
-    given = None
-    frame, notes = _without_index(frame, path, labels) if named else (frame, [])
-    if labels is not None:
-        index = _place(frame, labels, path)
-        given = _label_column(frame.iloc[:, index], path)
-        frame = frame.iloc[:, [i for i in range(frame.shape[1]) if i != index]]
-    if 0 in frame.shape:
-        raise ValueError(
-            f"{quoted(path)} must hold rows and columns of numbers, "
-            f"got {frame.shape[0]} rows and {frame.shape[1]} columns."
-        )
-    names = tuple(str(name) for name in frame.columns)
-    columns = []
-    for index in range(frame.shape[1]):
-        label = f"column {names[index]!r}" if named else f"column {index}"
-        column = _numeric_column(frame.iloc[:, index], f"{label} of {quoted(path)}")
-        if isinstance(column, str):
-            raise ValueError(f"{quoted(path)} must have numeric columns, got {label}: {column}.")
-        first = not named and index == 0 and frame.shape[1] > 1
-        if frame.shape[1] > 1 and _numbers_rows(column, any_numbers=first):
-            notes.append(
-                f"{label} of {quoted(path)} seems to number the rows and is kept as data: leave it "
-                f"out of the file if it is an index"
-            )
-        columns.append(column)
-    dtype = np.result_type(*columns)
-    if dtype.kind == "f":  # as it is for int64 beside uint64 too
-        subjects = [f"column {name!r} of {quoted(path)}" for name in names]
-        columns = [rounded(c, dtype, s) for c, s in zip(columns, subjects, strict=True)]
-    array = np.stack(columns, axis=-1)
-    return Raw(array, given, names if named else None, notes=tuple(notes))
-
-
 def _place(frame: Any, labels: str, path: Path) -> int:
-    """Which column holds the labels.
-
-    Raises:
-        ValueError: if none or several have that name.
-    """
+    """Which column holds the labels."""
     known = [str(name) for name in frame.columns]
     if known.count(labels) != 1:
         raise ValueError(
@@ -223,7 +177,7 @@ def _place(frame: Any, labels: str, path: Path) -> int:
 
 
 def _without_index(frame: Any, path: Path, labels: str | None) -> tuple[Any, list[str]]:
-    """The table without what numbers or names its rows, and notes."""
+    """The table without the columns that number or name its rows, and notes."""
     kept, notes = [], []
     for index, name in enumerate(map(str, frame.columns)):
         if not _NAMELESS.fullmatch(name) or name == labels or frame.shape[1] == 1:
@@ -231,11 +185,11 @@ def _without_index(frame: Any, path: Path, labels: str | None) -> tuple[Any, lis
             continue
         column = frame.iloc[:, index]
         place = f"column {index} (counted from 0) of {quoted(path)} has no name"
-        numbers = column.dtype.kind if isinstance(column.dtype, np.dtype) else ""
-        whole = numbers in "iu" or (numbers == "f" and bool((column == column.round()).all()))
+        kind = column.dtype.kind if isinstance(column.dtype, np.dtype) else ""
+        whole = kind in "iu" or (kind == "f" and bool((column == column.round()).all()))
         if column.isna().all():
             notes.append(f"{place} and no entries, and is dropped")
-        elif column.is_unique and (numbers not in tuple("bf") or whole):
+        elif column.is_unique and (kind not in tuple("bf") or whole):
             notes.append(
                 f"{place} and no value twice: taken for an index, and dropped; give it a name in "
                 f"the first line of the file to keep it"
@@ -255,11 +209,7 @@ def _numbers_rows(column: np.ndarray, *, any_numbers: bool) -> bool:
 
 
 def _label_column(column: Any, path: Path) -> np.ndarray:
-    """Numbers if all of them are, otherwise text.
-
-    Raises:
-        ValueError: if an entry is missing.
-    """
+    """Numbers if all of them are, otherwise text."""
     missing = int(column.isna().sum())
     if missing:
         hint = ""
@@ -277,11 +227,7 @@ def _label_column(column: Any, path: Path) -> np.ndarray:
 
 
 def _numeric_column(column: Any, subject: str) -> np.ndarray | str:
-    """The numbers of one column, or a few words on why it has none.
-
-    Raises:
-        ValueError: if they are integers that float64 does not tell apart, or does not hold.
-    """
+    """The numbers of one column, or a few words on why it has none."""
     pandas = needed("pandas", "reading tables", "pandas", "data")
     types = pandas.api.types
     if types.is_bool_dtype(column) and not column.isna().any():

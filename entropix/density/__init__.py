@@ -1,11 +1,8 @@
 """Log densities of samples under a model."""
 
 from entropix.density.bits import bits_per_dimension as bits_per_dimension
-from entropix.density.denoising_error import DenoisingError as DenoisingError
 from entropix.density.jarzynski import Jarzynski as Jarzynski
 from entropix.density.log_prob import log_prob as log_prob
-from entropix.density.method import AbstractDensityMethod as AbstractDensityMethod
+from entropix.density.path_bound import DenoisingError as DenoisingError
 from entropix.density.path_bound import PathBound as PathBound
 from entropix.density.probability_flow import ProbabilityFlow as ProbabilityFlow
-from entropix.density.result import BitsPerDimension as BitsPerDimension
-from entropix.density.result import LogDensity as LogDensity

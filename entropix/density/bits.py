@@ -15,9 +15,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
-from entropix._core.arrays import Key, as_float
+from entropix._core.arrays import DataLike, Key, as_float
 from entropix._core.checks import (
     conditions,
     finite,
@@ -28,31 +28,28 @@ from entropix._core.checks import (
 )
 from entropix._core.precision import full_precision
 from entropix.density.log_prob import log_prob
-from entropix.density.method import AbstractDensityMethod
-from entropix.density.result import BitsPerDimension
 from entropix.distributions import dequantise
-from entropix.interfaces import AbstractModel
+from entropix.interfaces import AbstractDensityMethod, AbstractModel, SampleEstimates
 
 
 @full_precision
 def bits_per_dimension(
     model: AbstractModel,
-    images: Any,
+    images: DataLike,
     *,
     key: Key,
-    width: Any = 1.0,
-    transform: tuple[Any, Any] | None = None,
+    width: DataLike = 1.0,
+    transform: tuple[DataLike, DataLike] | None = None,
     num_draws: int = 4,
     method: AbstractDensityMethod | None = None,
     prior: Any = None,
-    condition: Any = None,
+    condition: PyTree = None,
     chunk_size: int = 4096,
-    cutoff: Any = None,
-) -> BitsPerDimension:
+    cutoff: DataLike | None = None,
+) -> SampleEstimates:
     r"""Bits per dimension of images of discrete levels under a model of the dequantised ones.
 
-    Where the log density is itself a lower bound (`PathBound`), so is what comes of it: an upper
-    bound on the bits either way.
+    An upper bound on the bits, also where the log density is itself a lower bound (`PathBound`).
 
     Args:
         model: a model of images with uniform noise added (see `datasets.dequantise`), standardised
@@ -71,7 +68,8 @@ def bits_per_dimension(
         cutoff: see `log_prob`; what is bounded are then probabilities of images with that noise.
 
     Returns:
-        `.value` and `.stderr`, shape (N,), in bits per dimension, and `.mean`, an `Estimate`.
+        `.value` and `.stderr`, shape (N,), in bits per dimension, and `.mean`, an `Estimate`. The
+        errors include the noise of dequantisation.
 
     Raises:
         ValueError: if an argument is malformed, or the images are not multiples of `width`.
@@ -96,7 +94,7 @@ def bits_per_dimension(
         cutoff=cutoff,
     )
     value, stderr = _bits(result.value.reshape(-1, draws), as_float(width), scale)
-    return BitsPerDimension(value, stderr, result.num_evaluations * draws, result.cutoff)
+    return SampleEstimates(value, stderr, result.num_evaluations * draws, result.cutoff)
 
 
 @eqx.filter_jit

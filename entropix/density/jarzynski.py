@@ -9,10 +9,8 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
 from entropix._core.checks import positive_integer
-from entropix.density.method import AbstractDensityMethod
-from entropix.density.result import LogDensity
-from entropix.entropy.girsanov import path_log_ratio
-from entropix.interfaces import AbstractModel
+from entropix.entropy import path_log_ratio
+from entropix.interfaces import AbstractDensityMethod, AbstractModel, SampleEstimates
 
 
 class Jarzynski(AbstractDensityMethod):
@@ -44,7 +42,7 @@ class Jarzynski(AbstractDensityMethod):
         cutoff: Array | None,
         key: Key | None,
         chunk_size: int,
-    ) -> LogDensity:
+    ) -> SampleEstimates:
         if key is None:
             raise ValueError("`key` must be given: Jarzynski draws random numbers.")
         if cutoff is not None:
@@ -60,7 +58,7 @@ class Jarzynski(AbstractDensityMethod):
             chunk_size=chunk_size,
         )
         value, stderr = _averages(weights)
-        return LogDensity(value, stderr, self.num_paths * self.num_steps)
+        return SampleEstimates(value, stderr, self.num_paths * self.num_steps)
 
 
 @jax.jit

@@ -4,8 +4,9 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
-from entropix._core.arrays import Key
+from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import (
     conditions,
     example_shape,
@@ -15,35 +16,33 @@ from entropix._core.checks import (
     samples,
 )
 from entropix._core.precision import full_precision
-from entropix.density.method import AbstractDensityMethod
 from entropix.density.path_bound import PathBound
-from entropix.density.result import LogDensity
-from entropix.entropy.functional import cutoff_within
-from entropix.interfaces import AbstractModel
+from entropix.estimators import check_cutoff
+from entropix.interfaces import AbstractDensityMethod, AbstractModel, SampleEstimates
 
 
 @full_precision
 def log_prob(
     model: AbstractModel,
-    x: Any,
+    x: DataLike,
     *,
     key: Key | None = None,
     method: AbstractDensityMethod | None = None,
     prior: Any = None,
-    condition: Any = None,
+    condition: PyTree = None,
     chunk_size: int = 4096,
-    cutoff: Any = None,
-) -> LogDensity:
+    cutoff: DataLike | None = None,
+) -> SampleEstimates:
     r"""Log density of samples under a model, in nats, with standard errors.
 
-    Where the data lie on a set of fewer dimensions they have no density, and a model that has
-    learnt so has an infinite one: a rate that does not decay at the data end raises, with its
-    slope. With a cut-off $\Sigma_c$, reached at the time $s_c$ with scale $\mu_c$, the value is
+    Data on a set of lower dimension have no density, and a model that has learnt this has an
+    infinite one: a rate that does not decay at the data end raises, with its slope. With a cut-off
+    $\Sigma_c$, reached at the time $s_c$ with scale $\mu_c$, the value is
 
     $$\log p_{s_c}(\mu_c x) + D\log\mu_c,$$
 
-    the log density at x of what the reverse process has made by then, in units of the data: of the
-    data with noise $N(0, (\Sigma_c/\mu_c)^2 I)$ added, where the model is exact.
+    the log density at x, in units of the data, of the state of the reverse process at that time.
+    For an exact model it is that of the data with noise $N(0, (\Sigma_c/\mu_c)^2 I)$ added.
 
     Args:
         model: any model.
@@ -59,8 +58,21 @@ def log_prob(
         `.value` and `.stderr`, shape (N,), `.cutoff`, and `.mean`, an `Estimate`.
 
     Raises:
-        ValueError: if an argument is malformed, a key is missing, a value is not finite, or the
-            rate does not decay at the data end and no cut-off was given.
+        ValueError: if an argument is malformed, a key is missing, or a value is not finite.
+        DivergenceError: if the rate does not decay at the data end and no cut-off was given.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, entropix as ex
+        >>> process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
+        >>> gaussian = ex.Gaussian([0.0], [[0.5]])
+        >>> model = ex.ExactModel(gaussian, process)
+        >>> x = jnp.array([[0.0], [0.5], [1.0]])
+        >>> density = ex.log_prob(model, x, key=jax.random.key(0), method=ex.PathBound(32))
+        >>> bool(jnp.all(abs(density.value - gaussian.log_prob(x)) < 4 * density.stderr + 1e-4))
+        True
+
+    References:
+        Song et al., 2101.09258; Premkumar, 2410.06986. Each method has its own.
     """
     x = samples(x, "x", minimum=1)
     example_shape(model, x, "x")
@@ -77,7 +89,7 @@ def log_prob(
         x,
         prior=model.prior if prior is None else prior,
         condition=condition,
-        cutoff=None if cutoff is None else cutoff_within(model.process, cutoff),
+        cutoff=check_cutoff(model.process, cutoff),
         key=key,
         chunk_size=positive_integer(chunk_size, "chunk_size"),
     )

@@ -19,6 +19,15 @@ $1/\Sigma$ term; log-SNR is stratified under a proposal set by a pilot.
 Per unit log-SNR the integrand decays like $e^{-\lambda}$ at the data end where the model has a
 density. Where it has none, as on a manifold, it stays at minus half the codimension and the bound
 is infinite: the pilot detects this, and asks for a cut-off.
+
+With a cut-off the process starts from $\mu_c x$, at the time $s_c$ at which $\Sigma$ equals it. It
+reaches
+
+$$Y_s = \mu x + \Sigma k z, \qquad k^2 = 1 - e^{\lambda - \lambda_c},$$
+
+and the identity above holds with $z/\Sigma k$ in place of $z/\Sigma$, $r_c$ in place of r, and
+$D\log\mu_c$ for the change of units from $\mu_c x$ to $x$. Without one $\lambda_c$ is infinite and
+$k = 1$.
 """
 
 from typing import Any
@@ -26,31 +35,37 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from entropix._core.arrays import Key
+from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import positive_integer, samples
 from entropix._core.chunks import in_chunks, unchunk
-from entropix.density.integrand import BoundIntegrand
-from entropix.density.method import AbstractDensityMethod
-from entropix.density.result import LogDensity
 from entropix.distributions import Gaussian
-from entropix.entropy.axis import LogSNRAxis
-from entropix.entropy.ends import check_ends, end_points, judge_ends, num_end_points
-from entropix.entropy.integrate import (
-    BINS,
-    BLOCKS,
-    Pilot,
+from entropix.estimators import (
+    EndRates,
+    GaussianReference,
+    LogSNRAxis,
     Proposal,
-    peak_of,
-    proposal_of,
+    check_ends,
+    end_points,
+    error_difference,
+    judge_ends,
+    learn_proposal,
+    num_end_points,
+    reference_of,
 )
-from entropix.entropy.reference import GaussianReference, reference_of
-from entropix.interfaces import AbstractModel
+from entropix.interfaces import (
+    AbstractDensityMethod,
+    AbstractGaussianProcess,
+    AbstractModel,
+    SampleEstimates,
+)
 
 
 # Pairs at each of the points that decide whether the bound is finite.
 _END_PAIRS = 16
+# The pilot, shared by all samples: this share of their evaluations, within these numbers of pairs.
+_PILOT_SHARE, _FEWEST, _MOST = 1 / 7, 64, 2048
 
 
 class PathBound(AbstractDensityMethod):
@@ -71,7 +86,11 @@ class PathBound(AbstractDensityMethod):
     num_evaluations: int = eqx.field(static=True)
     reference: GaussianReference | None
 
-    def __init__(self, num_evaluations: int = 128, reference: Any = None):
+    def __init__(
+        self,
+        num_evaluations: int = 128,
+        reference: Gaussian | GaussianReference | DataLike | None = None,
+    ):
         self.num_evaluations = positive_integer(num_evaluations, "num_evaluations", 16)
         if self.num_evaluations % 2:
             raise ValueError(
@@ -90,11 +109,11 @@ class PathBound(AbstractDensityMethod):
         x: Float[Array, "n *shape"],
         *,
         prior: Any,
-        condition: Any,
+        condition: PyTree,
         cutoff: Array | None,
         key: Key | None,
         chunk_size: int,
-    ) -> LogDensity:
+    ) -> SampleEstimates:
         if key is None:
             raise ValueError("`key` must be given for PathBound, got None.")
         reference = reference_of(x) if self.reference is None else self.reference
@@ -104,13 +123,14 @@ class PathBound(AbstractDensityMethod):
                 f"got {reference.mean.size}."
             )
         axis = LogSNRAxis.of(model.process, reference.mean_variance, cutoff)
-        integrand = BoundIntegrand(model, reference, axis)
+        integrand = _Integrand(model, reference, axis)
         pilot_key, main_key = jax.random.split(key)
-        # The pilot is shared by all samples: its share of their evaluations, up to a few thousand.
-        pilot_pairs = min(round(self.num_evaluations * x.shape[0] / (2 * BLOCKS)), 2048)
-        pilot_pairs = max(pilot_pairs, BINS)
-        pilot = _pilot(integrand, x, condition, key=pilot_key, pairs=pilot_pairs, chunk=chunk_size)
-        proposal = check_ends(pilot.proposal, pilot.ends, cutoff, x)
+        pilot_pairs = round(self.num_evaluations * x.shape[0] * _PILOT_SHARE / 2)
+        pilot_pairs = max(min(pilot_pairs, _MOST), _FEWEST)
+        proposal, ends = _pilot(
+            integrand, x, condition, key=pilot_key, pairs=pilot_pairs, chunk=chunk_size
+        )
+        proposal = check_ends(proposal, ends, cutoff, x)
         value, stderr = _bound(
             integrand,
             proposal,
@@ -123,20 +143,125 @@ class PathBound(AbstractDensityMethod):
         )
         shared = 2 * (pilot_pairs + _END_PAIRS * num_end_points(model.process))
         spent = self.num_evaluations + -(-shared // x.shape[0])
-        return LogDensity(value, stderr, spent, cutoff)
+        return SampleEstimates(value, stderr, spent, cutoff)
+
+
+class DenoisingError(AbstractDensityMethod):
+    r"""$-\log p(x) = -\log r(x) + \frac12\int[\mathrm{mmse}(x, g) - \mathrm{mmse}_r(x, g)]\,dg$.
+
+    $g = e^\lambda$ is the signal-to-noise ratio, $\mathrm{mmse}(x, g) = E\|x - D(y)\|^2$ the error
+    of the model's denoiser at $y = \mu x + \Sigma z$, and $r$ a Gaussian reference, whose errors
+    take the place of $d/(1 + g)$. Pointwise exact for the optimal denoiser and neither a bound nor
+    a density otherwise (Kong, Brekelmans, Ver Steeg, 2302.03792).
+
+    In terms of scores the integrand is that of `PathBound`, $\frac12\Sigma^2(s - s_r)\cdot(s + s_r
+    + 2z/\Sigma)\,d\lambda$, and so is the estimator: a pilot, importance sampling of the log-SNR,
+    antithetic noise. What differs is the end: no prior enters, and below the lowest
+    signal-to-noise ratio of the process the denoiser is taken to be the reference's.
+
+    With a cut-off it is the error over signal-to-noise ratios up to that of the cut-off, which
+    gives the density of the data with that noise.
+
+    Args: as `PathBound`.
+    """
+
+    bound: PathBound
+
+    def __init__(self, num_evaluations: int = 128, reference: Any = None):
+        self.bound = PathBound(num_evaluations, reference)
+
+    def evaluate(
+        self,
+        model: AbstractModel,
+        x: Float[Array, "n *shape"],
+        *,
+        prior: Any,
+        condition: Any,
+        cutoff: Array | None,
+        key: Key | None,
+        chunk_size: int,
+    ) -> SampleEstimates:
+        del prior
+        return self.bound.evaluate(
+            model,
+            x,
+            prior=None,
+            condition=condition,
+            cutoff=cutoff,
+            key=key,
+            chunk_size=chunk_size,
+        )
+
+
+class _Integrand(eqx.Module):
+    """The integrand of the path bound and its terms at both ends, for one sample."""
+
+    model: AbstractModel
+    reference: GaussianReference
+    axis: LogSNRAxis
+
+    def _kept(self, fraction: Any) -> Array:
+        """$k$: what is left of the noise of the process where it starts at a cut-off."""
+        if not self.axis.has_cutoff:
+            return jnp.ones_like(self.axis.centre)
+        passed = self.axis.log_snr(0.0) - self.axis.log_snr(fraction)
+        # Closer to the cut-off than this, rounding would pull a pair of states apart or together.
+        return jnp.sqrt(-jnp.expm1(-jnp.maximum(passed, 1e-5)))
+
+    def pair(
+        self,
+        fraction: Array,
+        x: Float[Array, "*shape"],
+        condition: PyTree,
+        z: Float[Array, "*shape"],
+    ) -> Float[Array, ""]:
+        """The integrand per unit of the axis, averaged over (z, -z)."""
+        process: AbstractGaussianProcess = self.model.process
+        kept = self._kept(fraction)
+        s = process.time_of_log_snr(self.axis.log_snr(fraction))
+
+        def one(noise: Array) -> Array:
+            y = process.perturb(s, x, kept * noise)
+            field = self.model.entropy_field(s, y, condition)
+            known = self.reference.entropy_field(process, s, y)
+            return error_difference(process, s, y, noise / kept, field, known)
+
+        weight = self.axis.jacobian(fraction) * process.measure(s)
+        return weight * jnp.mean(jax.vmap(one)(jnp.stack([z, -z])))
+
+    def noise_end(
+        self, prior: Any, x: Float[Array, "*shape"], z: Float[Array, "*shape"]
+    ) -> Float[Array, ""]:
+        r"""$\log prior(Y_T) - \log r_T(Y_T)$, averaged over (z, -z)."""
+        process, kept = self.model.process, self._kept(1.0)
+
+        def one(noise: Array) -> Array:
+            y = process.perturb(process.t1, x, kept * noise)
+            return prior.log_prob(y) - self.reference.log_prob(process, process.t1, y)
+
+        return (one(z) + one(-z)) / 2
+
+    def data_end(self, x: Float[Array, "*shape"]) -> Float[Array, ""]:
+        r"""$\log r(x)$, or with a cut-off $\log r_c(\mu_c x) + D\log\mu_c$."""
+        if not self.axis.has_cutoff:
+            return self.reference.log_prob_undiffused(x)
+        process = self.model.process
+        start = self.axis.start_time(process)
+        there = self.reference.log_prob(process, start, process.scale(start) * x)
+        return there + x.size * process.log_scale(start)
 
 
 @eqx.filter_jit
 def _pilot(
-    integrand: BoundIntegrand, x: Array, condition: Any, *, key: Key, pairs: int, chunk: int
-) -> Pilot:
+    integrand: _Integrand, x: Array, condition: PyTree, *, key: Key, pairs: int, chunk: int
+) -> tuple[Proposal, EndRates]:
     axis = integrand.axis
     jitter_key, index_key, noise_key = jax.random.split(key, 3)
     jitter = jax.random.uniform(jitter_key, (pairs,), x.dtype, minval=1e-6)
     fraction = (jnp.arange(pairs) + jitter) / pairs
     index = jax.random.randint(index_key, (pairs,), 0, x.shape[0])
     # A sweep of the axis, then the same samples and noise at each of its end points.
-    ends = end_points(integrand.process, axis, x)
+    ends = end_points(integrand.model.process, axis, x)
     places = jnp.concatenate([fraction, jnp.repeat(axis.fraction(ends), _END_PAIRS)])
     numbers = jnp.concatenate([jnp.arange(pairs), jnp.tile(jnp.arange(_END_PAIRS), len(ends))])
 
@@ -151,28 +276,28 @@ def _pilot(
     count = places.shape[0]
     out = in_chunks(values, (places, numbers), count, max(chunk // 2, 1))
     out = jax.lax.stop_gradient(unchunk(out, count))
-    # Of the log density, which falls where the integrand is positive.
+    # Rates of the log density, which falls where the integrand is positive.
     rates = -out / axis.jacobian(places)
+    proposal, peak = learn_proposal(fraction, out[:pairs], None, rates[:pairs])
     # Where all is Gaussian there is no rate but rounding: a hundredth counts as a peak.
-    peak = jnp.maximum(peak_of(fraction, rates[:pairs]), 0.01)
+    peak = jnp.maximum(peak, 0.01)
     at_ends = rates[pairs:].reshape(len(ends), _END_PAIRS)
-    judged = judge_ends(ends, at_ends, peak, axis, x, fraction, out[:pairs])
-    return Pilot(proposal_of(fraction, out[:pairs]), judged)
+    return proposal, judge_ends(ends, at_ends, peak, axis, x, fraction, out[:pairs])
 
 
 @eqx.filter_jit
 def _bound(
-    integrand: BoundIntegrand,
+    integrand: _Integrand,
     proposal: Proposal,
     x: Array,
-    condition: Any,
+    condition: PyTree,
     prior: Any,
     *,
     key: Key,
     strata: int,
     chunk: int,
 ) -> tuple[Array, Array]:
-    def one(sample: Array, chosen: Any, i: Array, j: Array) -> Array:
+    def one(sample: Array, chosen: PyTree, i: Array, j: Array) -> Array:
         jitter_key, noise_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, i), j))
         offset = jax.random.uniform(jitter_key, (), x.dtype, minval=1e-6)
         fraction, density, _ = proposal.place((j + offset) / strata)

@@ -23,20 +23,16 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 from scipy.special import ndtri, stdtrit
 
 from entropix._core.arrays import Key, inner
 from entropix._core.checks import choice, positive, positive_integer
 from entropix._core.chunks import map_in_batches
 from entropix._core.precision import matmul
-from entropix.density.method import AbstractDensityMethod
-from entropix.density.result import LogDensity
-from entropix.density.straight import carry_straight
 from entropix.dynamics.bridge import Bridge, reference_variance
-from entropix.entropy.axis import log_snr_of_std
-from entropix.entropy.ends import EndRates, check_ends, judge_sizes, resolved_points
-from entropix.interfaces import AbstractModel
+from entropix.estimators import EndRates, check_ends, judge_sizes, log_snr_of_std, resolved_points
+from entropix.interfaces import AbstractDensityMethod, AbstractModel, SampleEstimates
 from entropix.models import FlowMatching
 
 
@@ -50,9 +46,9 @@ class ProbabilityFlow(AbstractDensityMethod):
     SDE, which `PathBound` bounds and `Jarzynski` estimates: the two agree for an exact score.
     Differentiable in model and samples.
 
-    A few probes of one sample know their own variance badly. The standard error of each sample is
+    The variance of a few probes of one sample is uncertain. The standard error of each sample is
     that of its own probes or the root mean square over all samples of the call, whichever is
-    larger; where those are few too, it is enlarged by the quantile of a t distribution.
+    larger; if those are few too, it is enlarged by the quantile of a t distribution.
 
     Args:
         divergence: "exact", by forward-mode derivatives along every axis, D evaluations each; or
@@ -121,11 +117,11 @@ class ProbabilityFlow(AbstractDensityMethod):
         x: Float[Array, "n *shape"],
         *,
         prior: Any,
-        condition: Any,
+        condition: PyTree,
         cutoff: Array | None,
         key: Key | None,
         chunk_size: int,
-    ) -> LogDensity:
+    ) -> SampleEstimates:
         if self.divergence == "hutchinson" and key is None:
             raise ValueError("`key` must be given for the probes of `divergence='hutchinson'`.")
         if isinstance(model, FlowMatching) and cutoff is not None:
@@ -142,7 +138,7 @@ class ProbabilityFlow(AbstractDensityMethod):
             self, model, bridge, prior, x, condition, cutoff, key, chunk
         )
         value = check_ends(value, ends, cutoff, x)
-        return LogDensity(value, stderr, 0, cutoff)
+        return SampleEstimates(value, stderr, 0, cutoff)
 
 
 @eqx.filter_jit
@@ -152,7 +148,7 @@ def _log_densities(
     bridge: Bridge,
     prior: Any,
     x: Array,
-    condition: Any,
+    condition: PyTree,
     cutoff: Array | None,
     key: Key | None,
     chunk: int,
@@ -169,17 +165,24 @@ def _log_densities(
         sample, condition, index = args
         probes = _probes(method, sample, key, index)
         if isinstance(model, FlowMatching):
-            end, gains = carry_straight(method, model, sample, condition, probes)
-            value, slopes = prior.log_prob(end), jnp.zeros_like(points)
-        else:
-            flow = _Flow(method, model, bridge, condition, probes)
-            end, gains = flow.carry(process.scale(start) * sample, start)
-            # Volume of the standardised state in units of the sample: P grows from c to P(t1).
-            last = flow.spread(process.t1)
-            growth = sample.size * (jnp.log(last / flow.spread(start)) + process.log_scale(start))
-            value = prior.log_prob(last * end) + growth
-            slopes = jax.vmap(lambda p: flow.slope(sample, p))(points)
-        return value, gains, slopes
+            flow = _Straight(model, condition)
+            end, gains = _carry(method, flow, process.t0, process.t1, sample, probes)
+            return prior.log_prob(end), gains, jnp.zeros_like(points)
+        flow = _Flow(model, bridge, condition)
+        first, last = flow.spread(start), flow.spread(process.t1)
+        state = process.scale(start) * sample / first
+        end, gains = _carry(method, flow, flow.angle(start), flow.angle(process.t1), state, probes)
+        # Volume of the standardised state in units of the sample: P grows from c to P(t1).
+        growth = sample.size * (jnp.log(last / first) + process.log_scale(start))
+
+        def slope(log_snr: Array) -> Array:
+            r"""$d\log p/d(-\ln\Sigma)$ at a log-SNR of the data end."""
+            s = process.time_of_log_snr(log_snr)
+            theta, state = jax.lax.stop_gradient((flow.angle(s), sample / flow.spread(s)))
+            stretch = _with_divergence(flow, theta, state, probes)[1]
+            return jax.lax.stop_gradient(theta * jnp.mean(stretch))
+
+        return prior.log_prob(last * end) + growth, gains, jax.vmap(slope)(points)
 
     args = (x, condition, jnp.arange(x.shape[0]))
     value, gains, slopes = map_in_batches(one, args, chunk)
@@ -238,62 +241,71 @@ def _orthogonalised(directions: Float[Array, "k *shape"]) -> Float[Array, "k *sh
     return jnp.sqrt(flat.shape[1]).astype(flat.dtype) * rows.reshape(directions.shape)
 
 
+class _Straight(eqx.Module):
+    """The flow of a model that has no score, in its own state and time."""
+
+    model: AbstractModel
+    condition: PyTree
+
+    def velocity(self, s: Array, y: Array) -> Array:
+        return self.model.velocity(s, y, self.condition)
+
+
 class _Flow(eqx.Module):
     """The flow of one sample, in the standardised state and the angle."""
 
-    method: ProbabilityFlow
     model: AbstractModel
     bridge: Bridge
-    condition: Any
-    probes: Float[Array, "probes *shape"]
+    condition: PyTree
 
     def spread(self, s: Array) -> Array:
         r"""$\sqrt P$."""
         return jnp.sqrt(self.bridge.total(s))
 
-    def _angle(self, s: Array) -> Array:
+    def angle(self, s: Array) -> Array:
+        r"""$\theta$."""
         process = self.model.process
         return jnp.arctan2(process.std(s), jnp.sqrt(self.bridge.variance) * process.scale(s))
 
-    def rate(self, theta: Array, state: Array) -> tuple[Array, Array]:
-        """The velocity, and its divergence by each probe (the sum of them where it is exact)."""
-        # The field is looked at from this angle on; the integral starts at zero.
-        least = jnp.sqrt(jnp.finfo(state.dtype).eps) * 1e-3
+    def velocity(self, theta: Array, x: Array) -> Array:
+        # The field is evaluated from this angle on; the integral starts at zero.
+        least = jnp.sqrt(jnp.finfo(x.dtype).eps) * 1e-3
         theta = jnp.maximum(jnp.asarray(theta), least)
         t = -2 * jnp.sin(theta / 2) ** 2  # cos(theta) - 1
         batched = jax.tree.map(lambda leaf: leaf[None], self.condition)
+        return -jnp.sin(theta) * self.bridge.field(self.model, t, x[None], batched)[0]
 
-        def velocity(x: Array) -> Array:
-            return -jnp.sin(theta) * self.bridge.field(self.model, t, x[None], batched)[0]
 
-        moved, jvp = jax.linearize(velocity, state)
-        stretch = jax.vmap(lambda v: inner(jvp(v), v))(self.probes)
-        exact = self.method.num_directions(state.size) == state.size
-        return moved, jnp.sum(stretch, keepdims=True) if exact else stretch
+def _with_divergence(
+    flow: _Flow | _Straight, s: Any, state: Array, probes: Array
+) -> tuple[Array, Array]:
+    """The velocity, and its divergence by each probe (the sum of them where they are the axes)."""
+    moved, jvp = jax.linearize(lambda y: flow.velocity(s, y), state)
+    stretch = jax.vmap(lambda v: inner(jvp(v), v))(probes)
+    return moved, jnp.sum(stretch, keepdims=True) if len(probes) == state.size else stretch
 
-    def slope(self, sample: Array, log_snr: Array) -> Array:
-        r"""$d\log p/d(-\ln\Sigma)$ at a log-SNR of the data end."""
-        s = self.model.process.time_of_log_snr(log_snr)
-        theta, state = jax.lax.stop_gradient((self._angle(s), sample / self.spread(s)))
-        return jax.lax.stop_gradient(theta * jnp.mean(self.rate(theta, state)[1]))
 
-    def carry(self, y: Array, start: Array) -> tuple[Array, Array]:
-        """The standardised state at the noise end, and the integral of the divergence."""
-        method = self.method
-        first, last = self._angle(start), self._angle(self.model.process.t1)
-        directions = method.num_directions(y.size)
-        count = 1 if directions == y.size else directions
-        solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda theta, state, flow: flow.rate(theta, state[0])),
-            method.solver,
-            first,
-            last,
-            None,
-            (y / self.spread(start), jnp.zeros(count, y.dtype)),
-            self,
-            stepsize_controller=diffrax.PIDController(rtol=method.rtol, atol=method.atol),
-            adjoint=method.adjoint,
-            max_steps=method.max_steps,
-        )
-        states: Any = solution.ys
-        return states[0][-1], states[1][-1]
+def _carry(
+    method: ProbabilityFlow,
+    flow: _Flow | _Straight,
+    first: Array,
+    last: Array,
+    state: Array,
+    probes: Array,
+) -> tuple[Array, Array]:
+    """The state at the noise end, and the integral of the divergence."""
+    count = 1 if len(probes) == state.size else len(probes)
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda s, state, args: _with_divergence(args[0], s, state[0], args[1])),
+        method.solver,
+        first,
+        last,
+        None,
+        (state, jnp.zeros(count, state.dtype)),
+        (flow, probes),
+        stepsize_controller=diffrax.PIDController(rtol=method.rtol, atol=method.atol),
+        adjoint=method.adjoint,
+        max_steps=method.max_steps,
+    )
+    states: Any = solution.ys
+    return states[0][-1], states[1][-1]

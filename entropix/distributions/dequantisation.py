@@ -7,20 +7,16 @@ equation 3): for $P(x) = \int_{[0, w)^D} p(x + u)\,du$,
 $$E \log p(x + u) + D \log w \le E \log P(x) .$$
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Real
+from jaxtyping import Array, Float
 
-from entropix._core.arrays import Key, as_float
+from entropix._core.arrays import DataLike, Key, as_float
 from entropix._core.checks import is_concrete, positive
 
 
-def dequantise(
-    points: Real[Array | np.ndarray, "*shape"], *, key: Key, width: Any = 1.0
-) -> Float[Array, "*shape"]:
+def dequantise(points: DataLike, *, key: Key, width: DataLike = 1.0) -> Float[Array, "..."]:
     """Add uniform noise on [0, width) to data on levels that lie `width` apart.
 
     The noise is not centred: a level becomes the interval that starts at it, and the mean grows by

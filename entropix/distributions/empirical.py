@@ -5,14 +5,12 @@ points would learn if it could. Its entropy production diverges like $\frac{D}{2
 data end: report it with a cut-off.
 """
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.arrays import DataLike, Key, RealScalarLike
 from entropix._core.checks import exact_shape, positive_integer, samples, trailing_shape
 from entropix._core.precision import matmul
 from entropix.interfaces import AbstractDistribution, AbstractGaussianProcess
@@ -32,7 +30,7 @@ class Empirical(AbstractDistribution):
 
     points: Float[Array, "n dim"]
 
-    def __init__(self, points: Any):
+    def __init__(self, points: DataLike):
         self.points = samples(points, "points", minimum=1)
         if self.points.ndim != 2:
             raise ValueError(f"`points` must have shape (N, D), got {self.points.shape}.")

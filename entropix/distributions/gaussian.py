@@ -6,9 +6,16 @@ equilibrium (see `AbstractGaussianProcess`), its entropy field is
 $$e(y) = \mu P^{-1}\left[m - (r - \pi\mu C) y\right], \qquad P = \mu^2 C + \Sigma^2,$$
 
 a form in which nothing cancels: it is proportional to $\mu$ at the noise end.
+
+A linear solve inside a mapped loop stalls on CPU, so eigenvalues and eigenvectors are computed once
+and kept. Differentiating an eigendecomposition is singular where eigenvalues meet; solve and
+determinant are instead differentiated in the matrix itself, by rules stated in terms of the
+functions themselves, so that every order and mode of derivative is right whatever the spectrum. The
+solve needs a rule for its transpose too: a backward pass written in eigenvectors would no longer
+depend on the matrix.
 """
 
-from typing import Any
+import math
 
 import equinox as eqx
 import jax
@@ -16,18 +23,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import Key, RealScalarLike, real_array
+from entropix._core.arrays import ArrayLike, DataLike, Key, RealScalarLike, real_array
 from entropix._core.checks import (
     checked,
     exact_shape,
     finite,
     is_concrete,
+    positive,
     positive_integer,
     trailing_shape,
 )
 from entropix._core.precision import matmul
-from entropix.distributions.spd import spd_log_det, spd_solve
-from entropix.interfaces import AbstractDistribution, AbstractGaussianProcess
+from entropix.interfaces import AbstractDistribution, AbstractGaussianProcess, AbstractPrior
 
 
 _POSITIVE = "positive definite (its eigenvalues above zero)"
@@ -69,6 +76,14 @@ class Gaussian(AbstractDistribution):
     Raises:
         ValueError: on a wrong shape, a covariance that is not symmetric or not positive definite,
             or one whose smallest eigenvalues are lost in the rounding of its entries.
+
+    Example:
+        >>> import entropix as ex
+        >>> gaussian = ex.Gaussian([0.5, -1.0], [[0.6, 0.35], [0.35, 0.9]])
+        >>> print(f"{gaussian.log_prob(gaussian.mean):.3f}")  # nats
+        -1.401
+        >>> gaussian.diffused(ex.StraightLine(), 0.5).mean.tolist()
+        [0.25, -0.5]
     """
 
     mean: Float[Array, " dim"]
@@ -76,7 +91,7 @@ class Gaussian(AbstractDistribution):
     eigenvalues: Float[Array, " dim"]
     eigenvectors: Float[Array, "dim dim"]
 
-    def __init__(self, mean: Any, covariance: Any):
+    def __init__(self, mean: DataLike, covariance: DataLike):
         given = covariance
         mean = finite(mean, "mean")
         covariance = finite(covariance, "covariance")
@@ -197,3 +212,71 @@ def _draw(gaussian: Gaussian, n: int, key: Key) -> Array:
     unit = identity + unit - jax.lax.stop_gradient(unit)
     scaled = matmul(vectors * std, jnp.linalg.cholesky(unit))
     return gaussian.mean + matmul(z, jnp.where(regular, plain, scaled).T)
+
+
+def spd_solve(
+    matrix: Float[Array, "d d"],
+    eigenvalues: Float[Array, " d"],
+    eigenvectors: Float[Array, "d d"],
+    b: Float[Array, "d n"],
+) -> Float[Array, "d n"]:
+    """`matrix^-1 b`, by the cached spectrum."""
+
+    def solve(_, right: Array) -> Array:
+        return matmul(eigenvectors, matmul(eigenvectors.T, right) / eigenvalues[:, None])
+
+    return jax.lax.custom_linear_solve(lambda x: matmul(matrix, x), b, solve, symmetric=True)
+
+
+@jax.custom_jvp
+def spd_log_det(
+    matrix: Float[Array, "d d"],
+    eigenvalues: Float[Array, " d"],
+    eigenvectors: Float[Array, "d d"],
+) -> Float[Array, ""]:
+    """`log det matrix`, by the cached spectrum."""
+    del matrix, eigenvectors
+    return jnp.sum(jnp.log(eigenvalues))
+
+
+@spd_log_det.defjvp
+def _spd_log_det_jvp(primals, tangents):
+    matrix, eigenvalues, eigenvectors = primals
+    value = spd_log_det(matrix, eigenvalues, eigenvectors)
+    return value, jnp.trace(spd_solve(matrix, eigenvalues, eigenvectors, tangents[0]))
+
+
+class IsotropicGaussian(AbstractPrior):
+    r"""$N(0, \mathrm{std}^2 I)$ on arrays of one shape: what most models start from.
+
+    Args:
+        shape: the shape of one example.
+        std: the standard deviation, positive.
+    """
+
+    shape: tuple[int, ...] = eqx.field(static=True)
+    std: Float[Array, ""]
+
+    def __init__(self, shape: tuple[int, ...], std: ArrayLike):
+        self.shape = tuple(int(n) for n in shape)
+        self.std = positive(std, "std", shape=())
+
+    def sample(self, n: int, *, key: Key) -> Array:
+        positive_integer(n, "n")
+        return _draw_isotropic(self, int(n), key)
+
+    def log_prob(self, y: Array) -> Array:
+        return self._log_prob(trailing_shape(y, self.shape, "y"))
+
+    @eqx.filter_jit
+    def _log_prob(self, y: Array) -> Array:
+        axes = tuple(range(y.ndim - len(self.shape), y.ndim))
+        size = math.prod(self.shape)
+        quadratic = jnp.sum((y / self.std) ** 2, axis=axes)
+        return -quadratic / 2 - size * (jnp.log(2 * jnp.pi) / 2 + jnp.log(self.std))
+
+
+@eqx.filter_jit
+def _draw_isotropic(prior: IsotropicGaussian, n: int, key: Key) -> Array:
+    """Samples, by one program."""
+    return prior.std * jax.random.normal(key, (n, *prior.shape), prior.std.dtype)

@@ -9,14 +9,12 @@ with the precision $\pi$ and gain $r$ of the equilibrium: no two large terms can
 is proportional to $\mu$ at the noise end.
 """
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.arrays import DataLike, Key, RealScalarLike
 from entropix._core.checks import (
     checked,
     exact_shape,
@@ -39,13 +37,24 @@ class GaussianMixture(AbstractDistribution):
 
     Raises:
         ValueError: on a wrong shape, or a weight or standard deviation that is not positive.
+
+    Example:
+        >>> import jax
+        >>> import entropix as ex
+        >>> mixture = ex.GaussianMixture([1.0, 3.0], [[-1.0], [1.0]], [[0.5], [0.5]])
+        >>> mixture.mean.tolist()
+        [0.5]
+        >>> mixture.sample(5, key=jax.random.key(0)).shape
+        (5, 1)
+        >>> print(f"{mixture.log_prob(mixture.means[1]):.3f}")  # nats
+        -0.513
     """
 
     log_weights: Float[Array, " k"]
     means: Float[Array, "k dim"]
     stds: Float[Array, "k dim"]
 
-    def __init__(self, weights: Any, means: Any, stds: Any):
+    def __init__(self, weights: DataLike, means: DataLike, stds: DataLike):
         weights = checked(finite(weights, "weights"), "weights", lambda w: w > 0, "positive")
         means = finite(means, "means")
         stds = positive(stds, "stds")

@@ -10,52 +10,70 @@ $S_{tot}$.
 from typing import Any
 
 import equinox as eqx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from entropix._core.arrays import Key
+from entropix._core.arrays import DataLike, Key, RealScalarLike, squared_norm
 from entropix._core.precision import full_precision
-from entropix.entropy.functional import estimate_integral
-from entropix.entropy.integrands import EntropyProduction
-from entropix.entropy.integrate import Integrand, Proposal
-from entropix.interfaces import AbstractModel, Estimate
+from entropix.estimators import EntropyControl, EntropyCurve, Proposal, integrate
+from entropix.interfaces import (
+    AbstractFunctional,
+    AbstractGaussianProcess,
+    AbstractModel,
+    AbstractProcess,
+    Estimate,
+)
 
 
-class EntropyCurve(eqx.Module):
-    """How a model's entropy accumulates along the process, in nats.
+def thermodynamic_force(
+    process: AbstractProcess, s: RealScalarLike, y: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    r"""$a = 2b/\sigma^2$, in closed form where the drift is linear."""
+    if isinstance(process, AbstractGaussianProcess):
+        return process.equilibrium_score(s, y)
+    return 2 * process.drift(s, y) / process.sigma_squared(s)
 
-    Attributes:
-        times: shape (K,), increasing.
-        log_snr: of those times; infinite at exact ends.
-        rate: entropy per unit time around each of them.
-        rate_stderr: its standard error (Monte Carlo).
-        cumulative: entropy between the data end (or the cut-off) and each time.
-        stderr: standard error of `cumulative`, for the population.
-        mc_stderr: the same for the given points.
-        total: the whole integral.
-        proposal: where the evaluations were placed; pass it on to use it again.
+
+def checked_model(model: Any, name: str = "model") -> AbstractModel:
+    """A model, or a ValueError."""
+    if not isinstance(model, AbstractModel):
+        raise ValueError(f"`{name}` must be a model, got {type(model).__name__}.")
+    return model
+
+
+class EntropyProduction(AbstractFunctional):
+    r"""$\|a - \nabla\log p\|^2$: its integral is $S_{NN}$, and $S_{tot}$ of an exact model.
+
+    Here $a = 2b/\sigma^2$ is the thermodynamic force. For a Gaussian process it is the equilibrium
+    score, and the integrand is $\|e\|^2$, the squared norm of the entropy field.
     """
 
-    times: Float[Array, "*seeds k"]
-    log_snr: Float[Array, "*seeds k"]
-    rate: Float[Array, "*seeds k"]
-    rate_stderr: Float[Array, "*seeds k"]
-    cumulative: Float[Array, "*seeds k"]
-    stderr: Float[Array, "*seeds k"]
-    mc_stderr: Float[Array, "*seeds k"]
-    total: Estimate
-    proposal: Proposal
+    model: AbstractModel = eqx.field(converter=checked_model)
+    uses_noise = False
+    control = EntropyControl()
+
+    @property
+    def process(self) -> AbstractProcess:
+        return self.model.process
+
+    def rate(
+        self, s: RealScalarLike, y: Float[Array, "*shape"], z: PyTree, condition: PyTree
+    ) -> Float[Array, ""]:
+        if isinstance(self.process, AbstractGaussianProcess):
+            return squared_norm(self.model.entropy_field(s, y, condition))
+        force = thermodynamic_force(self.process, s, y)
+        return squared_norm(force - self.model.score(s, y, condition))
 
 
 @full_precision
 def entropy_curve(
     model: AbstractModel,
-    data: Any,
+    data: DataLike,
     *,
     key: Key,
     num_evaluations: int = 16_384,
-    condition: Any = None,
-    cutoff: Any = None,
-    times: Any = None,
+    condition: PyTree = None,
+    cutoff: DataLike | None = None,
+    times: DataLike | None = None,
     num_times: int = 65,
     control_variate: bool = True,
     chunk_size: int = 4096,
@@ -63,10 +81,8 @@ def entropy_curve(
 ) -> EntropyCurve:
     r"""The entropy $\int\frac{\sigma^2}{2}E\|e\|^2 ds$ of a model along its process, in nats.
 
-    Times are stratified and importance sampled over the whole log-SNR axis after a pilot pass, and
-    the moment-matched Gaussian, whose entropy is known, serves as control variate: see
-    `entropix.entropy.integrate`. Differentiable in the model, its process included. Works under
-    `jit` and `vmap` (over models, keys or data).
+    The total is `neural_entropy`; its documentation explains the quantity, the estimator and its
+    errors. Works under `jit` and `vmap` (over models, keys or data).
 
     Args:
         model: any model; of an `ExactModel` this is the total entropy production.
@@ -89,15 +105,22 @@ def entropy_curve(
         The curve; `.total` is an `Estimate`, with `.cutoff` and `.slope` where a cut-off was given.
 
     Raises:
-        ValueError: if an argument is malformed; if the entropy is known to be infinite (finite data
-            sets, collapsing equilibria) or its rate does not decay at the data end, and no cut-off
-            was given; if the rate does not decay at the noise end. Under `jit` the last two raise
-            when the compiled program runs.
+        ValueError: if an argument is malformed.
+        DivergenceError: as `neural_entropy`.
+
+    Example:
+        >>> import jax, entropix as ex
+        >>> process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
+        >>> model = ex.ExactModel(ex.Gaussian([1.0], [[0.2]]), process)
+        >>> data = model.distribution.sample(500, key=jax.random.key(0))
+        >>> curve = ex.entropy_curve(model, data, key=jax.random.key(1), num_evaluations=1024)
+        >>> curve.cumulative.shape, bool(curve.cumulative[-1] == curve.total.value)
+        ((65,), True)
 
     References:
         Neural Entropy, 2409.03817.
     """
-    return curve_of(
+    return integrate(
         EntropyProduction(model),
         data,
         key=key,
@@ -108,43 +131,104 @@ def entropy_curve(
         num_times=num_times,
         control_variate=control_variate,
         chunk_size=chunk_size,
-        divergence=model.divergence,
         proposal=proposal,
-    )
-
-
-def curve_of(functional: Integrand, data: Any, **options: Any) -> EntropyCurve:
-    """The curve of any functional; the arguments are those of `estimate_integral`."""
-    result = estimate_integral(functional, data, **options)
-    return EntropyCurve(
-        result.times,
-        result.log_snr,
-        result.rate,
-        result.rate_stderr,
-        result.cumulative,
-        result.stderr,
-        result.mc_stderr,
-        result.total,
-        result.proposal,
+        divergence=model.divergence,
     )
 
 
 @full_precision
 def neural_entropy(
     model: AbstractModel,
-    data: Any,
+    data: DataLike,
     *,
     key: Key,
     num_evaluations: int = 16_384,
-    condition: Any = None,
-    cutoff: Any = None,
+    condition: PyTree = None,
+    cutoff: DataLike | None = None,
     control_variate: bool = True,
     chunk_size: int = 4096,
     proposal: Proposal | None = None,
 ) -> Estimate:
     r"""The neural entropy $S_{NN}$ of a model, in nats; of an `ExactModel`, $S_{tot}$.
 
-    The total of `entropy_curve`, which see for the arguments, the method and the errors.
+    $$S_{NN} = \int_{t_0}^{t_1}\frac{\sigma^2}{2}\,E\|e_\theta(Y_s, s)\|^2\,ds, \qquad
+      e_\theta = \nabla\log p_\theta - \nabla\log p_{eq}, \qquad Y_s = \mu x + \Sigma z,$$
+
+    with the expectation over the data $x$ and the noise $z$.
+
+    **What it means.** Diffusion drives the data to equilibrium and produces the entropy $S_{tot} =
+    KL(p_d\|p_{eq}) - KL(p_T\|p_{eq})$ for a static equilibrium. To reverse it, a network must have
+    stored that much information about the data. $S_{NN}$ is what this network has stored. It equals
+    $S_{tot}$ if the network is optimal. Neither is a bound on the other: a network that has learnt
+    less stores less, and one with a wrong field may store more, uselessly. How far the field is
+    from the exact one is the path KL, $\int\frac{\sigma^2}{2}E\|e_\theta - e^*\|^2ds$
+    (`path_kl`). Invertible changes of time leave $S_{NN}$ as it is. The process does not: compare
+    models of one process, in data of the same units.
+
+    **How it is estimated.** Nothing is simulated. The integral is taken over the log-SNR,
+    $\int\frac{\Sigma^2}{2}E\|e_\theta\|^2(-d\lambda)$, whose whole axis is included. A pilot pass
+    finds where the entropy is; the other evaluations are stratified and importance sampled there.
+    The Gaussian with the moments of the data, whose entropy is known, serves as a control variate.
+    See `entropix.estimators.integral`. Differentiable in the model, its process and the data; works
+    under `jit` and `vmap`.
+
+    **Its errors.** `stderr` is the standard error with the data taken as a sample of a population:
+    it falls with the number of samples N and of evaluations M. `mc_stderr` takes the given data as
+    the population: it falls with M alone. If it is much smaller than `stderr`, more data help, and
+    more evaluations do not. There is no discretisation error.
+
+    **How it fails.**
+
+    - Data on a set of lower dimension (manifolds, finite data sets, pixels with few levels) have an
+      infinite entropy, which grows like the codimension times $-\ln\Sigma$. The pilot detects this
+      and raises; pass `cutoff`, the smallest noise standard deviation that counts. The value then
+      depends on it, at the rate `.slope`.
+    - In float32, structure finer than about $10^{-6}$ of the size of the data is not resolved. The
+      message then asks for float64.
+    - A field with rare large values, such as that of a badly trained network, may have an error
+      that a few evaluations decide. Where this is seen (`.num_effective`) and matters, the estimate
+      is refused. It can be missed if no evaluation met such a value.
+    - Samples that the network was trained on give the value for the training set. Memorisation
+      makes it larger than for held-out data.
+
+    Args:
+        model: any model.
+        data: samples of the data distribution, shape (N, *shape), in the units of the model.
+        key: PRNG key.
+        num_evaluations: evaluations of the model's field, at least 256 (rounded up to even).
+        condition: None, or conditions of the samples: a pytree of arrays with leading axis N. The
+            value is then the mean over conditions of the conditional entropies.
+        cutoff: smallest noise standard deviation included. None takes the whole axis.
+        control_variate: whether the Gaussian reference may be used.
+        chunk_size: evaluations held in memory at once.
+        proposal: where to place the evaluations, see `entropy_curve`.
+
+    Returns:
+        An `Estimate`, with `.cutoff` and `.slope` where a cut-off was given.
+
+    Raises:
+        ValueError: if an argument is malformed, or the field is not finite.
+        DivergenceError: if the entropy is known to be infinite (finite data sets, collapsing
+            equilibria) or its rate does not decay at the data end, and no cut-off was given; if the
+            rate does not decay at the noise end. Under `jit`, what is seen only when the compiled
+            program runs raises a run-time error of Equinox.
+
+    Example:
+        For a Gaussian, $S_{tot}$ is a divergence between Gaussians, here 1.125 nats:
+
+        >>> import jax, entropix as ex
+        >>> process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
+        >>> gaussian = ex.Gaussian([0.0, 0.0], [[4.0, 0.0], [0.0, 0.25]])
+        >>> data = gaussian.sample(1000, key=jax.random.key(0))
+        >>> model = ex.ExactModel(gaussian, process)
+        >>> entropy = ex.neural_entropy(model, data, key=jax.random.key(1), num_evaluations=1024)
+        >>> bool(abs(entropy.value - 1.125) < 4 * entropy.stderr)
+        True
+        >>> bool(entropy.mc_stderr < 0.1 * entropy.stderr)
+        True
+
+    References:
+        Neural Entropy, 2409.03817. Seifert, Rep. Prog. Phys. 75, 126001 (2012).
     """
     return entropy_curve(
         model,

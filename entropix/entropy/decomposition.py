@@ -6,15 +6,15 @@ $$\dot S_{tot} = \frac{2}{\sigma^2}E\|v\|^2 = \underbrace{-E[v\cdot\nabla\log p]
 (Seifert, 2012): the growth of the differential entropy of $p_s$, and the heat given to the medium.
 """
 
-from typing import Any
-
 import equinox as eqx
 import jax
+from jaxtyping import PyTree
 
-from entropix._core.arrays import Key
+from entropix._core.arrays import DataLike, Key
 from entropix._core.precision import full_precision
-from entropix.entropy.curve import EntropyCurve, curve_of
-from entropix.entropy.integrands import EntropyProduction, MediumEntropy, SystemEntropy
+from entropix.entropy.curve import EntropyProduction
+from entropix.entropy.functionals import MediumEntropy, SystemEntropy
+from entropix.estimators import EntropyCurve, integrate
 from entropix.interfaces import AbstractModel
 
 
@@ -33,23 +33,23 @@ class EntropyRates(eqx.Module):
 @full_precision
 def entropy_rates(
     model: AbstractModel,
-    data: Any,
+    data: DataLike,
     *,
     key: Key,
     num_evaluations: int = 16_384,
-    condition: Any = None,
-    cutoff: Any = None,
-    times: Any = None,
+    condition: PyTree = None,
+    cutoff: DataLike | None = None,
+    times: DataLike | None = None,
     num_times: int = 65,
     chunk_size: int = 4096,
 ) -> EntropyRates:
     r"""The rates of total, system and medium entropy along the process of a model.
 
     For a process that is not Gaussian, and for single trajectories, see `path_entropy`, which also
-    tells housekeeping from excess.
+    separates housekeeping from excess.
 
     Args:
-        model: any model of a Gaussian process; of an `ExactModel` these are the true rates.
+        model: any model of a Gaussian process; for an `ExactModel` these are the true rates.
         data: samples of the data distribution, shape (N, *shape).
         key: PRNG key.
         num_evaluations: evaluations of the model's field, for each of the three.
@@ -60,23 +60,26 @@ def entropy_rates(
         chunk_size: evaluations held in memory at once.
 
     Returns:
-        An `EntropyRates`. Of an exact model, `.system.total` is $h(p_T) - h(p_d)$.
+        An `EntropyRates`. For an exact model, `.system.total` is $h(p_T) - h(p_d)$.
 
     Raises:
         ValueError: as `entropy_curve`.
+        DivergenceError: as `entropy_curve`.
     """
-    options = {
-        "num_evaluations": num_evaluations,
-        "condition": condition,
-        "cutoff": cutoff,
-        "times": times,
-        "num_times": num_times,
-        "control_variate": True,
-        "chunk_size": chunk_size,
-        "divergence": model.divergence,
-    }
     parts = (EntropyProduction(model), SystemEntropy(model), MediumEntropy(model))
-    keys = jax.random.split(key, 3)
-    return EntropyRates(
-        *(curve_of(part, data, key=k, **options) for part, k in zip(parts, keys, strict=True))
+    curves = (
+        integrate(
+            part,
+            data,
+            key=part_key,
+            num_evaluations=num_evaluations,
+            condition=condition,
+            cutoff=cutoff,
+            times=times,
+            num_times=num_times,
+            chunk_size=chunk_size,
+            divergence=model.divergence,
+        )
+        for part, part_key in zip(parts, jax.random.split(key, 3), strict=True)
     )
+    return EntropyRates(*curves)

@@ -1,22 +1,24 @@
-r"""The integral fluctuation theorem, and whether a sample can show it.
+r"""The integral fluctuation theorem, and whether a sample can confirm it.
 
-$E[e^{-\Sigma}] = 1$ over the trajectories of any process (Seifert, 2005). The average is carried by
-rare trajectories of negative entropy production. Where $w = e^{-\Sigma}$ has no variance, the mean
-of any number of samples lies below one and its standard error is meaningless; and the sample itself
-need not show it, for what makes the variance infinite can be too rare to be in it.
+$E[e^{-\Sigma}] = 1$ over the trajectories of any process (Seifert, 2005). The average is dominated
+by rare trajectories of negative entropy production. If $w = e^{-\Sigma}$ has no variance, the mean
+of any number of samples lies below one and its standard error is meaningless. The sample itself
+need not reveal this: the trajectories that make the variance infinite can be too rare to occur.
 
 $w$ is the density of the conjugate process (start from $p_T$, run the same dynamics, read the path
 backwards) with respect to the forward one, so that
 
 $$E[w^2] = \tilde E[w],$$
 
-and conjugate trajectories go where the second moment comes from: the variance is finite just if the
-mean of $w$ over them is, which the tail of those $w$ tells. With $k$ the shape of a generalised
-Pareto distribution fitted to the largest of them, moments of order below $1/k$ exist (Vehtari et
-al., 1507.02646): a finite mean needs $k < 1$ there, and $k < 1/2$ in the forward sample.
+and conjugate trajectories visit the states that dominate the second moment. The variance is finite
+if and only if the mean of $w$ over them is, which follows from the tail of those $w$. With $k$ the
+shape of a generalised Pareto distribution fitted to the largest of them, moments of order below
+$1/k$ exist (Vehtari et al., 1507.02646): a finite mean needs $k < 1$ there, and $k < 1/2$ in the
+forward sample.
 """
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -24,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import Key
+from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import is_concrete, on_host, samples
 from entropix._core.precision import full_precision
 from entropix.dynamics import solve_forward
@@ -33,7 +35,7 @@ from entropix.interfaces import AbstractModel, AbstractProcess, Estimate
 
 
 class FluctuationTheorem(eqx.Module):
-    r"""What a sample of trajectories says of $E[e^{-\Sigma}] = 1$.
+    r"""A test of $E[e^{-\Sigma}] = 1$ on a sample of trajectories.
 
     Attributes:
         estimate: the mean of $w = e^{-\Sigma}$, dimensionless.
@@ -51,7 +53,7 @@ class FluctuationTheorem(eqx.Module):
 
     @property
     def has_variance(self) -> Array:
-        """Whether the tails are light enough for the standard error to mean something."""
+        """Whether the tails are light enough for the standard error to be valid."""
         if self.conjugate_tail_index is None:
             return self.tail_index < 0.5
         return self.conjugate_tail_index < 1
@@ -65,17 +67,17 @@ class FluctuationTheorem(eqx.Module):
 @full_precision
 def fluctuation_theorem(
     model: AbstractModel | AbstractProcess,
-    x: Any,
+    x: DataLike,
     *,
     key: Key,
-    log_p0: Any = None,
-    log_pT: Any = None,
+    log_p0: Callable | DataLike | None = None,
+    log_pT: Callable | DataLike | None = None,
     num_steps: int = 128,
     **paths: Any,
 ) -> FluctuationTheorem:
     r"""Check $E[e^{-\Sigma}] = 1$ on forward trajectories that start at `x`.
 
-    A `UserWarning` says so where $e^{-\Sigma}$ has no variance (outside of `jit`; inside, read
+    A `UserWarning` is given if $e^{-\Sigma}$ has no variance (outside of `jit`; inside, read
     `.has_variance`).
 
     Args:
@@ -107,7 +109,7 @@ def fluctuation_theorem(
     functions = all(given is None or callable(given) for given in (log_p0, log_pT))
     conjugate = None
     if getattr(process, "is_static", False) and functions:
-        # The conjugate paths end where they please, and take noise of their own.
+        # The conjugate paths have end states and noise of their own.
         for name in ("save", "path"):
             paths.pop(name, None)
         ends = ends_of(process, paths.get("times"))
@@ -135,7 +137,7 @@ def fluctuation_theorem(
         )
         warnings.warn(
             f"exp(-total entropy) has no variance: {seen}. Its mean is biased downwards and the "
-            "standard error means nothing.",
+            "standard error is meaningless.",
             stacklevel=2,
         )
     return result

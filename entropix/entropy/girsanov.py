@@ -23,9 +23,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from entropix._core.arrays import Key, inner
+from entropix._core.arrays import DataLike, Key, inner
 from entropix._core.checks import (
     conditions,
     example_shape,
@@ -39,7 +39,7 @@ from entropix._core.precision import full_precision
 from entropix.dynamics import solve_forward
 from entropix.dynamics.forward import forward_times
 from entropix.dynamics.plan import check_times
-from entropix.entropy.reference import GaussianReference, reference_of
+from entropix.estimators import GaussianReference, reference_of
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 
 
@@ -86,14 +86,14 @@ class _Integrands(eqx.Module):
 @full_precision
 def path_log_ratio(
     model: AbstractModel,
-    x: Any,
+    x: DataLike,
     *,
     key: Key,
     num_paths: int = 64,
     num_steps: int = 128,
-    times: Any = None,
+    times: DataLike | None = None,
     prior: Any = None,
-    condition: Any = None,
+    condition: PyTree = None,
     reference: GaussianReference | None = None,
     chunk_size: int = 4096,
 ) -> Float[Array, "n num_paths"]:

@@ -25,16 +25,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import Key, as_float, inner
+from entropix._core.arrays import DataLike, Key, as_float, inner
 from entropix._core.checks import is_concrete, on_host, positive_integer, samples
 from entropix._core.precision import full_precision
 from entropix.dynamics import Trajectory, solve_forward
-from entropix.entropy.integrands import thermodynamic_force
+from entropix.entropy.curve import thermodynamic_force
 from entropix.interfaces import (
     AbstractDistribution,
     AbstractGaussianProcess,
     AbstractModel,
     AbstractProcess,
+    DivergenceError,
     Estimate,
 )
 
@@ -76,8 +77,8 @@ class PathEntropy(eqx.Module):
     def mean(self) -> Estimate:
         """The mean of the total, an estimate of the total entropy production.
 
-        With one path from each sample, what the paths add and what the samples add are not told
-        apart: `mc_stderr` is the whole error too, an upper bound.
+        With one path from each sample, the errors of paths and of samples cannot be separated:
+        `mc_stderr` is the whole error too, an upper bound.
         """
         return mean_of_paths(self.total)
 
@@ -114,14 +115,14 @@ class Heat(eqx.Module):
 @full_precision
 def path_entropy(
     model: AbstractModel | AbstractProcess,
-    x: Any,
+    x: DataLike,
     *,
     key: Key,
-    log_p0: Any = None,
-    log_pT: Any = None,
-    times: Any = None,
+    log_p0: Callable | DataLike | None = None,
+    log_pT: Callable | DataLike | None = None,
+    times: DataLike | None = None,
     num_steps: int = 128,
-    save: Any = None,
+    save: str | DataLike | None = None,
     chunk_size: int | None = None,
     **solve: Any,
 ) -> PathEntropy:
@@ -151,9 +152,23 @@ def path_entropy(
         A `PathEntropy`; `.mean` is an estimate of the total entropy production.
 
     Raises:
-        ValueError: if an argument is not allowed, if a density is not known, or if the equilibrium
-            collapses at the data end (rectified flow, sub-VP) and `times` starts there, where the
-            medium entropy is infinite.
+        ValueError: if an argument is not allowed, or a density is not known.
+        DivergenceError: if the equilibrium collapses at the data end (rectified flow, sub-VP) and
+            `times` starts there, where the medium entropy is infinite.
+
+    Example:
+        >>> import jax, entropix as ex
+        >>> process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
+        >>> model = ex.ExactModel(ex.Gaussian([0.0], [[0.2]]), process)
+        >>> x = model.distribution.sample(200, key=jax.random.key(0))
+        >>> paths = ex.path_entropy(model, x, key=jax.random.key(1), num_steps=16)
+        >>> paths.total.shape
+        (200,)
+        >>> bool(abs(paths.mean.value - 0.405) < 4 * paths.mean.stderr)  # KL(N(0, 0.2)||N(0, 1))
+        True
+
+    References:
+        Seifert, Phys. Rev. Lett. 95, 040602 (2005); Neural Entropy, 2409.03817.
     """
     process: Any = model.process if isinstance(model, AbstractModel) else model
     if not isinstance(process, AbstractProcess):
@@ -164,9 +179,10 @@ def path_entropy(
         raise ValueError("`functional` must be left out: the heat of a path is accumulated here.")
     collapses = isinstance(process, AbstractGaussianProcess) and not process.is_finite
     if collapses and times is None:
-        raise ValueError(
+        raise DivergenceError(
             "`times` must be given and start above t0: the equilibrium of "
-            f"{type(process).__name__} collapses there, and the medium entropy is infinite."
+            f"{type(process).__name__} collapses there, and the medium entropy is infinite.",
+            remedy="times",
         )
     first, last = ends_of(process, times)
     before = log_density(log_p0, model, first, "log_p0")

@@ -2,7 +2,7 @@ r"""One functional, three ways: from the marginals, along SDE paths, along the p
 
 All three estimate $\int\frac{\sigma^2}{2}E[f(s, Y_s)]\,ds$. From the marginals, which a Gaussian
 process has in closed form, nothing is simulated and nothing is biased. Along paths the expectation
-at each time is a mean over trajectories of `solve_forward` or `solve_flow`; the integral over time
+at each time is a mean over trajectories of `solve_forward` or `solve_flow`. The integral over time
 is a sum at equal steps of the Cauchy axis of `LogSNRAxis` for Gaussian processes, where integrands
 vanish at both ends and such a sum converges faster than any power of the step, and the trapezoidal
 rule in time for others.
@@ -15,10 +15,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
-from entropix._core.arrays import Key
+from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import (
+    check_same_process,
     choice,
     conditions,
     is_concrete,
@@ -29,32 +30,39 @@ from entropix._core.checks import (
 from entropix._core.chunks import in_chunks, unchunk
 from entropix._core.precision import full_precision
 from entropix.dynamics import Trajectory, solve_flow, solve_forward
-from entropix.entropy.axis import LogSNRAxis
-from entropix.entropy.ends import EndRates, check_ends, judge_sizes, resolved_points
-from entropix.entropy.functional import check_cutoff, estimate_integral
-from entropix.entropy.integrands import (
-    AbstractPathFunctional,
-    EntropyProduction,
-    MediumEntropy,
-    SystemEntropy,
+from entropix.entropy.curve import EntropyProduction
+from entropix.entropy.functionals import MediumEntropy, SystemEntropy
+from entropix.estimators import (
+    EndRates,
+    GaussianReference,
+    LogSNRAxis,
+    check_cutoff,
+    check_divergence,
+    check_ends,
+    integrate,
+    judge_sizes,
+    resolved_points,
 )
-from entropix.entropy.path_kl import check_same_process
-from entropix.entropy.reference import GaussianReference
-from entropix.interfaces import AbstractGaussianProcess, AbstractModel, Estimate
+from entropix.interfaces import (
+    AbstractFunctional,
+    AbstractGaussianProcess,
+    AbstractModel,
+    Estimate,
+)
 
 
 @full_precision
 def path_functional(
-    functional: AbstractPathFunctional,
-    data: Any,
+    functional: AbstractFunctional,
+    data: DataLike,
     *,
     key: Key,
     along: str = "marginals",
     num_evaluations: int = 16_384,
     num_steps: int = 128,
     model: AbstractModel | None = None,
-    condition: Any = None,
-    cutoff: Any = None,
+    condition: PyTree = None,
+    cutoff: DataLike | None = None,
     chunk_size: int = 4096,
     solver: diffrax.AbstractSolver | None = None,
     adjoint: diffrax.AbstractAdjoint | None = None,
@@ -67,7 +75,7 @@ def path_functional(
     Args:
         functional: $f$: a built-in one (`EntropyProduction`, `SystemEntropy`, `MediumEntropy`,
             `HousekeepingEntropy`, `PathDivergence`), a `PathFunctional`, or your own subclass of
-            `AbstractPathFunctional`.
+            `entropix.interfaces.AbstractFunctional`.
         data: samples of the data distribution, shape (N, *shape).
         key: PRNG key.
         along: "marginals" of a Gaussian process, simulation free; "sde" for trajectories of the
@@ -88,33 +96,38 @@ def path_functional(
         the sampling of paths; what a solver's steps add is of their order.
 
     Raises:
-        ValueError: if an argument is not allowed; if the integrand does not decay at the data end
-            of a Gaussian process and no cut-off was given; from the marginals, if the process is
-            not Gaussian.
+        ValueError: if an argument is not allowed; from the marginals, if the process is not
+            Gaussian.
+        DivergenceError: if the integrand does not decay at the data end of a Gaussian process and
+            no cut-off was given.
     """
-    if not isinstance(functional, AbstractPathFunctional):
+    if not isinstance(functional, AbstractFunctional):
         raise ValueError(
             f"`functional` must be a path functional, got {type(functional).__name__}: wrap a "
             "function f(s, y, condition) in PathFunctional(function, process)."
         )
+    divergence = None
+    if isinstance(functional, EntropyProduction | SystemEntropy | MediumEntropy):
+        divergence = functional.model.divergence
     if choice(along, "along", ("marginals", "sde", "flow")) == "marginals":
         given = {"model": model, "solver": solver, "adjoint": adjoint}
         given = [f"`{name}`" for name, value in given.items() if value is not None]
         if given:
             raise ValueError(f"`along` must be 'sde' or 'flow' where {', '.join(given)} is given.")
-        return estimate_integral(
+        return integrate(
             functional,
             data,
             key=key,
             num_evaluations=num_evaluations,
             condition=condition,
             cutoff=cutoff,
-            times=None,
-            num_times=2,
-            control_variate=True,
             chunk_size=chunk_size,
-            divergence=_divergence(functional),
+            divergence=divergence,
         ).total
+    if functional.uses_noise:
+        raise ValueError(
+            f"`along` must be 'marginals' for {type(functional).__name__}, which uses the noise."
+        )
     data = samples(data)
     prng_key(key)
     condition = conditions(condition, data.shape[0])
@@ -122,12 +135,8 @@ def path_functional(
     positive_integer(num_evaluations, "num_evaluations", 4 * num_steps)
     positive_integer(chunk_size, "chunk_size")
     pairs = num_evaluations // (2 * num_steps)
-    if cutoff is None and (reason := _divergence(functional)) is not None:
-        raise ValueError(
-            "`cutoff` must be given (the smallest noise standard deviation to include): the "
-            f"integral is infinite because {reason}."
-        )
-    cutoff = _cutoff(functional, cutoff)
+    check_divergence(divergence, cutoff)
+    cutoff = check_cutoff(functional.process, cutoff)
     times, weights = _quadrature(functional, data, cutoff, num_steps)
     path_key, start, chosen = _starts(data, condition, key, pairs)
     chunk = min(max(chunk_size // num_steps, 1), 2 * pairs)
@@ -157,28 +166,17 @@ def path_functional(
     return Estimate(value, stderr, mc_stderr, 2 * pairs * num_steps, cutoff)
 
 
-def _divergence(functional: AbstractPathFunctional) -> str | None:
-    """Why a built-in entropy is known to be infinite at the data end."""
-    if isinstance(functional, EntropyProduction | SystemEntropy | MediumEntropy):
-        return functional.model.divergence
-    return None
-
-
-def _cutoff(functional: AbstractPathFunctional, cutoff: Any) -> Array | None:
-    if cutoff is None or isinstance(functional.process, AbstractGaussianProcess):
-        return check_cutoff(functional, cutoff)
-    raise ValueError("`cutoff` must be None where the process is not Gaussian.")
-
-
 @eqx.filter_jit
 def _ends(
-    functional: AbstractPathFunctional, data: Array, trajectory: Trajectory, condition: Any
+    functional: AbstractFunctional, data: Array, trajectory: Trajectory, condition: PyTree
 ) -> EndRates:
     """The rates at the steps closest to the limit of resolution of the data end."""
     process: Any = functional.process
     times, states = trajectory.times[1:], trajectory.states[1:]
-    each = jax.vmap(jax.vmap(functional, in_axes=(None, 0, 0)), in_axes=(0, 0, None))
-    rates = process.var(times)[:, None] / 2 * each(times, states, condition)
+    each = jax.vmap(
+        jax.vmap(functional.rate, in_axes=(None, 0, None, 0)), in_axes=(0, 0, None, None)
+    )
+    rates = process.measure(times)[:, None] * each(times, states, None, condition)
     size, log_snr = jnp.mean(jnp.abs(rates), axis=1), process.log_snr(times)
     start = process.log_snr(process.t0)
 
@@ -188,24 +186,23 @@ def _ends(
     # The step closest to the limit of resolution, and one a few units of log-SNR before it.
     far = last_before(resolved_points(start, data)[1])
     steps = jnp.stack([last_before(log_snr[far] - 2), far])
-    # Steps that end before the data's own scale say nothing of the data end.
+    # Steps that end before the data's own scale give no information on the data end.
     reached = log_snr[far] + jnp.log(jnp.mean(jnp.var(data, axis=0))) > 12
     size_there = jnp.where(reached, size[steps], 0.0)
     return judge_sizes(log_snr[steps], size_there, 2 * rates[steps[0]], jnp.max(size), start, data)
 
 
 @eqx.filter_jit
-def _starts(data: Array, condition: Any, key: Key, pairs: int) -> tuple[Key, Array, Any]:
+def _starts(data: Array, condition: PyTree, key: Key, pairs: int) -> tuple[Key, Array, PyTree]:
     """A key for the paths, and where they start: two from each point, with their conditions."""
     index_key, path_key = jax.random.split(key)
-    index = jax.random.randint(index_key, (pairs,), 0, data.shape[0])
-    index = jnp.repeat(index, 2)
+    index = jnp.repeat(jax.random.randint(index_key, (pairs,), 0, data.shape[0]), 2)
     return path_key, data[index], jax.tree.map(lambda leaf: leaf[index], condition)
 
 
 @eqx.filter_jit
 def _quadrature(
-    functional: AbstractPathFunctional, data: Array, cutoff: Array | None, num_steps: int
+    functional: AbstractFunctional, data: Array, cutoff: Array | None, num_steps: int
 ) -> tuple[Array, Array]:
     r"""Times to step through, from the data, and the $\frac{\sigma^2}{2}ds$ of each."""
     process = functional.process
@@ -215,19 +212,13 @@ def _quadrature(
         step = (process.t1 - process.t0) / num_steps
         weights = jnp.full(num_steps + 1, step, data.dtype).at[jnp.array([0, -1])].mul(0.5)
         return times, weights * process.sigma_squared(times) / 2
-    return _cauchy_rule(process, data, cutoff, num_steps)
-
-
-def _cauchy_rule(
-    process: AbstractGaussianProcess, data: Array, cutoff: Array | None, num_steps: int
-) -> tuple[Array, Array]:
     axis = LogSNRAxis.of(process, GaussianReference.from_data(data).mean_variance, cutoff)
-    # Times further out than a signal of e^-28 could not be told apart, and weigh nothing.
+    # Times beyond a signal of e^-28 could not be distinguished, and have no weight.
     last = 0.5 + jnp.arctan(28 / axis.width) / jnp.pi
     axis = eqx.tree_at(lambda a: a.q_stop, axis, jnp.minimum(axis.q_stop, last))
     fraction = (jnp.arange(num_steps, dtype=data.dtype) + 0.5) / num_steps
     times = process.time_of_log_snr(axis.log_snr(fraction))
-    weights = process.var(times) / 2 * axis.jacobian(fraction) / num_steps
+    weights = process.measure(times) * axis.jacobian(fraction) / num_steps
     # The path starts at the data, where nothing is evaluated.
     start = jnp.zeros(1, times.dtype) + process.t0
     return jnp.concatenate([start, times]), jnp.concatenate([jnp.zeros_like(start), weights])
@@ -235,25 +226,25 @@ def _cauchy_rule(
 
 @eqx.filter_jit
 def _integrals(
-    functional: AbstractPathFunctional,
+    functional: AbstractFunctional,
     times: Array,
     weights: Array,
     states: Array,
-    condition: Any,
+    condition: PyTree,
     chunk: int,
 ) -> Array:
     """The integral along each path, shape (n,)."""
-    count = states.shape[1]
 
     def path(args: Any, _: Array) -> Array:
-        def one(path: Array, condition: Any) -> Array:
-            values = jax.vmap(functional, in_axes=(0, 0, None))(times, path, condition)
+        def one(path: Array, condition: PyTree) -> Array:
+            rate = jax.vmap(functional.rate, in_axes=(0, 0, None, None))
+            values = rate(times, path, None, condition)
             return jnp.sum(jnp.where(weights > 0, weights * values, 0.0))
 
         return jax.vmap(one)(*args)
 
-    args = (jnp.moveaxis(states, 1, 0), condition)
-    return unchunk(in_chunks(path, args, count, chunk), count)
+    count = states.shape[1]
+    return unchunk(in_chunks(path, (jnp.moveaxis(states, 1, 0), condition), count, chunk), count)
 
 
 @eqx.filter_jit

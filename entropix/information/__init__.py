@@ -5,8 +5,11 @@ from entropix.information.differential_entropy import (
 )
 from entropix.information.divergences import kl_divergence as kl_divergence
 from entropix.information.divergences import total_correlation as total_correlation
+from entropix.information.end_term import curve_with_end_term as curve_with_end_term
 from entropix.information.entropic_time import EntropicTimeCurve as EntropicTimeCurve
 from entropix.information.entropic_time import entropic_time as entropic_time
+from entropix.information.forms import ModelPair as ModelPair
+from entropix.information.forms import in_form as in_form
 from entropix.information.mutual_information import (
     conditional_mutual_information as conditional_mutual_information,
 )

@@ -9,14 +9,14 @@ integral has two forms, which treat the errors of trained models differently: se
 """
 
 from collections.abc import Sequence
-from typing import Any
 
-from entropix._core.arrays import Key
-from entropix._core.checks import conditions, samples
+from jaxtyping import PyTree
+
+from entropix._core.arrays import DataLike, Key
+from entropix._core.checks import check_same_process, conditions, samples
 from entropix._core.precision import full_precision
-from entropix.entropy.path_kl import check_same_process
 from entropix.information.end_term import with_end_term
-from entropix.information.forms import ModelPair, ProductPair, in_form
+from entropix.information.forms import ModelPair, ProductField, in_form
 from entropix.interfaces import AbstractModel, Estimate
 
 
@@ -24,17 +24,17 @@ from entropix.interfaces import AbstractModel, Estimate
 def kl_divergence(
     model: AbstractModel,
     reference_model: AbstractModel,
-    data: Any,
+    data: DataLike,
     *,
     key: Key,
-    condition: Any = None,
-    reference_condition: Any = None,
+    condition: PyTree = None,
+    reference_condition: PyTree = None,
     form: str | None = None,
     num_evaluations: int = 16_384,
-    cutoff: Any = None,
+    cutoff: DataLike | None = None,
     chunk_size: int = 4096,
 ) -> Estimate:
-    r"""$KL(p\|q)$ between what two models of one process were made for, in nats.
+    r"""$KL(p\|q)$ between the densities of two models of one process, in nats.
 
     Between two data sets: train a model on each, with one process, and pass samples of the first
     that its model has not seen. Between two conditions of one model: pass it twice, with the
@@ -45,7 +45,7 @@ def kl_divergence(
         reference_model: the model of q.
         data: samples of p, shape (N, *shape).
         key: PRNG key.
-        condition: of the samples, handed to `model`: None, or a pytree of arrays with leading axis
+        condition: of the samples, passed to `model`: None, or a pytree of arrays with leading axis
             N. The value is then the mean over conditions of $KL(p(x|c)\|q)$.
         reference_condition: the same for `reference_model`.
         form: "score", $\frac{\sigma^2}{2}E\|s_p - s_q\|^2$, for exact models; "denoising", the
@@ -56,13 +56,27 @@ def kl_divergence(
         chunk_size: evaluations held in memory at once.
 
     Returns:
-        An `Estimate`. Of exact models it holds the divergence down to pure noise, with nothing left
-        out; of others an end term $KL(p_T\|q_T)$ of Gaussians fitted to the fields at `t1`, whose
-        error, with an allowance for what is not Gaussian, is a part of `.stderr`. For trained
-        models the value has the error of their fields, too.
+        An `Estimate`. For exact models it includes the divergence down to pure noise, with nothing
+        left out. For others it includes an end term $KL(p_T\|q_T)$ of Gaussians fitted to the
+        fields at `t1`; the error of this term, with an allowance for what is not Gaussian, is a
+        part of `.stderr`. For trained models the value has the error of their fields, too.
 
     Raises:
-        ValueError: if the processes differ, or the rate does not decay at an end of the axis.
+        ValueError: if the processes differ.
+        DivergenceError: if the rate does not decay at an end of the axis.
+
+    Example:
+        >>> import jax, entropix as ex
+        >>> process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
+        >>> p = ex.ExactModel(ex.Gaussian([0.0], [[1.0]]), process)
+        >>> q = ex.ExactModel(ex.Gaussian([1.0], [[1.0]]), process)
+        >>> data = p.distribution.sample(100, key=jax.random.key(0))
+        >>> value = ex.kl_divergence(p, q, data, key=jax.random.key(1), num_evaluations=512)
+        >>> bool(abs(value.value - 0.5) < 0.02)
+        True
+
+    References:
+        Franzese et al., 2310.09031; Premkumar, 2509.23937; Kong et al., 2302.03792.
     """
     check_same_process(model.process, reference_model.process)
     data = samples(data)
@@ -83,12 +97,12 @@ def kl_divergence(
 def total_correlation(
     model: AbstractModel,
     marginal_models: Sequence[AbstractModel],
-    data: Any,
+    data: DataLike,
     *,
     key: Key,
     form: str | None = None,
     num_evaluations: int = 16_384,
-    cutoff: Any = None,
+    cutoff: DataLike | None = None,
     chunk_size: int = 4096,
 ) -> Estimate:
     r"""$TC(X) = KL(p(x)\|\prod_i p(x_i))$, in nats; of two blocks, their mutual information.
@@ -100,7 +114,7 @@ def total_correlation(
     Args:
         model: the model of the whole vector.
         marginal_models: models of consecutive blocks of coordinates, which together are all of
-            them, on the same process; the block of each is as long as its `shape` says.
+            them, on the same process; the length of each block is that of its model's `shape`.
         data: samples, shape (N, D).
         key: PRNG key.
         form: "score", $\frac{\sigma^2}{2}E\|s_p - s_q\|^2$, for exact models; "denoising", the
@@ -114,8 +128,25 @@ def total_correlation(
         An `Estimate`; the end term $TC(X_T)$ is treated as in `kl_divergence`.
 
     Raises:
-        ValueError: if the blocks do not make up the vector, the processes differ, or the rate does
-            not decay at an end of the axis.
+        ValueError: if the blocks do not make up the vector, or the processes differ.
+        DivergenceError: if the rate does not decay at an end of the axis.
+
+    Example:
+        Two coordinates with correlation 0.6 share $-\frac12\ln(1 - 0.36) = 0.223$ nats:
+
+        >>> import jax, entropix as ex
+        >>> process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
+        >>> joint = ex.ExactModel(ex.Gaussian([0.0, 0.0], [[1.0, 0.6], [0.6, 1.0]]), process)
+        >>> single = ex.ExactModel(ex.Gaussian([0.0], [[1.0]]), process)
+        >>> data = joint.distribution.sample(500, key=jax.random.key(0))
+        >>> value = ex.total_correlation(
+        ...     joint, [single, single], data, key=jax.random.key(1), num_evaluations=1024
+        ... )
+        >>> bool(abs(value.value - 0.223) < 4 * value.stderr)
+        True
+
+    References:
+        Franzese et al., 2310.09031; Kong et al., 2302.03792.
     """
     data = samples(data)
     shapes = [m.shape for m in marginal_models]
@@ -133,10 +164,10 @@ def total_correlation(
     for marginal in marginal_models:
         check_same_process(model.process, marginal.process)
     return with_end_term(
-        in_form(ProductPair(model, tuple(marginal_models), sizes), form),
+        in_form(ModelPair(model, ProductField(tuple(marginal_models), sizes)), form),
         data,
         key=key,
-        condition=None,
+        condition=(None, None),
         num_evaluations=num_evaluations,
         cutoff=cutoff,
         chunk_size=chunk_size,

@@ -7,57 +7,42 @@ $$\frac{d}{ds}H[x_0|Y_s] = \frac{\sigma^2}{2}\left(\frac{D}{\Sigma^2} - E\|\nabl
 that raise H by equal amounts are uniform in entropic time.
 """
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from entropix._core.arrays import Key
-from entropix._core.checks import positive, positive_integer
+from entropix._core.arrays import DataLike, Key
+from entropix._core.checks import positive_integer
 from entropix._core.precision import full_precision
 from entropix.entropy import ConditionalEntropy
-from entropix.entropy.curve import curve_of
-from entropix.entropy.functional import rates_along
-from entropix.interfaces import AbstractGaussianProcess, AbstractModel, Estimate
+from entropix.estimators import EntropyCurve, integrate, rates_along
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel, DivergenceError
 
 
 class EntropicTimeCurve(eqx.Module):
     r"""Conditional entropy $H[x_0|Y_s]$ along a process, in nats.
 
     Attributes:
-        times: shape (K,), increasing, from the time of the cut-off to `t1`.
-        log_snr: of those times; minus infinity at an exact end.
-        rate: $dH/d(-\lambda)$ around each of them, between 0 and D/2.
-        rate_stderr: its standard error (Monte Carlo).
-        cumulative: H at each time less H at the first.
-        stderr: standard error of `cumulative`, for the population.
-        mc_stderr: the same for the given points.
+        curve: from the time of the cut-off to `t1`; `.cumulative` is H at each time less H at the
+            first, `.total` the whole increase, and `.rate` is $dH/d(-\lambda)$, per unit of log-SNR
+            and between 0 and D/2.
         quantiles: times at equal steps of H, shape (Q + 1,), the first and the last time included.
-        total: the whole increase.
     """
 
-    times: Float[Array, " k"]
-    log_snr: Float[Array, " k"]
-    rate: Float[Array, " k"]
-    rate_stderr: Float[Array, " k"]
-    cumulative: Float[Array, " k"]
-    stderr: Float[Array, " k"]
-    mc_stderr: Float[Array, " k"]
+    curve: EntropyCurve
     quantiles: Float[Array, " q"]
-    total: Estimate
 
 
 @full_precision
 def entropic_time(
     model: AbstractModel,
-    data: Any,
+    data: DataLike,
     *,
     key: Key,
-    cutoff: Any,
+    cutoff: DataLike | None,
     num_evaluations: int = 16_384,
-    condition: Any = None,
+    condition: PyTree = None,
     num_times: int = 129,
     num_quantiles: int = 16,
     chunk_size: int = 4096,
@@ -81,59 +66,43 @@ def entropic_time(
 
     Raises:
         ValueError: if an argument is not allowed or the process is not Gaussian.
+        DivergenceError: if `cutoff` is None.
 
     References:
         Entropic time, 2504.13612.
     """
     positive_integer(num_quantiles, "num_quantiles")
     if cutoff is None:
-        raise ValueError("`cutoff` must be a noise standard deviation, got None.")
-    functional = ConditionalEntropy(model)
-    curve = curve_of(
-        functional,
+        raise DivergenceError(
+            "`cutoff` must be a noise standard deviation, got None.", remedy="cutoff"
+        )
+    curve = integrate(
+        ConditionalEntropy(model),
         data,
         key=key,
         num_evaluations=num_evaluations,
         condition=condition,
-        cutoff=positive(cutoff, "cutoff", shape=()),
-        times=None,
+        cutoff=cutoff,
         num_times=num_times,
-        control_variate=True,
         chunk_size=chunk_size,
-        divergence=None,
     )
-    rate, rate_stderr, quantiles = _entropic(
-        model.process, curve.times, curve.cumulative, curve.mc_stderr, num_quantiles
-    )
-    return EntropicTimeCurve(
-        curve.times,
-        curve.log_snr,
-        rate,
-        rate_stderr,
-        curve.cumulative,
-        curve.stderr,
-        curve.mc_stderr,
-        quantiles,
-        curve.total,
-    )
+    return _in_entropic_time(model.process, curve, num_quantiles)
 
 
 @eqx.filter_jit
-def _entropic(
-    process: AbstractGaussianProcess,
-    times: Array,
-    cumulative: Array,
-    mc_stderr: Array,
-    num_quantiles: int,
-) -> tuple[Array, Array, Array]:
+def _in_entropic_time(
+    process: AbstractGaussianProcess, curve: EntropyCurve, num_quantiles: int
+) -> EntropicTimeCurve:
     """Rates per unit of log-SNR, and the quantiles."""
+    times, cumulative = curve.times, curve.cumulative
     # An exact end lies at minus infinity, where nothing happens any more: a number stands for it.
     known = jnp.isfinite(jax.lax.stop_gradient(process.log_snr(times)))
     middle = (process.t0 + process.t1) / 2
     level = -process.log_snr(jnp.where(known, times, middle))
     level = jnp.where(known, level, -jnp.log(jnp.finfo(level.dtype).tiny))
-    rate, rate_stderr = rates_along(level, cumulative, mc_stderr**2)
+    rates = rates_along(level, cumulative, curve.mc_stderr**2)
     steps = jnp.arange(1, num_quantiles) / num_quantiles * cumulative[-1]
     inner = process.time_of_log_snr(-jnp.interp(steps, cumulative, level))
     quantiles = jnp.concatenate([times[:1], inner, times[-1:]])
-    return rate, rate_stderr, quantiles
+    curve = eqx.tree_at(lambda c: (c.rate, c.rate_stderr), curve, rates)
+    return EntropicTimeCurve(curve, quantiles)

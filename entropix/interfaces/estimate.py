@@ -1,4 +1,4 @@
-"""`Estimate`: a value, and how far from the truth it can be expected to lie."""
+"""`Estimate`: a value with its standard errors."""
 
 import equinox as eqx
 import jax
@@ -10,7 +10,7 @@ from entropix._core.formatting import format_with_error
 
 
 class Estimate(eqx.Module):
-    r"""A Monte Carlo estimate with honest standard errors, in nats unless its maker says otherwise.
+    r"""A Monte Carlo estimate with its standard errors, in nats unless stated otherwise.
 
     Attributes:
         value: the estimate.
@@ -22,10 +22,10 @@ class Estimate(eqx.Module):
         cutoff: the smallest noise standard deviation included, or None where there is no cut-off.
         slope: with a cut-off, d value / d(-ln cutoff) at the cut-off: the codimension D - d of the
             data for an entropy (None without a cut-off).
-        bias: what is known of value minus truth and not corrected for, such as an end term that was
-            left out; None where there is nothing to say.
-        num_effective: how many differences between evaluations make up `mc_stderr`,
-            $(\sum d^2)^2 / \sum d^4$; of a few, the error itself is hardly known. None where it
+        bias: a known part of value minus truth that is not corrected, such as an end term that was
+            left out; None where none is known.
+        num_effective: the effective number of differences between evaluations in `mc_stderr`,
+            $(\sum d^2)^2 / \sum d^4$. If it is small, the error itself is uncertain. None where it
             was not counted.
 
     Prints as `259.88 ± 0.12`, with a bias that exceeds the error. `float(estimate)` is its value.

@@ -1,13 +1,18 @@
-"""Noise schedules and forward processes. Time `s` runs from the data (`t0`) to noise (`t1`)."""
+"""Noise schedules, warps of time, and forward processes.
+
+Time `s` runs from the data (`t0`) to noise (`t1`).
+"""
 
 import abc
+from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from equinox import AbstractVar
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from entropix._core.arrays import RealLike, RealScalarLike
+from entropix._core.arrays import Key, RealLike, RealScalarLike
 
 
 class AbstractSchedule(eqx.Module):
@@ -47,6 +52,30 @@ class AbstractSchedule(eqx.Module):
         r"""$1 - e^{-B(s)}$, without cancellation near zero."""
 
 
+class AbstractWarp(eqx.Module):
+    """An increasing map of the unit interval onto itself: fractions of the time axis."""
+
+    @abc.abstractmethod
+    def __call__(self, u: RealLike) -> Array:
+        r"""$w(u)$; 0 at 0 and 1 at 1, exactly."""
+
+    @abc.abstractmethod
+    def rate(self, u: RealLike) -> Array:
+        r"""$w'(u) > 0$."""
+
+    @abc.abstractmethod
+    def inverse(self, value: RealLike) -> Array:
+        r"""The u at which $w(u)$ equals `value`."""
+
+
+class AbstractLearnable(eqx.Module):
+    """A part of a process that is made to be trained: a schedule, a warp, or a whole path."""
+
+    @abc.abstractmethod
+    def learnable(self) -> tuple[Any, ...]:
+        """The arrays among its own that an optimiser moves: free of constraints."""
+
+
 class AbstractProcess(eqx.Module):
     r"""A forward process $dY_s = b(Y_s, s)\,ds + \sigma(s)\,dB_s$ (Ito) on `[t0, t1]`.
 
@@ -70,8 +99,8 @@ class AbstractProcess(eqx.Module):
     ) -> Float[Array, "*shape"]:
         r"""$\nabla \log p_{eq}^{(s)}(y)$: $2 b / \sigma^2$ where the drift is conservative.
 
-        Of a drift with a part that does no work against $p_{eq}$ (it is free of divergence and
-        tangent to the level sets), only the rest enters.
+        A part of the drift that does no work against $p_{eq}$ (free of divergence and tangent to
+        the level sets) does not enter.
         """
 
     def diffusion(self, s: RealLike) -> Array:
@@ -79,7 +108,51 @@ class AbstractProcess(eqx.Module):
         return jnp.sqrt(self.sigma_squared(s))
 
 
-class AbstractGaussianProcess(AbstractProcess):
+class AbstractKernelProcess(AbstractProcess):
+    r"""A process whose state given the data is drawn without simulation.
+
+    The perturbation kernel $p(y_s|x)$ is a map from noise: $Y_s$ = `perturb(s, x, z)`, with the
+    same `z` for all times. This, and an axis of noise levels, is all that estimators of integrals
+    over the marginals ask of a process. A cut-off and a control variate need a Gaussian process.
+
+    """
+
+    @property
+    @abc.abstractmethod
+    def ends_in_noise(self) -> bool:
+        r"""Whether the log-SNR is minus infinity at `t1`; for Gaussian processes $\mu(t_1) = 0$."""
+
+    @abc.abstractmethod
+    def draw_noise(self, x: Float[Array, "*shape"], *, key: Key) -> PyTree:
+        """The noise `z` that `perturb` takes for one example."""
+
+    @abc.abstractmethod
+    def reflect_noise(self, z: PyTree) -> PyTree:
+        """Noise of the same distribution, antithetic to `z`; applied twice it is `z` again."""
+
+    @abc.abstractmethod
+    def perturb(
+        self, s: RealScalarLike, x: Float[Array, "*shape"], z: PyTree
+    ) -> Float[Array, "*shape"]:
+        """The state at time `s` of a path that starts at `x`."""
+
+    @abc.abstractmethod
+    def log_snr(self, s: RealLike) -> Array:
+        r"""The level $\lambda(s)$ of the noise, strictly decreasing; infinite at exact ends.
+
+        For a Gaussian process it is $\log(\mu^2/\Sigma^2)$.
+        """
+
+    @abc.abstractmethod
+    def time_of_log_snr(self, value: RealLike) -> Array:
+        r"""The time at which the log-SNR equals `value`; the nearer end outside its range."""
+
+    @abc.abstractmethod
+    def measure(self, s: RealLike) -> Array:
+        r"""$\frac{\sigma^2}{2}ds$ per unit of $-d\lambda$; for a Gaussian process $\Sigma^2/2$."""
+
+
+class AbstractGaussianProcess(AbstractKernelProcess):
     r"""A linear process: $Y_s = \mu(s)\,x + \Sigma(s)\,z$ with $z \sim N(0, I)$.
 
     The drift is $b = (\mu'/\mu)\,y$ and $\sigma^2 = (\Sigma^2)' - 2(\mu'/\mu)\Sigma^2$, so that
@@ -93,12 +166,10 @@ class AbstractGaussianProcess(AbstractProcess):
     Attributes:
         is_static: whether the equilibrium does not move with time.
         is_finite: whether the total entropy production of smooth data is finite.
-        ends_in_noise: whether $\mu(t_1) = 0$, where $b$ and $\sigma$ are infinite.
     """
 
     is_static: AbstractVar[bool]
     is_finite: AbstractVar[bool]
-    ends_in_noise: AbstractVar[bool]
 
     @abc.abstractmethod
     def scale(self, s: RealLike) -> Array:
@@ -123,14 +194,6 @@ class AbstractGaussianProcess(AbstractProcess):
     @abc.abstractmethod
     def var_rate(self, s: RealLike) -> Array:
         r"""$(\Sigma^2)'(s)$."""
-
-    @abc.abstractmethod
-    def log_snr(self, s: RealLike) -> Array:
-        r"""$\lambda(s) = \log(\mu^2/\Sigma^2)$, strictly decreasing; infinite at exact ends."""
-
-    @abc.abstractmethod
-    def time_of_log_snr(self, value: RealLike) -> Array:
-        r"""The time at which the log-SNR equals `value`; the nearer end outside its range."""
 
     @abc.abstractmethod
     def equilibrium_precision(self, s: RealLike) -> Array:
@@ -171,6 +234,18 @@ class AbstractGaussianProcess(AbstractProcess):
         log_precision = jnp.log(jnp.where(flat, 2 * jnp.pi, precision))
         normaliser = y.size / 2 * (log_precision - jnp.log(2 * jnp.pi))
         return normaliser - precision / 2 * jnp.sum(y * y)
+
+    def measure(self, s: RealLike) -> Array:
+        r"""$\Sigma^2/2$."""
+        return self.var(s) / 2
+
+    def draw_noise(self, x: Float[Array, "*shape"], *, key: Key) -> Float[Array, "*shape"]:
+        """Standard normal noise."""
+        return jax.random.normal(key, x.shape, x.dtype)
+
+    def reflect_noise(self, z: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """$-z$."""
+        return -z
 
     def perturb(
         self, s: RealScalarLike, x: Float[Array, "*shape"], z: Float[Array, "*shape"]

@@ -1,4 +1,4 @@
-"""Models: a network and a process under one protocol, and the exact model of a distribution."""
+"""Models: a network and a process with one interface, and the exact model of a distribution."""
 
 from entropix.models.adapters import DenoiserAdapter as DenoiserAdapter
 from entropix.models.adapters import from_denoiser as from_denoiser

@@ -1,50 +1,59 @@
-r"""Classifier-free guidance: two fields of one process, mixed or extrapolated.
+r"""Classifier-free guidance: an affine combination of two fields under one process.
 
 $$s_w(y|c) = s(y) + w\,[s(y|c) - s(y)]$$
 
-(Ho and Salimans, 2207.12598; $w$ is one plus their weight). Score, entropy field and velocity are
-affine in the score, and the weights add up to one, so that each is mixed as it is:
-$e_w = (1 - w)\,e(y) + w\,e(y|c)$ and $v_w$ alike. A field that both models keep finite at an
-infinite log-SNR is finite there.
+(Ho and Salimans, 2207.12598; $w$ is one plus their weight). Entropy field and velocity are affine
+in the score, and the weights add up to one, so that they combine in the same way:
+$e_w = (1 - w)\,e(y) + w\,e(y|c)$, and similarly $v_w$. A field that is finite at an infinite
+log-SNR for both models is finite there.
 """
 
 from typing import Any
 
+import equinox as eqx
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.arrays import DataLike, Key, RealScalarLike, State
 from entropix._core.checks import check_same_process, finite
-from entropix.interfaces import AbstractModel
+from entropix.interfaces import (
+    AbstractDistribution,
+    AbstractGaussianProcess,
+    AbstractModel,
+    AbstractPrior,
+)
 
 
 class Guided(AbstractModel):
     r"""A conditional model guided away from a marginal one.
 
-    Weight 1 is the conditional model, 0 the marginal one; above 1 the condition is exaggerated.
-    The guided field is a model of its own, with a neural entropy and log densities: those of what
-    it generates. It is not the score of the diffusion of $p(x)^{1-w} p(x|c)^w$, which it equals at
-    the data end only. Differentiable in the weight.
+    Weight 1 is the conditional model, weight 0 the marginal one; weights above 1 enhance the
+    condition. The guided field is a model with its own neural entropy and log densities, those of
+    its samples. Only at the data end is it the score of the diffusion of $p(x)^{1-w} p(x|c)^w$.
+    Differentiable in the weight.
 
-    Two models of the same data may be given as well, a good one and a poor one to be guided away
-    from (Karras et al., 2406.02507); they may both be without a condition.
+    A good model can also be guided away from a worse model of the same data (Karras et al.,
+    2406.02507); both may be unconditional.
 
     Args:
         model: the conditional model.
         weight: $w$, any finite number.
-        marginal_model: the model of the marginal density, on the same process; None for `model`
-            without its condition, where its network serves both (see `ConditionDropout`).
+        marginal_model: the model of the marginal density, under the same process; None for `model`
+            without its condition, if its network supports this (see `ConditionDropout`).
 
     Raises:
-        ValueError: if an argument is not allowed, the processes differ, or one network serves both
-            and is given no condition.
+        ValueError: if an argument is not allowed, the processes differ, or a single model is
+            evaluated without a condition.
     """
 
     model: AbstractModel
     weight: Float[Array, ""]
     marginal_model: AbstractModel | None
+    shape: tuple[int, ...] | None = eqx.field(static=True)
 
-    def __init__(self, model: AbstractModel, weight: Any, marginal_model: Any = None):
+    def __init__(
+        self, model: AbstractModel, weight: DataLike, marginal_model: AbstractModel | None = None
+    ):
         if not isinstance(model, AbstractModel):
             raise ValueError(f"`model` must be a model, got {type(model).__name__}.")
         if not (marginal_model is None or isinstance(marginal_model, AbstractModel)):
@@ -56,18 +65,15 @@ class Guided(AbstractModel):
         self.model = model
         self.weight = finite(weight, "weight", shape=())
         self.marginal_model = marginal_model
+        self.shape = model.shape
 
     @property
     def process(self) -> Any:
         return self.model.process
 
     @property
-    def shape(self) -> tuple[int, ...] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.model.shape
-
-    @property
-    def prior(self) -> Any:
-        """That of the conditional model: both fields are equilibrium's where the signal is gone."""
+    def prior(self) -> AbstractDistribution | AbstractPrior:
+        """The prior of the conditional model."""
         return self.model.prior
 
     @property
@@ -76,46 +82,31 @@ class Guided(AbstractModel):
             return self.model.divergence
         return self.marginal_model.divergence
 
-    def with_process(self, process: Any) -> "Guided":
+    def with_process(self, process: AbstractGaussianProcess) -> "Guided":
         marginal = self.marginal_model
         marginal = None if marginal is None else marginal.with_process(process)
         return Guided(self.model.with_process(process), self.weight, marginal)
 
-    def _mix(self, field: str, s: Any, y: Array, condition: Any, key: Key | None) -> Array:
+    def _mix(self, field: str, s: Any, y: Array, condition: PyTree, key: Key | None) -> Array:
         if self.marginal_model is None and condition is None:
-            raise ValueError("`condition` must be given where one network serves both, got None.")
+            raise ValueError("`condition` must be given if `marginal_model` is None, got None.")
         marginal = self.model if self.marginal_model is None else self.marginal_model
         keys = (None, None) if key is None else jax.random.split(key)
-        told = getattr(self.model, field)(s, y, condition, key=keys[0])
-        untold = getattr(marginal, field)(s, y, None, key=keys[1])
-        return (1 - self.weight) * untold + self.weight * told
+        conditional = getattr(self.model, field)(s, y, condition, key=keys[0])
+        unconditional = getattr(marginal, field)(s, y, None, key=keys[1])
+        return (1 - self.weight) * unconditional + self.weight * conditional
 
     def score(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         return self._mix("score", s, y, condition, key)
 
     def entropy_field(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         return self._mix("entropy_field", s, y, condition, key)
 
     def velocity(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         return self._mix("velocity", s, y, condition, key)

@@ -1,4 +1,4 @@
-"""What models that wrap a network share."""
+"""The common part of models that contain a network."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,18 +7,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from equinox import AbstractVar
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.checks import with_key
 from entropix.distributions import IsotropicGaussian
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel, AbstractProcess
-from entropix.networks.keys import with_key
 
 
 class AbstractNetworkModel(AbstractModel):
-    """A model whose field comes from `network(log_snr, y, condition=None[, key=None])`.
+    """A model whose field is computed by `network(log_snr, y, condition=None[, key=None])`.
 
-    A process that is not Gaussian has no log-SNR: there the network is given the time.
+    For a process that is not Gaussian, which has no log-SNR, the network is given the time.
     """
 
     network: AbstractVar[Callable]
@@ -27,21 +27,21 @@ class AbstractNetworkModel(AbstractModel):
 
     @property
     def prior(self) -> IsotropicGaussian:
-        """The Gaussian the process ends in: equilibrium if static, else N(0, Sigma(t1)^2)."""
+        """The Gaussian in which the process ends."""
         return noise_prior(self.process, self.shape)
 
 
-def noise_prior(process: Any, shape: tuple[int, ...] | None) -> IsotropicGaussian:
-    """The Gaussian a process ends in: equilibrium if static, else N(0, Sigma(t1)^2)."""
+def noise_prior(process: AbstractProcess, shape: tuple[int, ...] | None) -> IsotropicGaussian:
+    r"""The Gaussian in which a process ends: equilibrium if static, else $N(0, \Sigma(t_1)^2)$."""
     if not isinstance(process, AbstractGaussianProcess):
         raise ValueError(
-            f"`prior` must be given by the caller: what {type(process).__name__} ends in has "
-            "no closed form."
+            f"`prior` must be given by the caller: the density at the end of "
+            f"{type(process).__name__} has no closed form."
         )
     if shape is None:
         raise ValueError(
-            "`shape` must be given to the model, or known from its network's `dim` or its "
-            "scaling, for the model to have a prior."
+            "`shape` must be given to the model if neither its network nor its scaling states the "
+            "shape of an example."
         )
     return IsotropicGaussian(shape, _final_std(process))
 
@@ -54,14 +54,14 @@ def _final_std(process: AbstractGaussianProcess) -> Array:
 
 
 def collapse(process: AbstractProcess) -> str | None:
-    """Why the entropy under a process is infinite at the data end, whatever the model."""
+    """Why the entropy of every model under a process diverges at the data end; None if not."""
     if not isinstance(process, AbstractGaussianProcess) or process.is_finite:
         return None
     return f"the equilibrium of {type(process).__name__} collapses at the data end"
 
 
 def check_parts(network: Any, process: Any, *, gaussian: bool = True) -> None:
-    """Refuse what no model can wrap; `gaussian`: whether it needs a Gaussian process."""
+    """Refuse invalid parts of a model; `gaussian`: whether it needs a Gaussian process."""
     if not callable(network):
         raise ValueError(
             "`network` must be callable as network(log_snr, y, condition=None), "
@@ -70,8 +70,8 @@ def check_parts(network: Any, process: Any, *, gaussian: bool = True) -> None:
     leaves = jax.tree.leaves(network, is_leaf=lambda x: isinstance(x, eqx.nn.StateIndex))
     if any(isinstance(leaf, eqx.nn.StateIndex) for leaf in leaves):
         raise ValueError(
-            "`network` must be stateless: layers with state (such as BatchNorm) would make a field "
-            "depend on what was evaluated before. Use LayerNorm or GroupNorm."
+            "`network` must be stateless: with layers with state (such as BatchNorm) a field would "
+            "depend on earlier evaluations. Use LayerNorm or GroupNorm."
         )
     if gaussian:
         check_process(process)
@@ -80,13 +80,13 @@ def check_parts(network: Any, process: Any, *, gaussian: bool = True) -> None:
 
 
 def check_process(process: Any, name: str = "process") -> None:
-    """Refuse what is not a Gaussian process."""
+    """Refuse processes that are not Gaussian."""
     if not isinstance(process, AbstractGaussianProcess):
         raise ValueError(f"`{name}` must be a Gaussian process, got {type(process).__name__}.")
 
 
 def example_shape(network: Any, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    """The shape of one example: as given, or from `network.shape` or `network.dim`."""
+    """The shape of one example: `shape`, or else `network.shape` or `(network.dim,)`."""
     if shape is not None:
         return tuple(int(n) for n in shape)
     known = getattr(network, "shape", None)
@@ -97,26 +97,26 @@ def example_shape(network: Any, shape: tuple[int, ...] | None) -> tuple[int, ...
 
 
 def noise_level(process: AbstractProcess, s: RealScalarLike) -> Array:
-    """What a network is given for the time `s`: the log-SNR, or `s` itself where there is none."""
+    """First argument of a network at time `s`: the log-SNR, or `s` for other processes."""
     if isinstance(process, AbstractGaussianProcess):
         return process.log_snr(s)
     return jnp.asarray(s, process.t1.dtype)
 
 
 def time_level(process: AbstractProcess, s: RealScalarLike) -> Array:
-    """What a network is given for a time that has two ends and no log-SNR: from 4 down to -4.
+    """First argument of the network of a flow: decreases linearly in time from 4 to -4.
 
-    Networks embed log-SNRs, of which these are the middle: linear in time, so that no time is far
-    from those seen in training. (Log-SNRs that run to infinity are, at exact ends.)
+    This is the range in which networks embed log-SNRs well. Unlike infinite log-SNRs, no level is
+    far from those used in training.
     """
     share = (jnp.asarray(s, process.t1.dtype) - process.t0) / (process.t1 - process.t0)
     return 4 * (1 - 2 * share)
 
 
 def call_network(
-    network: Callable, level: RealScalarLike, y: Array, condition: Any, key: Key | None
+    network: Callable, level: RealScalarLike, y: Array, condition: PyTree, key: Key | None
 ) -> Array:
-    """Call a network; a key goes only to networks that accept one (dropout)."""
+    """Call a network, with a key if it accepts one (dropout)."""
     out = network(level, y, condition, **with_key(network, key))
     if jnp.shape(out) != jnp.shape(y):
         raise ValueError(

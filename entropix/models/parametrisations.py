@@ -1,4 +1,4 @@
-r"""Four parametrisations of one field.
+r"""Four parametrisations of the same field.
 
 | model | score | entropy field | velocity |
 |---|---|---|---|
@@ -7,24 +7,23 @@ r"""Four parametrisations of one field.
 | `NoisePrediction` | $-\epsilon/\Sigma$ | $\pi y - \epsilon/\Sigma$ | $v_\epsilon$ |
 | `VelocityPrediction` | $\frac{2}{\sigma^2}(b - v)$ | $-\frac{2}{\sigma^2}v$ | $v$ |
 
-with $\pi$ the precision of $p_{eq}$; $e$, $s_\theta$, $\epsilon$ and $v$ are the networks, and
+Here $\pi$ is the precision of $p_{eq}$; $e$, $s_\theta$, $\epsilon$ and $v$ are the networks, and
 $v_\epsilon = \frac{\mu'}{\mu}(y - \Sigma\epsilon) + \Sigma'\epsilon$. Sources: entropy matching,
 Neural Entropy (2409.03817); score matching, Song et al. (2011.13456); noise prediction, Ho et al.
 (2006.11239); velocity, Albergo et al. (2303.08797), Lipman et al. (2210.02747).
 
-The first two need no log-SNR and take a process that is not Gaussian as well, such as `Langevin`.
-Their networks are then functions of time, `network(s, y, condition=None)`, $-\pi y$ is the
-equilibrium score $\nabla\log p_{eq}(y)$, and the velocity is $b - \frac{\sigma^2}{2} s_\theta$,
-which where a force drives the process is not $-\frac{\sigma^2}{2} e$.
+The first two need no log-SNR and also accept processes that are not Gaussian, such as `Langevin`.
+Their networks are then functions of time, `network(s, y, condition=None)`, $-\pi y$ is replaced by
+the equilibrium score $\nabla\log p_{eq}(y)$, and the velocity is
+$b - \frac{\sigma^2}{2} s_\theta$, which differs from $-\frac{\sigma^2}{2} e$ for a driven process.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
-from jaxtyping import Array, Float
+from jaxtyping import Array, PyTree
 
-from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.arrays import Key, RealScalarLike, State
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel, AbstractProcess
 from entropix.models.moved import move
 from entropix.models.network_model import (
@@ -39,18 +38,18 @@ from entropix.models.scaling import GaussianScaling
 
 
 def _gaussian(process: AbstractProcess) -> AbstractGaussianProcess:
-    assert isinstance(process, AbstractGaussianProcess)  # a model with a scaling is made with one
+    assert isinstance(process, AbstractGaussianProcess)  # checked in `__init__`
     return process
 
 
 def _with_process(model: AbstractNetworkModel, process: AbstractProcess) -> AbstractModel:
-    """The same denoiser; where there is no log-SNR, the same network as a function of time."""
+    """The same denoiser; without a log-SNR, the same network as a function of time."""
     if isinstance(model.process, AbstractGaussianProcess):
         return move(model, process)
     if isinstance(process, AbstractGaussianProcess) or not isinstance(process, AbstractProcess):
         raise ValueError(
-            f"`process` must be one without a log-SNR, as that of the model (its network is a "
-            f"function of time), got {type(process).__name__}."
+            f"`process` must be a process without log-SNR, because the network of the model is a "
+            f"function of time, got {type(process).__name__}."
         )
     return eqx.tree_at(lambda m: m.process, model, process)
 
@@ -59,20 +58,30 @@ class EntropyMatching(AbstractNetworkModel):
     r"""The entropy-matching model: the network is the entropy field itself.
 
     $e_\theta(y, s) = \mathrm{network}(\lambda(s), y)$, or with a scaling
-    $c(s)\,\mathrm{network}(\lambda(s), y/\rho(s))$. The reverse drift is $b + \sigma^2 e_\theta$: a
-    network that outputs nothing reproduces equilibrium and has stored nothing, and
-    $S_{NN} = \int\frac{\sigma^2}{2}E\|e_\theta\|^2$ (Neural Entropy, 2409.03817).
+    $c(s)\,\mathrm{network}(\lambda(s), y/\rho(s))$. The reverse drift is
+    $b + \sigma^2 e_\theta$, and $S_{NN} = \int\frac{\sigma^2}{2}E\|e_\theta\|^2\,ds$ (Neural
+    Entropy, 2409.03817). A network with output zero generates the equilibrium: it stores nothing.
 
     Args:
         network: `network(log_snr, y, condition=None[, key=None]) -> array of y's shape`.
         process: a Gaussian process, or any other: the network is then `network(s, y, ...)`.
-        scaling: `GaussianScaling.from_data(data, process)`, or None for the bare network, the only
-            choice where the process is not Gaussian.
-        shape: shape of one example, where neither network nor scaling knows it.
+        scaling: `GaussianScaling.from_data(data, process)` (recommended); None for no scaling, as
+            required by processes that are not Gaussian.
+        shape: shape of one example; needed if neither network nor scaling states it.
 
     Raises:
-        ValueError: if `network` is not callable or has state, or `process` is no process, or not
-            Gaussian with a scaling.
+        ValueError: if `network` is not callable or has state, `process` is not a process, or a
+            scaling is combined with a process that is not Gaussian.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import entropix as ex
+        >>> process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
+        >>> network = ex.FourierMLP(2, key=jax.random.key(0), widths=(8,))
+        >>> model = ex.EntropyMatching(network, process)
+        >>> print(model.entropy_field(0.5, jnp.ones(2)))  # untrained
+        [0. 0.]
     """
 
     network: Callable
@@ -116,43 +125,28 @@ class EntropyMatching(AbstractNetworkModel):
     def divergence(self) -> str | None:
         return collapse(self.process)
 
-    def _output(self, s: RealScalarLike, y: Array, condition: Any, key: Key | None) -> Array:
+    def _output(self, s: RealScalarLike, y: Array, condition: PyTree, key: Key | None) -> Array:
         if self.scaling is not None:
             y = y / self.scaling.input_std(_gaussian(self.process), s)
         return call_network(self.network, noise_level(self.process, s), y, condition, key)
 
     def entropy_field(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         out = self._output(s, y, condition, key)
         if self.scaling is None:
             return out
         return self.scaling(_gaussian(self.process), s) * out
 
     def score(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         field = self.entropy_field(s, y, condition, key=key)
         return field + self.process.equilibrium_score(s, y)
 
     def velocity(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         out = self._output(s, y, condition, key)
         if self.scaling is not None:
             return -self.scaling.velocity(_gaussian(self.process), s) * out
@@ -166,8 +160,8 @@ class EntropyMatching(AbstractNetworkModel):
 class ScoreMatching(AbstractNetworkModel):
     r"""The network is the score, $s_\theta(y, s) = \mathrm{network}(\lambda(s), y)$.
 
-    Its entropy field is converted, $e_\theta = s_\theta - \nabla\log p_{eq}$. Under a process that
-    is not Gaussian it is $\mathrm{network}(s, y)$, and the prior is the caller's to give.
+    Its entropy field is $e_\theta = s_\theta - \nabla\log p_{eq}$. Under a process that is not
+    Gaussian the score is $\mathrm{network}(s, y)$, and the caller must provide the prior.
 
     Args: as `EntropyMatching`, without a scaling.
     """
@@ -196,33 +190,18 @@ class ScoreMatching(AbstractNetworkModel):
         return collapse(self.process)
 
     def score(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         return call_network(self.network, noise_level(self.process, s), y, condition, key)
 
     def entropy_field(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         return self.score(s, y, condition, key=key) - self.process.equilibrium_score(s, y)
 
     def velocity(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         process = self.process
         if not isinstance(process, AbstractGaussianProcess):
             score = self.score(s, y, condition, key=key)
@@ -237,9 +216,9 @@ class NoisePrediction(AbstractNetworkModel):
     r"""The network is the noise, $\epsilon_\theta = -\Sigma\,s_\theta$.
 
     Unless the network vanishes at the data end, its entropy diverges there like
-    $\frac12 E\|\epsilon_\theta\|^2\lambda$ and must be reported with a cut-off.
+    $\frac12 E\|\epsilon_\theta\|^2\lambda$ and needs a cut-off.
 
-    Args: as `EntropyMatching`, without a scaling, the process Gaussian.
+    Args: as `EntropyMatching`, without a scaling and for a Gaussian process.
     """
 
     network: Callable
@@ -266,44 +245,24 @@ class NoisePrediction(AbstractNetworkModel):
         return collapse(self.process)
 
     def noise(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         r"""$\epsilon_\theta(y, s)$."""
         return call_network(self.network, self.process.log_snr(s), y, condition, key)
 
     def score(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         return -self.noise(s, y, condition, key=key) / self.process.std(s)
 
     def entropy_field(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         return self.score(s, y, condition, key=key) - self.process.equilibrium_score(s, y)
 
     def velocity(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         process = self.process
         noise = self.noise(s, y, condition, key=key)
         std = process.std(s)
@@ -314,7 +273,7 @@ class NoisePrediction(AbstractNetworkModel):
 class VelocityPrediction(AbstractNetworkModel):
     r"""The network is the probability-flow velocity, as in flow matching.
 
-    Args: as `EntropyMatching`, without a scaling, the process Gaussian.
+    Args: as `EntropyMatching`, without a scaling and for a Gaussian process.
     """
 
     network: Callable
@@ -341,34 +300,19 @@ class VelocityPrediction(AbstractNetworkModel):
         return collapse(self.process)
 
     def velocity(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         return call_network(self.network, self.process.log_snr(s), y, condition, key)
 
     def entropy_field(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         process = self.process
         velocity = self.velocity(s, y, condition, key=key)
         return -2 * process.scale(s) / process.scaled_sigma_squared(s) * velocity
 
     def score(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         field = self.entropy_field(s, y, condition, key=key)
         return field + self.process.equilibrium_score(s, y)

@@ -1,21 +1,23 @@
-"""The variance that a model's data are taken to have where nobody states it."""
+"""The data variance that is assumed for a model if the caller does not state it."""
 
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
+from entropix._core.arrays import DataLike, Scalar
 from entropix._core.checks import positive
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 
 
-def reference_variance(model: AbstractModel, variance: Any = None) -> Float[Array, ""]:
-    """The variance `c` to use: as given, else what the model knows of its data.
+def reference_variance(model: AbstractModel, variance: DataLike | None = None) -> Scalar:
+    """The variance `c`: as given, or else that of the data of a model.
 
-    That is the mean variance of an exact model's distribution or of a model's output scaling; else
-    the variance of a static equilibrium; else one. It decides how fast a sampler converges, never
-    to what. Of a model made from another (`Guided`, `Tempered`) it is that of the other.
+    It is the mean variance of the distribution of an exact model or of the scaling of a network
+    model; otherwise the variance of a static equilibrium; otherwise one. For a model derived from
+    another one (`Guided`, `Tempered`) it is that of the other. It affects only the speed of
+    convergence of samplers, not their limit.
     """
     if variance is not None:
         return positive(variance, "variance")

@@ -6,21 +6,19 @@ Gaussian has the mean square, with $P = \mu^2 v + \Sigma^2$,
 $$\frac{E\|e_r\|^2}{D} = \mu^2\left[\frac{(r - \pi\mu v)^2}{P}
   + \left(1 - \mu(r - \pi\mu v)\right)^2\frac{|m|^2/D}{P^2}\right],$$
 
-which is $(1/\kappa^2 - 1/P)^2 P + \mu^2|m|^2/(D\kappa^4)$ where $p_{eq}$ is static. Multiplying the
-network's output by its root, with a floor that carries what is not Gaussian, asks the network for
-numbers of order one at every noise level and every $\kappa$; dividing its input by the root mean
-square of $Y_s$ hands it numbers of order one. The idea is that of the preconditioning of Karras et
-al. (2206.00364), for the entropy field.
+which is $(1/\kappa^2 - 1/P)^2 P + \mu^2|m|^2/(D\kappa^4)$ if $p_{eq}$ is static. Multiplying the
+output of the network by its root, with a floor for the part that is not Gaussian, makes the output
+of order one at every noise level and every $\kappa$; dividing the input by the root mean square of
+$Y_s$ makes the input of order one. This is the preconditioning of Karras et al. (2206.00364),
+applied to the entropy field.
 """
-
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import RealLike, RealScalarLike, safe_sqrt
+from entropix._core.arrays import DataLike, RealLike, RealScalarLike, safe_sqrt
 from entropix._core.checks import positive, samples
 from entropix.interfaces import AbstractGaussianProcess
 
@@ -28,15 +26,23 @@ from entropix.interfaces import AbstractGaussianProcess
 class GaussianScaling(eqx.Module):
     r"""$e_\theta(y, s) = c(s)\,\mathrm{network}(\lambda(s), y/\rho(s))$.
 
-    $c(s)^2 = E\|e_r\|^2/D + \mu^2\,\mathrm{floor}^2/P$ is proportional to $\mu^2$ at the noise end,
-    which the entropy of processes that end in pure noise needs to be finite; $\rho(s)^2 = P +
-    \mu^2|m|^2/D$.
+    $c(s)^2 = E\|e_r\|^2/D + \mu^2\,\mathrm{floor}^2/P$ and $\rho(s)^2 = P + \mu^2|m|^2/D$. At the
+    noise end $c^2$ is proportional to $\mu^2$, so that the entropy of processes that end in pure
+    noise is finite.
 
     Attributes:
         mean_square: $|m|^2/D$.
         variance: $v$, the mean over dimensions of the data variance.
-        floor: the relative size of the non-Gaussian part that the scaling allows for.
+        floor: the relative size of the non-Gaussian part.
         shape: the shape of one example.
+
+    Example:
+        >>> import jax
+        >>> import entropix as ex
+        >>> data = 0.5 * jax.random.normal(jax.random.key(0), (10_000, 2))
+        >>> scaling = ex.GaussianScaling.from_data(data, ex.CosinePath())
+        >>> print(f"{scaling.variance:.2f}", scaling.shape)
+        0.25 (2,)
     """
 
     mean_square: Float[Array, ""]
@@ -46,18 +52,18 @@ class GaussianScaling(eqx.Module):
 
     @classmethod
     def from_data(
-        cls, data: Any, process: AbstractGaussianProcess, *, floor: float = 0.5
+        cls, data: DataLike, process: AbstractGaussianProcess, *, floor: float = 0.5
     ) -> "GaussianScaling":
-        """Take the moments of `data`, shape (N, *shape).
+        """Estimate the moments from data.
 
         Args:
-            data: samples with a leading axis.
-            process: the process the model will run; its coefficients enter at call time, so that a
-                change of schedule needs no new scaling.
+            data: samples, shape (N, *shape).
+            process: the process of the model. Its coefficients are evaluated at call time, so that
+                another schedule needs no new scaling.
             floor: see the class.
 
         Raises:
-            ValueError: if `data` has no samples, is not finite, or does not vary at all.
+            ValueError: if `data` has no samples, is not finite, or is constant.
         """
         if not isinstance(process, AbstractGaussianProcess):
             raise ValueError(f"`process` must be a Gaussian process, got {type(process).__name__}.")
@@ -84,13 +90,13 @@ class GaussianScaling(eqx.Module):
         excess = process.equilibrium_gain(s) - process.equilibrium_precision(s) * (
             scale * self.variance
         )
-        # hypot: the squares would overflow where an equilibrium collapses.
+        # hypot, because the squares would overflow where an equilibrium collapses.
         spread = jnp.hypot(excess, self.floor) / jnp.sqrt(total)
         shift = (1 - scale * excess) / total * safe_sqrt(self.mean_square)
         return jnp.hypot(spread, shift)
 
     def velocity(self, process: AbstractGaussianProcess, s: RealScalarLike) -> Float[Array, ""]:
-        r"""$(\sigma^2/2)\,c(s)$, written with $P'$ so that it is finite at both ends."""
+        r"""$(\sigma^2/2)\,c(s)$, computed from $P'$, which is finite at both ends."""
         scale, total = self._moments(process, s)
         total_rate = 2 * scale * process.scale_rate(s) * self.variance + process.var_rate(s)
         speed = process.scaled_sigma_squared(s)

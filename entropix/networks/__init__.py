@@ -1,12 +1,12 @@
-"""Plain networks, `(log_snr, y, condition) -> array of y's shape`; none knows what entropy is."""
+"""Plain networks, `(log_snr, y, condition) -> array of y's shape`, independent of any process."""
 
 from entropix.networks.condition_dropout import ConditionDropout as ConditionDropout
 from entropix.networks.dit import DiT as DiT
-from entropix.networks.fixed import Fixed as Fixed
-from entropix.networks.fixed import trainable as trainable
 from entropix.networks.latent_condition import LatentCondition as LatentCondition
 from entropix.networks.linear_skip import LinearSkip as LinearSkip
 from entropix.networks.mlp import FourierMLP as FourierMLP
-from entropix.networks.size import NetworkSize as NetworkSize
-from entropix.networks.size import network_size as network_size
+from entropix.networks.parameters import Fixed as Fixed
+from entropix.networks.parameters import NetworkSize as NetworkSize
+from entropix.networks.parameters import network_size as network_size
+from entropix.networks.parameters import trainable as trainable
 from entropix.networks.unet import UNet as UNet

@@ -1,4 +1,4 @@
-"""One network for a conditional field and the marginal ones."""
+"""One network for a conditional field and the marginal fields."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,34 +6,32 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import PyTree
 
-from entropix._core.arrays import Key, RealScalarLike
-from entropix._core.checks import checked, finite, positive_integer
-from entropix.networks.fixed import Fixed
-from entropix.networks.keys import with_key
+from entropix._core.arrays import DataLike, Key, RealScalarLike, State
+from entropix._core.checks import checked, finite, positive_integer, with_key
+from entropix.networks.parameters import Fixed
 
 
 class ConditionDropout(eqx.Module):
-    r"""`network` with its condition, or without: both are learnt in one training run.
+    r"""A network with or without its condition; both are learnt in one training run.
 
-    The wrapped network is handed a vector of `condition_dim + 1` numbers: the condition and a one,
-    or zeros. In training (when it is given a key) a share `rate` of the conditions is left out, as
-    in classifier-free guidance (Ho and Salimans, 2207.12598); afterwards, `condition=None` asks for
-    the marginal field.
+    The wrapped network receives `condition_dim + 1` numbers: the condition and a one, or zeros. In
+    training (with a key) a fraction `rate` of the conditions is omitted, as in classifier-free
+    guidance (Ho and Salimans, 2207.12598). Afterwards `condition=None` gives the marginal field.
 
-    A condition of several blocks, such as (y, z), is a tuple of arrays. Each block is left out on
-    its own, so that one network learns the fields of x given any of them; `(None, z)` asks for
-    that of x given z. The wrapped network is then handed the blocks one after the other, zeros
-    where one is left out, and at the end one flag for each:
-    `sum(condition_dim) + len(condition_dim)` numbers.
+    A condition of several blocks, such as (y, z), is a tuple of arrays. Each block is omitted
+    independently, so that one network learns the fields of x given any of them; `(None, z)`
+    evaluates that of x given z. The wrapped network then receives the concatenated blocks, zeros
+    for omitted ones, followed by one flag for each: `sum(condition_dim) + len(condition_dim)`
+    numbers.
 
     Args:
         network: `network(log_snr, y, condition)`, such as
             `FourierMLP(dim, condition_dim=condition_dim + 1, key=key)`.
-        condition_dim: size of a condition, or a tuple of the sizes of its blocks; integer labels
-            become one-hot vectors with `jax.nn.one_hot`.
-        rate: share of the conditions left out, between 0 and 1: of every block, or one for each.
+        condition_dim: size of a condition, or a tuple of the sizes of its blocks. Convert integer
+            labels to one-hot vectors with `jax.nn.one_hot`.
+        rate: fraction of omitted conditions, between 0 and 1; one number, or one for each block.
 
     Raises:
         ValueError: if an argument is not allowed, or a condition has another size.
@@ -43,14 +41,14 @@ class ConditionDropout(eqx.Module):
     condition_dim: int | tuple[int, ...] = eqx.field(static=True)
     rate: Fixed
 
-    def __init__(self, network: Callable, condition_dim: int | Sequence[int], rate: Any = 0.2):
+    def __init__(self, network: Callable, condition_dim: int | Sequence[int], rate: DataLike = 0.2):
         if not callable(network):
             raise ValueError(f"`network` must be callable, got {type(network).__name__}.")
         self.network = network
         shape: tuple[int, ...] = ()
         if isinstance(condition_dim, Sequence):
             if len(condition_dim) == 0:
-                raise ValueError("`condition_dim` must hold the size of a block, got none.")
+                raise ValueError("`condition_dim` must hold at least one size, got none.")
             self.condition_dim = tuple(positive_integer(n, "condition_dim") for n in condition_dim)
             shape = (len(condition_dim),)
         else:
@@ -61,12 +59,12 @@ class ConditionDropout(eqx.Module):
         self.rate = Fixed(checked(value, "rate", lambda v: (v > 0) & (v < 1), "between 0 and 1"))
 
     @property
-    def dim(self) -> Any:
-        """The dimension of the wrapped network, where it has one."""
+    def dim(self) -> int | None:
+        """The dimension of the wrapped network, if it has one."""
         return getattr(self.network, "dim", None)
 
-    def _blocks(self, condition: Any) -> tuple[tuple[Any, ...], tuple[int, ...]]:
-        """The blocks of a condition and their sizes; None where one is left out."""
+    def _blocks(self, condition: PyTree) -> tuple[tuple[Any, ...], tuple[int, ...]]:
+        """The blocks of a condition, None if omitted, and their sizes."""
         if isinstance(self.condition_dim, int):
             return (condition,), (self.condition_dim,)
         count = len(self.condition_dim)
@@ -74,30 +72,25 @@ class ConditionDropout(eqx.Module):
             return (None,) * count, self.condition_dim
         if not isinstance(condition, tuple | list) or len(condition) != count:
             raise ValueError(
-                f"`condition` must be a tuple of {count} blocks, None where one is left out, "
+                f"`condition` must be a tuple of {count} blocks, None for omitted ones, "
                 f"got {type(condition).__name__} of {len(condition)}."
             )
         return tuple(condition), self.condition_dim
 
     def __call__(
-        self,
-        log_snr: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, log_snr: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         blocks, sizes = self._blocks(condition)
-        told = jnp.asarray([block is not None for block in blocks], y.dtype)
+        flags = jnp.asarray([block is not None for block in blocks], y.dtype)
         if key is not None:
             kept = jax.random.bernoulli(key, 1 - self.rate.value, (len(sizes),))
-            told = told * kept.astype(y.dtype)
+            flags = flags * kept.astype(y.dtype)
         parts = []
-        for block, size, flag in zip(blocks, sizes, told, strict=True):
+        for block, size, flag in zip(blocks, sizes, flags, strict=True):
             part = jnp.zeros(size, y.dtype) if block is None else jnp.asarray(block, y.dtype)
             if part.size != size:
                 raise ValueError(f"`condition` must hold {size} numbers, got {part.size}.")
             parts.append(flag * part.ravel())
         inside = None if key is None else jax.random.fold_in(key, 1)
-        told = jnp.concatenate([*parts, told])
-        return self.network(log_snr, y, told, **with_key(self.network, inside))
+        joined = jnp.concatenate([*parts, flags])
+        return self.network(log_snr, y, joined, **with_key(self.network, inside))

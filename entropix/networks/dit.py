@@ -8,19 +8,20 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from entropix._core.arrays import Key, RealScalarLike
-from entropix._core.checks import exact_shape, positive_integer
+from entropix._core.arrays import Key, RealScalarLike, State
+from entropix._core.checks import choice, exact_shape, positive_integer
 from entropix.networks.embedding import NoiseEmbedding
-from entropix.networks.fixed import Fixed
-from entropix.networks.images import cast, image_shape, precision_name, zeroed
+from entropix.networks.images import PRECISIONS, cast, image_shape, zeroed
+from entropix.networks.parameters import Fixed
 
 
 class TransformerBlock(eqx.Module):
-    """Attention and a perceptron, scaled, shifted and gated by the embedding; the gates start shut.
+    """Attention and a perceptron, with scales, shifts and gates computed from the embedding.
 
-    This is the adaLN-Zero block of the paper: an untrained block is its shortcut.
+    This is the adaLN-Zero block of the paper. The gates are initially zero, so that an untrained
+    block is its shortcut.
     """
 
     norm: eqx.nn.LayerNorm
@@ -51,18 +52,18 @@ class TransformerBlock(eqx.Module):
 class DiT(eqx.Module):
     """`network(log_snr, y, condition=None) -> array of y's shape`, a transformer over patches.
 
-    Positions are told by fixed sines and cosines. The output layer starts at zero: an untrained
-    network has stored nothing.
+    Positions are encoded by fixed sines and cosines. The output layer is initially zero, so that
+    an untrained network has stored nothing.
 
     Args:
         shape: (height, width) or (height, width, channels) of one image.
-        patch: side of a patch, which divides height and width.
+        patch: side of a patch; must divide height and width.
         width: size of a token, a multiple of 4 and of `heads`.
         depth: number of blocks.
-        heads: heads of the attention.
+        heads: number of attention heads.
         condition_dim: size of a condition vector (labels as `jax.nn.one_hot`), or None.
-        precision: dtype of the computation, such as "bfloat16", with parameters as they are and
-            normalisation in float32; None for that of the input.
+        precision: dtype of the computation, such as "bfloat16"; None for that of the input. The
+            precision of the parameters does not change, and normalisation uses float32.
         num_features: number of Fourier features of the noise level.
         key: PRNG key of the initial weights.
 
@@ -103,7 +104,7 @@ class DiT(eqx.Module):
             raise ValueError(
                 f"`width` must be a multiple of 4 and of `heads` = {heads}, got {width}."
             )
-        self.precision = precision_name(precision)
+        self.precision = None if precision is None else choice(precision, "precision", PRECISIONS)
         numbers = patch**2 * math.prod(self.shape[2:])
         positive_integer(depth, "depth")
         self.positions = Fixed(jnp.asarray(self._positions(width), float))
@@ -120,12 +121,7 @@ class DiT(eqx.Module):
         angles = (grid * frequencies).reshape(len(grid), -1)
         return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
-    def __call__(
-        self,
-        log_snr: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-    ) -> Float[Array, "*shape"]:
+    def __call__(self, log_snr: RealScalarLike, y: State, condition: PyTree = None) -> State:
         exact_shape(y, self.shape, "y")
         dtype = y.dtype if self.precision is None else jnp.dtype(self.precision)
         net = cast(self, dtype)
@@ -152,7 +148,7 @@ def _initial(
     condition_dim: int | None,
     num_features: int,
 ) -> tuple[Any, ...]:
-    """The layers of a `DiT` at their start, drawn by one program."""
+    """The initial layers of a `DiT`, drawn by one program."""
     keys = jax.random.split(key, depth + 4)
     embedding = NoiseEmbedding(
         width, condition_dim=condition_dim, num_features=num_features, key=keys[0]

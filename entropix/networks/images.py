@@ -1,7 +1,7 @@
-"""What networks for images share: shapes, precision, residual blocks, self-attention.
+"""Common parts of networks for images: shapes, precision, residual blocks, self-attention.
 
-Images enter and leave as the data sets have them, (height, width) or (height, width, channels).
-Inside, channels come first, as in `equinox.nn`.
+The layout of images is that of the data sets, (height, width) or (height, width, channels).
+Internally channels come first, as in `equinox.nn`.
 """
 
 import math
@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
-from entropix._core.checks import choice, exact_shape, positive_integer
-from entropix.networks.fixed import Fixed
+from entropix._core.checks import exact_shape, positive_integer
+from entropix.networks.parameters import Fixed
 
 
 PRECISIONS = ("float32", "bfloat16", "float16", "float64")
@@ -30,13 +30,8 @@ def image_shape(shape: Any) -> tuple[int, ...]:
     return tuple(positive_integer(size, "shape") for size in shape)
 
 
-def precision_name(precision: str | None) -> str | None:
-    """The name of a floating dtype, or None for that of the input."""
-    return None if precision is None else choice(precision, "precision", PRECISIONS)
-
-
 def channels_first(y: Array, shape: tuple[int, ...], dtype: Any) -> Float[Array, "c h w"]:
-    """One image as the layers want it."""
+    """One image with the layout of the layers."""
     exact_shape(y, shape, "y")
     return jnp.moveaxis(y.reshape(*shape[:2], -1), -1, 0).astype(dtype)
 
@@ -47,7 +42,7 @@ def channels_last(image: Float[Array, "c h w"], shape: tuple[int, ...], dtype: A
 
 
 def cast(module: Any, dtype: Any) -> Any:
-    """`module` with its floating arrays in another precision; what is `Fixed` stays."""
+    """`module` with floating arrays of another precision; `Fixed` arrays are not changed."""
 
     def one(leaf: Any) -> Any:
         return leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf
@@ -56,17 +51,17 @@ def cast(module: Any, dtype: Any) -> Any:
 
 
 def zeroed(layer: Any) -> Any:
-    """A layer that outputs zero until it is trained."""
+    """A layer whose initial output is zero."""
     return eqx.tree_at(lambda m: (m.weight, m.bias), layer, replace_fn=jnp.zeros_like)
 
 
 def group_norm(channels: int) -> eqx.nn.GroupNorm:
-    """Groups of at least four channels, at most 32 of them; it computes in float32 at least."""
+    """At most 32 groups of at least four channels; computes in float32 or higher precision."""
     return eqx.nn.GroupNorm(math.gcd(channels, min(32, max(1, channels // 4))), channels)
 
 
 def halved(x: Float[Array, "c h w"]) -> Float[Array, "c half_h half_w"]:
-    """Means over blocks of 2 x 2; an odd edge is repeated first."""
+    """Means over blocks of 2 x 2, after repeating the edge of an odd axis."""
     x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2)), mode="edge")
     c, h, w = x.shape
     return jnp.mean(x.reshape(c, h // 2, 2, w // 2, 2), axis=(2, 4))
@@ -78,9 +73,9 @@ def doubled(x: Float[Array, "c h w"], size: tuple[int, int]) -> Float[Array, "c 
 
 
 class ResidualBlock(eqx.Module):
-    """Two convolutions beside a shortcut, the embedding added between them; perhaps resampled.
+    """Two convolutions with a shortcut, the embedding added between them; optionally resampled.
 
-    The second convolution starts at zero, so that an untrained block is its shortcut.
+    The second convolution is initially zero, so that an untrained block is its shortcut.
     """
 
     norms: tuple[eqx.nn.GroupNorm, eqx.nn.GroupNorm]
@@ -124,7 +119,7 @@ class ResidualBlock(eqx.Module):
 
 
 class SelfAttention(eqx.Module):
-    """Attention of all pixels to all, beside a shortcut; it starts as its shortcut."""
+    """Attention between all pixels, with a shortcut; initially it is the shortcut."""
 
     norm: eqx.nn.GroupNorm
     attention: eqx.nn.MultiheadAttention

@@ -1,47 +1,46 @@
-r"""A condition that tells of a latent class, so that what it is worth can be measured.
+r"""A condition that acts through a latent class, for accurate mutual information.
 
-Information is the difference of a conditional field and the marginal one, and so holds the
-difference of their errors. A network that is told the condition is spared an inference from $y$,
-which a network of the same size without it does less well: the difference is mistaken for
-information. And one that is free to use the condition in any way remembers single samples by it.
-Here both fields are one function of $y$ and of what is known of a latent class z,
+An estimate of information contains the difference of the errors of a conditional and a marginal
+field. Without the condition a network must infer it from $y$, which increases its error, and the
+difference appears as information. A network that can use the condition in any way also memorises
+single samples. Here both fields are one function of $y$ and of the probabilities of a latent class
+z,
 
 $$e(y, s\,|\,c) = \mathrm{network}(\lambda, y, p_s(z|y, c)), \qquad
   p_s(z|y, c) \propto p_s(z|y)\,p(c|z),$$
 
-by Bayes' rule for a condition that depends on $y$ through z alone: $\log p_s(z|y)$ is a guess from
-y, $\log p(c|z)$ is linear in the condition, and without one it is left out. Both are learnt from
-the loss of the field: evidence that helps to remove noise grows, and evidence that does not fades.
+by Bayes' rule for a condition that depends on $y$ only through z. A network `guess` computes
+$\log p_s(z|y)$; $\log p(c|z)$ is linear in the condition, and zero without a condition. Both are
+learnt from the loss of the field.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import RealScalarLike
+from entropix._core.arrays import DataLike, RealScalarLike
 from entropix._core.checks import exact_shape, finite, positive_integer
 
 
 class LatentCondition(eqx.Module):
-    """`network(log_snr, y, condition)`, for `ConditionDropout`, with a latent class in between.
+    """`network(log_snr, y, condition)`, for `ConditionDropout`, with an intermediate latent class.
 
-    The condition should name classes, as one-hot vectors do: through `num_classes` latent classes
-    it can tell at most the logarithm of their number. In the beginning each class of the condition
-    is evidence for one latent class, of odds $e^{strength}$.
+    The condition should be a one-hot vector of classes: its information is at most the logarithm
+    of `num_classes`. Initially each class of the condition is evidence for one latent class, with
+    odds $e^{strength}$.
 
     Args:
         network: `network(log_snr, y, probabilities)`, such as
             `FourierMLP(dim, condition_dim=num_classes, key=key)`.
         guess: `guess(log_snr, y)`, unnormalised log-probabilities of the latent classes, such as
             `FourierMLP(dim, out_dim=num_classes, key=key)`.
-        condition_dim: size of a condition. The mark that `ConditionDropout` adds is not needed:
-            zeros tell nothing.
-        num_classes: number of latent classes, at least `condition_dim`; better some more.
-        strength: of the evidence in the beginning.
+        condition_dim: size of a condition, without the flag of `ConditionDropout`, which is not
+            needed: zeros are no evidence.
+        num_classes: number of latent classes, at least `condition_dim` and preferably larger.
+        strength: strength of the initial evidence.
 
     Raises:
         ValueError: if an argument is not allowed, or a vector has another size.
@@ -58,7 +57,7 @@ class LatentCondition(eqx.Module):
         *,
         condition_dim: int,
         num_classes: int,
-        strength: Any = 2.0,
+        strength: DataLike = 2.0,
     ):
         for name, part in (("network", network), ("guess", guess)):
             if not callable(part):
@@ -71,15 +70,15 @@ class LatentCondition(eqx.Module):
         self.evidence = strength * np.eye(num_classes, condition_dim, dtype=strength.dtype)
 
     @property
-    def dim(self) -> Any:
-        """The dimension of the wrapped network, where it has one."""
+    def dim(self) -> int | None:
+        """The dimension of the wrapped network, if it has one."""
         return getattr(self.network, "dim", None)
 
     def __call__(
         self, log_snr: RealScalarLike, y: Float[Array, "*shape"], condition: Float[Array, " c"]
     ) -> Float[Array, "*shape"]:
         latent, size = self.evidence.shape
-        told = (self.evidence @ condition[:size]).astype(y.dtype)
+        evidence = (self.evidence @ condition[:size]).astype(y.dtype)
         guess = self.guess(log_snr, y)
         exact_shape(guess, (latent,), "guess")
-        return self.network(log_snr, y, jax.nn.softmax(guess + told))
+        return self.network(log_snr, y, jax.nn.softmax(guess + evidence))

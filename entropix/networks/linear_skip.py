@@ -1,12 +1,12 @@
-r"""A linear path around a network, for data that are Gaussian in the main.
+r"""A linear path around a network, for data that are approximately Gaussian.
 
 The entropy field of a Gaussian is linear in the state and in the condition, with matrices that
-change with the noise level. In many dimensions a multilayer perceptron learns such a map slowly:
-LayerNorm and the activation must be undone in every direction. Here
+depend on the noise level. In many dimensions a multilayer perceptron learns such a map slowly,
+because it must invert LayerNorm and the activation in every direction. Here
 
 $$\mathrm{out} = \mathrm{network}(\lambda, y, c) + \sum_k g_k(\lambda)\,W_k\,[y, c],$$
 
-so that the network is left what is not linear.
+so that the network only needs to learn the non-linear part.
 """
 
 from collections.abc import Callable
@@ -15,28 +15,26 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from entropix._core.arrays import Key, RealScalarLike
-from entropix._core.checks import positive_integer
-from entropix.networks.keys import with_key
+from entropix._core.arrays import Key, RealScalarLike, State
+from entropix._core.checks import optional_size, positive_integer, with_key
 
 
-_LEVEL = 4.0  # log-SNR at which the bounded embedding has gone half its way, as in FourierMLP
+_LEVEL = 4.0  # log-SNR at which the bounded embedding is 1/2, as in FourierMLP
 
 
 class LinearSkip(eqx.Module):
-    r"""`network` plus linear maps of state and condition, weighted by the noise level.
+    r"""A network plus linear maps of state and condition, with weights that depend on the level.
 
     Args:
         network: `network(log_snr, y, condition)` for vectors `y`, such as `FourierMLP`.
         dim: size of `y`.
         condition_dim: size of a condition, or None.
-        num_flags: how many of the last numbers of a condition are flags, on which the weights
-            $g_k$ depend as on the noise level: 1 within a `ConditionDropout` of one block, and as
-            many as it has blocks otherwise.
-        num_maps: how many matrices $W_k$ there are.
-        width: size of the hidden layer behind the weights $g_k$.
+        num_flags: how many of the last numbers of a condition are flags. The weights $g_k$ depend
+            on them. Within a `ConditionDropout`, the number of its blocks.
+        num_maps: number of matrices $W_k$.
+        width: size of the hidden layer that computes the weights $g_k$.
         key: PRNG key of the initial weights. The weights $g_k$ start at zero.
 
     Raises:
@@ -65,9 +63,7 @@ class LinearSkip(eqx.Module):
             raise ValueError(f"`network` must be callable, got {type(network).__name__}.")
         self.network = network
         self.dim = positive_integer(dim, "dim")
-        if condition_dim is not None:
-            positive_integer(condition_dim, "condition_dim")
-        self.condition_dim = condition_dim
+        self.condition_dim = optional_size(condition_dim, "condition_dim")
         self.num_flags = positive_integer(num_flags, "num_flags", 0)
         if self.num_flags > (condition_dim or 0):
             raise ValueError(
@@ -79,29 +75,24 @@ class LinearSkip(eqx.Module):
         self.maps, self.gate = _initial(key, shape, 9 + self.num_flags, width)
 
     def __call__(
-        self,
-        log_snr: RealScalarLike,
-        y: Float[Array, " dim"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, " dim"]:
+        self, log_snr: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         angle = 2 * jnp.arctan(log_snr / _LEVEL) * jnp.arange(1, 5) / 2
         level = jnp.arctan(log_snr / _LEVEL)[None]
         features = jnp.concatenate([level, jnp.sin(angle), jnp.cos(angle)]).astype(y.dtype)
         inputs = y
         if condition is not None:
-            told = jnp.asarray(condition, y.dtype).ravel()
-            inputs = jnp.concatenate([y, told])
-            features = jnp.concatenate([features, told[told.size - self.num_flags :]])
-        # Maps of the input first: the matrices are not mixed for each example.
+            vector = jnp.asarray(condition, y.dtype).ravel()
+            inputs = jnp.concatenate([y, vector])
+            features = jnp.concatenate([features, vector[vector.size - self.num_flags :]])
+        # The maps are applied first, so that no matrix is computed for each example.
         linear = self.gate(features) @ (self.maps @ inputs)
         return self.network(log_snr, y, condition, **with_key(self.network, key)) + linear
 
 
 @eqx.filter_jit
 def _initial(key: Key, shape: tuple[int, ...], features: int, width: int) -> tuple[Any, ...]:
-    """Maps and gate at their start, drawn by one program."""
+    """The initial maps and gate, drawn by one program."""
     map_key, gate_key = jax.random.split(key)
     maps = jax.random.normal(map_key, shape) / jnp.sqrt(shape[-1])
     gate = eqx.nn.MLP(features, shape[0], width, 2, activation=jax.nn.silu, key=gate_key)

@@ -2,8 +2,8 @@ r"""A multilayer perceptron with Fourier features of the noise level.
 
 The network of the Neural Entropy experiments (2409.03817): fixed random Fourier features of time
 (Tancik et al., 2006.10739; Song et al., 2011.13456), added at every layer, with LayerNorm (Ba et
-al., 1607.06450). Here "time" is the log-SNR, through $\frac{2}{\pi}\arctan(\lambda/\lambda_0)$: a
-map that is bounded and smooth, so that the exact ends $\lambda = \pm\infty$ need no clip.
+al., 1607.06450). "Time" is here $\frac{2}{\pi}\arctan(\lambda/\lambda_0)$, a bounded and smooth
+function of the log-SNR, so that the exact ends $\lambda = \pm\infty$ need no clipping.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,13 +12,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike
-from entropix._core.checks import exact_shape, positive, positive_integer
+from entropix._core.checks import exact_shape, optional_size, positive, positive_integer
 from entropix.networks.embedding import check_condition, fourier_features
-from entropix.networks.fixed import Fixed
 from entropix.networks.images import zeroed
+from entropix.networks.parameters import Fixed
 
 
 class FourierMLP(eqx.Module):
@@ -26,20 +26,28 @@ class FourierMLP(eqx.Module):
 
     Args:
         dim: size of `y`, and of the output.
-        widths: sizes of the hidden layers; the default is the paper's.
+        widths: sizes of the hidden layers; the default is that of the paper.
         num_features: number of Fourier features of the noise level (sines and cosines together).
         feature_scale: standard deviation of the random frequencies.
-        log_snr_scale: log-SNR at which the bounded embedding has gone half its way.
+        log_snr_scale: log-SNR at which the bounded embedding is 1/2.
         condition_dim: size of a condition vector, or None.
         activation: elementwise non-linearity.
-        out_dim: size of the output where it is not `dim`, as for a `LatentCondition`.
+        out_dim: size of the output if it is not `dim`, as for a `LatentCondition`.
         key: PRNG key of the initial weights and frequencies.
 
-    The output layer starts at zero: an untrained network has stored nothing. The frequencies are
-    `Fixed` and never trained.
+    The output layer is initially zero, so that an untrained network has stored nothing. The
+    frequencies are `Fixed` and never trained.
 
     Raises:
         ValueError: if a size is not a positive integer, or a condition is missing or unexpected.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> import entropix as ex
+        >>> network = ex.FourierMLP(3, key=jax.random.key(0), widths=(16, 16))
+        >>> network(0.0, jnp.ones(3)).shape
+        (3,)
     """
 
     dim: int = eqx.field(static=True)
@@ -73,10 +81,8 @@ class FourierMLP(eqx.Module):
         if not callable(activation):
             raise ValueError(f"`activation` must be a function, got {activation!r}.")
         half = positive_integer(num_features, "num_features", 2) // 2
-        if condition_dim is not None:
-            positive_integer(condition_dim, "condition_dim")
-        self.condition_dim = condition_dim
-        self.out_dim = None if out_dim is None else positive_integer(out_dim, "out_dim")
+        self.condition_dim = optional_size(condition_dim, "condition_dim")
+        self.out_dim = optional_size(out_dim, "out_dim")
         self.activation = activation
         self.log_snr_scale = Fixed(positive(log_snr_scale, "log_snr_scale", shape=()))
         spread = positive(feature_scale, "feature_scale", shape=())
@@ -87,10 +93,7 @@ class FourierMLP(eqx.Module):
         self.frequencies = Fixed(frequencies)
 
     def __call__(
-        self,
-        log_snr: RealScalarLike,
-        y: Float[Array, " dim"],
-        condition: Any = None,
+        self, log_snr: RealScalarLike, y: Float[Array, " dim"], condition: PyTree = None
     ) -> Float[Array, " out"]:
         condition = check_condition(condition, self.condition_dim)
         exact_shape(y, (self.dim,), "y")
@@ -106,7 +109,7 @@ class FourierMLP(eqx.Module):
 
 @eqx.filter_jit
 def _initial(key: Key, spread: Array, sizes: tuple[int, ...], half: int) -> tuple[Any, ...]:
-    """Frequencies, layers, embeddings, norms and head at their start, drawn by one program."""
+    """The initial frequencies, layers, embeddings, norms and head, drawn by one program."""
     widths = sizes[1:-1]
     keys = jax.random.split(key, 2 * len(widths) + 2)
     frequencies = spread * jax.random.normal(keys[0], (half,))

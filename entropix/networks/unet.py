@@ -1,8 +1,8 @@
 """U-Nets for images.
 
-The network of Ronneberger et al. (1505.04597) as diffusion models use it (Ho et al., 2006.11239;
-Song et al., 2011.13456; Dhariwal and Nichol, 2105.05233): residual blocks at falling resolution,
-the same back up with what was seen on the way down, the noise level added in every block.
+The network of Ronneberger et al. (1505.04597) as used in diffusion models (Ho et al., 2006.11239;
+Song et al., 2011.13456; Dhariwal and Nichol, 2105.05233): residual blocks at decreasing and then at
+increasing resolution, with skip connections between them; the noise level enters every block.
 """
 
 import itertools
@@ -13,12 +13,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, PyTree
 
-from entropix._core.arrays import Key, RealScalarLike
-from entropix._core.checks import positive_integer
+from entropix._core.arrays import Key, RealScalarLike, State
+from entropix._core.checks import choice, positive_integer
 from entropix.networks.embedding import NoiseEmbedding
 from entropix.networks.images import (
+    PRECISIONS,
     ResidualBlock,
     SelfAttention,
     cast,
@@ -28,13 +29,12 @@ from entropix.networks.images import (
     group_norm,
     halved,
     image_shape,
-    precision_name,
     zeroed,
 )
 
 
 class Level(eqx.Module):
-    """The blocks at one resolution, each with or without attention after it."""
+    """The blocks at one resolution, each optionally followed by attention."""
 
     blocks: tuple[ResidualBlock, ...]
     attentions: tuple[SelfAttention | None, ...]
@@ -72,24 +72,24 @@ class UNet(eqx.Module):
     |---|---|---|
     | widths | 32, 64, 128 | 128, 256, 256, 256 |
     | blocks at each resolution | 1 | 2 |
-    | self-attention | none | at a half of the resolution |
+    | self-attention | none | at half of the resolution |
     | dropout | none | 0.1 |
-    | meant for | MNIST | CIFAR-10, about the size of Ho et al. |
+    | intended for | MNIST | CIFAR-10, about the size of Ho et al. |
 
-    Resolution is halved and doubled inside residual blocks, and may be odd. The output layer starts
-    at zero: an untrained network has stored nothing.
+    Resolution is halved and doubled inside residual blocks, and may be odd. The output layer is
+    initially zero, so that an untrained network has stored nothing.
 
     Args:
         shape: (height, width) or (height, width, channels) of one image.
-        widths: channels at each resolution, from the full one down; each resolution is half of the
-            one before.
-        blocks: residual blocks at each resolution on the way down; one more on the way up.
-        attention: the resolutions that have self-attention, as indices into `widths`.
-        heads: heads of the attention; the widths with attention must be multiples.
-        dropout: share of activations left out in training, which hands the network a `key`.
+        widths: number of channels at each resolution, starting at the full one; each resolution is
+            half of the previous one.
+        blocks: residual blocks at each decreasing resolution; one more at each increasing one.
+        attention: the resolutions with self-attention, as indices into `widths`.
+        heads: number of attention heads, which must divide the widths with attention.
+        dropout: fraction of activations omitted in training, when the network receives a `key`.
         condition_dim: size of a condition vector (labels as `jax.nn.one_hot`), or None.
-        precision: dtype of the computation, such as "bfloat16", with parameters as they are and
-            normalisation in float32; None for that of the input.
+        precision: dtype of the computation, such as "bfloat16"; None for that of the input. The
+            precision of the parameters does not change, and normalisation uses float32.
         num_features: number of Fourier features of the noise level.
         key: PRNG key of the initial weights.
 
@@ -124,7 +124,7 @@ class UNet(eqx.Module):
         num_features: int = 64,
     ):
         self.shape = image_shape(shape)
-        self.precision = precision_name(precision)
+        self.precision = None if precision is None else choice(precision, "precision", PRECISIONS)
         if not isinstance(widths, Sequence) or len(widths) == 0:
             raise ValueError(f"`widths` must be a sequence of channels, got {widths!r}.")
         widths = tuple(positive_integer(w, "widths") for w in widths)
@@ -156,7 +156,7 @@ class UNet(eqx.Module):
 
     @classmethod
     def large(cls, shape: Sequence[int], *, key: Key, **options: Any) -> "UNet":
-        """The larger one of the table above; `options` are those of `UNet`, and win."""
+        """The larger network of the table above; `options` of `UNet` take precedence."""
         defaults = {
             "widths": (128, 256, 256, 256),
             "blocks": 2,
@@ -166,13 +166,8 @@ class UNet(eqx.Module):
         return cls(shape, key=key, **{**defaults, **options})
 
     def __call__(
-        self,
-        log_snr: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, log_snr: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         dtype = y.dtype if self.precision is None else jnp.dtype(self.precision)
         net = cast(self, dtype)
         count = len(self.descent)
@@ -217,7 +212,7 @@ def _initial(
     condition_dim: int | None,
     num_features: int,
 ) -> tuple[Any, ...]:
-    """The layers of a `UNet` at their start, drawn by one program."""
+    """The initial layers of a `UNet`, drawn by one program."""
     size = 4 * widths[0]
     keys = iter(jax.random.split(key, 4 * len(widths) + 4))
     embedding = NoiseEmbedding(
@@ -238,7 +233,7 @@ def _initial(
     halvings = tuple(between(n_in, n_out) for n_in, n_out in pairs)
     bottom = level([(widths[-1], widths[-1])] * 2, bool(attended))
     doublings = tuple(between(n_out, n_in) for n_in, n_out in pairs)
-    # Every block on the way up is handed the output of its partner on the way down.
+    # Every block of the ascent also receives the output of a block of the descent.
     ascent = tuple(level([(2 * w, w)] * (blocks + 1), i in attended) for i, w in enumerate(widths))
     head = zeroed(eqx.nn.Conv2d(widths[0], channels, 3, padding=1, key=next(keys)))
     norm = group_norm(widths[0])

@@ -20,8 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from entropix._core.arrays import Key, squared_norm
 from entropix._core.checks import finite, positive_integer, prng_key
 from entropix._core.precision import full_precision
-from entropix.interfaces import AbstractProcess
-from entropix.processes.curves import AbstractLearnable
+from entropix.interfaces import AbstractLearnable, AbstractProcess
 
 
 _RUNNING, _CONVERGED, _NOT_FINITE = 0, 1, 2

@@ -18,8 +18,7 @@ from entropix._core.checks import checked, positive_integer
 from entropix._core.precision import full_precision
 from entropix.interfaces import AbstractGaussianProcess, AbstractProcess
 from entropix.optimise.speeds import AbstractSpeed, gaussian
-from entropix.processes import MonotoneWarp, TimeChanged
-from entropix.processes.curves import knot_places, log_rates_of
+from entropix.processes import MonotoneWarp, TimeChanged, UnitCurve
 from entropix.transport.quadrature import time_rule
 
 
@@ -81,7 +80,7 @@ def constant_speed(
 @eqx.filter_jit
 def _inner_times(process: AbstractProcess, speed: AbstractSpeed | None, count: int) -> Array:
     """Increasing times that resolve both ends of the axis and of the log-SNR, without the ends."""
-    places = as_float(np.asarray(knot_places(count)))
+    places = as_float(UnitCurve.knots(count))
     times = process.t0 + (process.t1 - process.t0) * places
     if isinstance(process, AbstractGaussianProcess):
         variance = jnp.ones_like(process.t1) if speed is None else speed.variance
@@ -105,8 +104,8 @@ def _log_rates(process: AbstractProcess, times: Array, rates: Array, num_knots: 
     covered = jnp.concatenate([jnp.zeros_like(covered[:1]), covered])
     total = covered[-1]
     length = process.t1 - process.t0
-    places = as_float(np.asarray(knot_places(num_knots)))
+    places = as_float(UnitCurve.knots(num_knots))
     reached = (jnp.interp(places * total, covered, times) - process.t0) / length
     reached = reached.at[0].set(0.0).at[-1].set(1.0)
     pace = total / length / jnp.interp(process.t0 + length * reached, times, rates)
-    return jax.lax.stop_gradient(log_rates_of(places, reached, pace))
+    return jax.lax.stop_gradient(UnitCurve.log_rates_through(places, reached, pace))

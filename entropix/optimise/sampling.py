@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
 from entropix._core.checks import positive, positive_integer
-from entropix.entropy.axis import log_snr_of_std
+from entropix.estimators import log_snr_of_std
 from entropix.interfaces import AbstractGaussianProcess
 from entropix.optimise.posterior import AbstractPosterior, posterior_curve
 from entropix.optimise.speeds import gaussian

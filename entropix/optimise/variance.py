@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, squared_norm
 from entropix._core.checks import positive, positive_integer
-from entropix.entropy.axis import log_snr_of_std
+from entropix.estimators import log_snr_of_std
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.optimise.points import Points, average
 from entropix.optimise.posterior import AbstractPosterior, posterior_curve

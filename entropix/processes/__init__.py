@@ -1,19 +1,20 @@
 """Forward processes and their schedules: immutable modules, every number in them differentiable."""
 
-from entropix.processes.forces import RotatingForce as RotatingForce
+from entropix.processes.curves import UnitCurve as UnitCurve
 from entropix.processes.langevin import Langevin as Langevin
-from entropix.processes.learnable_path import LearnablePath as LearnablePath
-from entropix.processes.monotone import MonotoneSchedule as MonotoneSchedule
 from entropix.processes.moving import RectifiedFlow as RectifiedFlow
 from entropix.processes.moving import SubVariancePreserving as SubVariancePreserving
 from entropix.processes.moving import VarianceExploding as VarianceExploding
 from entropix.processes.path import GaussianPath as GaussianPath
+from entropix.processes.path import LearnablePath as LearnablePath
 from entropix.processes.potentials import DoubleWell as DoubleWell
 from entropix.processes.potentials import Harmonic as Harmonic
 from entropix.processes.potentials import MuellerBrown as MuellerBrown
 from entropix.processes.potentials import QuarticLattice as QuarticLattice
+from entropix.processes.potentials import RotatingForce as RotatingForce
 from entropix.processes.schedules import CosineSchedule as CosineSchedule
 from entropix.processes.schedules import LinearSchedule as LinearSchedule
+from entropix.processes.schedules import MonotoneSchedule as MonotoneSchedule
 from entropix.processes.static import CosinePath as CosinePath
 from entropix.processes.static import StraightLine as StraightLine
 from entropix.processes.static import VariancePreserving as VariancePreserving

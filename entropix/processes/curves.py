@@ -13,9 +13,7 @@ are, and may vary its slope by many orders of magnitude. Knots lie closer at bot
 noise schedules vary most.
 """
 
-import abc
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -23,16 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import RealLike, as_float
+from entropix._core.arrays import DataLike, RealLike, as_float
 from entropix._core.checks import finite
-
-
-class AbstractLearnable(eqx.Module):
-    """A part of a process that is made to be trained."""
-
-    @abc.abstractmethod
-    def learnable(self) -> tuple[Any, ...]:
-        """The arrays among its own that an optimiser moves: free of constraints."""
 
 
 # Near zero both are means over [0, 1], of exp(x t) and of 1/(1 + z t): by eight Gauss nodes
@@ -62,60 +52,66 @@ def _psi(z: Array) -> Array:
 
 
 def _segment(bounds: Array, value: Array) -> Array:
-    """How many of the inner bounds lie at or below a value: no loop to compile, and few knots."""
+    """The number of inner bounds at or below a value: no loop to compile, and knots are few."""
     return jnp.sum(jax.lax.stop_gradient(value)[..., None] >= jax.lax.stop_gradient(bounds), -1)
-
-
-def knot_places(count: int) -> tuple[float, ...]:
-    r"""$\sin^2(\pi i/2(n-1))$: closer at both ends."""
-    return tuple(float(v) for v in np.sin(np.pi / 2 * np.linspace(0.0, 1.0, count)) ** 2)
-
-
-def checked_log_rates(log_rates: Any, name: str = "log_rates") -> Array:
-    """A vector of at least two finite numbers."""
-    log_rates = finite(log_rates, name)
-    if log_rates.ndim != 1 or log_rates.shape[0] < 2:
-        raise ValueError(
-            f"`{name}` must have shape (num_knots,), num_knots >= 2, got {log_rates.shape}."
-        )
-    return log_rates
-
-
-def log_rates_of(places: Array, heights: Array, rates: Array) -> Array:
-    """Log-rates at knots, for a curve of which heights and rates there are known.
-
-    A rate at an end that vanishes or is infinite is replaced by the one that gives the last segment
-    its rise.
-    """
-    rise = jnp.log(jnp.diff(heights)) - jnp.log(jnp.diff(places))
-    valid = (rates > 0) & jnp.isfinite(rates)
-    logs = jnp.log(jnp.where(valid, rates, 1.0))
-    first, last = 2 * rise[0] - logs[1], 2 * rise[-1] - logs[-2]
-    tame = valid[0] & (jnp.abs(logs[0] - logs[1]) < 3)
-    logs = logs.at[0].set(jnp.where(tame, logs[0], first))
-    tame = valid[-1] & (jnp.abs(logs[-1] - logs[-2]) < 3)
-    return logs.at[-1].set(jnp.where(tame, logs[-1], last))
 
 
 class UnitCurve(eqx.Module):
     r"""A strictly increasing map of [0, 1] onto itself.
 
-    Attributes:
-        log_rates: logarithms of the slope at the knots, up to a common constant, shape (K,).
+    Args:
+        log_rates: logarithms of the slope at K >= 2 knots, up to a common constant, shape (K,).
+
+    Raises:
+        ValueError: on a wrong shape or an entry that is not finite.
     """
 
     log_rates: Float[Array, " knots"]
 
+    def __init__(self, log_rates: DataLike):
+        self.log_rates = finite(log_rates, "log_rates")
+        if self.log_rates.ndim != 1 or self.log_rates.shape[0] < 2:
+            raise ValueError(
+                f"`log_rates` must have shape (num_knots,), num_knots >= 2, "
+                f"got {self.log_rates.shape}."
+            )
+
+    @staticmethod
+    def knots(count: int) -> np.ndarray:
+        r"""$\sin^2(\pi i/2(n-1))$: closer at both ends."""
+        return np.sin(np.pi / 2 * np.linspace(0.0, 1.0, count)) ** 2
+
+    @staticmethod
+    def log_rates_through(places: Array, heights: Array, rates: Array) -> Array:
+        """Log-rates at knots, for a curve whose heights and rates there are known.
+
+        A rate at an end that vanishes or is infinite is replaced by the one that gives the last
+        segment its rise.
+
+        Args:
+            places: the knots, shape (K,).
+            heights: of the curve, shape (K,).
+            rates: its slopes, shape (K,).
+        """
+        rise = jnp.log(jnp.diff(heights)) - jnp.log(jnp.diff(places))
+        valid = (rates > 0) & jnp.isfinite(rates)
+        logs = jnp.log(jnp.where(valid, rates, 1.0))
+        first, last = 2 * rise[0] - logs[1], 2 * rise[-1] - logs[-2]
+        tame = valid[0] & (jnp.abs(logs[0] - logs[1]) < 3)
+        logs = logs.at[0].set(jnp.where(tame, logs[0], first))
+        tame = valid[-1] & (jnp.abs(logs[-1] - logs[-2]) < 3)
+        return logs.at[-1].set(jnp.where(tame, logs[-1], last))
+
     @property
     def places(self) -> np.ndarray:
-        """Where the knots lie."""
-        return np.asarray(knot_places(self.log_rates.shape[0]), self.log_rates.dtype)
+        """Where the knots lie, shape (K,)."""
+        return self.knots(self.log_rates.shape[0]).astype(self.log_rates.dtype)
 
     def _segments(self) -> tuple[Array, Array]:
         """A row for each segment, and the integral over all; the largest rate is 1.
 
         A row holds the place of its left end, its width, width times rate there, the rise of the
-        log-rate, and the integrals before and after: one table, so that one look-up finds them all.
+        log-rate, and the integrals before and after: one table, for one gather.
         """
         logs = self.log_rates - jax.lax.stop_gradient(jnp.max(self.log_rates))
         width, rise = np.diff(self.places), jnp.diff(logs)

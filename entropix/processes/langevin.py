@@ -1,20 +1,18 @@
 r"""Overdamped Langevin dynamics in a potential, with or without a driving force.
 
-The one process here that is not Gaussian: its transition density has no closed form. What is known
-of it exactly are drift, noise and equilibrium, and everything else is simulated.
+The one process here that is not Gaussian: its transition density has no closed form. Drift, noise
+and equilibrium are known exactly; everything else is simulated.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import RealLike, RealScalarLike, as_float
-from entropix._core.checks import positive
+from entropix._core.arrays import ArrayLike, RealLike, RealScalarLike, as_float
+from entropix._core.checks import as_pytree, positive
 from entropix.interfaces import AbstractProcess
-from entropix.processes.functions import as_pytree
 
 
 class Langevin(AbstractProcess):
@@ -54,7 +52,12 @@ class Langevin(AbstractProcess):
     is_static = True
 
     def __init__(
-        self, potential: Callable, temperature: Any = 1.0, force: Any = None, *, t1: Any = 1.0
+        self,
+        potential: Callable,
+        temperature: ArrayLike = 1.0,
+        force: Callable | None = None,
+        *,
+        t1: ArrayLike = 1.0,
     ):
         self.potential = as_pytree(potential, "potential", "the state")
         self.temperature = positive(temperature, "temperature", shape=())

@@ -1,16 +1,14 @@
 """Processes whose quasi-invariant density is flat or moves with time."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import RealLike, as_float, safe_sqrt
+from entropix._core.arrays import ArrayLike, RealLike, as_float, safe_sqrt
 from entropix._core.checks import checked, on_host, positive
 from entropix.interfaces import AbstractGaussianProcess, AbstractSchedule
-from entropix.processes.schedules import time_of_integral
+from entropix.processes.schedules import check_schedule, time_of_integral
 
 
 class VarianceExploding(AbstractGaussianProcess):
@@ -36,9 +34,8 @@ class VarianceExploding(AbstractGaussianProcess):
 
     is_static = False
     is_finite = True
-    ends_in_noise = False
 
-    def __init__(self, sigma_min: Any = 0.01, sigma_max: Any = 50.0):
+    def __init__(self, sigma_min: ArrayLike = 0.01, sigma_max: ArrayLike = 50.0):
         self.sigma_min = positive(sigma_min, "sigma_min", shape=())
         lower = on_host(self.sigma_min)
         self.sigma_max = checked(
@@ -47,8 +44,11 @@ class VarianceExploding(AbstractGaussianProcess):
             lambda v: v > lower,
             "above `sigma_min`",
         )
-        self.t0 = as_float(0.0)
-        self.t1 = as_float(1.0)
+        self.t0, self.t1 = as_float(0.0), as_float(1.0)
+
+    @property
+    def ends_in_noise(self) -> bool:
+        return False
 
     def _log_growth(self) -> Array:
         return 2 * (jnp.log(self.sigma_max) - jnp.log(self.sigma_min))
@@ -114,17 +114,11 @@ class SubVariancePreserving(AbstractGaussianProcess):
     is_finite = False
 
     def __init__(self, schedule: AbstractSchedule):
-        if not isinstance(schedule, AbstractSchedule):
-            raise ValueError(
-                f"`schedule` must be a schedule such as LinearSchedule(0.1, 16.0), "
-                f"got {type(schedule).__name__}."
-            )
-        self.schedule = schedule
-        self.t0 = as_float(0.0)
-        self.t1 = as_float(1.0)
+        self.schedule = check_schedule(schedule)
+        self.t0, self.t1 = as_float(0.0), as_float(1.0)
 
     @property
-    def ends_in_noise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def ends_in_noise(self) -> bool:
         return self.schedule.diverges
 
     def scale(self, s: RealLike) -> Array:
@@ -189,11 +183,13 @@ class RectifiedFlow(AbstractGaussianProcess):
 
     is_static = False
     is_finite = False
-    ends_in_noise = True
 
     def __init__(self):
-        self.t0 = as_float(0.0)
-        self.t1 = as_float(1.0)
+        self.t0, self.t1 = as_float(0.0), as_float(1.0)
+
+    @property
+    def ends_in_noise(self) -> bool:
+        return True
 
     def scale(self, s: RealLike) -> Array:
         return 1 - as_float(s)

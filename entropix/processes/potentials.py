@@ -1,16 +1,18 @@
-r"""Potentials $U(y)$ for `Langevin`: functions of one state to one number, in units of temperature.
+r"""Potentials and a force for `Langevin`.
 
-Every number in them is differentiable. Any other function `y -> scalar` serves as well.
+A potential $U(y)$ is a function of one state to one number, in units of temperature; a force $F(y)$
+one to an array of the state's shape. Every number in those below is differentiable. Any other
+function may take their place.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import squared_norm
+from entropix._core.arrays import ArrayLike, squared_norm
 from entropix._core.checks import checked, exact_shape, finite, positive
 
 
@@ -28,7 +30,7 @@ class Harmonic(eqx.Module):
 
     stiffness: Float[Array, ""]
 
-    def __init__(self, stiffness: Any = 1.0):
+    def __init__(self, stiffness: ArrayLike = 1.0):
         self.stiffness = positive(stiffness, "stiffness", shape=())
 
     def __call__(self, y: Float[Array, "*shape"]) -> Float[Array, ""]:
@@ -52,7 +54,7 @@ class DoubleWell(eqx.Module):
     height: Float[Array, ""]
     position: Float[Array, ""]
 
-    def __init__(self, height: Any = 1.0, position: Any = 1.0):
+    def __init__(self, height: ArrayLike = 1.0, position: ArrayLike = 1.0):
         self.height = positive(height, "height", shape=())
         self.position = positive(position, "position", shape=())
 
@@ -60,14 +62,14 @@ class DoubleWell(eqx.Module):
         return self.height * squared_norm((y / self.position) ** 2 - 1)
 
 
-# Amplitudes, quadratic forms and centres of the four terms (Mueller and Brown, 1979).
+# Amplitudes, quadratic forms and centres of the four terms (Müller and Brown, 1979).
 _AMPLITUDES = np.array([-200.0, -100.0, -170.0, 15.0])
 _FORMS = np.array([[-1.0, 0.0, -10.0], [-1.0, 0.0, -10.0], [-6.5, 11.0, -6.5], [0.7, 0.6, 0.7]])
 _CENTRES = np.array([[1.0, 0.0], [0.0, 0.5], [-0.5, 1.5], [-1.0, 1.0]])
 
 
 class MuellerBrown(eqx.Module):
-    r"""The surface of Mueller and Brown: three minima, two curved passes, in two dimensions.
+    r"""The Müller-Brown surface: three minima, two curved passes, in two dimensions.
 
     $U = c\sum_{k=1}^4 A_k \exp\left(a_k \delta_1^2 + b_k \delta_1\delta_2 + c_k\delta_2^2\right)$
     with $\delta = y - \bar y^{(k)}$, and for $c = 1$
@@ -83,12 +85,12 @@ class MuellerBrown(eqx.Module):
         ValueError: if `scale` is not positive and finite, or a state is not of shape (2,).
 
     References:
-        Mueller and Brown, Theoretica Chimica Acta 53, 75 (1979).
+        Müller and Brown, Theoretica Chimica Acta 53, 75 (1979).
     """
 
     scale: Float[Array, ""]
 
-    def __init__(self, scale: Any = 1.0):
+    def __init__(self, scale: ArrayLike = 1.0):
         self.scale = positive(scale, "scale", shape=())
 
     def __call__(self, y: Float[Array, " dim"]) -> Float[Array, ""]:
@@ -122,13 +124,13 @@ class QuarticLattice(eqx.Module):
 
     References:
         Parisi and Wu, Scientia Sinica 24, 483 (1981), for Langevin dynamics of fields; Montvay and
-        Muenster, Quantum Fields on a Lattice (1994), chapter 2.
+        Münster, Quantum Fields on a Lattice (1994), chapter 2.
     """
 
     mass_squared: Float[Array, ""]
     coupling: Float[Array, ""]
 
-    def __init__(self, mass_squared: Any, coupling: Any):
+    def __init__(self, mass_squared: ArrayLike, coupling: ArrayLike):
         self.mass_squared = finite(mass_squared, "mass_squared", shape=())
         coupling = finite(coupling, "coupling", shape=())
         self.coupling = checked(coupling, "coupling", lambda v: v >= 0, "zero or positive")
@@ -138,3 +140,41 @@ class QuarticLattice(eqx.Module):
         squares = y**2
         local = self.mass_squared / 2 * jnp.sum(squares) + self.coupling / 4 * squared_norm(squares)
         return bonds / 2 + local
+
+
+class RotatingForce(eqx.Module):
+    r"""$F(y) = G\,J y$: a rotation at angular velocity $G$ in one plane of a vector.
+
+    $J$ turns axis $i$ towards axis $j$: $F_i = -G y_j$, $F_j = G y_i$, all other components zero.
+    It is free of divergence and orthogonal to $y$, so it does not change the equilibrium of an
+    isotropic potential. It does work all the same: at equilibrium it produces entropy at the
+    housekeeping rate $\frac{2}{\sigma^2}G^2 E\|Jy\|^2$.
+
+    Args:
+        strength: $G$, finite; radians per unit of time.
+        plane: $(i, j)$, two different axes of the state.
+
+    Raises:
+        ValueError: if `strength` is not finite, `plane` is not two different axes, or a state is
+            not a vector that has them.
+    """
+
+    strength: Float[Array, ""]
+    plane: tuple[int, int] = eqx.field(static=True)
+
+    def __init__(self, strength: ArrayLike, plane: Sequence[int] = (0, 1)):
+        self.strength = finite(strength, "strength", shape=())
+        axes = tuple(plane) if isinstance(plane, Sequence) else ()
+        whole = all(isinstance(a, int | np.integer) and a >= 0 for a in axes)
+        if len(axes) != 2 or not whole or axes[0] == axes[1]:
+            raise ValueError(f"`plane` must be two different axes such as (0, 1), got {plane!r}.")
+        self.plane = (int(axes[0]), int(axes[1]))
+
+    def __call__(self, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        if y.ndim != 1 or y.shape[0] <= max(self.plane):
+            raise ValueError(
+                f"`y` must be a vector with the axes {self.plane} of `plane`, got shape {y.shape}."
+            )
+        i, j = self.plane
+        force = jnp.zeros_like(y).at[i].set(-self.strength * y[j])
+        return force.at[j].set(self.strength * y[i])

@@ -5,31 +5,36 @@ $B = -2\log\mu$,
 
 $$\mu = e^{-B/2}, \qquad \Sigma^2 = \kappa^2(1 - \mu^2), \qquad \sigma^2 = \kappa^2 B'(s),$$
 
-and differ only in how fast the clock runs (Neural Entropy, 2409.03817). As
-functions of the log-SNR they are one process.
+and differ only in how fast the clock runs (Neural Entropy, 2409.03817). As functions of the
+log-SNR they are one process.
 """
 
 import abc
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from equinox import AbstractVar
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import RealLike, as_float, safe_sqrt
+from entropix._core.arrays import ArrayLike, RealLike, as_float, safe_sqrt
 from entropix._core.checks import positive
 from entropix.interfaces import AbstractGaussianProcess, AbstractSchedule
-from entropix.processes.schedules import CosineSchedule, time_of_integral
+from entropix.processes.schedules import (
+    CosineSchedule,
+    StraightClock,
+    check_schedule,
+    time_of_integral,
+)
 
 
 class AbstractStaticProcess(AbstractGaussianProcess):
     r"""An Ornstein-Uhlenbeck process with equilibrium $N(0, \kappa^2)$ and any clock."""
 
-    is_static: AbstractVar[bool]
-    is_finite: AbstractVar[bool]
     t0: AbstractVar[Array]
     t1: AbstractVar[Array]
+
+    is_static = True
+    is_finite = True
 
     @property
     @abc.abstractmethod
@@ -42,7 +47,7 @@ class AbstractStaticProcess(AbstractGaussianProcess):
         r"""The schedule whose integral is $B(s)$."""
 
     @property
-    def ends_in_noise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def ends_in_noise(self) -> bool:
         return self.clock.diverges
 
     def scale(self, s: RealLike) -> Array:
@@ -98,6 +103,14 @@ class VariancePreserving(AbstractStaticProcess):
 
     Raises:
         ValueError: if `kappa` is not positive and finite.
+
+    Example:
+        >>> import entropix as ex
+        >>> process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0), kappa=0.5)
+        >>> print(f"{process.scale(0.5):.3f}, {process.std(0.5):.3f}")
+        0.361, 0.466
+        >>> print(f"{process.time_of_log_snr(0.0):.3f}")  # where signal and noise are equal
+        0.444
     """
 
     schedule: AbstractSchedule
@@ -105,19 +118,10 @@ class VariancePreserving(AbstractStaticProcess):
     t0: Float[Array, ""]
     t1: Float[Array, ""]
 
-    is_static = True
-    is_finite = True
-
-    def __init__(self, schedule: AbstractSchedule, kappa: Any = 1.0):
-        if not isinstance(schedule, AbstractSchedule):
-            raise ValueError(
-                f"`schedule` must be a schedule such as LinearSchedule(0.1, 16.0), "
-                f"got {type(schedule).__name__}."
-            )
-        self.schedule = schedule
+    def __init__(self, schedule: AbstractSchedule, kappa: ArrayLike = 1.0):
+        self.schedule = check_schedule(schedule)
         self.kappa = positive(kappa, "kappa", shape=())
-        self.t0 = as_float(0.0)
-        self.t1 = as_float(1.0)
+        self.t0, self.t1 = as_float(0.0), as_float(1.0)
 
     @property
     def equilibrium_std(self) -> Array:
@@ -126,33 +130,6 @@ class VariancePreserving(AbstractStaticProcess):
     @property
     def clock(self) -> AbstractSchedule:
         return self.schedule
-
-
-class _StraightClock(AbstractSchedule):
-    r"""$e^{-B/2} = 1 - s$."""
-
-    @property
-    def diverges(self) -> bool:
-        return True
-
-    def rate(self, s: RealLike) -> Array:
-        return 2 / (1 - as_float(s))
-
-    def integral(self, s: RealLike) -> Array:
-        return -2 * jnp.log1p(-as_float(s))
-
-    def inverse(self, value: RealLike) -> Array:
-        return -jnp.expm1(-as_float(value) / 2)
-
-    def decay(self, s: RealLike) -> Array:
-        return 1 - as_float(s)
-
-    def decay_rate(self, s: RealLike) -> Array:
-        return -jnp.ones_like(as_float(s))
-
-    def absorbed(self, s: RealLike) -> Array:
-        s = as_float(s)
-        return s * (2 - s)
 
 
 class StraightLine(AbstractStaticProcess):
@@ -166,19 +143,23 @@ class StraightLine(AbstractStaticProcess):
 
     Raises:
         ValueError: if `sigma0` is not positive and finite.
+
+    Example:
+        >>> import entropix as ex
+        >>> process = ex.StraightLine(sigma0=0.1)
+        >>> print(f"{process.scale(0.25):.2f}, {process.std(0.25):.4f}")
+        0.75, 0.0661
+        >>> process.ends_in_noise
+        True
     """
 
     sigma0: Float[Array, ""]
     t0: Float[Array, ""]
     t1: Float[Array, ""]
 
-    is_static = True
-    is_finite = True
-
-    def __init__(self, sigma0: Any = 0.1):
+    def __init__(self, sigma0: ArrayLike = 0.1):
         self.sigma0 = positive(sigma0, "sigma0", shape=())
-        self.t0 = as_float(0.0)
-        self.t1 = as_float(1.0)
+        self.t0, self.t1 = as_float(0.0), as_float(1.0)
 
     @property
     def equilibrium_std(self) -> Array:
@@ -186,7 +167,7 @@ class StraightLine(AbstractStaticProcess):
 
     @property
     def clock(self) -> AbstractSchedule:
-        return _StraightClock()
+        return StraightClock()
 
 
 class CosinePath(AbstractStaticProcess):
@@ -199,12 +180,8 @@ class CosinePath(AbstractStaticProcess):
     t0: Float[Array, ""]
     t1: Float[Array, ""]
 
-    is_static = True
-    is_finite = True
-
     def __init__(self):
-        self.t0 = as_float(0.0)
-        self.t1 = as_float(1.0)
+        self.t0, self.t1 = as_float(0.0), as_float(1.0)
 
     @property
     def equilibrium_std(self) -> Array:

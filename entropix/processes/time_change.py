@@ -8,37 +8,25 @@ the same densities in the same order, at other times. Whatever is an integral ov
 alone, such as $S_{tot}$ or the length of the path, is unchanged.
 """
 
-import abc
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import RealLike, RealScalarLike, as_float
+from entropix._core.arrays import DataLike, RealLike, RealScalarLike, as_float
 from entropix._core.checks import positive_integer
-from entropix.interfaces import AbstractGaussianProcess, AbstractProcess
-from entropix.processes.curves import AbstractLearnable, UnitCurve, checked_log_rates
-
-
-class AbstractWarp(eqx.Module):
-    """An increasing map of the unit interval onto itself: fractions of the time axis."""
-
-    @abc.abstractmethod
-    def __call__(self, u: RealLike) -> Array:
-        r"""$w(u)$; 0 at 0 and 1 at 1, exactly."""
-
-    @abc.abstractmethod
-    def rate(self, u: RealLike) -> Array:
-        r"""$w'(u) > 0$."""
-
-    @abc.abstractmethod
-    def inverse(self, value: RealLike) -> Array:
-        r"""The u at which $w(u)$ equals `value`."""
+from entropix.interfaces import (
+    AbstractGaussianProcess,
+    AbstractLearnable,
+    AbstractProcess,
+    AbstractWarp,
+)
+from entropix.processes.curves import UnitCurve
 
 
 class MonotoneWarp(AbstractWarp, AbstractLearnable):
-    r"""A learnable increasing map of [0, 1] onto itself, the identity to begin with.
+    r"""A learnable increasing map of [0, 1] onto itself, by default the identity.
 
     $\log w'$ is linear between knots at $\sin^2(\pi i/2(K-1))$: see `entropix.processes.curves`.
 
@@ -52,10 +40,10 @@ class MonotoneWarp(AbstractWarp, AbstractLearnable):
 
     curve: UnitCurve
 
-    def __init__(self, log_rates: Any = 32):
+    def __init__(self, log_rates: DataLike = 32):
         if isinstance(log_rates, int) and not isinstance(log_rates, bool):
             log_rates = jnp.zeros(positive_integer(log_rates, "log_rates", 2))
-        self.curve = UnitCurve(checked_log_rates(log_rates))
+        self.curve = UnitCurve(log_rates)
 
     @property
     def knots(self) -> Array:
@@ -74,7 +62,7 @@ class MonotoneWarp(AbstractWarp, AbstractLearnable):
         return self.curve.rate(u)
 
     def inverse(self, value: RealLike) -> Array:
-        # A process that ends in noise is asked about the end itself, which must be exact.
+        # A process that ends in noise is evaluated at the end itself, which must be exact.
         value = as_float(value)
         return jnp.where(value >= 1, 1.0, self.curve.inverse(jnp.minimum(value, 1.0)))
 
@@ -105,14 +93,12 @@ class TimeChangedProcess(AbstractProcess):
         self.t0, self.t1 = process.t0, process.t1
 
     def drift(self, s: RealScalarLike, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return _pace(self.process, self.warp, s) * self.process.drift(
-            _time(self.process, self.warp, s), y
-        )
+        time = _time(self.process, self.warp, s)
+        return _pace(self.process, self.warp, s) * self.process.drift(time, y)
 
     def sigma_squared(self, s: RealLike) -> Array:
-        return _pace(self.process, self.warp, s) * self.process.sigma_squared(
-            _time(self.process, self.warp, s)
-        )
+        time = _time(self.process, self.warp, s)
+        return _pace(self.process, self.warp, s) * self.process.sigma_squared(time)
 
     def equilibrium_score(
         self, s: RealScalarLike, y: Float[Array, "*shape"]
@@ -127,47 +113,44 @@ class TimeChangedGaussian(AbstractGaussianProcess):
     warp: AbstractWarp
     t0: Float[Array, ""]
     t1: Float[Array, ""]
+    is_static: bool = eqx.field(static=True)
+    is_finite: bool = eqx.field(static=True)
 
     def __init__(self, process: AbstractGaussianProcess, warp: AbstractWarp):
         self.process, self.warp = process, warp
         self.t0, self.t1 = process.t0, process.t1
+        self.is_static, self.is_finite = process.is_static, process.is_finite
 
     @property
-    def is_static(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.process.is_static
-
-    @property
-    def is_finite(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.process.is_finite
-
-    @property
-    def ends_in_noise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def ends_in_noise(self) -> bool:
         return self.process.ends_in_noise
 
+    def _time(self, s: RealLike) -> Array:
+        return _time(self.process, self.warp, s)
+
+    def _pace(self, s: RealLike) -> Array:
+        return _pace(self.process, self.warp, s)
+
     def scale(self, s: RealLike) -> Array:
-        return self.process.scale(_time(self.process, self.warp, s))
+        return self.process.scale(self._time(s))
 
     def log_scale(self, s: RealLike) -> Array:
-        return self.process.log_scale(_time(self.process, self.warp, s))
+        return self.process.log_scale(self._time(s))
 
     def scale_rate(self, s: RealLike) -> Array:
-        return _pace(self.process, self.warp, s) * self.process.scale_rate(
-            _time(self.process, self.warp, s)
-        )
+        return self._pace(s) * self.process.scale_rate(self._time(s))
 
     def std(self, s: RealLike) -> Array:
-        return self.process.std(_time(self.process, self.warp, s))
+        return self.process.std(self._time(s))
 
     def var(self, s: RealLike) -> Array:
-        return self.process.var(_time(self.process, self.warp, s))
+        return self.process.var(self._time(s))
 
     def var_rate(self, s: RealLike) -> Array:
-        return _pace(self.process, self.warp, s) * self.process.var_rate(
-            _time(self.process, self.warp, s)
-        )
+        return self._pace(s) * self.process.var_rate(self._time(s))
 
     def log_snr(self, s: RealLike) -> Array:
-        return self.process.log_snr(_time(self.process, self.warp, s))
+        return self.process.log_snr(self._time(s))
 
     def time_of_log_snr(self, value: RealLike) -> Array:
         length = self.t1 - self.t0
@@ -175,15 +158,13 @@ class TimeChangedGaussian(AbstractGaussianProcess):
         return self.t0 + length * self.warp.inverse(fraction)
 
     def equilibrium_precision(self, s: RealLike) -> Array:
-        return self.process.equilibrium_precision(_time(self.process, self.warp, s))
+        return self.process.equilibrium_precision(self._time(s))
 
     def equilibrium_gain(self, s: RealLike) -> Array:
-        return self.process.equilibrium_gain(_time(self.process, self.warp, s))
+        return self.process.equilibrium_gain(self._time(s))
 
     def scaled_sigma_squared(self, s: RealLike) -> Array:
-        return _pace(self.process, self.warp, s) * self.process.scaled_sigma_squared(
-            _time(self.process, self.warp, s)
-        )
+        return self._pace(s) * self.process.scaled_sigma_squared(self._time(s))
 
     def noise_budget(self) -> Array:
         return self.process.noise_budget()

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropix.entropy import EntropyCurve
-from entropix.entropy.axis import log_snr_of_std
+from entropix.estimators import log_snr_of_std
 from entropix.interfaces import AbstractGaussianProcess
 from entropix.studies.data import PreparedData
 

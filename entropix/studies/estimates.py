@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Array
 
 from entropix._core.arrays import Key
-from entropix.density import LogDensity, PathBound, log_prob
+from entropix.density import PathBound, log_prob
 from entropix.dynamics import sample
 from entropix.entropy import EntropyCurve, entropy_curve, path_kl
 from entropix.information import mutual_information
-from entropix.interfaces import AbstractModel, Estimate
+from entropix.interfaces import AbstractModel, Estimate, SampleEstimates
 from entropix.models import ExactModel
 from entropix.studies.axis import default_cutoff, time_per_log_snr
 from entropix.studies.data import PreparedData
@@ -145,7 +145,7 @@ def measure_densities(subject: Subject, found: Found) -> Found:
     data, options = subject.data, subject.options
     method = PathBound(num_evaluations=options.density_evaluations, reference=data.train)
 
-    def bound(points: Array | np.ndarray, stream: int) -> LogDensity:
+    def bound(points: Array | np.ndarray, stream: int) -> SampleEstimates:
         key = jax.random.fold_in(subject.key, stream)
         arguments: dict[str, Any] = {"key": key, "method": method}
         try:  # the whole axis where it has a finite value, whatever the cut-off of the entropies

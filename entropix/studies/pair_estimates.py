@@ -14,8 +14,7 @@ import numpy as np
 
 from entropix._core.arrays import Key
 from entropix.entropy import EntropyCurve
-from entropix.information.end_term import curve_with_end_term
-from entropix.information.forms import ModelPair, in_form
+from entropix.information import ModelPair, curve_with_end_term, in_form
 from entropix.interfaces import AbstractModel
 from entropix.models import ExactModel
 from entropix.studies.axis import time_per_log_snr

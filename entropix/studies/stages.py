@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import jax
 import numpy as np
 
+from entropix.interfaces import DivergenceError
 from entropix.studies.axis import Cutoff
 from entropix.studies.grid import Grid
 from entropix.studies.record import Schema, make_record
@@ -40,7 +41,7 @@ def arrays(found: Found) -> Found:
 
 def asks_for_cutoff(error: ValueError) -> bool:
     """Whether an estimator found its integral to be infinite without a cut-off."""
-    return "`cutoff`" in str(error)
+    return isinstance(error, DivergenceError) and error.remedy == "cutoff"
 
 
 def with_cutoff(

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import safe_sqrt
+from entropix._core.inversion import invert_log_snr
 from entropix.interfaces import AbstractGaussianProcess
-from entropix.processes.inversion import invert_log_snr
 
 
 _SCAN = 256  # points at which the range of movement is found

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float
 from entropix._core.arrays import Key, RealScalarLike, safe_sqrt
 from entropix._core.checks import is_concrete
 from entropix._core.chunks import in_chunks, unchunk
-from entropix.entropy.reference import GaussianReference
+from entropix.estimators import GaussianReference
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel, Estimate
 from entropix.transport.errors import errors_of
 from entropix.transport.quadrature import TimeAxis, movement_of

@@ -22,7 +22,7 @@ from entropix._core.arrays import Key, safe_sqrt
 from entropix._core.checks import conditions, positive_integer, samples
 from entropix._core.precision import full_precision
 from entropix.entropy import neural_entropy
-from entropix.entropy.reference import GaussianReference
+from entropix.estimators import GaussianReference
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel, Estimate
 from entropix.transport.couplings import Coupling, assignment, costs_of, sorted_coupling
 from entropix.transport.errors import split_errors

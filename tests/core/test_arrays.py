@@ -1,4 +1,4 @@
-"""The one conversion: each row of its table, and drawn dtypes, byte orders and layouts."""
+"""Conversion of input: each row of its table, and random dtypes, byte orders and layouts."""
 
 import contextlib
 import datetime
@@ -66,7 +66,7 @@ def test_other_libraries(name, x32):
 
 
 class OnlyDLPack:
-    """What knows nothing of NumPy."""
+    """An object without `__array__`."""
 
     def __init__(self, array):
         self.array = array
@@ -175,7 +175,7 @@ DTYPES = st.sampled_from(
 
 @st.composite
 def drawn(draw):
-    """An array of any real dtype, byte order, layout and strides, perhaps empty or a number."""
+    """An array of any real dtype, byte order, layout and strides, possibly empty or a number."""
     dtype = np.dtype(draw(DTYPES)).newbyteorder(draw(st.sampled_from("<>")))
     shape = draw(npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
     elements = npst.from_dtype(dtype, allow_nan=False, allow_infinity=False)
@@ -189,7 +189,7 @@ def drawn(draw):
 @hypothesis.given(drawn(), st.booleans())
 @hypothesis.settings(max_examples=300)
 def test_drawn_arrays_are_rounded_or_refused(array, wide):
-    """To the nearest number of the dtype; never an infinite, equal or vanishing one in silence."""
+    """To the nearest number of the dtype, or an error if it would be infinite, equal or zero."""
     wide = wide or jax.config.jax_enable_x64
     with double() if wide else contextlib.nullcontext():
         expected = np.float64 if wide and array.dtype.itemsize >= 8 else np.float32

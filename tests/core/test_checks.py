@@ -1,4 +1,4 @@
-"""Arguments are refused at once where they are known, and under `jit` where they are not."""
+"""Invalid arguments raise immediately if they are known, and at run time under `jit`."""
 
 import equinox as eqx
 import jax
@@ -54,7 +54,7 @@ def test_as_float_keeps_precision():
 
 
 def test_constants_stay_concrete_under_jit():
-    """So that a mistake inside a jitted function is a ValueError at the line that makes it."""
+    """A mistake inside a jitted function is a ValueError at the line that causes it."""
 
     def f(x):
         assert is_concrete(as_float(2.0))

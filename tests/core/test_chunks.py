@@ -1,4 +1,4 @@
-"""Chunks change memory, not values: sums, per-entry outputs and gradients are those of one pass."""
+"""Chunks change memory only: sums, per-entry outputs and gradients are those of one pass."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""How an estimate prints, and that it is a pytree like any other."""
+"""An estimate as text and as a pytree."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Modules are abstract or final: interfaces are named so, and nothing finished is subclassed."""
+"""Modules are abstract or final: only classes named `Abstract...` are subclassed."""
 
 import inspect
 import sys
@@ -10,7 +10,7 @@ import entropix as ex  # noqa: F401
 
 
 def modules():
-    """All Equinox modules of the rooms that `import entropix` loads."""
+    """All Equinox modules of the subpackages that `import entropix` loads."""
     found = set()
     for name, module in list(sys.modules.items()):
         if name.startswith("entropix."):
@@ -44,7 +44,7 @@ def test_abstract_or_final(cls):
                 assert name not in vars(cls), f"{cls.__name__}.{name} overrides {base.__name__}'s"
 
 
-def test_interfaces_cannot_be_made():
+def test_interfaces_cannot_be_instantiated():
     interfaces = [c for c in modules() if inspect.isabstract(c)]
     assert len(interfaces) > 5
     for cls in interfaces:

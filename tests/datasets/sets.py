@@ -1,8 +1,7 @@
-"""Small data sets in the formats in which large ones are distributed, and Python 2's pickles."""
+"""Small data sets in the formats in which large ones are distributed."""
 
 import gzip
 import io
-import pickle
 import struct
 import tarfile
 from pathlib import Path
@@ -51,20 +50,13 @@ def cifar_batches(count=2, seed=0):
     return batches, images, labels
 
 
-def cifar_files(batches, form):
-    """The contents of the files by name, `form` being "bin", a protocol, or "python2"."""
-    files = {}
+def cifar_files(batches):
+    """The contents of the files by name."""
+    files = {"batches.meta.txt": b"not read"}
     for name, (rows, labels) in batches.items():
-        if form == "bin":
-            column = np.asarray(labels, np.uint8)[:, None]
-            files[f"{name}.bin"] = np.concatenate([column, rows], axis=1).tobytes()
-        elif form == "python2":
-            files[name] = python2_pickle(rows, labels)
-        else:
-            contents = {b"batch_label": name.encode(), b"labels": labels, b"data": rows}
-            files[name] = pickle.dumps(contents, protocol=form)
-    extra = "batches.meta.txt" if form == "bin" else "batches.meta"
-    return files | {extra: b"not read"}
+        column = np.asarray(labels, np.uint8)[:, None]
+        files[f"{name}.bin"] = np.concatenate([column, rows], axis=1).tobytes()
+    return files
 
 
 def save_cifar(path, files):
@@ -80,35 +72,6 @@ def save_cifar(path, files):
             member = tarfile.TarInfo(f"cifar-10-batches/{name}")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-
-
-def python2_pickle(rows, labels):
-    """What Python 2 wrote by protocol 2: keys and contents are its strings, which are bytes."""
-
-    def string(text):
-        text = text if isinstance(text, bytes) else text.encode()
-        return b"U" + bytes([len(text)]) + text if len(text) < 256 else long_string(text)
-
-    def long_string(text):
-        return b"T" + struct.pack("<I", len(text)) + text
-
-    def integer(value):
-        return b"K" + bytes([value]) if value < 256 else b"M" + struct.pack("<H", value)
-
-    dtype = (
-        b"cnumpy\ndtype\n" + string("u1") + b"K\x00K\x01\x87R"
-        b"(K\x03" + string("|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-    )
-    array = (
-        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85"
-        + string("b")
-        + b"\x87R(K\x01"
-        + (integer(rows.shape[0]) + integer(rows.shape[1]) + b"\x86")
-        + dtype
-        + (b"\x89" + long_string(rows.tobytes()) + b"tb")
-    )
-    listed = b"](" + b"".join(integer(label) for label in labels) + b"e"
-    return b"\x80\x02}q\x01(" + string("labels") + listed + string("data") + array + b"u."
 
 
 def save_huggingface(path, columns, features=None, splits=None):

@@ -111,20 +111,20 @@ def test_truncated_parquet():
         assert valid_or_refused("x.parquet", PARQUET[:length]) is None
 
 
-# ---------------------------------------------------------------------------- files in company
+# ---------------------------------------------------------------------------- several files
 
 
-def archive(form, name):
+def archive(name):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
-        save_cifar(path, cifar_files(cifar_batches(1)[0], form))
+        save_cifar(path, cifar_files(cifar_batches(1)[0]))
         return path.read_bytes()
 
 
 BATCHES = cifar_batches(1)[0]
 
 
-def company(name):
+def files_of(name):
     """The files of a data set in a folder, and the one that is damaged."""
     if name == "mnist":
         files = {
@@ -132,9 +132,8 @@ def company(name):
             "t10k-labels-idx1-ubyte": idx(np.arange(6) % 3),
         }
         return files, "t10k-labels-idx1-ubyte"
-    if name in ("bin", "python2", "pickle"):
-        files = cifar_files(BATCHES, 2 if name == "pickle" else name)
-        return files, "data_batch_2" + ".bin" * (name == "bin")
+    if name == "cifar":
+        return cifar_files(BATCHES), "data_batch_2.bin"
     with tempfile.TemporaryDirectory() as folder:
         path = save_huggingface(Path(folder) / "x", {"x": ARRAY.reshape(6, 12).tolist()})
         files = {file.name: file.read_bytes() for file in path.iterdir()}
@@ -143,13 +142,13 @@ def company(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["mnist", "bin", "python2", "pickle", "state.json", "info.json", ".arrow"],
+    ["mnist", "cifar", "state.json", "info.json", ".arrow"],
 )
 @hypothesis.given(flips=flips, kept=kept)
 @hypothesis.settings(max_examples=25)
 def test_damaged_folder(name, flips, kept):
     """A data set of several files, one of them damaged."""
-    files, victim = company(name)
+    files, victim = files_of(name)
     with tempfile.TemporaryDirectory() as folder:
         for file, valid in files.items():
             data = damaged(valid, flips, kept) if file == victim else valid
@@ -167,7 +166,7 @@ def test_damaged_archive(name, flips, kept):
         loads_or_refused(path)
 
 
-ARCHIVES = {name: archive("python2", name) for name in ("x.tar.gz", "x.tar")}
+ARCHIVES = {name: archive(name) for name in ("x.tar.gz", "x.tar")}
 
 
 def loads_or_refused(path):
@@ -202,7 +201,7 @@ def test_damaged_stream(name, flips, kept):
     elif name == "x.npy":
         valid = VALID[name]
     elif name == "x.arrow":
-        files, victim = company(".arrow")
+        files, victim = files_of(".arrow")
         valid = files[victim]
     else:
         valid, options = records(), {"shape": (12,), "dtype": "u1"}

@@ -63,7 +63,7 @@ def test_options_that_do_not_apply(tmp_path):
         (
             "PIL.Image",
             "images",
-            r"reading .png needs pillow: python -m pip install 'entropix\[data\]'",
+            r"reading images needs pillow: python -m pip install 'entropix\[data\]'",
         ),
         ("sklearn.datasets", "digits", r"'digits' needs scikit-learn: .*entropix\[studies\]"),
     ],

@@ -94,16 +94,15 @@ def test_idx(array, compressed):
 @hypothesis.given(
     counts=st.lists(st.integers(1, 3), min_size=6, max_size=6),
     seed=st.integers(0, 2**16),
-    form=st.sampled_from(["bin", "python2", 2, 4]),
     packed=st.booleans(),
 )
-def test_cifar(counts, seed, form, packed):
+def test_cifar(counts, seed, packed):
     rng = np.random.default_rng(seed)
     batches = {
         name: (rng.integers(0, 256, (n, 3072), np.uint8), rng.integers(0, 10, n).tolist())
         for name, n in zip((*TRAIN, "test_batch"), counts, strict=True)
     }
-    files = cifar_files(batches, form)
+    files = cifar_files(batches)
     name = "x.tar" if packed else "x"
     data = read_back(name, lambda path: save_cifar(path, files), split="all")
     rows = np.concatenate([rows for rows, _ in batches.values()])

@@ -3,14 +3,15 @@
 import functools
 import itertools
 import json
+import pathlib
 import threading
+import types
 
 import numpy as np
 import pytest
 
 import entropix as ex
-from entropix.datasets import Dataset, load, stream
-from entropix.datasets.parquet import ParquetSource
+from entropix.datasets import Dataset, huggingface, load, sources, stream
 from tests.datasets.sets import save_huggingface
 
 
@@ -199,40 +200,46 @@ def test_fingerprints_differ_where_batches_do():
 
 
 def test_what_lies_before_is_not_read(tmp_path, monkeypatch):
-    path = write_parquet(tmp_path / "x.parquet", 1)
-    it = stream(path, batch_size=BATCH, columns=["a", "b", "c"], num_threads=0)
-    read, original = [], ParquetSource.read
+    it = stream(write_huggingface(tmp_path / "x"), batch_size=BATCH, num_threads=0)
+    read, original = [], huggingface.read_rows
 
-    def spy(self, indices):
-        read.extend(indices.tolist())
-        return original(self, indices)
+    def spy(rows, which, used):
+        read.extend(which)
+        return original(rows, which, used)
 
-    monkeypatch.setattr(ParquetSource, "read", spy)
+    monkeypatch.setattr(sources, "read_rows", spy)
     points, _ = take(it, 2, 1)
     np.testing.assert_array_equal(points[0], POINTS[read])
     assert len(read) == BATCH
 
 
-def test_the_cache_of_row_groups_is_bounded(tmp_path, monkeypatch):
-    pq = pytest.importorskip("pyarrow.parquet")
-    path = write_parquet(tmp_path / "x.parquet", 2)
-    reads, original = [], pq.ParquetFile.read_row_group
+def test_a_parquet_file_is_copied_once(tmp_path):
+    """It is unpacked again if it has changed; names may hold what patterns are made of."""
+    hf = pytest.importorskip("datasets")
+    path = write_parquet(tmp_path / "[x]*.parquet", 2)
+    write_parquet(tmp_path / "x.parquet", 3)  # would match
 
-    def spy(self, group, **options):
-        reads.append(group)
-        return original(self, group, **options)
+    def copies():
+        return set(pathlib.Path(hf.config.HF_DATASETS_CACHE).rglob("*.arrow"))
 
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", spy)
-    groups = -(-N // 2)
-    whole = stream(path, batch_size=BATCH, label="label")
-    take(whole, 0, 2 * STEPS)
-    assert len(reads) == len(set(reads)) <= groups  # each once, kept
-    reads.clear()
-    small = stream(path, batch_size=BATCH, label="label", cache_bytes=100)
-    np.testing.assert_array_equal(take(small, 0, 2 * STEPS)[0], in_memory()[0])
-    assert len(reads) > groups
-    cache = small._source._cache
-    assert len(cache) == 1 or sum(table.nbytes for table in cache.values()) <= 100
+    before = copies()
+    options = {"batch_size": BATCH, "columns": ["a", "b", "c"]}
+    np.testing.assert_array_equal(stream(path, **options).head(N)[0], POINTS)
+    made = copies() - before
+    assert len(made) == 1
+    assert stream(path, **options).num_samples == N
+    assert copies() - before == made
+    import pandas
+
+    pandas.DataFrame(POINTS[::-1], columns=list("abc")).to_parquet(path)
+    np.testing.assert_array_equal(stream(path, **options).head(N)[0], POINTS[::-1])
+
+
+def test_a_parquet_file_must_fit_onto_the_disk(tmp_path, monkeypatch):
+    path = write_parquet(tmp_path / "x.parquet")
+    monkeypatch.setattr(sources.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=9))
+    with pytest.raises(ValueError, match=r"must fit unpacked onto the disk of .* 9 bytes are free"):
+        stream(path, batch_size=BATCH)
 
 
 def test_threads_end_with_the_iterator():
@@ -370,6 +377,9 @@ def test_sources_that_are_wrong(tmp_path):
     refused(tmp_path / "x.parquet", "`label` must be a column of .*'t', 'x'; got 'y'", label="y")
     refused(tmp_path / "x.parquet", "labels of numbers to be streamed", label="t", shuffle=False)
     refused(tmp_path / "x.parquet", "`columns` must be columns of numbers", columns="t")
+    frame[:0].to_parquet(tmp_path / "none.parquet")
+    refused(tmp_path / "none.parquet", "none.parquet' must hold samples, got none")
+    (tmp_path / "none.parquet").unlink()
     frame[["t"]].to_parquet(tmp_path / "y.parquet")
     refused(tmp_path, "y.parquet' must have the columns and types of '.*x.parquet'")
     refused(Dataset(POINTS, "x"), "`label` must be None for 'x', got 'labels'", label="labels")

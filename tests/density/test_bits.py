@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 import entropix as ex
-from entropix.density import AbstractDensityMethod
+from entropix.interfaces import AbstractDensityMethod
 from tests.helpers import as_shipped
 
 
@@ -21,7 +21,7 @@ class Known(AbstractDensityMethod):
     def evaluate(self, model, x, *, prior, condition, cutoff, key, chunk_size):
         noise = self.noise * jax.random.normal(key, x.shape[:1])
         value = self.log_density(x, condition) + noise
-        return ex.density.LogDensity(value, jnp.full_like(noise, self.noise), 7)
+        return ex.interfaces.SampleEstimates(value, jnp.full_like(noise, self.noise), 7)
 
 
 MEANS, STDS, WEIGHTS = np.array([2.0, 7.0]), np.array([1.5, 4.0]), np.array([0.4, 0.6])

@@ -17,27 +17,33 @@ from tests.helpers import (
     finite_difference,
     numbers,
     quick_jit,
+    quick_rows,
     small_gaussian,
 )
 
 
 POINTS = [[0.5, -0.3], [-1.0, 0.2], [0.1, 0.9], [1.3, 0.4]]
-# The densities meet a process only through its coefficients: one of them goes through every
-# process, all of them through processes with static, flat and moving equilibrium.
-PAIRS = [(p, "mixture") for p in PROCESSES]
-PAIRS += [(p, d) for p in ("vpx", "subvp") for d in ("gaussian", "empirical")]
+# The densities meet a process only through its coefficients: one of them goes through one process
+# of each kind (with the slow tests, through all), all of them through processes with static and
+# moving equilibrium.
+OTHERS = [p for p in PROCESSES if p not in (*KINDS, "vp-cosine", "path-sqrt")]
+PAIRS = quick_rows(
+    [
+        *((p, "mixture") for p in (*KINDS, "vp-cosine", "path-sqrt")),
+        *((p, d) for p in ("vpx", "subvp") for d in ("gaussian", "empirical")),
+    ],
+    [(p, "mixture") for p in OTHERS],
+)
 BUILD = DISTRIBUTIONS | {"empirical": lambda: ex.Empirical(POINTS)}
 
 
-@pytest.mark.parametrize(("process", "distribution"), PAIRS)
-def test_fokker_planck(process, distribution, x64, getkey):
-    process, distribution = PROCESSES[process](), BUILD[distribution]()
+@quick_jit
+def fields_at(distribution, process, s, z):
     model = ex.ExactModel(distribution, process)
 
     def log_prob(s, y):
         return distribution.diffused(process, s).log_prob(y)
 
-    @quick_jit
     @jax.vmap
     def fields(s, z):
         # Where the density is: data plus noise.
@@ -59,8 +65,14 @@ def test_fokker_planck(process, distribution, x64, getkey):
             "sigma2": process.sigma_squared(s)[None],
         }
 
+    return fields(s, z)
+
+
+@pytest.mark.parametrize(("process", "distribution"), PAIRS)
+def test_fokker_planck(process, distribution, x64, getkey):
+    process, distribution = PROCESSES[process](), BUILD[distribution]()
     s = jnp.linspace(0.05, 0.95, 7)
-    f = fields(s, jax.random.normal(getkey(), (7, 4)))
+    f = fields_at(distribution, process, s, jax.random.normal(getkey(), (7, 4)))
     score, velocity, y = f["score"], f["velocity"], f["y"]
     # Differences of large terms in the definitions below set the scale of their rounding.
     size = float(jnp.max(jnp.abs(score)) + jnp.max(jnp.abs(velocity)))

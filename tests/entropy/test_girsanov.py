@@ -15,7 +15,7 @@ import entropix as ex
 from entropix.dynamics.forward import forward_times
 from entropix.dynamics.solvers import transition
 from entropix.entropy.girsanov import _Integrands
-from entropix.entropy.reference import GaussianReference
+from entropix.estimators import GaussianReference
 from tests.helpers import as_shipped, quick_jit
 from tests.mixtures import mixture
 

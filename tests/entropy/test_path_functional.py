@@ -29,12 +29,14 @@ def vp(kappa=1.0, beta_min=0.1):
 PROCESSES = {"VP": vp, "SL": lambda: ex.StraightLine(1.0)}
 
 
-class Weighted(ex.entropy.AbstractPathFunctional):
+class Weighted(ex.interfaces.AbstractFunctional):
     r"""$\mu^2\|y\|^2$: a user's own, whose integral needs second moments only."""
 
     process: ex.VariancePreserving | ex.StraightLine
+    uses_noise = False
+    control = None
 
-    def __call__(self, s, y, condition):
+    def rate(self, s, y, z, condition):
         return self.process.scale(s) ** 2 * jnp.sum(y**2)
 
 
@@ -303,6 +305,13 @@ def test_a_cutoff_chunks_and_conditions(x64):
         (
             {"functional": ex.entropy.HousekeepingEntropy(ex.Langevin(ex.processes.Harmonic()))},
             "must be Gaussian",
+        ),
+        (
+            {
+                "functional": ex.entropy.ConditionalEntropy(ex.ExactModel(gaussian(), vp())),
+                "along": "sde",
+            },
+            "`along` must be 'marginals' for ConditionalEntropy",
         ),
         (
             {"functional": ex.entropy.PathFunctional(lambda s, y, c: y, vp()), "along": "sde"},

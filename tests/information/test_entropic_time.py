@@ -31,9 +31,10 @@ def grown(log_snr, start):
 def test_curve_of_a_gaussian(make, x64):
     process = make()
     model, data = model_and_data(process)
-    curve = ex.information.entropic_time(
+    found = ex.information.entropic_time(
         model, data, key=jax.random.key(1), cutoff=0.01, num_quantiles=8
     )
+    curve = found.curve
     expected = grown(curve.log_snr, curve.log_snr[0])
     off = np.abs(curve.cumulative - expected)
     assert np.all(off < 4 * curve.stderr + 1e-6)
@@ -44,9 +45,9 @@ def test_curve_of_a_gaussian(make, x64):
     rate = jnp.sum(snr * VARIANCES / (1 + snr * VARIANCES), axis=1) / 2
     np.testing.assert_allclose(curve.rate[1:-1], rate, atol=0.03)
     # The quantiles divide the growth equally.
-    assert curve.quantiles[0] == curve.times[0]
-    assert curve.quantiles[-1] == curve.times[-1]
-    levels = grown(process.log_snr(curve.quantiles), curve.log_snr[0]) / expected[-1]
+    assert found.quantiles[0] == curve.times[0]
+    assert found.quantiles[-1] == curve.times[-1]
+    levels = grown(process.log_snr(found.quantiles), curve.log_snr[0]) / expected[-1]
     np.testing.assert_allclose(levels, np.arange(9) / 8, atol=0.005)
 
 
@@ -55,9 +56,10 @@ def test_two_points_leave_one_bit():
     """H grows from nothing to ln 2; at a signal-to-noise ratio of 1 the state tells .3368 of it."""
     points = jnp.array([[-1.0], [1.0]])
     model = ex.ExactModel(ex.Empirical(points), vp())
-    curve = ex.information.entropic_time(
+    found = ex.information.entropic_time(
         model, points, key=jax.random.key(0), cutoff=0.05, num_times=257
     )
+    curve = found.curve
     at_one = jnp.interp(0.0, -curve.log_snr, curve.cumulative)
     assert float(curve.total.mc_stderr) < 0.015
     for value, expected in ((at_one, np.log(2) - 0.33682083), (curve.total.value, np.log(2))):
@@ -106,7 +108,7 @@ def test_errors_are_honest():
             data = mixture.sample(count, key=data_key)
             total = ex.information.entropic_time(
                 model, data, key=key, cutoff=0.1, num_evaluations=1024, num_times=9
-            ).total
+            ).curve.total
             return total.value, total.stderr
 
         values, errors = jax.lax.map(run, jax.random.split(jax.random.key(0), 100))

@@ -10,7 +10,7 @@ from entropix.interfaces import AbstractModel
 
 
 class AbstractConditional(AbstractModel):
-    """The fields of an exact model that a condition chooses."""
+    """The fields of an exact model that depends on the condition."""
 
     @abc.abstractmethod
     def inner(self, condition) -> ex.ExactModel:

@@ -1,4 +1,4 @@
-"""A flow whose answers are known: the optimal map of N(m, v) to N(0, 1), followed straight."""
+"""A flow in closed form: the optimal map of N(m, v) to N(0, 1) along straight paths."""
 
 import equinox as eqx
 import jax

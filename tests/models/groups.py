@@ -1,4 +1,4 @@
-"""Two groups on a line: a denoiser in closed form, small to compile, as networks of all kinds."""
+"""Two groups on a line: a denoiser in closed form as networks of all kinds, fast to compile."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ class Groups(eqx.Module):
         return ex.GaussianMixture([0.5, 0.5], means, [[self.v**0.5]] * 2)
 
     def fields(self, process, s, y):
-        """Score, entropy field, velocity, in forms that lose no digits at either end."""
+        """Score, entropy field, velocity, in forms that are accurate at both ends."""
         scale, var = process.scale(s), process.var(s)
         total = scale**2 * self.v + var
         mean = self.m + self.a * jnp.tanh(scale * self.a * (y - scale * self.m) / total)
@@ -39,7 +39,7 @@ class Groups(eqx.Module):
 
 
 class GroupsNetwork(eqx.Module):
-    """What a perfect network of a kind returns; `size`, one for it, is a parameter."""
+    """The output of a perfect network of a kind, times the parameter `size` (one)."""
 
     process: Any
     kind: str = eqx.field(static=True)

@@ -1,4 +1,4 @@
-"""A velocity field alone: what it refuses to be taken for."""
+"""Models with a velocity but no score: accepted and rejected uses."""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def test_no_reverse_sde():
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_processes(name):
-    """The noise must start in proportion to time: a velocity of sqrt(s) is infinite at s = 0."""
+    """The noise must be proportional to time at s = 0: sqrt(s) has an infinite velocity."""
     process = PROCESSES[name]()
     smooth = ("rf", "cosine", "vp-cosine", "path-trig", "path-module")
     if name.startswith("subvp") or name in smooth:

@@ -25,12 +25,12 @@ def conditional(process, dim=1):
 def affine(s):
     """beta, and slope and offset of the guided score of one dimension, under VP."""
     beta, mu = 0.1 + 15.9 * s, np.exp(-(0.1 * s + 15.9 * s**2 / 2) / 2)
-    told, untold = (mu**2 * v + 1 - mu**2 for v in (VARIANCE, MARGINAL))
-    return beta, -WEIGHT / told - (1 - WEIGHT) / untold, WEIGHT * mu * MEAN / told
+    given, marginal = (mu**2 * v + 1 - mu**2 for v in (VARIANCE, MARGINAL))
+    return beta, -WEIGHT / given - (1 - WEIGHT) / marginal, WEIGHT * mu * MEAN / given
 
 
 def flow_log_prob(x):
-    """log p of the guided flow, by an integrator that knows nothing of the library."""
+    """log p of the guided flow, by SciPy."""
 
     def rate(s, state):
         beta, slope, offset = affine(s)
@@ -43,7 +43,7 @@ def flow_log_prob(x):
 
 
 def sde_moments():
-    """Mean and variance of what the guided reverse SDE makes of N(0, 1)."""
+    """Mean and variance of the samples of the guided reverse SDE started in N(0, 1)."""
 
     def rate(t, state):
         beta, slope, offset = affine(1 - t)
@@ -55,28 +55,28 @@ def sde_moments():
 
 @pytest.mark.parametrize("name", [k for k in KINDS if not k.startswith("path")])
 def test_fields_agree(name, x64, getkey):
-    """Weights 0 and 1 are the two models; score, entropy field and velocity are of one field."""
+    """Weights 0 and 1 are the two models; score, entropy field and velocity agree."""
     process = PROCESSES[name]()
-    model, told = conditional(process, 2), jnp.asarray([MEAN, -1.0])
+    model, condition = conditional(process, 2), jnp.asarray([MEAN, -1.0])
 
     @quick_jit
     def fields(weight, s, y):
         guided = ex.models.Guided(model, weight)
-        score, flow = guided.score(s, y, told), guided.velocity(s, y, told)
-        entropy = guided.entropy_field(s, y, told)
+        score, flow = guided.score(s, y, condition), guided.velocity(s, y, condition)
+        entropy = guided.entropy_field(s, y, condition)
         return score, entropy + process.equilibrium_score(s, y), (flow, process.drift(s, y))
 
     for s in inner_times(process, 3):
         y = jax.random.normal(getkey(), (2,))
-        for weight, expected in ((0.0, model.score(s, y)), (1.0, model.score(s, y, told))):
+        for weight, expected in ((0.0, model.score(s, y)), (1.0, model.score(s, y, condition))):
             np.testing.assert_allclose(fields(weight, s, y)[0], expected, rtol=1e-9)
         score, same, (flow, drift) = fields(WEIGHT, s, y)
         np.testing.assert_allclose(score, same, rtol=1e-8, atol=1e-8)
         half = process.sigma_squared(s) / 2
         np.testing.assert_allclose(flow, drift - half * score, rtol=1e-7, atol=1e-8 * half)
-    slope = jax.grad(lambda w: jnp.sum(ex.models.Guided(model, w).score(s, y, told)))(WEIGHT)
+    slope = jax.grad(lambda w: jnp.sum(ex.models.Guided(model, w).score(s, y, condition)))(WEIGHT)
     np.testing.assert_allclose(
-        slope, jnp.sum(model.score(s, y, told) - model.score(s, y)), rtol=1e-9
+        slope, jnp.sum(model.score(s, y, condition) - model.score(s, y)), rtol=1e-9
     )
 
 
@@ -89,7 +89,7 @@ def test_finite_at_both_ends(name):
 
 
 def test_density_of_the_flow(x64):
-    """Against an integrator of its own; it integrates to one."""
+    """The density agrees with an independent integrator, and integrates to one."""
     line = np.linspace(-2.0, 4.0, 121)
     result = ex.log_prob(
         ex.models.Guided(conditional(vp()), WEIGHT),
@@ -104,12 +104,13 @@ def test_density_of_the_flow(x64):
 
 @pytest.mark.slow
 def test_density_of_the_reverse_sde_and_its_samples():
-    """Jarzynski on the density, the path bound below it, samples of that mean and variance."""
+    """Jarzynski gives the density, the path bound is below it, samples have its moments."""
     mean, variance = sde_moments()
     x = mean + np.sqrt(variance) * np.linspace(-1.5, 1.5, 4)[:, None]
     truth = -((x[:, 0] - mean) ** 2) / 2 / variance - np.log(2 * np.pi * variance) / 2
-    model, told = ex.models.Guided(conditional(vp()), WEIGHT), jnp.full((4, 1), MEAN)
-    options = {"key": jax.random.key(0), "condition": told, "prior": ex.Gaussian([0.0], [[1.0]])}
+    model, condition = ex.models.Guided(conditional(vp()), WEIGHT), jnp.full((4, 1), MEAN)
+    prior = ex.Gaussian([0.0], [[1.0]])
+    options = {"key": jax.random.key(0), "condition": condition, "prior": prior}
     result = ex.log_prob(model, x, method=ex.density.Jarzynski(1000, 96), **options)
     assert np.all(np.abs(result.value - truth) < 4 * result.stderr + 0.02)
     bound = ex.log_prob(model, x, method=ex.PathBound(1024), **options)

@@ -1,4 +1,4 @@
-"""Another process, the same denoiser: a perfect model stays perfect, whatever its class."""
+"""The same denoiser under another process: a perfect model of any class stays perfect."""
 
 import itertools
 
@@ -41,7 +41,7 @@ def pair(names):
 
 
 def common_times(old, new, count=12):
-    """Times of the new process at log-SNRs that both have."""
+    """Times of the new process at log-SNRs that both processes reach."""
     ends = [max(float(p.log_snr(p.t1)), -12.0) for p in (old, new)]
     levels = np.linspace(max(ends) + 1e-3, 14.0, count)
     return new.time_of_log_snr(jnp.asarray(levels, float))
@@ -49,7 +49,7 @@ def common_times(old, new, count=12):
 
 @quick_jit
 def all_fields(models, process, times, draws):
-    """Fields of all models and in closed form at states of the process, times what they weigh."""
+    """Weighted fields of all models and in closed form at states of the process."""
 
     def at(s, z):
         y = process.scale(s) * z[:1] + process.std(s) * z[1:]
@@ -67,7 +67,7 @@ def all_fields(models, process, times, draws):
 
 @pytest.mark.parametrize("names", quick(["vpx-rf", "sl-ve"], PAIRS))
 def test_a_perfect_model_stays_perfect(names, x64, getkey):
-    """Score, entropy field and velocity of every class, those of the exact model to rounding."""
+    """Score, entropy field and velocity of every class equal those of the exact model."""
     old, new = pair(names)
     models = perfect_models(old)
     moved = [model.with_process(new) for model in models.values()]
@@ -80,7 +80,7 @@ def test_a_perfect_model_stays_perfect(names, x64, getkey):
 
 @pytest.mark.parametrize("name", quick(["rf"], ["ve", "path-module"]))
 def test_the_closed_form_is_the_exact_model(name, x64, getkey):
-    """What the tests of this file compare with."""
+    """The reference of the tests of this file."""
     process = PROCESSES[name]()
     exact = ex.ExactModel(Groups().distribution, process)
     times = common_times(process, process)
@@ -136,7 +136,7 @@ ENDS = ["vpx-sl", "sl-vpx", "rf-cosine", "ve-sl", "sl-subvp"]
 
 @pytest.mark.parametrize("names", quick(["rf-cosine"], ENDS))
 def test_both_ends_in_single_precision(names, x32):
-    """Right, with finite gradients in state, network and process, where formulas are 0/0."""
+    """Correct where formulas are 0/0, with finite gradients in state, network and process."""
     old, new = pair(names)
     model = perfect_models(old)["scaled"]
     flat, rebuild = numbers(new)
@@ -186,7 +186,7 @@ def total_entropy(v, process):
 
 
 def test_entropy_of_a_moved_network(x64):
-    """Its neural entropy is the total entropy of the new process, with the gradient of that."""
+    """Its neural entropy and the gradient are those of the new process."""
     model = ex.EntropyMatching(Linear(), vp())
     nodes, weights = np.polynomial.legendre.leggauss(200)
     levels = jnp.asarray(40 * nodes)
@@ -218,7 +218,7 @@ def test_entropy_of_a_moved_network(x64):
 
 @pytest.mark.slow  # two estimators to compile
 def test_estimates_of_a_moved_network():
-    """S_NN and path KL as a user measures them; the field that is not moved gives 0.388."""
+    """S_NN and path KL by the public functions; without moving the field S_NN would be 0.388."""
     process = vp(0.5)
     moved = ex.EntropyMatching(Linear(), vp()).with_process(process)
     exact = ex.ExactModel(ex.Gaussian([0.0], [[0.09]]), process)
@@ -233,7 +233,7 @@ def test_estimates_of_a_moved_network():
 @pytest.mark.slow  # second derivatives of several models
 @pytest.mark.parametrize("name", ["path", "ve"])
 def test_action_of_a_moved_model(name, x64):
-    """What an objective of a schedule descends is the action of the data, and so is its slope."""
+    """The objective of a schedule is the action of the data, and so is its gradient."""
     process = learned_path(0.05, 0.8) if name == "path" else PROCESSES["ve"]()
     data = Groups().distribution.sample(16, key=jax.random.key(0))
     models = perfect_models(PROCESSES["vp"]())
@@ -280,7 +280,7 @@ def falling_scale(s):
 
 
 def test_above_the_range(x64):
-    """The score of the data at the least noise that the model knows."""
+    """The score is that of the data at the smallest noise of the original process."""
     old, new = ex.GaussianPath(falling_scale, rising_std), PROCESSES["vp"]()
     first = float(old.log_snr(old.t0))
     models = {k: m for k, m in perfect_models(old).items() if k in ("score", "scaled")}
@@ -297,11 +297,11 @@ def test_above_the_range(x64):
     np.testing.assert_allclose(beyond - beyond[-1], 0.0, atol=0.05)
 
 
-# ---------------------------------------------------------------------------- what it is
+# ---------------------------------------------------------------------------- properties
 
 
 def test_moves_collapse():
-    """A to B to C is A to C; back at A it is the model itself; so it is where nothing moves."""
+    """A to B to C is A to C; a move back, or to an equal process, returns the model itself."""
     a, b, c = PROCESSES["vp"](), ex.StraightLine(0.1), ex.RectifiedFlow()
     for model in perfect_models(a).values():
         assert eqx.tree_equal(
@@ -314,7 +314,7 @@ def test_moves_collapse():
 
 
 def test_prior_and_divergence():
-    """Those of the new process, whatever the old one was."""
+    """They are those of the new process for any original process."""
     for (old, build), (new, other) in itertools.permutations(PROCESSES.items(), 2):
         if {old, new} <= set(KINDS):
             process = other()
@@ -330,12 +330,12 @@ def abs_network(log_snr, y, condition=None):
 
 
 def test_conditions_guidance_and_temperature(x64):
-    """Fields made of others move with them."""
+    """Derived fields move with their models."""
     old, new = PROCESSES["vp"](), PROCESSES["ve"]()
     conditional = ConditionalGaussian(old, 0.3, 0.8, 1)
     inner = perfect_models(old)["score"]
     exact = ex.ExactModel(Groups().distribution, old)
-    s, y, told = 0.4, jnp.asarray([0.7]), jnp.asarray([0.6])
+    s, y, condition = 0.4, jnp.asarray([0.7]), jnp.asarray([0.6])
     poor = ex.ScoreMatching(abs_network, old, shape=(1,))
 
     @quick_jit
@@ -343,7 +343,7 @@ def test_conditions_guidance_and_temperature(x64):
         return (
             [ex.models.Tempered(m, 0.5, 0.3).with_process(new).score(s, y) for m in (inner, exact)],
             [
-                ex.models.Guided(conditional, 2.0, m).with_process(new).score(s, y, told)
+                ex.models.Guided(conditional, 2.0, m).with_process(new).score(s, y, condition)
                 for m in (inner, exact)
             ],
             [poor.with_process(new).score(s, y, c) for c in (1.0, 2.0, 3.0)],
@@ -375,7 +375,7 @@ def test_saved_and_loaded(trained, tmp_path):
 
 
 def test_a_moved_model_is_trained_under_the_new_process(trained):
-    """The network inside learns N(0, 0.09), and the result runs under either process."""
+    """The network learns N(0, 0.09), and the result can be used under both processes."""
     model, data = trained
     exact = ex.ExactModel(ex.Gaussian([0.0], [[0.09]]), model.process)
     times = model.process.time_of_log_snr(jnp.linspace(-4.0, 6.0, 8))

@@ -102,7 +102,7 @@ class Dropout(eqx.Module):
 
 
 class Conditional(eqx.Module):
-    """A network whose output is its condition, whatever that is made of."""
+    """A network that returns its condition, any pytree."""
 
     def __call__(self, log_snr, y, condition=None):
         return condition["shift"] * jnp.ones_like(y)
@@ -188,7 +188,7 @@ def test_prior_matches_the_process(name):
     }
     std = kappa[name] if name in STATIC else process.std(process.t1)
     np.testing.assert_allclose(prior.std, std, rtol=1e-6)
-    # Close to where the process takes any data: twice the data variance hardly moves it.
+    # Close to the end of the process: twice the data variance hardly changes it.
     spread = jnp.sqrt(process.scale(1.0) ** 2 + process.var(1.0))
     if name not in ("path-sqrt", "path-module"):  # these end far from noise
         np.testing.assert_allclose(prior.std, spread, rtol=0.02)
@@ -261,7 +261,7 @@ def scaling_of_five(process: Any):
 
 
 def test_divergence_is_known():
-    """Why an entropy is infinite at the data end, where that is known beforehand."""
+    """The reason for an infinite entropy at the data end, if it is known in advance."""
     for name, build in PROCESSES.items():
         process = build()
         for make in MODELS.values():

@@ -1,4 +1,4 @@
-"""The output scaling is the size of a Gaussian's entropy field, finite where the field is not."""
+"""The output scaling is the size of the entropy field of a Gaussian, and is always finite."""
 
 import equinox as eqx
 import jax
@@ -32,7 +32,7 @@ def test_size_of_the_gaussian_entropy_field(name, x64):
     gaussian = ex.Gaussian(mean, variance * jnp.eye(2))
     bare = ex.GaussianScaling.from_data(data, process, floor=1e-150)
     floored = ex.GaussianScaling.from_data(data, process, floor=0.3)
-    # Three nodes a dimension integrate the square of a linear field exactly.
+    # Three nodes per dimension integrate the square of a linear field exactly.
     nodes, weights = np.polynomial.hermite_e.hermegauss(3)
     z = jnp.stack(jnp.meshgrid(nodes, nodes), -1).reshape(-1, 2)
     weights = jnp.outer(weights, weights).ravel() / (2 * jnp.pi)
@@ -72,7 +72,7 @@ def test_at_the_ends(name, x32):
     for s in (process.t0, process.t1):
         velocity, input_std, field, over_scale = evaluate(s)
         assert jnp.isfinite(velocity)
-        # The cosine clock stands still at s = 0.
+        # The rate of the cosine process vanishes at s = 0.
         assert velocity > 0 or process.sigma_squared(s) == 0
         assert jnp.isfinite(input_std)
         assert input_std > 0
@@ -91,7 +91,7 @@ def trained(process, scaling):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_scaled_model_at_the_ends(name, x32):
-    """A network that knows nothing of s = 0 and s = 1 gives finite fields there, and gradients."""
+    """A network gives finite fields and gradients at s = 0 and s = 1."""
     process = PROCESSES[name]()
     model = trained(process, ex.GaussianScaling.from_data(DATA, process))
     y = jnp.asarray([0.3, -0.4])

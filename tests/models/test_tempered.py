@@ -18,7 +18,7 @@ def gaussian(temperature=1.0):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_fields_and_prior_of_a_gaussian(name, x64, getkey):
-    """The diffusion of p^(1/T) itself, at both ends too."""
+    """The fields are those of the diffusion of p^(1/T), also at both ends."""
     process = PROCESSES[name]()
     model = ex.models.Tempered(ex.ExactModel(gaussian(), process), 0.3)
     exact = ex.ExactModel(gaussian(0.3), process)
@@ -54,7 +54,7 @@ def test_log_density_and_its_gradient_in_the_temperature(x64):
 
 @pytest.mark.slow
 def test_entropy_and_model_priors():
-    """The total entropy of N(m, T v), and the isotropic prior of a network's model."""
+    """The total entropy of N(m, T v), and the isotropic prior of a network model."""
     process = ex.StraightLine(0.5)
     model = ex.models.Tempered(ex.ExactModel(gaussian(), process), 0.3)
     cold = gaussian(0.3).sample(8192, key=jax.random.key(0))
@@ -76,7 +76,7 @@ def test_entropy_and_model_priors():
 
 @pytest.mark.slow
 def test_groups_keep_their_weights():
-    """Far apart, each group is p^(1/T) of its own; between them the weights are not tempered."""
+    """Each of two distant groups is its own p^(1/T); their weights do not change."""
     weights, means, std = [0.2, 0.8], [[-3.0], [3.0]], 0.3
     mixture = ex.GaussianMixture(weights, means, [[std], [std]])
     model = ex.ExactModel(mixture, ex.CosinePath())

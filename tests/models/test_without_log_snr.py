@@ -11,7 +11,7 @@ from tests.helpers import PROCESSES, as_shipped
 
 
 class Drifting(eqx.Module):
-    """`network(s, y) = -(a + s) y`: shows what it is given."""
+    """`network(s, y) = -(a + s) y`: reveals its arguments."""
 
     a: jax.Array
 
@@ -82,7 +82,7 @@ def test_precision_of_the_time():
         ),
         (
             lambda f: ex.ScoreMatching(f, driven()).with_process(PROCESSES["vp"]()),
-            "`process` must be one without a log-SNR.*got VariancePreserving",
+            "`process` must be a process without log-SNR.*got VariancePreserving",
         ),
         (
             lambda f: ex.ScoreMatching(f, PROCESSES["vp"]()).with_process(driven()),

@@ -1,4 +1,4 @@
-"""Conditions told or not told, whole or block by block."""
+"""Conditions given or omitted, as a whole or block by block."""
 
 import equinox as eqx
 import jax
@@ -10,7 +10,7 @@ import entropix as ex
 
 
 def test_condition_dropout():
-    """Told or not told; left out at random only where there is a key."""
+    """Given or omitted; omitted at random only with a key."""
 
     class Echo(eqx.Module):
         def __call__(self, log_snr, y, condition):
@@ -31,13 +31,13 @@ def test_condition_dropout():
 
 
 class Told(eqx.Module):
-    """Returns the condition it was handed."""
+    """A network that returns its condition."""
 
     def __call__(self, log_snr, y, condition):
         return condition
 
 
-def test_blocks_are_left_out_one_by_one():
+def test_blocks_are_omitted_independently():
     network = ex.networks.ConditionDropout(Told(), condition_dim=(2, 1), rate=(0.25, 0.5))
     y, blocks = jnp.zeros(5), (jnp.array([5.0, 6.0]), jnp.array([7.0]))
     np.testing.assert_array_equal(network(0.0, y, blocks), [5.0, 6.0, 7.0, 1.0, 1.0])
@@ -50,7 +50,7 @@ def test_blocks_are_left_out_one_by_one():
     flags = np.asarray(told[:, 3:])
     np.testing.assert_allclose(flags.mean(0), [0.75, 0.5], atol=0.03)
     assert abs(np.corrcoef(flags.T)[0, 1]) < 0.06
-    # What was not told in the first place is not told in training either.
+    # Omitted conditions stay omitted in training.
     half = jax.vmap(lambda k: network(0.0, y, (blocks[0], None), key=k))(keys)
     assert not np.any(half[:, 4])
 

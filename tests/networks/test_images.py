@@ -1,4 +1,4 @@
-"""Networks for images: one grid of properties for all of them, and what is special to each."""
+"""Networks for images: common properties on a grid, and properties of each."""
 
 import equinox as eqx
 import jax
@@ -24,12 +24,12 @@ NETWORKS = {
 
 @eqx.filter_jit
 def call(network, *args, **kwargs):
-    """A network, compiled: its many small layers are slow one by one."""
+    """A network, compiled: its many small layers are slow if run separately."""
     return network(*args, **kwargs)
 
 
 def awake(network, key=KEY, size=0.2):
-    """The network with random numbers where its layers start at zero."""
+    """The network with random numbers in layers that are initially zero."""
     params, static = eqx.partition(network, trainable(network))
     leaves, treedef = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
@@ -39,7 +39,7 @@ def awake(network, key=KEY, size=0.2):
 
 @pytest.mark.parametrize("name", quick(("dit",), NETWORKS))
 def test_images_in_images_out(name, getkey):
-    """Zero at first, finite at the exact ends, the same under jit and vmap, with a gradient."""
+    """Initially zero, finite at the exact ends, equal under jit and vmap, differentiable."""
     network = NETWORKS[name]()
     ys = jax.random.normal(getkey(), (3, *network.shape))
     np.testing.assert_array_equal(call(network, 0.5, ys[0]), jnp.zeros(network.shape))
@@ -100,7 +100,7 @@ def _numbers(tree):
 
 @pytest.mark.slow
 def test_dropout_needs_a_key():
-    """Only a key switches it on, and models hand theirs through."""
+    """Only a key enables it, and models pass theirs on."""
     network = awake(NETWORKS["unet-attention"](), size=0.05)
     y = jax.random.normal(KEY, network.shape)
     model = ex.NoisePrediction(network, ex.CosinePath())
@@ -123,7 +123,7 @@ def test_resampling_of_odd_images(getkey):
 
 
 def test_patches_stay_in_place(getkey):
-    """A transformer whose gates are shut moves nothing from one patch to another."""
+    """A transformer with zero gates does not mix patches."""
     network = NETWORKS["dit"]()
     weight = jax.random.normal(getkey(), network.head.weight.shape)
     network = eqx.tree_at(lambda n: n.head.weight, network, weight)
@@ -181,6 +181,6 @@ def test_sizes_are_counted():
         (lambda: ex.DiT((8, 8), key=KEY, width=10), "`width` must be a multiple"),
     ],
 )
-def test_one_clear_error(make, message):
+def test_static_mistakes(make, message):
     with as_shipped(), pytest.raises(ValueError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""The condition tells of a latent class by Bayes' rule, and nothing without one."""
+"""The condition acts on a latent class by Bayes' rule."""
 
 import equinox as eqx
 import jax
@@ -10,7 +10,7 @@ import entropix as ex
 
 
 class Probabilities(eqx.Module):
-    """What the wrapped network is told."""
+    """The probabilities given to the wrapped network."""
 
     def __call__(self, log_snr, y, probabilities):
         return probabilities
@@ -60,7 +60,7 @@ def test_in_a_model_that_is_trained_and_stored(tmp_path):
         )
 
 
-def test_what_is_refused():
+def test_static_mistakes():
     with pytest.raises(ValueError, match="`guess` must have the shape"):
         wrapped()(0.0, jnp.zeros(4), jnp.zeros(2))
     with pytest.raises(ValueError, match="`num_classes` must be an integer of at least 3"):

@@ -22,7 +22,7 @@ def opened(network):
     return eqx.tree_at(lambda n: n.gate.layers[-1].weight, network, weight)
 
 
-def test_a_new_network_is_silent_and_a_trained_one_linear():
+def test_zero_when_new_and_linear_when_trained():
     y, c = jnp.array([1.0, -2.0, 0.5]), jnp.array([0.3, 0.7, 1.0])
     assert not np.any(skip()(0.0, y, c))
     network = opened(skip())
@@ -34,7 +34,7 @@ def test_a_new_network_is_silent_and_a_trained_one_linear():
 
 
 def test_flags_choose_the_map():
-    """Without flags the map of y is the same whatever is told; with one it is not."""
+    """Without flags the map of y does not depend on the condition; with one it does."""
     y, told, untold = jnp.ones(3), jnp.array([0.0, 0.0, 1.0]), jnp.zeros(3)
 
     def of_y(network, c):

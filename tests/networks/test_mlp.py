@@ -1,4 +1,4 @@
-"""The Fourier-feature network: shapes, its start at zero, and the infinite ends of the log-SNR."""
+"""The Fourier-feature network: shapes, initial output, and infinite ends of the log-SNR."""
 
 import equinox as eqx
 import jax
@@ -18,7 +18,7 @@ def network(dim=3, **options):
 
 
 def with_head(net):
-    """As after some training: the output layer no longer zero."""
+    """As after some training, with an output layer that is not zero."""
     weight = jnp.cos(jnp.arange(net.head.weight.size)).reshape(net.head.weight.shape)
     return eqx.tree_at(lambda n: n.head.weight, net, weight)
 
@@ -66,7 +66,7 @@ def test_finite_at_exact_ends(x32):
         assert all_finite((value, weights, slope, field))
         assert any(bool(jnp.any(g != 0)) for g in jax.tree.leaves(weights))
         values.append(float(value))
-    # The embedding is continuous at its ends, and tells them apart.
+    # The embedding is continuous at its ends, and distinguishes them.
     np.testing.assert_allclose(values[0], values[1], rtol=1e-2)
     np.testing.assert_allclose(values[-1], values[-2], rtol=1e-2)
     assert abs(values[0] - values[-1]) > 1e-3 * abs(values[0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import entropix as ex
-from entropix.entropy.axis import log_snr_of_std
+from entropix.estimators import log_snr_of_std
 from tests.helpers import (
     KINDS,
     LOG_RATES,

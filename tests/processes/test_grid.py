@@ -24,6 +24,7 @@ from tests.helpers import (
     finite_difference,
     inner_times,
     numbers,
+    quick,
     quick_jit,
     small_gaussian,
     small_mixture,
@@ -31,6 +32,46 @@ from tests.helpers import (
 
 
 every_process = pytest.mark.parametrize("name", PROCESSES)
+# Derivatives of the inverse compile long; these are other numbers or schedules for a formula that
+# another process of the list has too.
+ALIKE = ("vpx", "vp-constant", "vp-learned", "subvp-cosine", "path-trig")
+every_inverse = pytest.mark.parametrize(
+    "name", quick([name for name in PROCESSES if name not in ALIKE], PROCESSES)
+)
+
+
+@quick_jit
+def coefficients_and_rates(process, s):
+    def along(fn):
+        return jax.jvp(fn, (s,), (jnp.ones_like(s),))
+
+    mu, mu_rate = along(process.scale)
+    var, var_rate = along(process.var)
+    _, snr_rate = along(process.log_snr)
+    drift = jax.vmap(process.drift)(s, jnp.ones((s.size, 2)))[:, 0]
+    y = jnp.asarray([0.3, -2.0])
+    equilibrium_score = jax.vmap(process.equilibrium_score, (0, None))(s, y)
+    return {
+        "mu": mu,
+        "mu_rate": mu_rate,
+        "var": var,
+        "var_rate": var_rate,
+        "snr_rate": snr_rate,
+        "b": drift,
+        "sigma2": process.sigma_squared(s),
+        "stated": (
+            process.scale_rate(s),
+            process.var_rate(s),
+            process.scaled_sigma_squared(s),
+            process.log_scale(s),
+            process.std(s),
+            process.diffusion(s),
+            process.log_snr(s),
+            process.equilibrium_gain(s),
+        ),
+        "pi": process.equilibrium_precision(s),
+        "equilibrium_score": (equilibrium_score, y),
+    }
 
 
 @every_process
@@ -38,40 +79,7 @@ def test_coefficients_solve_the_moment_equations(name, x64):
     process = PROCESSES[name]()
     s = inner_times(process, 23)
 
-    @quick_jit
-    def coefficients(process, s):
-        def along(fn):
-            return jax.jvp(fn, (s,), (jnp.ones_like(s),))
-
-        mu, mu_rate = along(process.scale)
-        var, var_rate = along(process.var)
-        _, snr_rate = along(process.log_snr)
-        drift = jax.vmap(process.drift)(s, jnp.ones((s.size, 2)))[:, 0]
-        y = jnp.asarray([0.3, -2.0])
-        equilibrium_score = jax.vmap(process.equilibrium_score, (0, None))(s, y)
-        return {
-            "mu": mu,
-            "mu_rate": mu_rate,
-            "var": var,
-            "var_rate": var_rate,
-            "snr_rate": snr_rate,
-            "b": drift,
-            "sigma2": process.sigma_squared(s),
-            "stated": (
-                process.scale_rate(s),
-                process.var_rate(s),
-                process.scaled_sigma_squared(s),
-                process.log_scale(s),
-                process.std(s),
-                process.diffusion(s),
-                process.log_snr(s),
-                process.equilibrium_gain(s),
-            ),
-            "pi": process.equilibrium_precision(s),
-            "equilibrium_score": (equilibrium_score, y),
-        }
-
-    c = coefficients(process, s)
+    c = coefficients_and_rates(process, s)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)  # noqa: E731
     close(c["b"] * c["mu"], c["mu_rate"])
     close(2 * c["b"] * c["var"] + c["sigma2"], c["var_rate"])
@@ -92,24 +100,31 @@ def test_coefficients_solve_the_moment_equations(name, x64):
     assert np.all(c["mu_rate"] <= 0)
 
 
+@quick_jit
+def equilibrium(process, s, y):
+    density, gradient = jax.value_and_grad(process.equilibrium_log_prob, 1)(s, y)
+    precision = process.equilibrium_precision(s)
+    normal = jax.scipy.stats.norm.logpdf(y, 0.0, 1 / jnp.sqrt(precision)).sum()
+    return density, gradient, normal, precision, process.equilibrium_score(s, y)
+
+
 @every_process
 def test_equilibrium_log_prob(name, x64):
-    @quick_jit
-    def evaluate(process, s, y):
-        density, gradient = jax.value_and_grad(process.equilibrium_log_prob, 1)(s, y)
-        precision = process.equilibrium_precision(s)
-        normal = jax.scipy.stats.norm.logpdf(y, 0.0, 1 / jnp.sqrt(precision)).sum()
-        return density, gradient, normal, precision, process.equilibrium_score(s, y)
-
     process = PROCESSES[name]()
     y = np.asarray([0.3, -0.2, 0.05])
     for s in (0.4, 0.8):
-        density, gradient, normal, precision, score = evaluate(process, s, y)
+        density, gradient, normal, precision, score = equilibrium(process, s, y)
         np.testing.assert_allclose(density, 0.0 if name == "ve" else normal, rtol=1e-13)
         np.testing.assert_allclose(gradient, score, rtol=1e-13)
         if name in STATIC:
-            np.testing.assert_allclose(precision, evaluate(process, 0.0, y)[3], rtol=0)
+            np.testing.assert_allclose(precision, equilibrium(process, 0.0, y)[3], rtol=0)
     assert process.is_static == (name in STATIC)
+
+
+@quick_jit
+def budget_and_integral(process, times, shares):
+    budget, gradient = eqx.filter_value_and_grad(lambda p: p.noise_budget())(process)
+    return budget, gradient, shares @ process.sigma_squared(times) / 2
 
 
 @every_process
@@ -119,13 +134,7 @@ def test_noise_budget_is_the_integral_of_half_sigma_squared(name, x64):
     widths = np.diff(knots)[:, None]  # learned curves are smooth between their knots
     times = (knots[:-1, None] + widths * (nodes + 1) / 2).ravel()
     shares = (widths * weights / 2).ravel()
-
-    @quick_jit
-    def budget_and_integral(process):
-        budget, gradient = eqx.filter_value_and_grad(lambda p: p.noise_budget())(process)
-        return budget, gradient, shares @ process.sigma_squared(times) / 2
-
-    budget, gradient, integral = budget_and_integral(PROCESSES[name]())
+    budget, gradient, integral = budget_and_integral(PROCESSES[name](), times, shares)
     if name in ENDS_IN_NOISE:
         assert budget == jnp.inf
     else:
@@ -133,12 +142,16 @@ def test_noise_budget_is_the_integral_of_half_sigma_squared(name, x64):
         assert all_finite(gradient)
 
 
+@quick_jit
+def log_snr_and_moments(process, s):
+    return process.log_snr(s), process.scale(s), process.var(s)
+
+
 @every_process
 def test_log_snr_falls_from_end_to_end(name, x32):
     """In float32, with the exact values at the ends."""
-    s = np.concatenate([[0.0, 1e-12, 1e-7], np.linspace(1e-4, 1.0, 400)]).astype(np.float32)
-    evaluate = quick_jit(lambda p, s: (p.log_snr(s), p.scale(s), p.var(s)))
-    log_snr, scale, var = (np.asarray(v) for v in evaluate(PROCESSES[name](), s))
+    s = np.concatenate([[0.0, 1e-12, 1e-7], np.linspace(1e-4, 1.0, 401)]).astype(np.float32)
+    log_snr, scale, var = (np.asarray(v) for v in log_snr_and_moments(PROCESSES[name](), s))
     assert log_snr.dtype == np.float32
     assert np.all(np.diff(log_snr) < 0)
     assert log_snr[0] == np.inf
@@ -152,7 +165,13 @@ def test_log_snr_falls_from_end_to_end(name, x32):
 # ---------------------------------------------------------------------------- inverse log-SNR
 
 
-@every_process
+@quick_jit
+def time_and_log_snr(process, s, values):
+    log_snr = process.log_snr(s)
+    return process.time_of_log_snr(jnp.concatenate([log_snr, values])), log_snr
+
+
+@every_inverse
 def test_time_of_log_snr(name, x32):
     """Inverts in float64; in float32 over all log-SNR that occur; clamps beyond them.
 
@@ -173,14 +192,8 @@ def test_time_of_log_snr(name, x32):
     with double():
         process = PROCESSES[name]()
         inner = np.concatenate([[1e-14, 1e-9, 1e-5, 1e-3], np.linspace(0.01, 0.999, 50)])
-
-        @quick_jit
-        def exact(process, s):
-            log_snr = process.log_snr(s)
-            wanted = jnp.concatenate([log_snr, values.astype(np.float64)])
-            return process.time_of_log_snr(wanted), log_snr
-
-        found, log_snr = (np.asarray(v) for v in exact(process, np.append(inner, [0.0, 1.0])))
+        exact = time_and_log_snr(process, np.append(inner, [0.0, 1.0]), values.astype(np.float64))
+        found, log_snr = map(np.asarray, exact)
     # Near t1 of a process that ends in noise, s itself has the resolution of 1 - s.
     np.testing.assert_allclose(found[: inner.size], inner, rtol=5e-13)
     np.testing.assert_array_equal(found[inner.size : inner.size + 2], [0.0, 1.0])
@@ -194,7 +207,15 @@ def test_time_of_log_snr(name, x32):
     assert all_finite(slopes)
 
 
-@every_process
+@quick_jit
+def log_snr_and_slopes(process, s):
+    def slope(s):
+        return jax.jvp(process.log_snr, (s,), (jnp.ones_like(s),))[1]
+
+    return process.log_snr(s), *jax.jvp(slope, (s,), (jnp.ones_like(s),))
+
+
+@every_inverse
 def test_derivatives_of_time_of_log_snr(name, x64):
     """First and second, in the value and in every number of the process."""
     process = PROCESSES[name]()
@@ -208,15 +229,8 @@ def test_derivatives_of_time_of_log_snr(name, x64):
         value_and_grad = jax.value_and_grad(inverse)
         return *jax.vmap(value_and_grad)(batch), jax.vmap(jax.jacfwd(jax.grad(inverse)))(batch)
 
-    @quick_jit
-    def log_snr(process, s):
-        def slope(s):
-            return jax.jvp(process.log_snr, (s,), (jnp.ones_like(s),))[1]
-
-        return process.log_snr(s), *jax.jvp(slope, (s,), (jnp.ones_like(s),))
-
     for s in (0.02, 0.3, 0.8):
-        value, slope, curvature = log_snr(process, s)
+        value, slope, curvature = log_snr_and_slopes(process, s)
         x = np.append(value, flat)
         time, gradient, hessian = (d[0] for d in derivatives(np.tile(x, (4 * x.size, 1))))
         by_value, by_gradient, _ = finite_difference(derivatives, x)
@@ -231,13 +245,14 @@ def test_derivatives_of_time_of_log_snr(name, x64):
 # ---------------------------------------------------------------------------- float32 and ends
 
 
+@quick_jit
+def coefficients(p, s):
+    return p.scale(s), p.std(s), p.var(s), p.var_rate(s), p.scaled_sigma_squared(s)
+
+
 @every_process
 def test_no_digits_are_lost_near_the_data_end(name, x32):
     s = np.asarray([0.0, 1e-12, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.3, 0.9], np.float32)
-
-    @quick_jit
-    def coefficients(p, s):
-        return p.scale(s), p.std(s), p.var(s), p.var_rate(s), p.scaled_sigma_squared(s)
 
     single = coefficients(PROCESSES[name](), s)
     with double():
@@ -247,19 +262,20 @@ def test_no_digits_are_lost_near_the_data_end(name, x32):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-18)
 
 
+@quick_jit
+def fields(model, s, y):
+    p = model.process
+    coefficients = (p.scale, p.std, p.var, p.scale_rate, p.var_rate, p.scaled_sigma_squared)
+    values = [f(s) for f in coefficients]
+    values += [model.score(s, y), model.velocity(s, y), model.prior.log_prob(y)]
+    values += [model.distribution.denoise(p, s, y), model.distribution.diffused(p, s)]
+    values += [p.perturb(s, y, y)]
+    return values, model.entropy_field(s, y)
+
+
 @every_process
 def test_finite_at_both_ends(name, x32):
     """What a user runs: float32, s = 0 and s = 1 exactly."""
-
-    @quick_jit
-    def fields(model, s, y):
-        p = model.process
-        coefficients = (p.scale, p.std, p.var, p.scale_rate, p.var_rate, p.scaled_sigma_squared)
-        values = [f(s) for f in coefficients]
-        values += [model.score(s, y), model.velocity(s, y), model.prior.log_prob(y)]
-        values += [model.distribution.denoise(p, s, y), model.distribution.diffused(p, s)]
-        values += [p.perturb(s, y, y)]
-        return values, model.entropy_field(s, y)
 
     process = PROCESSES[name]()
     distributions = [small_mixture()]
@@ -297,12 +313,20 @@ def test_gradients_at_the_ends(name, x32):
 # ---------------------------------------------------------------------------- modules
 
 
+@eqx.filter_jit
+def identity(process):
+    return process
+
+
+mapped_log_snr = quick_jit(jax.vmap(lambda process: process.log_snr(0.3)))
+
+
 @every_process
 def test_is_a_pytree_of_arrays(name, x32):
     process = PROCESSES[name]()
     mapped = jax.tree.map(lambda x: x, process)
     assert eqx.tree_equal(process, mapped)
-    assert eqx.tree_equal(process, eqx.filter_jit(lambda p: p)(process))
+    assert eqx.tree_equal(process, identity(process))
     assert jax.tree.structure(process) == jax.tree.structure(PROCESSES[name]())
     hash(jax.tree.structure(process))
     for leaf in jax.tree.leaves(process):
@@ -310,8 +334,9 @@ def test_is_a_pytree_of_arrays(name, x32):
         assert leaf.dtype == jnp.float32
         assert not leaf.weak_type
     stacked = jax.tree.map(lambda x: jnp.asarray(np.stack([x, x])), process)
-    values = quick_jit(jax.vmap(lambda p: p.log_snr(0.3)))(stacked)
-    np.testing.assert_allclose(values, process.log_snr(0.3), rtol=1e-5, atol=1e-5)
+    values = mapped_log_snr(stacked)
+    expected = log_snr_and_moments(process, np.full(404, 0.3, np.float32))[0][0]
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_new_numbers_do_not_recompile():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import entropix as ex
-from tests.helpers import all_finite, as_shipped, double, finite_difference, quick_jit
+from tests.helpers import all_finite, as_shipped, finite_difference, quick_jit
 
 
 def tilted(y):
@@ -35,18 +35,23 @@ def test_drift_is_minus_the_gradient(name, x64):
     y = 0.7 * jax.random.normal(jax.random.key(1), shape)
 
     @quick_jit
-    def energies(flat):
-        return jax.vmap(lambda v: process.potential(v.reshape(shape)))(flat)
+    @jax.vmap
+    def evaluate(flat):
+        y = flat.reshape(shape)
+        density, slope = jax.value_and_grad(process.equilibrium_log_prob, 1)(0.3, y)
+        noise = process.sigma_squared(0.3)
+        fields = process.drift(0.3, y), process.equilibrium_score(0.3, y), slope
+        return process.potential(y), density, noise, *fields
 
-    gradient = finite_difference(energies, y.ravel()).reshape(shape)
-    drift = process.drift(0.3, y)
+    gradient = finite_difference(lambda v: evaluate(v)[0], y.ravel()).reshape(shape)
+    found = evaluate(np.tile(y.ravel(), (4 * y.size, 1)))
+    energy, density, noise, drift, score, slope = (v[0] for v in found)
     np.testing.assert_allclose(drift, -gradient, rtol=1e-7, atol=1e-8)
     # Without a force: 2 b / sigma^2, the gradient of the log density.
-    score = process.equilibrium_score(0.3, y)
-    np.testing.assert_allclose(score, 2 * drift / process.sigma_squared(0.3), rtol=1e-13)
-    density, slope = jax.value_and_grad(process.equilibrium_log_prob, 1)(0.3, y)
-    np.testing.assert_allclose(density, -process.potential(y) / 0.5, rtol=1e-14)
+    np.testing.assert_allclose(score, 2 * drift / noise, rtol=1e-13)
+    np.testing.assert_allclose(density, -energy / 0.5, rtol=1e-14)
     np.testing.assert_allclose(slope, score, rtol=1e-13)
+    assert drift.dtype == noise.dtype == jnp.float64
 
 
 def test_coefficients():
@@ -80,13 +85,20 @@ def test_harmonic_is_ornstein_uhlenbeck():
 
 def test_double_well(x64):
     potential = ex.processes.DoubleWell(height=1.3, position=0.8)
-    slope, curvature = jax.grad(potential), jax.hessian(potential)
+    slope, curvature = (quick_jit(f(potential)) for f in (jax.grad, jax.hessian))
     for y in (-0.8, 0.8):
         np.testing.assert_allclose(potential(jnp.array([y])), 0.0, atol=1e-15)
         np.testing.assert_allclose(slope(jnp.array([y])), 0.0, atol=1e-14)
         np.testing.assert_allclose(curvature(jnp.array([y])), 8 * 1.3 / 0.8**2, rtol=1e-12)
     np.testing.assert_allclose(potential(jnp.zeros(3)), 3 * 1.3, rtol=1e-14)
     assert curvature(jnp.zeros(1)) < 0
+
+
+@quick_jit
+def mueller_brown(y):
+    potential = ex.processes.MuellerBrown()
+    tenth = ex.processes.MuellerBrown(0.1)(y)
+    return potential(y), jax.grad(potential)(y), jax.hessian(potential)(y), tenth
 
 
 @pytest.mark.parametrize(
@@ -101,13 +113,11 @@ def test_double_well(x64):
 )
 def test_mueller_brown(point, energy, unstable, x64):
     """Stationary points as tabulated in the literature, to the digits given there."""
-    y = jnp.array(point)
-    potential = ex.processes.MuellerBrown()
-    np.testing.assert_allclose(potential(y), energy, atol=1e-5)
-    np.testing.assert_allclose(jax.grad(potential)(y), 0.0, atol=2e-2)
-    eigenvalues = np.linalg.eigvalsh(jax.hessian(potential)(y))
-    assert np.sum(eigenvalues < 0) == unstable
-    np.testing.assert_allclose(ex.processes.MuellerBrown(0.1)(y), 0.1 * potential(y), rtol=1e-14)
+    value, gradient, hessian, tenth = mueller_brown(jnp.array(point))
+    np.testing.assert_allclose(value, energy, atol=1e-5)
+    np.testing.assert_allclose(gradient, 0.0, atol=2e-2)
+    assert np.sum(np.linalg.eigvalsh(hessian) < 0) == unstable
+    np.testing.assert_allclose(tenth, 0.1 * value, rtol=1e-14)
 
 
 def test_lattice_is_translation_invariant(getkey, x64):
@@ -171,12 +181,13 @@ def test_gradients_reach_every_number(name):
     y = jax.random.normal(jax.random.key(2), shape)
     force = ex.processes.RotatingForce(0.3) if len(shape) == 1 else None
 
-    @eqx.filter_grad
-    def gradient(process):
+    def square(process):
         b = process.drift(0.1, y) + jnp.sqrt(process.sigma_squared(0.1))
         return jnp.sum(b**2) + process.t1**2
 
-    found = gradient(ex.Langevin(make(), 0.5, force))
+    found = quick_jit(lambda process: eqx.filter_grad(square)(process))(
+        ex.Langevin(make(), 0.5, force)
+    )
     assert all_finite(found)
     assert found.t1 == 2.0
     for leaf in jax.tree.leaves((found.potential, found.temperature, found.force)):
@@ -192,15 +203,6 @@ def test_vmap_and_no_retrace():
     assert first.shape == again.shape == (7, 2)
     process = ex.Langevin(tilted, 0.5, ex.processes.RotatingForce(0.3))
     np.testing.assert_allclose(first[3], process.drift(0.0, y[3]), rtol=1e-5, atol=1e-6)
-
-
-@every_potential
-def test_precision_follows_the_state(name):
-    shape, make = POTENTIALS[name]
-    with double():
-        process = ex.Langevin(make(), 0.5, t1=2.0)
-        assert process.drift(0.0, jnp.ones(shape)).dtype == jnp.float64
-        assert process.sigma_squared(0.0).dtype == jnp.float64
 
 
 # ---------------------------------------------------------------------------- mistakes

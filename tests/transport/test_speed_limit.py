@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import entropix as ex
-from entropix.entropy.reference import GaussianReference
+from entropix.estimators import GaussianReference
 from entropix.transport import bures_wasserstein, speed_limit
 from entropix.transport.errors import errors_of
 from entropix.transport.lower_bound import squared_lower_bound

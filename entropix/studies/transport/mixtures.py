@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from entropix.datasets.mixtures import MEANS, paper_mixture
+from entropix.datasets import paper_mixture
 from entropix.distributions import GaussianMixture
 
 
@@ -94,7 +94,7 @@ def choose_mixtures(
     for dim in wanted:
         if dim in given:
             found[dim], sources[dim] = given[dim], "file"
-        elif dim in MEANS:
+        elif dim in (2, 3):
             found[dim], sources[dim] = paper_mixture(dim), "paper"
         else:
             found[dim], sources[dim] = drawn_mixture(dim, seed), f"drawn with seed {seed}"

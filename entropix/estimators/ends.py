@@ -7,12 +7,11 @@ none, the rate stays at half the codimension, and the integral is infinite.
 What can be known of the data end is limited by rounding: $y = \mu x + \Sigma z$ resolves a ratio
 $\Sigma/\mu$ of noise to signal down to a few units of rounding of x. With $\lambda_r$ the log-SNR
 of that limit, the rate is measured at $\lambda_r - 4$, at $\lambda_r$, at three points beyond it
-and at the end of the axis, each time with the same data points and the same noise, so that the
-*ratio* of two of them is known well from a few evaluations, whatever the spread of the rate:
-$e^{-4}$ between the first two for a smooth density, 1 on a plateau. A decaying rate is accepted
-however large it still is, whatever the units of the data: what follows is smaller still. Beyond the
-limit a rate that grows again does so through rounding: of data with structure that is not resolved,
-or of a field that subtracts large numbers.
+and at the end of the axis. The same data points and the same noise are used at each, so that the
+*ratio* of two rates is known well from a few evaluations: it is $e^{-4}$ between the first two for
+a smooth density, and 1 on a plateau. A decaying rate is accepted however large it still is, because
+what follows is smaller. Beyond the limit a rate can only grow again through rounding: of data with
+structure that is not resolved, or of a field that subtracts large numbers.
 
 At the noise end only a process that ends in noise ($\mu(t_1) = 0$) has an infinite axis. There, the
 last two log-SNRs that the time variable resolves, four apart, are compared in the same way.
@@ -27,8 +26,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from entropix._core.checks import is_concrete
-from entropix.entropy.axis import LogSNRAxis
-from entropix.interfaces import AbstractGaussianProcess
+from entropix.estimators.axis import LogSNRAxis
+from entropix.interfaces import AbstractKernelProcess, DivergenceError
 
 
 # A rate counts only above this share of its peak (of at most one nat per unit log-SNR at the data
@@ -108,7 +107,7 @@ def judge_ends(
     """
     size, start = jnp.mean(jnp.abs(rates), axis=1), axis.log_snr(0.0)
     ends = judge_sizes(log_snr, size, 2 * rates[0], peak, start, data)
-    # An integral that lies beyond the limit is made by rounding, whatever its rate does.
+    # An integral that lies beyond the limit comes from rounding, whether or not its rate decays.
     sizes = jax.lax.stop_gradient(jnp.abs(values))
     beyond = jnp.mean(sizes * (axis.log_snr(fraction) > _limit(data)))
     made = (beyond > _SHARE_BEYOND * jnp.mean(sizes)) & (beyond > _AMOUNT_BEYOND)
@@ -148,7 +147,7 @@ def judge_sizes(
 _AT_DATA = len(_RESOLVED) + len(_BEYOND) + 1
 
 
-def end_points(process: AbstractGaussianProcess, axis: LogSNRAxis, data: Array) -> Array:
+def end_points(process: AbstractKernelProcess, axis: LogSNRAxis, data: Array) -> Array:
     """The log-SNRs close to the ends of an axis at which rates are compared."""
     start = axis.log_snr(0.0)
     beyond = jnp.minimum(_limit(data) + jnp.asarray(_BEYOND, data.dtype), start)
@@ -161,13 +160,13 @@ def end_points(process: AbstractGaussianProcess, axis: LogSNRAxis, data: Array) 
     return jax.lax.stop_gradient(jnp.concatenate(points).astype(data.dtype))
 
 
-def num_end_points(process: AbstractGaussianProcess) -> int:
+def num_end_points(process: AbstractKernelProcess) -> int:
     """The number of `end_points`."""
     return _AT_DATA + (2 if process.ends_in_noise else 0)
 
 
 def check_ends(
-    value: Any, ends: EndRates, cutoff: Array | None, data: Array, *, noise_remedy: str = ""
+    value: Any, ends: EndRates, cutoff: Array | None, data: Array, *, trained: bool = False
 ) -> Any:
     """Return `value`; refuse an integral whose rate does not decay at an end of its axis.
 
@@ -176,31 +175,33 @@ def check_ends(
         ends: the rates at the ends.
         cutoff: the smallest noise standard deviation included, or None.
         data: the data, shape (n, *shape).
-        noise_remedy: what helps at the noise end, appended to the message.
+        trained: whether the rates are those of a network, which `scaling` may help.
 
     Raises:
-        ValueError: where the rates are concrete.
+        DivergenceError: where the rates are concrete.
     """
+    noise_end = (
+        "the rate does not decay at the noise end, so the integral is infinite: the field must "
+        "vanish there like mu(s)"
+    )
+    if trained:
+        noise_end += "; a network's does with `scaling=GaussianScaling.from_data(...)`"
     if is_concrete((value, ends, cutoff)):
         if bool(ends.plateau) or bool(ends.growth):
-            raise ValueError(_data_end_message(ends, cutoff, data) + ".")
+            message = _data_end_message(ends, cutoff, data)
+            raise DivergenceError(f"{message}.", slope=ends.slope, remedy="cutoff")
         if bool(ends.noise):
-            text = _NOISE_END + noise_remedy
             if jnp.finfo(data.dtype).bits < 64:
-                text += ". If it does, at noise that float32 times do not resolve, use float64"
-            raise ValueError(text + ".")
+                noise_end += ". If it does, at noise that float32 times do not resolve, use float64"
+            raise DivergenceError(f"{noise_end}.", remedy="scaling" if trained else None)
         return value
     value = eqx.error_if(value, ends.plateau | ends.growth, _DATA_END)
-    return eqx.error_if(value, ends.noise, _NOISE_END + noise_remedy)
+    return eqx.error_if(value, ends.noise, noise_end)
 
 
 _DATA_END = (
     "the rate does not decay at the data end, so the integral is infinite: pass `cutoff`, the "
     "smallest noise standard deviation to include"
-)
-_NOISE_END = (
-    "the rate does not decay at the noise end, so the integral is infinite: the field must vanish "
-    "there like mu(s)"
 )
 
 

@@ -1,14 +1,14 @@
 r"""The integration axis: log-SNR, mapped to the unit interval.
 
-Every functional of this room is an integral over log-SNR, because
-$\frac{\sigma^2}{2}ds = -\frac{\Sigma^2}{2}d\lambda$ makes it the same integral for every process.
-The axis runs over all of it, infinite ends included, through a Cauchy map
+Every functional is an integral over log-SNR, because $\frac{\sigma^2}{2}ds =
+-\frac{\Sigma^2}{2}d\lambda$ makes it the same integral for every Gaussian process. The axis covers
+all of it, infinite ends included, through a Cauchy map
 
-$$\lambda(q) = \lambda_c + w\cot(\pi q), \qquad q \in (0, 1),$$
+$$\lambda(q) = \lambda_c + w\cot(\pi q), \qquad q \in (0, 1).$$
 
-whose heavy tails leave room for structure far from the scale of the data's variance, where an
-exponential map would place no points. For smooth densities the integrands fall off exponentially at
-both ends, so nothing is cut off.
+Its heavy tails place points far from the scale of the data's variance, where an exponential map
+would place none. For smooth densities the integrands fall off exponentially at both ends, so
+nothing is cut off.
 """
 
 import equinox as eqx
@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import RealLike
-from entropix.interfaces import AbstractGaussianProcess
+from entropix._core.arrays import DataLike, RealLike
+from entropix._core.checks import checked, positive
+from entropix.interfaces import AbstractGaussianProcess, AbstractKernelProcess, AbstractProcess
 
 
-def _end_log_snr(process: AbstractGaussianProcess, time: Array) -> Array:
+def _end_log_snr(process: AbstractKernelProcess, time: Array) -> Array:
     """log-SNR at an end of the axis; an infinite one is a constant, with a zero gradient.
 
     An infinite end is put where squares of the noise (or the signal) come close to underflow, 65
@@ -47,6 +48,26 @@ def log_snr_of_std(process: AbstractGaussianProcess, std: Array) -> Array:
     return jax.lax.scan(step, -2 * jnp.log(std), None, length=64)[0]
 
 
+def check_cutoff(process: AbstractProcess, cutoff: DataLike | None) -> Array | None:
+    """A noise standard deviation above zero and below that of the process at t1, or None."""
+    if cutoff is None:
+        return None
+    if not isinstance(process, AbstractGaussianProcess):
+        raise ValueError("`cutoff` must be None where the process is not Gaussian.")
+    end = _last_std(process)
+    return checked(
+        positive(cutoff, "cutoff", shape=()),
+        "cutoff",
+        lambda v: v < end,
+        "a noise standard deviation below that of the process at t1",
+    )
+
+
+@eqx.filter_jit
+def _last_std(process: AbstractGaussianProcess) -> Array:
+    return process.std(process.t1)
+
+
 class LogSNRAxis(eqx.Module):
     r"""Fractions in [0, 1] of the log-SNR axis, from the data end (0) to the noise end (1).
 
@@ -64,17 +85,28 @@ class LogSNRAxis(eqx.Module):
     q_stop: Float[Array, ""]
     has_cutoff: bool = eqx.field(static=True)
 
-    @classmethod
+    @staticmethod
+    @eqx.filter_jit
     def of(
-        cls,
-        process: AbstractGaussianProcess,
-        variance: Array,
-        cutoff: Array | None = None,
-        width: float = 4.0,
+        process: AbstractKernelProcess, variance: Array, cutoff: Array | None = None
     ) -> "LogSNRAxis":
-        """The whole axis of `process`, or the part with noise std at least `cutoff`."""
-        centre, scale, start, stop = _ends(process, variance, cutoff, width)
-        return cls(centre, scale, start, stop, cutoff is not None)
+        """The whole axis of `process`, or the part with noise std at least `cutoff`.
+
+        `variance` is that of the data, per dimension.
+        """
+        centre = -jnp.log(variance)
+        width = jnp.asarray(4.0, centre.dtype)
+        if cutoff is None:
+            start = _end_log_snr(process, process.t0)
+        else:
+            assert isinstance(process, AbstractGaussianProcess)  # as `check_cutoff` requires
+            start = log_snr_of_std(process, cutoff)
+
+        def coordinate(log_snr: Array) -> Array:
+            return 0.5 - jnp.arctan((log_snr - centre) / width) / jnp.pi
+
+        stop = coordinate(_end_log_snr(process, process.t1))
+        return LogSNRAxis(centre, width, coordinate(start), stop, cutoff is not None)
 
     def fraction(self, log_snr: RealLike) -> Array:
         """The fraction of the axis at a log-SNR, clamped to [0, 1]."""
@@ -91,7 +123,7 @@ class LogSNRAxis(eqx.Module):
         q = self.q_start + (self.q_stop - self.q_start) * fraction
         return self.width * jnp.pi * (self.q_stop - self.q_start) / jnp.sin(jnp.pi * q) ** 2
 
-    def times(self, process: AbstractGaussianProcess, fraction: Array) -> Array:
+    def times(self, process: AbstractKernelProcess, fraction: Array) -> Array:
         """Times at fractions of the axis, exact at both ends."""
         inside = (fraction > 0) & (fraction < 1)
         values = process.time_of_log_snr(self.log_snr(jnp.where(inside, fraction, 0.5)))
@@ -99,27 +131,8 @@ class LogSNRAxis(eqx.Module):
             inside, values, jnp.where(fraction <= 0, self.start_time(process), process.t1)
         )
 
-    def start_time(self, process: AbstractGaussianProcess) -> Array:
+    def start_time(self, process: AbstractKernelProcess) -> Array:
         """The time of the data end: `t0`, or that of the cut-off."""
         if not self.has_cutoff:
             return process.t0
         return process.time_of_log_snr(self.log_snr(0.0))
-
-
-@eqx.filter_jit
-def _ends(
-    process: AbstractGaussianProcess, variance: Array, cutoff: Array | None, width: float
-) -> tuple[Array, ...]:
-    """Centre, width and the Cauchy coordinates of both ends of a `LogSNRAxis`."""
-    centre = -jnp.log(variance)
-    scale = jnp.asarray(width, centre.dtype)
-    if cutoff is None:
-        start = _end_log_snr(process, process.t0)
-    else:
-        start = log_snr_of_std(process, cutoff)
-    stop = _end_log_snr(process, process.t1)
-
-    def coordinate(value: Array) -> Array:
-        return 0.5 - jnp.arctan((value - centre) / scale) / jnp.pi
-
-    return centre, scale, coordinate(start), coordinate(stop)

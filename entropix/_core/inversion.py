@@ -16,10 +16,7 @@ from jaxtyping import Array
 
 @eqx.filter_custom_jvp
 def invert_log_snr(process: Any, value: Array) -> Array:
-    """The time in `[process.t0, process.t1]` at which `process.log_snr` equals `value`.
-
-    `process` is a module with these three and `log_snr` decreasing.
-    """
+    """The time in `[process.t0, process.t1]` at which the falling `process.log_snr` is `value`."""
     return _bisect(process, value)
 
 

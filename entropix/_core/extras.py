@@ -1,0 +1,24 @@
+"""Optional dependencies, imported late."""
+
+import importlib
+from types import ModuleType
+
+
+def needed(module: str, reason: str, package: str, extra: str) -> ModuleType:
+    """Import an optional dependency.
+
+    Args:
+        module: its name, dots included.
+        reason: what needs it, as the error begins.
+        package: what has to be installed.
+        extra: the extra of this package that installs it.
+
+    Raises:
+        ValueError: if it is not installed, with the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(
+            f"{reason} needs {package}: python -m pip install 'entropix[{extra}]'."
+        ) from error

@@ -1,0 +1,526 @@
+r"""Stratified importance sampling of integrals over log-SNR, with honest standard errors.
+
+The integral of a functional $f$ is
+
+$$I = \int \frac{\Sigma^2}{2}\,E_{x, z}\left[f(s, \mu x + \Sigma z, z)\right](-d\lambda).$$
+
+It is estimated in two passes.
+
+1. A pilot (a seventh of the evaluations), uniform on the Cauchy axis of `LogSNRAxis`, measures in
+   64 bins the root mean square of the integrand with and without the control variate. The better of
+   the two is kept in each bin, and the bins' root mean squares become the proposal density, mixed
+   with 10% of the uniform one. The pilot is not used again, so the choice costs no bias. A part of
+   it is spent at both ends of the axis, see `entropix.estimators.ends`.
+2. The main pass places one evaluation in each of M strata of the proposal. Strata are joined at
+   random into M/2 pairs, and each pair shares one data point, drawn with replacement. Successive
+   differences across strata give the Monte Carlo variance. The covariance within pairs gives the
+   variance over data points of each point's own integral h(x), which is what the sampling of the
+   data adds: Var(h)/N.
+
+Memory is bounded by `chunk_size` evaluations (and a few numbers per evaluation), also under
+differentiation, where chunks are recomputed.
+
+Four programs are compiled: `_prepare`, `_rates`, `_aim` and `_combine`. Only `_rates` contains the
+functional and its model; it serves the pilot and the main pass, whose blocks have one size. The
+others depend on the process, and are compiled once for all models.
+"""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+
+from entropix._core.arrays import DataLike, Key, as_float
+from entropix._core.checks import conditions, is_concrete, positive_integer, prng_key, samples
+from entropix._core.chunks import in_chunks, unchunk
+from entropix.estimators.axis import LogSNRAxis, check_cutoff
+from entropix.estimators.ends import EndRates, check_ends, end_points, judge_ends
+from entropix.estimators.proposal import Proposal, learn_proposal
+from entropix.estimators.reference import GaussianReference
+from entropix.interfaces import (
+    AbstractControlVariate,
+    AbstractFunctional,
+    AbstractGaussianProcess,
+    AbstractKernelProcess,
+    AbstractModel,
+    DivergenceError,
+    Estimate,
+)
+from entropix.models import ExactModel
+
+
+BLOCKS = 7  # of one size: a pilot, and six of the main pass
+# The relative error of a sum of evaluations, in units of the rounding of one number.
+_ROUNDING = 8.0
+# A Monte Carlo variance made up by one difference is not known: such an estimate is refused where
+# its error is not small, relative to the value and in nats. The threshold is low on purpose: of a
+# badly trained network, two or three of two hundred differences may make up most of an error that
+# is honest all the same.
+_LEAST_EFFECTIVE = 1.1
+_SMALL_RELATIVE, _SMALL_ERROR = 0.1, 0.05
+
+
+class EntropyCurve(eqx.Module):
+    """How an integral, such as a model's entropy, accumulates along the process, in nats.
+
+    Attributes:
+        times: shape (K,), increasing.
+        log_snr: of those times; infinite at exact ends.
+        rate: entropy per unit time around each of them.
+        rate_stderr: its standard error (Monte Carlo).
+        cumulative: entropy between the data end (or the cut-off) and each time.
+        stderr: standard error of `cumulative`, for the population.
+        mc_stderr: the same for the given points.
+        total: the whole integral.
+        proposal: where the evaluations were placed; pass it on to use it again.
+    """
+
+    times: Float[Array, "*seeds k"]
+    log_snr: Float[Array, "*seeds k"]
+    rate: Float[Array, "*seeds k"]
+    rate_stderr: Float[Array, "*seeds k"]
+    cumulative: Float[Array, "*seeds k"]
+    stderr: Float[Array, "*seeds k"]
+    mc_stderr: Float[Array, "*seeds k"]
+    total: Estimate
+    proposal: Proposal
+
+
+def integrate(
+    functional: AbstractFunctional,
+    data: DataLike,
+    *,
+    key: Key,
+    num_evaluations: int = 16_384,
+    condition: PyTree = None,
+    cutoff: DataLike | None = None,
+    times: DataLike | None = None,
+    num_times: int = 2,
+    control_variate: bool | ArrayLike = True,
+    chunk_size: int = 4096,
+    proposal: Proposal | None = None,
+    divergence: str | None = None,
+) -> EntropyCurve:
+    r"""The integral of a functional over the marginals of its process, as a curve.
+
+    Args:
+        functional: what is integrated.
+        data: samples of the data distribution, shape (N, *shape).
+        key: PRNG key.
+        num_evaluations: evaluations of the functional, at least 256 (rounded up to even); one that
+            uses the noise is evaluated twice at each place.
+        condition: None, or conditions of the samples: a pytree of arrays with leading axis N.
+        cutoff: smallest noise standard deviation included (Gaussian processes). None takes the
+            whole axis.
+        times: where to report the curve, increasing, within `[t0, t1]`; None chooses `num_times`
+            of them that resolve both ends.
+        num_times: see `times`.
+        control_variate: whether the control variate of the functional may be used.
+        chunk_size: evaluations held in memory at once.
+        proposal: see `entropy_curve`.
+        divergence: why the integral is known to be infinite at the data end, or None.
+
+    Returns:
+        An `EntropyCurve`, in the units of the functional.
+
+    Raises:
+        ValueError: if an argument is malformed, the process has no perturbation kernel, or the
+            functional is not finite.
+        DivergenceError: if the integral is known or seen to be infinite.
+    """
+    data = samples(data)
+    prng_key(key)
+    condition = conditions(condition, data.shape[0])
+    positive_integer(num_evaluations, "num_evaluations", 256)
+    positive_integer(num_times, "num_times", 2)
+    positive_integer(chunk_size, "chunk_size")
+    if proposal is not None and not isinstance(proposal, Proposal):
+        raise ValueError(
+            "`proposal` must be the `.proposal` of an entropy curve, got "
+            f"{type(proposal).__name__}."
+        )
+    check_divergence(divergence, cutoff)
+    process = functional.process
+    if not isinstance(process, AbstractKernelProcess):
+        raise ValueError(
+            "the process must be Gaussian, or have another perturbation kernel, where no paths are "
+            f"simulated, got {type(process).__name__}: use `path_functional(..., along='sde')`."
+        )
+    cutoff = check_cutoff(process, cutoff)
+    if times is not None:
+        times = _check_times(as_float(times, "times"), process)
+    cost = 2 if functional.uses_noise else 1
+    chunk = max(chunk_size // cost, 1)
+    pilot = _prepare(process, data, cutoff, key, num_evaluations // cost)
+    arguments = (functional, data, condition, pilot.reference)
+    frozen = arguments, pilot.places
+    if not is_concrete(frozen):  # no derivative of the pilot is needed
+        frozen = jax.tree.map(_stop_gradient, frozen)
+    value, control = _rates(frozen[0], frozen[1], pilot.key, chunk)
+    main = _aim(pilot, data, value, control, np.asarray(control_variate), proposal)
+    blocks = main.blocks
+    if not is_concrete((arguments, blocks)):
+        # Traced programs are not called but copied: one with all blocks is enough.
+        blocks = [jax.tree.map(lambda *parts: jnp.concatenate(parts), *blocks)]
+    found = [_rates(arguments, places, pilot.key, chunk) for places in blocks]
+    curve = _combine(
+        process,
+        functional.control,
+        pilot,
+        main,
+        data,
+        tuple(value for value, _ in found),
+        tuple(control for _, control in found),
+        cutoff,
+        times,
+        num_times,
+        cost,
+        chunk,
+    )
+    curve = check_ends(curve, main.ends, cutoff, data, trained=not all_exact(functional))
+    return eqx.tree_at(lambda c: c.total, curve, _check_estimate(curve.total))
+
+
+def check_divergence(reason: str | None, cutoff: DataLike | None) -> None:
+    """Refuse an entropy that is known to be infinite without a cut-off."""
+    if reason is not None and cutoff is None:
+        raise DivergenceError(
+            f"`cutoff` must be given (the smallest noise standard deviation to include): the "
+            f"entropy is infinite because {reason}.",
+            remedy="cutoff",
+        )
+
+
+def all_exact(tree: PyTree) -> bool:
+    """Whether all models in a pytree are `ExactModel`s."""
+    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, AbstractModel))
+    return all(isinstance(n, ExactModel) or not isinstance(n, AbstractModel) for n in nodes)
+
+
+def _check_times(times: Array, process: AbstractKernelProcess) -> Array:
+    if times.ndim != 1 or times.shape[0] < 2:
+        raise ValueError(f"`times` must have shape (K,) with K >= 2, got {times.shape}.")
+    if is_concrete((times, process)):
+        host = np.asarray(times)
+        low, high = float(process.t0), float(process.t1)
+        if np.any(np.diff(host) <= 0) or host[0] < low or host[-1] > high:
+            raise ValueError(f"`times` must increase within [{low:g}, {high:g}].")
+    return times
+
+
+def _stop_gradient(leaf: Any) -> Any:
+    return jax.lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf
+
+
+class _Places(eqx.Module):
+    """Where a functional is evaluated: log-SNRs, numbers of data points, numbers of noises."""
+
+    log_snr: Float[Array, " n"]
+    index: Int[Array, " n"]
+    noise: Int[Array, " n"]
+
+
+class _Pilot(eqx.Module):
+    """The axis, and the places of the pilot: a sweep of it, then draws at its end points."""
+
+    reference: GaussianReference
+    axis: LogSNRAxis
+    fraction: Float[Array, " sweep"]
+    ends: Float[Array, " points"]
+    places: _Places
+    bits: Array  # for the main pass, shape (pairs, 5)
+    key: Key  # of the noise
+
+
+def _open_unit(bits: Array, dtype: Any) -> Array:
+    """Random bits as numbers strictly inside (0, 1)."""
+    return ((bits >> 9).astype(dtype) + 0.5) / 2**23
+
+
+@eqx.filter_jit
+def _prepare(
+    process: AbstractKernelProcess, data: Array, cutoff: Array | None, key: Key, positions: int
+) -> _Pilot:
+    num_blocks = min(max(positions // 64, 2), BLOCKS)
+    block = 2 * -(-positions // (2 * num_blocks))
+    pairs, draws = (num_blocks - 1) * block // 2, min(max(block // 24, 4), 64)
+    bits_key, noise_key = jax.random.split(key)
+    # One call for all that is not Gaussian: each costs compilation time.
+    bits = jax.random.bits(bits_key, (2 * block + 5 * pairs,), jnp.uint32)
+    own = bits[: 2 * block].reshape(block, 2)
+    reference = GaussianReference.from_data(data)
+    axis = LogSNRAxis.of(process, reference.mean_variance, cutoff)
+    ends = end_points(process, axis, data)
+    sweep = block - draws * ends.shape[0]
+    fraction = (jnp.arange(sweep) + _open_unit(own[:sweep, 0], data.dtype)) / sweep
+    index = (own[:sweep, 1] % data.shape[0]).astype(jnp.int32)
+    # The same data points and noise at every end point.
+    number = jnp.concatenate([jnp.arange(sweep), jnp.tile(jnp.arange(draws), ends.shape[0])])
+    log_snr = jnp.concatenate([axis.log_snr(fraction), jnp.repeat(ends, draws)])
+    places = _Places(log_snr, index[number], number)
+    bits = bits[2 * block :].reshape(pairs, 5)
+    return _Pilot(reference, axis, fraction, ends, places, bits, noise_key)
+
+
+@eqx.filter_jit
+def _rates(
+    arguments: tuple[AbstractFunctional, Array, PyTree, GaussianReference],
+    places: _Places,
+    key: Key,
+    chunk: int,
+) -> tuple[Array, Array]:
+    r"""Functional and control variate per unit of $-d\lambda$ at each place."""
+    functional, data, condition, reference = arguments
+    process: Any = functional.process
+    variate = functional.control
+
+    def one(place: _Places) -> tuple[Array, Array]:
+        x = data[place.index]
+        chosen = jax.tree.map(lambda c: c[place.index], condition)
+        z = process.draw_noise(x, key=jax.random.fold_in(key, place.noise))
+        s = process.time_of_log_snr(place.log_snr)
+
+        def at(z: PyTree) -> tuple[Array, Array]:
+            y = process.perturb(s, x, z)
+            value = functional.rate(s, y, z, chosen)
+            if variate is None:
+                return value, jnp.zeros_like(value)
+            return value, reference.control(variate, process, s, y, z)
+
+        if functional.uses_noise:
+            pair = jax.tree.map(lambda *v: jnp.stack(v), z, process.reflect_noise(z))
+            found = jax.tree.map(lambda v: jnp.mean(v, axis=0), jax.vmap(at)(pair))
+        else:
+            found = at(z)
+        return jax.tree.map(lambda v: process.measure(s) * v, found)
+
+    count = places.log_snr.shape[0]
+    out = in_chunks(lambda block, _: jax.vmap(one)(block), places, count, chunk)
+    return unchunk(out[0], count), unchunk(out[1], count)
+
+
+class _Main(eqx.Module):
+    """The places of the main pass, one in each stratum of the proposal, and the pilot's findings.
+
+    Evaluation 2i and its neighbour 2i + 1 are a pair, which shares a data point.
+    """
+
+    ends: EndRates
+    proposal: Proposal
+    stratum: Int[Array, " n"]
+    fraction: Float[Array, " n"]
+    density: Float[Array, " n"]
+    keep: Float[Array, " n"]
+    index: Int[Array, " pairs"]
+    blocks: tuple[_Places, ...]
+
+
+@eqx.filter_jit
+def _aim(
+    pilot: _Pilot,
+    data: Array,
+    values: Array,
+    controls: Array,
+    control_variate: ArrayLike,
+    proposal: Proposal | None,
+) -> _Main:
+    axis, fraction, sweep = pilot.axis, pilot.fraction, pilot.fraction.shape[0]
+    values, controls = jax.lax.stop_gradient((values, controls))
+    rate, at_ends = values[:sweep], values[sweep:].reshape(pilot.ends.shape[0], -1)
+    factor = axis.jacobian(fraction)
+    raw = factor * rate
+    # A control variate that is worse than none is kept nowhere.
+    controlled = jnp.where(control_variate, raw - factor * controls[:sweep], 2 * raw)
+    learnt, peak = learn_proposal(fraction, raw, controlled, rate)
+    ends = judge_ends(pilot.ends, at_ends, peak, axis, data, fraction, raw)
+    proposal = learnt if proposal is None else jax.lax.stop_gradient(proposal)
+
+    bits, count = pilot.bits, 2 * pilot.bits.shape[0]
+    stratum = jnp.argsort(bits[:, :2].reshape(-1))
+    offset = _open_unit(bits[:, 2:4], data.dtype).reshape(-1)
+    index = (bits[:, 4] % data.shape[0]).astype(jnp.int32)
+    fraction, density, keep = proposal.place((stratum + offset) / count)
+    # Numbers of noise that the pilot has not used.
+    noise = (jnp.iinfo(jnp.int32).max - jnp.arange(count)).astype(int)
+    places = _Places(axis.log_snr(fraction), jnp.repeat(index, 2), noise)
+    block = values.shape[0]
+    blocks = [
+        jax.tree.map(lambda leaf, i=i: leaf[i : i + block], places) for i in range(0, count, block)
+    ]
+    if axis.has_cutoff:  # one more block, for the slope there
+        start = jnp.full_like(blocks[0].log_snr, axis.log_snr(0.0))
+        blocks.append(_Places(start, blocks[0].index, blocks[0].noise))
+    return _Main(ends, proposal, stratum, fraction, density, keep, index, tuple(blocks))
+
+
+@eqx.filter_jit
+def _combine(
+    process: AbstractKernelProcess,
+    variate: AbstractControlVariate | None,
+    pilot: _Pilot,
+    main: _Main,
+    data: Array,
+    values: tuple[Array, ...],
+    controls: tuple[Array, ...],
+    cutoff: Array | None,
+    times: Array | None,
+    num_times: int,
+    cost: int,
+    chunk: int,
+) -> EntropyCurve:
+    axis, reference, count = pilot.axis, pilot.reference, main.fraction.shape[0]
+    value, control = jnp.concatenate(values), jnp.concatenate(controls)
+    evaluations = cost * (pilot.places.index.shape[0] + value.shape[0])
+    slope = None
+    if cutoff is not None:
+        assert isinstance(process, AbstractGaussianProcess)
+        start = axis.start_time(process)
+        # -d lambda = (sigma^2 / Sigma^2) ds and d ln Sigma = (Sigma^2)' ds / (2 Sigma^2).
+        factor = 2 * process.sigma_squared(start) / process.var_rate(start)
+        slope = factor * jnp.mean(value[count:])
+    if times is None:
+        edges = jnp.linspace(0.0, 1.0, num_times, dtype=data.dtype)
+        times = axis.times(process, edges)
+    else:
+        fractions = axis.fraction(process.log_snr(times))
+        edges = jnp.concatenate([fractions, jnp.ones_like(fractions[:1])]).astype(data.dtype)
+    if variate is None:
+        known = jnp.zeros_like(edges)
+        linear = quadratic = jnp.zeros((edges.shape[0], reference.mean.shape[0]), edges.dtype)
+    else:
+        assert isinstance(process, AbstractGaussianProcess)
+        keep = main.proposal.keep
+        known, linear, quadratic = reference.integrals(variate, process, axis, edges, keep)
+    value = value[:count] - main.keep * control[:count]
+    value = axis.jacobian(main.fraction) * value / main.density
+    cumulative, mc_variance, data_variance, num_effective = _accumulate(
+        reference, main, data, edges, value, (known, linear, quadratic), chunk
+    )
+    total = Estimate(
+        value=cumulative[-1],
+        stderr=jnp.sqrt(mc_variance[-1] + data_variance[-1]),
+        mc_stderr=jnp.sqrt(mc_variance[-1]),
+        num_evaluations=evaluations,
+        cutoff=cutoff,
+        slope=slope,
+        num_effective=num_effective,
+    )
+    reported = times.shape[0]
+    cumulative, mc_variance = cumulative[:reported], mc_variance[:reported]
+    return EntropyCurve(
+        times,
+        process.log_snr(times),
+        *rates_along(times, cumulative, mc_variance),
+        cumulative,
+        jnp.sqrt(mc_variance + data_variance[:reported]),
+        jnp.sqrt(mc_variance),
+        total,
+        main.proposal,
+    )
+
+
+def _accumulate(
+    reference: GaussianReference,
+    main: _Main,
+    data: Array,
+    edges: Float[Array, " edges"],
+    values: Float[Array, " n"],
+    control: tuple[Array, Array, Array],
+    chunk: int,
+) -> tuple[Array, Array, Array, Array]:
+    """The integral up to each edge, its variances, and the effective number of differences."""
+    known, linear, quadratic = control
+    count, dtype = values.shape[0], data.dtype
+    pairs = count // 2
+
+    def chunk_sums(args: Any, weight: Array) -> dict[str, Array]:
+        values, fractions, i = args
+        before = (fractions[..., None] <= edges) * weight[:, None, None]
+        parts = values[..., None] * before
+        # The control variate's own integral of each data point, beside what is left to chance.
+        centred = jax.vmap(reference.rotate)(data[i]) - reference.mean
+        own = centred @ linear.T + (centred**2 - reference.variances) @ quadratic.T
+        own = own * weight[:, None]
+        frozen = jax.lax.stop_gradient(parts)
+        of = jax.lax.stop_gradient(own)[:, None, :] + frozen
+        return {
+            "sum": jnp.sum(parts, axis=(0, 1)),
+            "size": jnp.sum(jnp.abs(frozen), axis=(0, 1)),
+            "mean": jnp.sum(of, axis=(0, 1)) / 2,
+            "product": jnp.sum(of[:, 0] * of[:, 1], axis=0),
+            "part_mean": jnp.sum(frozen, axis=(0, 1)) / 2,
+            "part_product": jnp.sum(frozen[:, 0] * frozen[:, 1], axis=0),
+        }
+
+    paired = (values.reshape(pairs, 2), main.fraction.reshape(pairs, 2), main.index)
+    out = in_chunks(chunk_sums, paired, pairs, max(chunk // 2, 1))
+    sums = jax.tree.map(lambda part: jnp.sum(part, axis=0), out)
+    own_covariance = sums["product"] / pairs - (sums["mean"] / pairs) ** 2
+    part_covariance = sums["part_product"] / pairs - (sums["part_mean"] / pairs) ** 2
+
+    both = jax.lax.stop_gradient(jnp.stack([values, main.fraction], axis=1))
+    ordered, places = jnp.zeros_like(both).at[main.stratum].set(both).T
+    steps = ((ordered[0::2] - ordered[1::2]) / count) ** 2
+    stratified = jnp.sum(steps[:, None] * (places[0::2, None] <= edges), axis=0)
+    # Two evaluations of a pair share their data point: their covariance does not average out.
+    mc_variance = jnp.maximum(stratified + part_covariance / count, stratified / 4)
+    # Where the control variate leaves nothing to chance, rounding is what remains.
+    size = jax.lax.stop_gradient(jnp.abs(known)) + sums["size"] / count
+    mc_variance = mc_variance + (_ROUNDING * jnp.finfo(dtype).eps * size) ** 2
+    data_variance = jnp.maximum(own_covariance, 0.0) / data.shape[0]
+    # The variance is uncertain if few differences dominate: their number, (sum d^2)^2 / sum d^4.
+    largest = jnp.max(steps)
+    weights = steps / jnp.where(largest > 0, largest, 1.0)
+    number = jnp.sum(weights) ** 2 / jnp.maximum(jnp.sum(weights**2), 1e-30)
+    number = jax.lax.stop_gradient(jnp.where(largest > 0, number, steps.size))
+    return known + sums["sum"] / count, mc_variance, data_variance, number
+
+
+@eqx.filter_jit
+def rates_along(times: Array, cumulative: Array, variance: Array) -> tuple[Array, Array]:
+    """Mean rates over the intervals that meet at each time, and their standard errors.
+
+    `times` may be any increasing coordinate.
+    """
+
+    def around(x: Array) -> Array:
+        padded = jnp.pad(x, 1)
+        return padded[:-1] + padded[1:]
+
+    length = around(jnp.diff(times))
+    safe = jnp.where(length > 0, length, 1.0)
+    rate = jnp.where(length > 0, around(jnp.diff(cumulative)) / safe, 0.0)
+    spread = around(jnp.maximum(jnp.diff(variance), 0.0))
+    return rate, jnp.where(length > 0, jnp.sqrt(spread) / safe, 0.0)
+
+
+def _check_estimate(estimate: Estimate) -> Estimate:
+    """Refuse a value that is not finite, or a large error that a few evaluations make up."""
+    finite = "the field of the model must be finite on the whole axis, got NaN or infinity"
+    few = (
+        "a few evaluations make up all of the error, so it is not known: the field has rare large "
+        "values; take more `num_evaluations`, use float64, or leave the smallest noise out"
+    )
+
+    def ruled_by_few(value: Any, error: Any, number: Any) -> Any:
+        large = (error > _SMALL_RELATIVE * abs(value)) & (error > _SMALL_ERROR)
+        return (number < _LEAST_EFFECTIVE) & large
+
+    number = math.inf if estimate.num_effective is None else estimate.num_effective
+    if is_concrete(estimate):
+        value, error, number = (np.asarray(v) for v in (estimate.value, estimate.mc_stderr, number))
+        if not np.all(np.isfinite(value) & np.isfinite(error)):
+            raise ValueError(f"{finite}.")
+        if np.any(ruled_by_few(value, error, number)):
+            raise ValueError(
+                f"{few}, got {value:.3g} ± {error:.2g} from an effective number of {number:.2g}."
+            )
+        return estimate
+    value, error = estimate.value, estimate.mc_stderr
+    value = eqx.error_if(value, ~(jnp.isfinite(value) & jnp.isfinite(error)), finite)
+    value = eqx.error_if(value, ruled_by_few(value, error, number), few)
+    return eqx.tree_at(lambda e: e.value, estimate, value)
