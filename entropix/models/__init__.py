@@ -13,5 +13,7 @@ from entropix.models.parametrisations import EntropyMatching as EntropyMatching
 from entropix.models.parametrisations import NoisePrediction as NoisePrediction
 from entropix.models.parametrisations import ScoreMatching as ScoreMatching
 from entropix.models.parametrisations import VelocityPrediction as VelocityPrediction
+from entropix.models.pipelines import from_diffusers as from_diffusers
+from entropix.models.pytorch import TorchFunction as TorchFunction
 from entropix.models.scaling import GaussianScaling as GaussianScaling
 from entropix.models.tempered import Tempered as Tempered

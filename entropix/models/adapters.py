@@ -30,7 +30,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from entropix._core.arrays import Key, RealScalarLike, as_float
-from entropix._core.checks import choice, is_concrete, positive
+from entropix._core.checks import choice, is_concrete, positive, with_key
 from entropix.interfaces import AbstractGaussianProcess
 from entropix.models.denoisers import (
     AbstractDenoiserModel,
@@ -44,7 +44,6 @@ from entropix.models.denoisers import (
 )
 from entropix.models.moved import move
 from entropix.models.network_model import check_process
-from entropix.networks.keys import with_key
 from entropix.processes import LinearSchedule, RectifiedFlow, VariancePreserving
 
 
@@ -81,7 +80,7 @@ class DenoiserAdapter(AbstractDenoiserModel):
     state: str = eqx.field(static=True)
     level: str = eqx.field(static=True)
     batched: bool = eqx.field(static=True)
-    shape: tuple[int, ...] = eqx.field(static=True)
+    shape: tuple[int, ...] | None = eqx.field(static=True)
 
     @property
     def divergence(self) -> str | None:
