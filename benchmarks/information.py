@@ -40,7 +40,7 @@ def entropix(
         key=fit_key,
         steps=steps,
         batch_size=128,
-        num_draws=4,
+        loss=ex.Denoising(num_draws=4),
         learning_rate=4e-3,
     ).model
     out = {}

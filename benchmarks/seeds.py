@@ -24,7 +24,8 @@ def main() -> None:
         def make(key: jax.Array, widths: tuple[int, ...] = widths) -> ex.EntropyMatching:
             return ex.EntropyMatching(ex.FourierMLP(3, key=key, widths=widths), process, scaling)
 
-        options = {"steps": STEPS, "chunk": STEPS, "batch_size": batch}
+        once = ex.training.Callback(lambda *_: None, every=STEPS)  # all steps as one chunk
+        options = {"steps": STEPS, "callback": once, "batch_size": batch}
         for count in COUNTS[1:]:
             keys = jax.random.split(jax.random.key(1), count)
             together, one_by_one, first = [], [], []

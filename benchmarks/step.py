@@ -86,7 +86,8 @@ def main() -> None:
         return ex.EntropyMatching(ex.FourierMLP(3, key=key), process, scaling)
 
     keys = jax.random.split(jax.random.key(1), 4)
-    options = {"steps": STEPS, "chunk": STEPS}
+    once = ex.training.Callback(lambda *_: None, every=STEPS)  # all steps as one chunk
+    options = {"steps": STEPS, "callback": once}
     runs = {
         "plain compiled loop": plain_loop(make(keys[0]), data),
         "ex.fit": lambda: ex.fit(make(keys[0]), data, key=keys[0], **options),

@@ -30,7 +30,7 @@ def main() -> None:
         network = ex.FourierMLP(3, key=jax.random.key(5))
         scaling = ex.GaussianScaling.from_data(data, process)
         model = ex.EntropyMatching(network, process, scaling)
-        options = {"batch_size": BATCH, "num_draws": DRAWS}
+        options = {"batch_size": BATCH, "loss": ex.Denoising(num_draws=DRAWS)}
         ex.fit(model, data, key=jax.random.key(6), steps=100, **options)  # compiles
         start = time.perf_counter()
         fit = ex.fit(model, data, key=jax.random.key(6), steps=steps, **options)

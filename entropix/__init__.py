@@ -15,6 +15,7 @@ from entropix import interfaces as interfaces
 from entropix import models as models
 from entropix import networks as networks
 from entropix import optimise as optimise
+from entropix import persistence as persistence
 from entropix import processes as processes
 from entropix import training as training
 from entropix import transport as transport
@@ -53,6 +54,9 @@ from entropix.networks import FourierMLP as FourierMLP
 from entropix.networks import UNet as UNet
 from entropix.optimise import KineticAction as KineticAction
 from entropix.optimise import optimise_schedule as optimise_schedule
+from entropix.persistence import Checkpoint as Checkpoint
+from entropix.persistence import load as load
+from entropix.persistence import save as save
 from entropix.processes import CosinePath as CosinePath
 from entropix.processes import GaussianPath as GaussianPath
 from entropix.processes import Langevin as Langevin
@@ -64,10 +68,11 @@ from entropix.processes import SubVariancePreserving as SubVariancePreserving
 from entropix.processes import TimeChanged as TimeChanged
 from entropix.processes import VarianceExploding as VarianceExploding
 from entropix.processes import VariancePreserving as VariancePreserving
+from entropix.training import Denoising as Denoising
+from entropix.training import FlowLoss as FlowLoss
+from entropix.training import Holdout as Holdout
 from entropix.training import fit as fit
 from entropix.training import fit_ensemble as fit_ensemble
-from entropix.training import load as load
-from entropix.training import save as save
 from entropix.transport import bures_wasserstein as bures_wasserstein
 from entropix.transport import sinkhorn_divergence as sinkhorn_divergence
 from entropix.transport import speed_limit as speed_limit

@@ -33,7 +33,8 @@ def main(out: Path, steps: int = 1500, samples: int = 4096, number: int = 1000) 
     ):
         network = ex.FourierMLP(2, key=model_key, widths=(128, 128), num_features=16)
         model = ex.FlowMatching(network, ex.RectifiedFlow())
-        options = {"batch_size": 128, "num_draws": 1, "learning_rate": 5e-3, "coupling": coupling}
+        loss = ex.FlowLoss(coupling, num_draws=1)
+        options = {"batch_size": 128, "loss": loss, "learning_rate": 5e-3}
         model = ex.fit(model, data, key=fit_key, steps=steps, **options).model
 
         cost = ex.transport.flow_action(model, z, direction="reverse")

@@ -42,7 +42,7 @@ def training_chunk(**options):
     run.donating_chunk = keep
     data, keys = gaussian_data(), jax.random.split(jax.random.key(0), 2)
     try:
-        options |= {"members_at_once": 2, "batch_size": 8, "num_draws": 2}
+        options |= {"members_at_once": 2, "batch_size": 8, "loss": ex.Denoising(2)}
         ex.fit_ensemble(maker(data), data, keys=keys, **options)
     except KeyboardInterrupt:
         return loop._chunk, *found[0]

@@ -75,7 +75,7 @@ def test_help_explains_every_option(capsys):
         ([], "measure"),
     ],
 )
-def test_words_that_make_no_sense(capsys, words, says):
+def test_invalid_words(capsys, words, says):
     code, out, err = run(capsys, *words)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("entropix: error: ")
@@ -189,7 +189,7 @@ BAD_OPTIONS = {
     "--cutoff 0": "`cutoff` must be positive",
     "--cutoff 3": "`cutoff` must be positive and below",
     "--held-out 1": "`held_out` must be a fraction",
-    "--resume --overwrite": "`overwrite` must be left out",
+    "--resume --overwrite": "`overwrite` must not be given",
 }
 
 
@@ -239,7 +239,7 @@ BAD_LABELS = {
     "wrong number": (["--condition", "short.npy"], "`labels` must have shape (20,)"),
     "NaN": (["--condition", "nan.npy"], "1 NaN or infinite of 20"),
     "constant": (["--condition", "ones.npy"], "labels that differ, got 20 times 1.0"),
-    "one to each": (["--condition", "text.npy"], "two samples to a class"),
+    "one to each": (["--condition", "text.npy"], "two samples per class"),
     "without labels": (["--shuffle-labels"], "`shuffle_labels` must be left out"),
     "rate": (["--condition", "good.npy", "--condition-dropout", "1"], "`condition_dropout` must"),
 }
@@ -280,20 +280,20 @@ def test_bad_pairs(capsys, case):
     assert_refused(capsys, *words, says="`samples` must be", command="information")
 
 
-def test_a_mistake_of_the_program_is_not_taken_for_one_of_the_user(monkeypatch):
-    def broken(plan):
+def test_an_error_of_the_program_is_not_reported_as_one_of_the_user(monkeypatch):
+    def broken(study):
         raise ValueError("a bug")
 
-    monkeypatch.setattr("entropix.cli.subcommands.run_measure", broken)
+    monkeypatch.setattr("entropix.studies.study.AbstractStudy.run", broken)
     with pytest.raises(ValueError, match="a bug"):
         main(["measure", "mixture2", "--num-samples", "50", "--out", "out"])
 
 
-def test_a_training_that_diverges_says_so_in_one_line(capsys, monkeypatch):
-    def diverging(plan):
+def test_a_training_that_diverges_is_reported_in_one_line(capsys, monkeypatch):
+    def diverging(study):
         raise FloatingPointError("the loss must stay finite, got nan at step 3")
 
-    monkeypatch.setattr("entropix.cli.subcommands.run_measure", diverging)
+    monkeypatch.setattr("entropix.studies.study.AbstractStudy.run", diverging)
     code, _, err = run(capsys, "measure", "mixture2", "--num-samples", "50", "--out", "out")
     assert code == 1
     assert err == "entropix: error: the loss must stay finite, got nan at step 3\n"
@@ -302,10 +302,10 @@ def test_a_training_that_diverges_says_so_in_one_line(capsys, monkeypatch):
 def test_a_full_disk_ends_in_one_line(capsys, monkeypatch):
     message = "the output folder 'out' must be one that can be written to: no space left"
 
-    def full(plan):
+    def full(study):
         raise FolderError(message)
 
-    monkeypatch.setattr("entropix.cli.subcommands.run_transport", full)
+    monkeypatch.setattr("entropix.studies.study.AbstractStudy.run", full)
     code, _, err = run(capsys, "transport", "--out", "out")
     assert code == 1
     assert err == f"entropix: error: {message}\n"

@@ -159,7 +159,7 @@ CASES = {
     ),
     "transport_study": (
         transport_study,
-        "L falls from one length of training",
+        "L decreases from one length of training",
         {"epochs": (1, 3), "samples": 1024, "evaluations": 512, "widths": (32,)},
     ),
 }

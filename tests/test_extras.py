@@ -46,7 +46,7 @@ def test_the_command_line(module, command, capsys, monkeypatch, tmp_path):
 
 def test_without_plots_no_matplotlib_is_needed(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr("entropix.cli.subcommands.run_measure", lambda plan: None)
+    monkeypatch.setattr("entropix.studies.study.AbstractStudy.run", lambda study: None)
     assert main(["measure", "mixture2", "--num-samples", "64", "--no-plots"]) == 0
 
 

@@ -199,11 +199,12 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
         i.x,
         key=i.key,
         steps=4,
-        holdout=i.y,
+        loss=ex.Denoising(times=ex.training.LogisticTimes(0.1 * i.number, i.number)),
+        optimiser=ex.training.ClippedAdam(
+            ex.training.WarmupCosine(1e-3 * i.number, 4), 2.0 * i.number
+        ),
+        holdout=ex.Holdout(i.y, patience=1),
         ema_decay=0.9 / i.number,
-        gradient_clip=2.0 * i.number,
-        times=ex.training.LogisticTimes(0.1 * i.number, i.number),
-        patience=1,
     ),
     "fit_ensemble": lambda i: ex.fit_ensemble(
         _member,

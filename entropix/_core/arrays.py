@@ -299,9 +299,12 @@ def _shown(x: Any) -> str:
 
 
 def safe_sqrt(x: Array) -> Array:
-    """Square root whose derivative at zero is zero rather than infinite."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+    """Square root whose derivative at zero is zero rather than infinite.
+
+    Zero of what rounding made negative; NaN of NaN.
+    """
+    above = ~(x <= 0)
+    return jnp.where(above, jnp.sqrt(jnp.where(above, x, 1.0)), 0.0)
 
 
 def inner(a: Array, b: Array) -> Array:

@@ -1,10 +1,9 @@
-"""The command line, `entropix COMMAND`: a thin face over `entropix.studies`.
+"""The command line, `entropix COMMAND`: a thin layer over `entropix.studies`.
 
-What is wrong with a request is said in one line on stderr, with exit code 2, before any training
-starts: so is a folder in which another command works. What goes wrong later, a training that
-diverges, a disk that is full or a folder that was removed, is said in one line with exit code 1. A
-mistake of the program itself is not dressed up as one of the user: it surfaces with its traceback.
-Ctrl-C ends with exit code 130 and the command that takes the run up again.
+A wrong request is reported in one line on stderr, with exit code 2, before any training starts. A
+later failure (a training that diverges, a full disk, a folder that was removed) is reported in one
+line with exit code 1. An error of the program itself keeps its traceback. Ctrl-C ends with exit
+code 130, and prints the command that continues the run.
 """
 
 import contextlib
@@ -12,13 +11,13 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from entropix import __version__
 from entropix.cli.parsing import parse
-from entropix.cli.subcommands import Job, commands
-from entropix.studies import FolderError
+from entropix.cli.subcommands import commands
+from entropix.studies import AbstractStudy, FolderError
 
 
 FAILURE, USAGE_ERROR, INTERRUPTED = 1, 2, 130
@@ -34,52 +33,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words in (["--version"], ["-V"]):
         print(f"entropix {__version__}")
         return 0
-    _be_modest()
-    try:
-        make = parse(words, commands(words))
-        job: Job | None = None if isinstance(make, int) else make()
-    except (ValueError, FolderError) as error:
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        return _interrupted(None)
-    if job is None:
-        return 0
-    try:
-        with _termination_interrupts():
-            job.run()
-    except (FloatingPointError, FolderError) as error:
-        return _fail(str(error), FAILURE)
-    except KeyboardInterrupt:
-        return _interrupted(job)
-    return 0
-
-
-def _be_modest() -> None:
-    """Take memory as it is needed, and no more threads than this process may use."""
+    # Take memory as it is needed, and no more threads than this process may use.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if hasattr(os, "sched_getaffinity"):
         os.environ.setdefault("PJRT_NPROC", str(len(os.sched_getaffinity(0))))
+    try:
+        prepare = parse(words, commands(words))
+        if isinstance(prepare, int):
+            return prepare
+        study: AbstractStudy = prepare()
+    except (ValueError, FolderError) as error:
+        return _fail(error, USAGE_ERROR)
+    except KeyboardInterrupt:
+        return _interrupted(None)
+    try:
+        with _termination_interrupts():
+            study.run()
+    except (FloatingPointError, FolderError) as error:
+        return _fail(error, FAILURE)
+    except KeyboardInterrupt:
+        return _interrupted(study)
+    return 0
 
 
-def _fail(message: str, code: int = USAGE_ERROR) -> int:
-    print(f"entropix: error: {' '.join(message.split())}", file=sys.stderr)
+def _fail(error: Exception, code: int) -> int:
+    print(f"entropix: error: {' '.join(str(error).split())}", file=sys.stderr)
     return code
 
 
-def _interrupted(job: Job | None) -> int:
-    text = "entropix: interrupted"
-    if job is None:
-        text += " before training"
-    elif job.resumable:
-        again = shlex.join([*job.command, "--resume"])
-        text += f"; `{again}` takes the run up again"
+def _interrupted(study: AbstractStudy | None) -> int:
+    text = "entropix: interrupted before training"
+    if study is not None:
+        again = shlex.join([*study.command, "--resume"])
+        text = f"entropix: interrupted; `{again}` continues the run"
     print(text, file=sys.stderr)
     return INTERRUPTED
 
 
 @contextlib.contextmanager
-def _termination_interrupts() -> Any:
-    """SIGTERM, which schedulers send before they kill, means what Ctrl-C means."""
+def _termination_interrupts() -> Iterator[None]:
+    """Treat SIGTERM, which schedulers send before they kill, like Ctrl-C."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""From words to a command, by tyro, whose boxes of complaints become one line."""
+"""Parsing by tyro, whose parsing errors are condensed to one line."""
 
 import contextlib
 import io
@@ -8,20 +8,20 @@ from typing import Any
 
 
 _DESCRIPTION = (
-    "How much information a diffusion model stores, and what it costs. `entropix COMMAND --help` "
-    "explains a command; `entropix --version` tells the version."
+    "Measure how much information a diffusion model stores. `entropix COMMAND --help` lists the "
+    "options of a command; `entropix --version` prints the version."
 )
 
 
 def parse(words: list[str], commands: dict[str, Callable[..., Any]]) -> Any:
-    """What the command that the words name returns for its options; 0 for `--help`.
+    """The result of the command named by the words, for its options; 0 for `--help`.
 
     Args:
-        words: those after `entropix`.
-        commands: subcommands by name; the arguments of each are its options.
+        words: the words after `entropix`.
+        commands: functions by name; the arguments of each are its options.
 
     Raises:
-        ValueError: in one line, if the words make no sense, or tyro is not installed.
+        ValueError: in one line, if the words are not understood, or tyro is not installed.
     """
     try:
         import tyro
@@ -29,9 +29,9 @@ def parse(words: list[str], commands: dict[str, Callable[..., Any]]) -> Any:
         raise ValueError(
             "the command line needs tyro: python -m pip install 'entropix[studies]'."
         ) from error
-    complaints = io.StringIO()
+    errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaints):
+        with contextlib.redirect_stderr(errors):
             return tyro.extras.subcommand_cli_from_dict(
                 commands,
                 prog="entropix",
@@ -44,12 +44,12 @@ def parse(words: list[str], commands: dict[str, Callable[..., Any]]) -> Any:
         if stop.code in (None, 0):
             return 0
         command = next((f" {word}" for word in words[:1] if word in commands), "")
-        said = _first_sentence(complaints.getvalue())
+        said = _first_sentence(errors.getvalue())
         raise ValueError(f"{said}; see `entropix{command} --help`.") from None
 
 
 def _registry() -> Any:
-    """How options that may be left out are written: their plain type, and "auto" for None."""
+    """Optional options are written by their plain type, and None as "auto"."""
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
     registry = ConstructorRegistry()
@@ -73,12 +73,12 @@ def _registry() -> Any:
 
 
 def _first_sentence(boxed: str) -> str:
-    """What a box of tyro says above its first rule, as one line."""
+    """The text of an error box of tyro above its first rule, as one line."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
     lines = text.splitlines()
     if "│" in text:
         inside = [line for line in lines if line.startswith("│")]
-    else:  # on a terminal without them, a rule of hyphens takes the place of the upper edge
+    else:  # a terminal without box characters: a rule of hyphens is the upper edge
         rules = [i for i, line in enumerate(lines) if line.strip().startswith("-----")]
         inside = lines[rules[0] + 1 :] if rules else []
     said = []

@@ -28,7 +28,7 @@ from entropix._core.checks import positive_integer
 from entropix._core.extras import needed
 from entropix.datasets.dataset import Dataset
 from entropix.datasets.sources import Source, open_source
-from entropix.training import AbstractStream
+from entropix.interfaces import AbstractStream
 
 
 def stream(

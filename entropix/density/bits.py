@@ -81,8 +81,8 @@ def bits_per_dimension(
     shift, scale = _affine(transform, images)
     noise_key, density_key = jax.random.split(key)
     # Every draw of an image follows the last: (N * draws, *shape).
-    images, condition = _repeated((images, condition), draws)
-    noisy = dequantise(images, key=noise_key, width=width)
+    repeated, condition = _repeated((images, condition), draws)
+    noisy = dequantise(repeated, key=noise_key, width=width)
     result = log_prob(
         model,
         _standardised(noisy, shift, scale),

@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import Key
 from entropix._core.checks import positive_integer
@@ -38,7 +38,7 @@ class Jarzynski(AbstractDensityMethod):
         x: Float[Array, "n *shape"],
         *,
         prior: Any,
-        condition: Any,
+        condition: PyTree,
         cutoff: Array | None,
         key: Key | None,
         chunk_size: int,

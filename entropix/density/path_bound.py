@@ -167,7 +167,11 @@ class DenoisingError(AbstractDensityMethod):
 
     bound: PathBound
 
-    def __init__(self, num_evaluations: int = 128, reference: Any = None):
+    def __init__(
+        self,
+        num_evaluations: int = 128,
+        reference: Gaussian | GaussianReference | DataLike | None = None,
+    ):
         self.bound = PathBound(num_evaluations, reference)
 
     def evaluate(
@@ -176,7 +180,7 @@ class DenoisingError(AbstractDensityMethod):
         x: Float[Array, "n *shape"],
         *,
         prior: Any,
-        condition: Any,
+        condition: PyTree,
         cutoff: Array | None,
         key: Key | None,
         chunk_size: int,

@@ -9,11 +9,11 @@ The flow is solved in the standardised state and the angle
 $$X = \frac{y}{\sqrt P}, \qquad \tan\theta = \frac{\Sigma}{\sqrt c\,\mu}, \qquad
   P = \Sigma^2 + c\mu^2, \qquad \frac{dX}{d\theta} = -\sin\theta\,F,$$
 
-with $c$ a reference variance and $F$ the field of `entropix.dynamics.bridge.Bridge`: for a denoiser
-$D$ with its noise $\epsilon$ it is $-\sin\theta\,D/\sqrt c + \cos\theta\,\epsilon$, bounded at both
-ends for every process and every model, and zero for data $N(0, cI)$. Nothing is cut off; a log
-density that grows without limit towards the data end is refused. A `FlowMatching` model, which has
-no score, is solved in y and s.
+with $c$ a reference variance and $F$ the field of `ReverseCoordinates`: for a denoiser $D$ with its
+noise $\epsilon$ it is $-\sin\theta\,D/\sqrt c + \cos\theta\,\epsilon$, bounded at both ends for
+every process and every model, and zero for data $N(0, cI)$. Nothing is cut off; a log density that
+grows without limit towards the data end is refused. A `FlowMatching` model, which has no score, is
+solved in y and s.
 """
 
 import math
@@ -30,10 +30,10 @@ from entropix._core.arrays import Key, inner
 from entropix._core.checks import choice, positive, positive_integer
 from entropix._core.chunks import map_in_batches
 from entropix._core.precision import matmul
-from entropix.dynamics.bridge import Bridge, reference_variance
+from entropix.dynamics import ReverseCoordinates
 from entropix.estimators import EndRates, check_ends, judge_sizes, log_snr_of_std, resolved_points
 from entropix.interfaces import AbstractDensityMethod, AbstractModel, SampleEstimates
-from entropix.models import FlowMatching
+from entropix.models import FlowMatching, reference_variance
 
 
 PROBES = ("orthogonal", "rademacher", "gaussian")
@@ -126,7 +126,7 @@ class ProbabilityFlow(AbstractDensityMethod):
             raise ValueError("`key` must be given for the probes of `divergence='hutchinson'`.")
         if isinstance(model, FlowMatching) and cutoff is not None:
             raise ValueError("`cutoff` must be None for FlowMatching, whose paths have no noise.")
-        bridge = Bridge(model.process, reference_variance(model), True)
+        bridge = ReverseCoordinates(model.process, reference_variance(model), flow=True)
         size = math.prod(x.shape[1:])
         if self.probe == "rademacher" and self.num_directions(size) < size and x.shape[0] < 16:
             raise ValueError(
@@ -145,7 +145,7 @@ class ProbabilityFlow(AbstractDensityMethod):
 def _log_densities(
     method: ProbabilityFlow,
     model: AbstractModel,
-    bridge: Bridge,
+    bridge: ReverseCoordinates,
     prior: Any,
     x: Array,
     condition: PyTree,
@@ -255,7 +255,7 @@ class _Flow(eqx.Module):
     """The flow of one sample, in the standardised state and the angle."""
 
     model: AbstractModel
-    bridge: Bridge
+    bridge: ReverseCoordinates
     condition: PyTree
 
     def spread(self, s: Array) -> Array:
@@ -273,7 +273,7 @@ class _Flow(eqx.Module):
         theta = jnp.maximum(jnp.asarray(theta), least)
         t = -2 * jnp.sin(theta / 2) ** 2  # cos(theta) - 1
         batched = jax.tree.map(lambda leaf: leaf[None], self.condition)
-        return -jnp.sin(theta) * self.bridge.field(self.model, t, x[None], batched)[0]
+        return -jnp.sin(theta) * self.bridge.field(t, x[None], (self.model, batched))[0]
 
 
 def _with_divergence(

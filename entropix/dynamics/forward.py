@@ -6,6 +6,7 @@ solver's steps shrink towards the end in proportion to the signal left, and the 
 $\sigma$ is infinite, is the exact transition: nothing is cut off.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
@@ -13,54 +14,28 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from entropix._core.arrays import Key, as_float
+from entropix._core.arrays import DataLike, Key, as_float
 from entropix._core.checks import checked, is_concrete, positive_integer, prng_key, samples
 from entropix._core.precision import full_precision
-from entropix.dynamics.bridge import Bridge
-from entropix.dynamics.plan import Plan, check_times, make_plan, with_saved
-from entropix.dynamics.solve import run
-from entropix.dynamics.solvers import GaussianTransition, transition
-from entropix.dynamics.trajectory import AbstractCoordinates, Trajectory
+from entropix.dynamics.coordinates import OwnCoordinates, ReverseCoordinates
+from entropix.dynamics.settings import SolveSettings, check_times, with_saved
+from entropix.dynamics.solve import Trajectory, run
+from entropix.dynamics.solvers import GaussianTransition, normal_of_samples, transition
 from entropix.interfaces import AbstractGaussianProcess, AbstractProcess
-
-
-class _Forward(AbstractCoordinates):
-    """The process as it stands: its own time and state."""
-
-    process: AbstractProcess
-
-    def solver_time(self, s: Array) -> Array:
-        return s
-
-    def process_time(self, t: Array) -> Array:
-        return t
-
-    def enter(self, s: Array, t: Array, y: Array) -> Array:
-        return y
-
-    def leave(self, s: Array, t: Array, x: Array) -> Array:
-        return x
-
-    def field(self, t: Any, x: Array, args: Any) -> Array:
-        process, _ = args
-        return jax.vmap(process.drift, in_axes=(None, 0))(t, x)
-
-    def noise(self, t: Array) -> Array:
-        return self.process.diffusion(t)
 
 
 @full_precision
 def solve_forward(
     process: AbstractProcess,
-    x: Any,
+    x: DataLike,
     *,
     key: Key,
-    times: Any = None,
+    times: DataLike | None = None,
     num_steps: int = 128,
-    save: Any = None,
-    functional: Any = None,
+    save: DataLike | str | None = None,
+    functional: Callable | None = None,
     solver: diffrax.AbstractSolver | None = None,
     stepsize_controller: diffrax.AbstractStepSizeController | None = None,
     adjoint: diffrax.AbstractAdjoint | None = None,
@@ -69,7 +44,7 @@ def solve_forward(
     dense: bool = False,
     max_steps: int = 4096,
 ) -> Trajectory:
-    r"""Solve $dY = b(Y, s)\,ds + \sigma(s)\,dB$ (Ito) from samples of the data.
+    r"""Solve $dY = b(Y, s)\,ds + \sigma(s)\,dB$ (Itô) from samples of the data.
 
     With fixed steps the result is the same for the same key, whatever `chunk_size` (adaptive steps
     are chosen for a chunk as a whole). It is differentiable in process and data. Without `solver`,
@@ -88,7 +63,7 @@ def solve_forward(
             pytree of scalars, that is added up over the steps; see `path_entropy`. A function made
             anew for each call is compiled anew: pass a module, or define it once.
         solver: a Diffrax solver; None for exact transitions where there are any, else
-            `diffrax.SRA1()`. The noise is additive, so Ito and Stratonovich solvers agree.
+            `diffrax.SRA1()`. The noise is additive, so Itô and Stratonovich solvers agree.
         stepsize_controller: a Diffrax controller for adaptive steps; None for the fixed ones.
         adjoint: how to differentiate; None for `diffrax.RecursiveCheckpointAdjoint()`.
         path: a Brownian path of shape (n, *shape) to follow instead of one made from `key`.
@@ -102,6 +77,14 @@ def solve_forward(
     Raises:
         ValueError: if an argument is not allowed. When the solve fails, or a state is not finite,
             an error is raised as the compiled program runs.
+
+    Example:
+        >>> import entropix as ex, jax, jax.numpy as jnp
+        >>> process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
+        >>> x = jnp.ones((3, 2))
+        >>> path = ex.solve_forward(process, x, key=jax.random.key(0), num_steps=4, save="steps")
+        >>> path.states.shape
+        (5, 3, 2)
     """
     if not isinstance(process, AbstractProcess):
         raise ValueError(f"`process` must be a process, got {type(process).__name__}.")
@@ -118,7 +101,7 @@ def solve_forward(
             "`adjoint` must be another than BacksolveAdjoint, which cannot follow a forward path "
             "back."
         )
-    plan = make_plan(
+    settings = SolveSettings(
         solver,
         stepsize_controller,
         adjoint,
@@ -136,17 +119,26 @@ def solve_forward(
             times = jax.lax.stop_gradient(times)
     else:
         times = check_times(times, process, falling=False)
-    times = with_saved(times, plan.save)
+    times = with_saved(times, settings.save)
     to_noise = gaussian and process.ends_in_noise and not isinstance(solver, GaussianTransition)
     if to_noise and is_concrete((times, process.t1)):
         to_noise = bool(np.asarray(times)[-1] >= np.asarray(process.t1))
-    return _solve(process, x, key, times, plan, to_noise)
+    return _solve(process, x, key, times, settings, to_noise)
 
 
-def forward_times(process: AbstractProcess, num_steps: int, variance: Any = 1.0) -> Array:
-    """The default steps: equal, or those of `Bridge` for a Gaussian process.
+def forward_times(
+    process: AbstractProcess, num_steps: int, variance: DataLike = 1.0
+) -> Float[Array, " knots"]:
+    """The default steps of `solve_forward`, increasing.
 
-    `variance` is that of the data, and zero stands for unknown.
+    Args:
+        process: any process.
+        num_steps: how many.
+        variance: of the data, for a Gaussian process; zero stands for unknown.
+
+    Returns:
+        Times, shape (num_steps + 1,): equal steps, or those of the reverse equations for a Gaussian
+        process, which shrink towards the data.
     """
     if isinstance(process, AbstractGaussianProcess):
         variance = checked(
@@ -163,45 +155,40 @@ def _mean_variance(x: Array) -> Array:
 @eqx.filter_jit
 def _default_times(process: AbstractProcess, variance: Any, num_steps: int) -> Array:
     if not isinstance(process, AbstractGaussianProcess):
-        return process.t0 + (process.t1 - process.t0) * jnp.linspace(0.0, 1.0, num_steps + 1)
+        return OwnCoordinates(process, flow=False).steps(num_steps)[0]
     variance = jnp.where(variance > 0, variance, 1.0)
-    return Bridge(process, variance, False).times(num_steps)[::-1]
+    return ReverseCoordinates(process, variance, flow=False).steps(num_steps)[0][::-1]
 
 
 @eqx.filter_jit
 def _solve(
-    process: AbstractProcess, x: Array, key: Key, times: Array, plan: Plan, to_noise: bool
+    process: AbstractProcess,
+    x: Array,
+    key: Key,
+    times: Array,
+    settings: SolveSettings,
+    to_noise: bool,
 ) -> Trajectory:
-    coordinates = _Forward(process)
-    if to_noise:
-        return _solve_to_noise(coordinates, x, key, times, plan)
-    return run(coordinates, process, None, times, x, key, plan)
-
-
-def _solve_to_noise(
-    coordinates: _Forward, x: Array, key: Key, times: Array, plan: Plan
-) -> Trajectory:
-    """The solver up to the last step, which is the exact transition."""
-    process: Any = coordinates.process
-    last = times[-2:]
-    if plan.path is not None or plan.dense or times.shape[0] < 3:
+    coordinates = OwnCoordinates(process, flow=False)
+    if not to_noise:
+        return run(coordinates, process, None, times, x, key, settings)
+    # The solver up to the last step, which is the exact transition.
+    assert isinstance(process, AbstractGaussianProcess)
+    if settings.path is not None or settings.dense or times.shape[0] < 3:
         raise ValueError(
             "`times` must end before t1, where sigma is infinite, for a solver with `path`, "
             "`dense` or fewer than two steps."
         )
-    inner = plan
-    if not isinstance(plan.save, str):
-        inner = eqx.tree_at(lambda p: p.save, plan, times[:-1])
+    inner, last = settings, times[-2:]
+    if not isinstance(settings.save, str):
+        inner = eqx.tree_at(lambda p: p.save, settings, times[:-1])
     most = run(coordinates, process, None, times[:-1], x, key, inner)
     gain, std = transition(process, *last)
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
-        jax.random.fold_in(key, times.shape[0] - 2), jnp.arange(x.shape[0])
-    )
-    z = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(keys)
+    z = normal_of_samples(key, times.shape[0] - 2, jnp.arange(len(x)), x.shape[1:], x.dtype)
     end = gain * most.final + std * z
     functional = most.functional
-    if plan.functional is not None:
-        added = jax.vmap(plan.functional, in_axes=(None, None, 0, 0))(*last, most.final, end)
+    if settings.functional is not None:
+        added = jax.vmap(settings.functional, in_axes=(None, None, 0, 0))(*last, most.final, end)
         functional = jax.tree.map(
             lambda total, new: jnp.concatenate([total, (total[-1] + new)[None]]), functional, added
         )
@@ -210,7 +197,7 @@ def _solve_to_noise(
         jnp.concatenate([most.states, end[None]]),
         functional,
     )
-    if isinstance(plan.save, str):
-        return whole if plan.save == "steps" else jax.tree.map(lambda leaf: leaf[-1:], whole)
-    index = jnp.searchsorted(whole.times, plan.save)
+    if isinstance(settings.save, str):
+        return whole if settings.save == "steps" else jax.tree.map(lambda leaf: leaf[-1:], whole)
+    index = jnp.searchsorted(whole.times, settings.save)
     return jax.tree.map(lambda leaf: leaf[index], whole)

@@ -4,19 +4,20 @@ With $t = t_1 - s$ (Song et al., 2011.13456; Neural Entropy, 2409.03817)
 
 $$dX = [-b + \sigma^2\,\nabla\log p_s]\,dt + \sigma\,dB, \qquad \frac{dy}{ds} = v(y, s),$$
 
-both solved in the coordinates of `Bridge`, where they lose their singular ends and their stiff
+both solved in `ReverseCoordinates`, where they lose their singular ends and their stiff
 linear part. The default solvers never evaluate the model at the data end, where the log-SNR is
 infinite: no cut-off is needed.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
-from entropix._core.arrays import Key, as_float
+from entropix._core.arrays import DataLike, Key, as_float
 from entropix._core.checks import (
     choice,
     conditions,
@@ -27,80 +28,34 @@ from entropix._core.checks import (
     samples,
 )
 from entropix._core.precision import full_precision
-from entropix.dynamics.bridge import Bridge, reference_variance
-from entropix.dynamics.plan import Plan, check_times, flow_solver, make_plan, with_saved
-from entropix.dynamics.solve import run
-from entropix.dynamics.straight import Straight, straight_times
-from entropix.dynamics.trajectory import AbstractCoordinates, Trajectory
+from entropix.dynamics.coordinates import (
+    AbstractCoordinates,
+    OwnCoordinates,
+    ReverseCoordinates,
+    TimeReversed,
+)
+from entropix.dynamics.settings import SolveSettings, flow_solver, solve_grid
+from entropix.dynamics.solve import Trajectory, run
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel
-from entropix.models import FlowMatching
-
-
-class Backward(AbstractCoordinates):
-    """The coordinates of a `Bridge`, from noise to data."""
-
-    bridge: Bridge
-
-    def solver_time(self, s: Array) -> Array:
-        return self.bridge.knots_at(s[None])[0]
-
-    def process_time(self, t: Array) -> Array:
-        return self.bridge.time_at(t)
-
-    def enter(self, s: Array, t: Array, y: Array) -> Array:
-        return self.bridge.enter(s, t, y)
-
-    def leave(self, s: Array, t: Array, x: Array) -> Array:
-        return self.bridge.leave(s, t, x)
-
-    def field(self, t: Any, x: Array, args: Any) -> Array:
-        model, condition = args
-        return self.bridge.field(model, t, x, condition)
-
-    def noise(self, t: Array) -> Array | None:
-        return None if self.bridge.flow else jnp.ones_like(t)
-
-
-class Onward(AbstractCoordinates):
-    """The coordinates of the flow's `Bridge` with its time reversed, from data to noise."""
-
-    backward: Backward
-
-    def solver_time(self, s: Array) -> Array:
-        return -self.backward.solver_time(s)
-
-    def process_time(self, t: Array) -> Array:
-        return self.backward.process_time(-t)
-
-    def enter(self, s: Array, t: Array, y: Array) -> Array:
-        return self.backward.enter(s, -t, y)
-
-    def leave(self, s: Array, t: Array, x: Array) -> Array:
-        return self.backward.leave(s, -t, x)
-
-    def field(self, t: Any, x: Array, args: Any) -> Array:
-        return -self.backward.field(-t, x, args)
-
-    def noise(self, t: Array) -> None:
-        return None
+from entropix.models import FlowMatching, reference_variance
 
 
 @full_precision
 def solve_reverse(
     model: AbstractModel,
-    y: Any,
+    y: DataLike,
     *,
     key: Key,
-    times: Any = None,
+    times: DataLike | None = None,
     num_steps: int = 128,
-    save: Any = None,
-    functional: Any = None,
+    save: DataLike | str | None = None,
+    functional: Callable | None = None,
     solver: diffrax.AbstractSolver | None = None,
     stepsize_controller: diffrax.AbstractStepSizeController | None = None,
     adjoint: diffrax.AbstractAdjoint | None = None,
     path: diffrax.AbstractBrownianPath | None = None,
-    condition: Any = None,
-    variance: Any = None,
+    condition: PyTree = None,
+    variance: DataLike | None = None,
     chunk_size: int | None = None,
     dense: bool = False,
     max_steps: int = 4096,
@@ -117,22 +72,19 @@ def solve_reverse(
         key: PRNG key.
         times: decreasing times of the process to step through; None for `num_steps` steps from `t1`
             to `t0`, which shrink towards the data.
-        num_steps: see `times`.
-        save: None for the final states, "steps" for the states at all `times`, the first included,
-            or an array of decreasing times, which become steps.
         functional: None, or a function `increment(s0, s1, y0, y1)` of one sample and a step from
             `s0` down to `s1`, to a pytree of scalars that are added up.
         solver: a Diffrax solver; None for `diffrax.SRA1()` (order 1.5, additive noise).
-        stepsize_controller: a Diffrax controller for adaptive steps, in the solver time of
-            `Bridge`; None for the fixed ones.
-        adjoint: how to differentiate; None for `diffrax.RecursiveCheckpointAdjoint()`.
-        path: a Brownian path of shape (n, *shape) over the solver times of `Bridge`, to follow
-            instead of one made from `key`.
+        path: a Brownian path of shape (n, *shape) over the solver times of `ReverseCoordinates`, as
+            is the time of `stepsize_controller`.
         condition: None, or arrays with a leading axis of n, one condition for each sample.
         variance: the reference variance $c$; None for what the model knows of its data.
-        chunk_size: solve for so many samples at a time, which bounds memory; None for all at once.
-        dense: keep what `Trajectory.evaluate` needs to interpolate. Where all signal is gone it
-            returns zero, not the start.
+        num_steps: see `times`.
+        save: as in `solve_forward`, as are the following; times are decreasing.
+        stepsize_controller: None for fixed steps.
+        adjoint: how to differentiate.
+        chunk_size: samples solved at a time.
+        dense: allow `Trajectory.evaluate`, which returns zero where all signal is gone.
         max_steps: bound on the number of adaptive steps.
 
     Returns:
@@ -141,6 +93,15 @@ def solve_reverse(
     Raises:
         ValueError: if an argument is not allowed. When the solve fails, or a state is not finite,
             an error is raised as the compiled program runs.
+
+    Example:
+        >>> import entropix as ex, jax
+        >>> data = ex.Gaussian([1.0, 0.0], [[0.5, 0.0], [0.0, 0.1]])
+        >>> model = ex.ExactModel(data, ex.RectifiedFlow())
+        >>> noise = model.prior.sample(3, key=jax.random.key(0))
+        >>> path = ex.solve_reverse(model, noise, key=jax.random.key(1), num_steps=4)
+        >>> path.final.shape
+        (3, 2)
     """
     y, condition = _check(model, y, "y", condition, num_steps)
     prng_key(key)
@@ -149,7 +110,7 @@ def solve_reverse(
             "`functional` needs `times` that start before t1, where the states of this process are "
             "pure noise and the reverse SDE forgets them at once."
         )
-    plan = make_plan(
+    settings = SolveSettings(
         diffrax.SRA1() if solver is None else solver,
         stepsize_controller,
         adjoint,
@@ -161,26 +122,28 @@ def solve_reverse(
         dense=dense,
         max_steps=max_steps,
     )
-    bridge = Bridge(model.process, reference_variance(model, variance), False)
-    times, knots = grid(bridge, times, num_steps, plan.save)
-    return solve_model(model, Backward(bridge), condition, times, knots, y, key, plan)
+    coordinates = ReverseCoordinates(model.process, reference_variance(model, variance), flow=False)
+    times, knots = solve_grid(
+        coordinates, model.process, times, num_steps, settings.save, falling=True
+    )
+    return _solve(model, coordinates, condition, times, knots, y, key, settings)
 
 
 @full_precision
 def solve_flow(
     model: AbstractModel,
-    x: Any,
+    x: DataLike,
     *,
     direction: str = "forward",
-    times: Any = None,
+    times: DataLike | None = None,
     num_steps: int = 128,
-    save: Any = None,
-    functional: Any = None,
+    save: DataLike | str | None = None,
+    functional: Callable | None = None,
     solver: diffrax.AbstractSolver | None = None,
     stepsize_controller: diffrax.AbstractStepSizeController | None = None,
     adjoint: diffrax.AbstractAdjoint | None = None,
-    condition: Any = None,
-    variance: Any = None,
+    condition: PyTree = None,
+    variance: DataLike | None = None,
     chunk_size: int | None = None,
     dense: bool = False,
     max_steps: int = 4096,
@@ -196,22 +159,20 @@ def solve_flow(
         times: times of the process to step through, in the direction of the flow; None for
             `num_steps` steps over the whole axis, which shrink towards the data (equal ones for
             `FlowMatching`, solved in the process's own time and state).
-        num_steps: see `times`.
-        save: None for the final states, "steps" for the states at all `times`, the first included,
-            or an array of times in the direction of the flow, which become steps.
-        functional: None, or a function `increment(s0, s1, y0, y1)` of one sample, to a pytree of
-            scalars that are added up over the steps.
-        solver: a Diffrax solver; None for a midpoint method of order two that looks inside of its
+        solver: a Diffrax solver; None for a midpoint method of order two, evaluated inside of its
             steps only (`diffrax.Midpoint` for `FlowMatching`, exact for straight paths in any
             number of steps). Solvers that evaluate the ends of the axis (`diffrax.Tsit5`) need a
             model that is finite there.
         stepsize_controller: a Diffrax controller for adaptive steps, in the solver time of
-            `Bridge`; needs a `solver`.
-        adjoint: how to differentiate; None for `diffrax.RecursiveCheckpointAdjoint()`.
+            `ReverseCoordinates`; needs a `solver`.
         condition: None, or arrays with a leading axis of n, one condition for each sample.
         variance: the reference variance $c$; None for what the model knows of its data.
-        chunk_size: solve for so many samples at a time, which bounds memory; None for all at once.
-        dense: keep what `Trajectory.evaluate` needs to interpolate.
+        num_steps: see `times`.
+        save: as in `solve_forward`, as are the following, in the direction of the flow.
+        functional: to be added up over the steps.
+        adjoint: how to differentiate.
+        chunk_size: samples solved at a time.
+        dense: allow `Trajectory.evaluate`.
         max_steps: bound on the number of adaptive steps.
 
     Returns:
@@ -220,11 +181,20 @@ def solve_flow(
     Raises:
         ValueError: if an argument is not allowed. When the solve fails, or a state is not finite,
             an error is raised as the compiled program runs.
+
+    Example:
+        >>> import entropix as ex, jax
+        >>> data = ex.Gaussian([1.0, 0.0], [[0.5, 0.0], [0.0, 0.1]])
+        >>> model = ex.ExactModel(data, ex.RectifiedFlow())
+        >>> x = data.sample(3, key=jax.random.key(0))
+        >>> there = ex.solve_flow(model, x, num_steps=4).final
+        >>> ex.solve_flow(model, there, direction="reverse", num_steps=4).final.shape
+        (3, 2)
     """
     forward = choice(direction, "direction", ("forward", "reverse")) == "forward"
     x, condition = _check(model, x, "x", condition, num_steps)
-    plan = make_plan(
-        flow_solver(solver, stepsize_controller, straight=isinstance(model, FlowMatching)),
+    settings = SolveSettings(
+        flow_solver(solver, stepsize_controller, has_score=not isinstance(model, FlowMatching)),
         stepsize_controller,
         adjoint,
         x.shape[0],
@@ -234,15 +204,20 @@ def solve_flow(
         dense=dense,
         max_steps=max_steps,
     )
+    coordinates = flow_coordinates(model, variance, reverse=not forward)
+    times, knots = solve_grid(
+        coordinates, model.process, times, num_steps, settings.save, falling=not forward
+    )
+    return _solve(model, coordinates, condition, times, knots, x, None, settings)
+
+
+def flow_coordinates(model: AbstractModel, variance: Any, *, reverse: bool) -> AbstractCoordinates:
+    """Those in which a model's flow is solved, in either direction."""
     if isinstance(model, FlowMatching):
-        times = straight_times(model.process, times, num_steps, plan.save, onward=forward)
-        return solve_model(model, Straight(onward=forward), condition, times, None, x, None, plan)
-    bridge = Bridge(model.process, reference_variance(model, variance), True)
-    coordinates: AbstractCoordinates = Backward(bridge)
-    times, knots = grid(bridge, times, num_steps, plan.save, forward=forward)
-    if forward:
-        coordinates = Onward(Backward(bridge))
-    return solve_model(model, coordinates, condition, times, knots, x, None, plan)
+        ahead = OwnCoordinates(model.process, flow=True)
+        return TimeReversed(ahead) if reverse else ahead
+    back = ReverseCoordinates(model.process, reference_variance(model, variance), flow=True)
+    return back if reverse else TimeReversed(back)
 
 
 def _from_noise(process: AbstractGaussianProcess, times: Any) -> bool:
@@ -271,36 +246,15 @@ def _check(model: Any, states: Any, name: str, condition: Any, num_steps: int) -
     return states, conditions(condition, states.shape[0])
 
 
-def grid(
-    bridge: Bridge, times: Any, num_steps: int, save: Array | str, *, forward: bool = False
-) -> tuple[Array, Array | None]:
-    """Times of the process, and the solver's where they are known better than from those."""
-    if times is not None:
-        times = check_times(times, bridge.process, falling=not forward)
-    elif isinstance(save, str):
-        return default_grid(bridge, num_steps, forward)
-    else:
-        times, _ = default_grid(bridge, num_steps, forward)
-    return with_saved(times, save), None
-
-
 @eqx.filter_jit
-def default_grid(bridge: Bridge, num_steps: int, forward: bool) -> tuple[Array, Array]:
-    """The steps of `Bridge`, in times of the process and of the solver."""
-    times, knots = bridge.times(num_steps), bridge.knots(num_steps)
-    return (times[::-1], -knots[::-1]) if forward else (times, knots)
-
-
-@eqx.filter_jit
-def solve_model(
+def _solve(
     model: AbstractModel,
     coordinates: AbstractCoordinates,
-    condition: Any,
+    condition: PyTree,
     times: Array,
     knots: Array | None,
     start: Array,
     key: Key | None,
-    plan: Plan,
+    settings: SolveSettings,
 ) -> Trajectory:
-    """`run`, compiled once for a structure of model and plan."""
-    return run(coordinates, model, condition, times, start, key, plan, knots)
+    return run(coordinates, model, condition, times, start, key, settings, knots)

@@ -16,63 +16,78 @@ samplers here are built upon this step.
 
 Nothing is cut off. The last step ends at $\Sigma = 0$, where $y = D$: the model is not evaluated at
 infinite log-SNR. Where a process begins in pure noise, $D = 0/0$; there the model is evaluated at a
-negligible signal instead (see `Bridge`), and the step is of first order.
+negligible signal instead (see `ReverseCoordinates`), and the step is of first order.
 
 The interface is a step and what it carries to the next, not a `diffrax.AbstractSolver`: these
 methods need both ends of a step as noise levels, with their limits, rather than a vector field
-between them.
+between them. Methods have the annotations of `AbstractSampler`.
 """
-
-import abc
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
-from entropix._core.arrays import Key, as_float, safe_sqrt
+from entropix._core.arrays import Key, RealLike, RealScalarLike, as_float, safe_sqrt
 from entropix._core.checks import checked, finite, positive, positive_integer
 from entropix._core.chunks import in_chunks, unchunk
-from entropix.dynamics.bridge import Bridge
-from entropix.dynamics.denoiser import Denoiser, Level
-from entropix.interfaces import AbstractModel
+from entropix.dynamics.coordinates import ReverseCoordinates
+from entropix.dynamics.solvers import keys_of_samples
+from entropix.interfaces import (
+    AbstractDenoiser,
+    AbstractGaussianProcess,
+    AbstractModel,
+    AbstractSampler,
+    NoiseLevel,
+)
 
 
-class AbstractSampler(eqx.Module):
-    """A method that takes states from noise to data, level by level.
+class Denoiser(AbstractDenoiser):
+    """The denoiser of a model for a batch of states, each with its own condition.
 
-    Pass one as `solver` to `sample`. A step works on a batch, shape (n, *shape), in which no sample
-    knows of another: the result depends neither on how many there are nor on chunks.
+    Attributes:
+        model: any model.
+        coordinates: of its process; their reference variance says which signal is negligible.
+        condition: None, or arrays with a leading axis of the batch.
     """
 
-    @abc.abstractmethod
-    def init(self, y: Float[Array, "n *shape"], num_steps: int) -> Any:
-        """What the first step is handed: a pytree of arrays."""
+    model: AbstractModel
+    coordinates: ReverseCoordinates
+    condition: PyTree = None
 
-    @abc.abstractmethod
-    def step(
-        self,
-        denoiser: Denoiser,
-        now: Level,
-        then: Level,
-        y: Float[Array, "n *shape"],
-        carry: Any,
-        keys: Key,
-    ) -> tuple[Float[Array, "n *shape"], Any]:
-        """One step.
+    @property
+    def process(self) -> AbstractGaussianProcess:
+        return self.coordinates.process
 
-        Args:
-            denoiser: the model; it must not be evaluated at a level that `is_data`.
-            now: the level of `y`, never the data.
-            then: the level to reach, never where the scale is zero.
-            y: states at `now`.
-            carry: from `init`, or from the step before.
-            keys: one PRNG key for each sample, new at each step.
+    def level(self, s: RealLike) -> NoiseLevel:
+        process = self.process
+        s = as_float(s)
+        # What is infinite at the data is computed elsewhere, so that no gradient is a NaN.
+        is_data = jax.lax.stop_gradient(process.log_snr(s)) == jnp.inf
+        inside = jnp.where(is_data, (process.t0 + process.t1) / 2, s)
+        at = self.coordinates.evaluation_time(inside)
+        is_noise = at < inside
+        log_snr = jnp.where(is_noise, -jnp.inf, process.log_snr(at))
+        scale, at_scale = process.scale(s), process.scale(at)
+        at_var = process.var(at)
+        var = jnp.where(is_noise, process.var(inside), at_var)
+        weight = self.coordinates.variance
+        total = var + weight * process.scale(inside) ** 2
+        return NoiseLevel(
+            s=s,
+            scale=scale,
+            std=jnp.where(is_data, 0.0, process.std(inside)),
+            log_snr=jnp.where(is_data, jnp.inf, log_snr),
+            at=at,
+            at_scale=at_scale,
+            at_var=at_var,
+            gain=jnp.sqrt((at_var + weight * at_scale**2) / total),
+        )
 
-        Returns:
-            States at `then`, and what the next step is handed.
-        """
+    def __call__(self, level: NoiseLevel, y: Float[Array, "n *shape"]) -> Float[Array, "n *shape"]:
+        y = level.gain * y
+        score = jax.vmap(self.model.score, in_axes=(None, 0, 0))(level.at, y, self.condition)
+        return (y + level.at_var * score) / level.at_scale
 
 
 class DDIM(AbstractSampler):
@@ -99,23 +114,15 @@ class DDIM(AbstractSampler):
 
     eta: Float[Array, ""]
 
-    def __init__(self, eta: Any = 0.0):
+    def __init__(self, eta: RealScalarLike = 0.0):
         self.eta = checked(
             finite(eta, "eta", shape=()), "eta", lambda v: (v >= 0) & (v <= 1), "between 0 and 1"
         )
 
-    def init(self, y: Float[Array, "n *shape"], num_steps: int) -> Any:
+    def init(self, y, num_steps):
         return None
 
-    def step(
-        self,
-        denoiser: Denoiser,
-        now: Level,
-        then: Level,
-        y: Float[Array, "n *shape"],
-        carry: Any,
-        keys: Key,
-    ) -> tuple[Float[Array, "n *shape"], Any]:
+    def step(self, denoiser, now, then, y, carry, keys):
         return _ancestral(denoiser(now, y), self.eta, now, then, y, keys), carry
 
 
@@ -146,18 +153,10 @@ class DPMSolver(AbstractSampler):
             raise ValueError(f"`order` must be 1 or 2, got {order!r}.")
         self.order = int(order)
 
-    def init(self, y: Float[Array, "n *shape"], num_steps: int) -> Any:
+    def init(self, y, num_steps):
         return jnp.zeros_like(y), jnp.asarray(jnp.inf, y.dtype)
 
-    def step(
-        self,
-        denoiser: Denoiser,
-        now: Level,
-        then: Level,
-        y: Float[Array, "n *shape"],
-        carry: Any,
-        keys: Key,
-    ) -> tuple[Float[Array, "n *shape"], Any]:
+    def step(self, denoiser, now, then, y, carry, keys):
         denoised = denoiser(now, y)
         length = (then.log_snr - now.log_snr) / 2
         guess = denoised
@@ -207,10 +206,10 @@ class EDMHeun(AbstractSampler):
 
     def __init__(
         self,
-        churn: Any = 0.0,
-        churn_min: Any = 0.0,
-        churn_max: Any = float("inf"),
-        churn_noise: Any = 1.0,
+        churn: RealScalarLike = 0.0,
+        churn_min: RealScalarLike = 0.0,
+        churn_max: RealScalarLike = float("inf"),
+        churn_noise: RealScalarLike = 1.0,
     ):
         self.churn = _not_negative(finite(churn, "churn", shape=()), "churn")
         self.churn_min = _not_negative(finite(churn_min, "churn_min", shape=()), "churn_min")
@@ -219,18 +218,10 @@ class EDMHeun(AbstractSampler):
             finite(churn_noise, "churn_noise", shape=()), "churn_noise"
         )
 
-    def init(self, y: Float[Array, "n *shape"], num_steps: int) -> Any:
+    def init(self, y, num_steps):
         return jnp.minimum(self.churn / num_steps, 2**0.5 - 1)
 
-    def step(
-        self,
-        denoiser: Denoiser,
-        now: Level,
-        then: Level,
-        y: Float[Array, "n *shape"],
-        carry: Any,
-        keys: Key,
-    ) -> tuple[Float[Array, "n *shape"], Any]:
+    def step(self, denoiser, now, then, y, carry, keys):
         now, y = self._stir(denoiser, now, y, carry, keys)
         denoised = denoiser(now, y)
         euler = _exponential(denoised, now, then, y)
@@ -248,9 +239,9 @@ class EDMHeun(AbstractSampler):
         return jax.lax.cond(skipped, lambda: euler, correct), carry
 
     def _stir(
-        self, denoiser: Denoiser, now: Level, y: Array, gamma: Array, keys: Key
-    ) -> tuple[Level, Array]:
-        process = denoiser.bridge.process
+        self, denoiser: AbstractDenoiser, now: NoiseLevel, y: Array, gamma: Array, keys: Key
+    ) -> tuple[NoiseLevel, Array]:
+        process = denoiser.process
         log_snr = jnp.where(now.is_noise, 0.0, now.log_snr)
         noise = jnp.exp(-log_snr / 2)
         stirred = (noise >= self.churn_min) & (noise <= self.churn_max) & ~now.is_noise
@@ -290,22 +281,14 @@ class PredictorCorrector(AbstractSampler):
     snr: Float[Array, ""]
     num_corrections: int = eqx.field(static=True)
 
-    def __init__(self, snr: Any = 0.16, num_corrections: int = 1):
+    def __init__(self, snr: RealScalarLike = 0.16, num_corrections: int = 1):
         self.snr = positive(snr, "snr", shape=())
         self.num_corrections = positive_integer(num_corrections, "num_corrections")
 
-    def init(self, y: Float[Array, "n *shape"], num_steps: int) -> Any:
+    def init(self, y, num_steps):
         return None
 
-    def step(
-        self,
-        denoiser: Denoiser,
-        now: Level,
-        then: Level,
-        y: Float[Array, "n *shape"],
-        carry: Any,
-        keys: Key,
-    ) -> tuple[Float[Array, "n *shape"], Any]:
+    def step(self, denoiser, now, then, y, carry, keys):
         y = _ancestral(denoiser(now, y), jnp.ones_like(self.snr), now, then, y, keys)
         end = jax.tree.map(lambda a, b: jnp.where(then.is_data, a, b), now, then)
 
@@ -331,12 +314,14 @@ def _normal(keys: Key, y: Array) -> Array:
     return jax.vmap(lambda k: jax.random.normal(k, y.shape[1:], y.dtype))(keys)
 
 
-def _exponential(denoised: Array, now: Level, then: Level, y: Array) -> Array:
+def _exponential(denoised: Array, now: NoiseLevel, then: NoiseLevel, y: Array) -> Array:
     """The module's exact step for a frozen denoiser."""
     return then.scale * denoised + then.std / now.std * (y - now.scale * denoised)
 
 
-def _ancestral(denoised: Array, eta: Array, now: Level, then: Level, y: Array, keys: Key) -> Array:
+def _ancestral(
+    denoised: Array, eta: Array, now: NoiseLevel, then: NoiseLevel, y: Array, keys: Key
+) -> Array:
     """The step of `DDIM`."""
     ratio = (now.scale * then.std / (then.scale * now.std)) ** 2
     kept = safe_sqrt(1 - eta**2 * (1 - ratio))
@@ -349,10 +334,10 @@ def _ancestral(denoised: Array, eta: Array, now: Level, then: Level, y: Array, k
 def run_sampler(
     sampler: AbstractSampler,
     model: AbstractModel,
-    bridge: Bridge,
+    coordinates: ReverseCoordinates,
     key: Key,
-    prior: Any,
-    condition: Any,
+    prior: PyTree,
+    condition: PyTree,
     times: Float[Array, " knots"] | None,
     num_samples: int,
     chunk: int,
@@ -360,24 +345,22 @@ def run_sampler(
 ) -> Float[Array, "num_samples ..."]:
     """What `sample` does with a sampler; its arguments have been checked there."""
     prior_key, path_key = jax.random.split(key)
-    times = bridge.times(num_steps) if times is None else times
-    levels = Denoiser(model, bridge).level(times)
+    times = coordinates.steps(num_steps)[0] if times is None else times
+    levels = Denoiser(model, coordinates).level(times)
     num_steps = times.shape[0] - 1
     start = prior.sample(num_samples, key=prior_key)
     start = start.astype(jnp.result_type(start, times))
 
-    def solve(args: tuple[Int[Array, " n"], Array, Any], _: Array | None = None) -> Array:
+    def solve(args: tuple[Int[Array, " n"], Array, PyTree], _: Array | None = None) -> Array:
         indices, y, condition = args
-        denoiser = Denoiser(model, bridge, condition)
+        denoiser = Denoiser(model, coordinates, condition)
 
         # Reverse mode recomputes a step from its state, and keeps no network activations.
         @jax.checkpoint
-        def step(state: Any, knot: Any) -> Any:
+        def step(state: PyTree, knot: PyTree) -> PyTree:
             y, carry = state
             now, then, number = knot
-            keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(
-                jax.random.fold_in(path_key, number), indices
-            )
+            keys = keys_of_samples(path_key, number, indices)
             new, carry = sampler.step(denoiser, now, then, y, carry, keys)
             return (new.astype(y.dtype), carry), None
 

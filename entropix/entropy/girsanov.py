@@ -36,9 +36,7 @@ from entropix._core.checks import (
 )
 from entropix._core.chunks import map_in_batches
 from entropix._core.precision import full_precision
-from entropix.dynamics import solve_forward
-from entropix.dynamics.forward import forward_times
-from entropix.dynamics.plan import check_times
+from entropix.dynamics import check_times, forward_times, solve_forward
 from entropix.estimators import GaussianReference, reference_of
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 

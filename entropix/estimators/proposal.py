@@ -26,8 +26,10 @@ class Proposal(eqx.Module):
         dtype = self.probability.dtype
         cdf = jnp.concatenate([jnp.zeros(1, dtype), jnp.cumsum(self.probability)])
         cdf = cdf / cdf[-1]
-        index = jnp.searchsorted(cdf, level, side="right", method="compare_all") - 1
-        index = jnp.clip(index, 0, BINS - 1)
+        # Bins below each level, counted one by one: less to compile than a search.
+        index = jax.lax.fori_loop(
+            1, BINS, lambda k, index: index + (level >= cdf[k]), jnp.zeros(level.shape, int)
+        )
         mass = cdf[index + 1] - cdf[index]
         fraction = (index + (level - cdf[index]) / mass) / BINS
         # The open interval: rounding must not reach an exact end of the axis.

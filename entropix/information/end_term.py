@@ -70,7 +70,7 @@ def with_end_term(
             functional, data, key=key, condition=condition, cutoff=cutoff, **options
         ).total
     data = samples(data)
-    cutoff = check_cutoff(functional.process, cutoff)
+    cutoff = check_cutoff(functional, cutoff)
     moved, moved_cutoff, stretch = _along_another(functional, data, cutoff)
     total = integrate(
         moved, data, key=key, condition=condition, cutoff=moved_cutoff, **options
@@ -157,7 +157,8 @@ class EndTerm(eqx.Module):
     def added_to(self, total: Estimate, sign: int = 1) -> Estimate:
         """An estimate with `sign` times the end term in its value and its errors."""
         # Both are means over the same samples, so their errors may be fully correlated.
-        from_data = safe_sqrt(jnp.maximum(total.stderr**2 - total.mc_stderr**2, 0.0))
+        gap = total.stderr**2 - total.mc_stderr**2
+        from_data = safe_sqrt(jnp.where(jnp.isinf(total.mc_stderr), 0.0, gap))  # not inf - inf
         from_data = from_data + self.data_stderr
         mc = total.mc_stderr**2 + self.mc_stderr**2
         return Estimate(

@@ -12,6 +12,7 @@ from entropix.interfaces.errors import DivergenceError as DivergenceError
 from entropix.interfaces.estimate import Estimate as Estimate
 from entropix.interfaces.functional import AbstractControlVariate as AbstractControlVariate
 from entropix.interfaces.functional import AbstractFunctional as AbstractFunctional
+from entropix.interfaces.loss import AbstractLoss as AbstractLoss
 from entropix.interfaces.model import AbstractModel as AbstractModel
 from entropix.interfaces.process import AbstractGaussianProcess as AbstractGaussianProcess
 from entropix.interfaces.process import AbstractKernelProcess as AbstractKernelProcess
@@ -19,3 +20,9 @@ from entropix.interfaces.process import AbstractLearnable as AbstractLearnable
 from entropix.interfaces.process import AbstractProcess as AbstractProcess
 from entropix.interfaces.process import AbstractSchedule as AbstractSchedule
 from entropix.interfaces.process import AbstractWarp as AbstractWarp
+from entropix.interfaces.sampler import AbstractDenoiser as AbstractDenoiser
+from entropix.interfaces.sampler import AbstractSampler as AbstractSampler
+from entropix.interfaces.sampler import NoiseLevel as NoiseLevel
+from entropix.interfaces.speed import AbstractSpeed as AbstractSpeed
+from entropix.interfaces.stream import AbstractStream as AbstractStream
+from entropix.interfaces.times import AbstractTimes as AbstractTimes

@@ -5,7 +5,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import Key
 from entropix.interfaces.estimate import Estimate
@@ -55,7 +55,7 @@ class AbstractDensityMethod(eqx.Module):
         x: Float[Array, "n *shape"],
         *,
         prior: Any,
-        condition: Any,
+        condition: PyTree,
         cutoff: Array | None,
         key: Key | None,
         chunk_size: int,

@@ -11,7 +11,7 @@ measure is $\frac{\Sigma^2}{2}(-d\lambda)$, the same for every Gaussian process.
 """
 
 import abc
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import equinox as eqx
 from equinox import AbstractClassVar, AbstractVar
@@ -77,7 +77,7 @@ class AbstractFunctional(eqx.Module):
 
     @abc.abstractmethod
     def rate(
-        self, s: RealScalarLike, y: Float[Array, "*shape"], z: PyTree, condition: Any
+        self, s: RealScalarLike, y: Float[Array, "*shape"], z: PyTree, condition: PyTree
     ) -> Float[Array, ""]:
         r"""$f(s, y, z)$, per $\frac{\sigma^2}{2}ds$.
 

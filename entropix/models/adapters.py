@@ -16,8 +16,10 @@ written (`level`).
 with $\alpha^2 = \mathrm{sigmoid}(\lambda)$, $\sigma^2 = 1 - \alpha^2$, and for a table of
 $\bar\alpha_k$, $\lambda_k = \ln(\bar\alpha_k/(1 - \bar\alpha_k))$.
 
-A network is defined for the noise it was trained with, `log_snr_range`. Nothing is extrapolated:
-the process ends at the lower end, and a cut-off is needed at the upper one.
+A network is defined for the noise with which it was trained, `log_snr_range`. It is never evaluated
+outside. At the upper end, estimators take the cut-off at that noise, unless a larger one is given,
+and report it. The model's own process ends at the lower end; under another process that erases more
+of the data, the denoiser is continued as `with_process` states.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,11 +29,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike, as_float
 from entropix._core.checks import choice, is_concrete, positive, with_key
-from entropix.interfaces import AbstractGaussianProcess
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.models.denoisers import (
     AbstractDenoiserModel,
     edm_std,
@@ -42,8 +44,6 @@ from entropix.models.denoisers import (
     from_v,
     unit_state,
 )
-from entropix.models.moved import move
-from entropix.models.network_model import check_process
 from entropix.processes import LinearSchedule, RectifiedFlow, VariancePreserving
 
 
@@ -81,20 +81,6 @@ class DenoiserAdapter(AbstractDenoiserModel):
     level: str = eqx.field(static=True)
     batched: bool = eqx.field(static=True)
     shape: tuple[int, ...] | None = eqx.field(static=True)
-
-    @property
-    def divergence(self) -> str | None:
-        highest = self.log_snr_range[1]
-        least = f" {float(jnp.exp(-highest / 2)):.3g}" if is_concrete(highest) else ""
-        return f"the network is defined from a ratio{least} of noise to signal on"
-
-    @property
-    def least_std(self) -> Float[Array, ""]:
-        r"""$\Sigma$ at the highest log-SNR for which the network is defined, for `cutoff=`."""
-        return self.process.std(self.process.time_of_log_snr(self.log_snr_range[1]))
-
-    def with_process(self, process: AbstractGaussianProcess) -> Any:
-        return move(self, process)
 
     def _noise_level(self, log_snr: Array) -> Array:
         if self.steps is not None:
@@ -163,7 +149,7 @@ def from_denoiser(
     data_std: ArrayLike | None = None,
     process: AbstractGaussianProcess | None = None,
     batched: bool = False,
-) -> DenoiserAdapter:
+) -> AbstractModel:
     r"""A model from any function of a noisy state and a noise level.
 
     Args:
@@ -183,14 +169,13 @@ def from_denoiser(
             networks that are given the index k of a step. None: `"std"` for denoisers and scores,
             `"log_snr"` for noise and v, otherwise that of the parametrisation.
         data_std: $s_d$ of EDM.
-        process: the Gaussian process of the model. None: a
-            variance-preserving process that ends at its lower end, or rectified flow if that is
-            pure noise.
+        process: the Gaussian process of the model. None: a variance-preserving process that ends at
+            the lower end of the range, or rectified flow if that is pure noise.
         batched: whether `function` takes a leading axis: states (1, *shape) and levels (1,).
 
     Returns:
-        A model, for all estimators. Its entropies need a `cutoff`: nothing is known below the noise
-        the network was trained with. `.least_std` is that noise under the model's process.
+        A model, for all estimators. Their `cutoff` is at least the noise at the upper end of the
+        range.
 
     Raises:
         ValueError: if an argument is malformed, or a range is needed and missing.
@@ -233,15 +218,14 @@ def from_denoiser(
         )
     if bounds.shape != (2,) or (is_concrete(bounds) and not bool(bounds[0] < bounds[1])):
         raise ValueError(f"`log_snr_range` must be (low, high) with low < high, got {bounds}.")
-    if process is None and is_concrete(bounds) and not np.isfinite(float(bounds[0])):
-        process = RectifiedFlow()
-    if process is None:
+    if is_concrete(bounds) and not np.isfinite(float(bounds[0])):
+        own: AbstractGaussianProcess = RectifiedFlow()
+    else:
         erased = jnp.logaddexp(0.0, -bounds[0])  # B(t1): the signal-to-noise ratio is 1/(e^B - 1)
-        process = VariancePreserving(LinearSchedule(erased, erased))
-    check_process(process)
-    return DenoiserAdapter(
+        own = VariancePreserving(LinearSchedule(erased, erased))
+    model = DenoiserAdapter(
         network=function,
-        process=process,
+        process=own,
         shape=tuple(int(n) for n in shape),
         log_snr_range=bounds,
         steps=steps,
@@ -251,6 +235,14 @@ def from_denoiser(
         level=level,
         batched=bool(batched),
     )
+    return model if process is None else model.with_process(process)
+
+
+def highest_log_snr(tree: PyTree) -> Array | None:
+    """The highest log-SNR for which all models in a tree are defined; None where none says."""
+    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, DenoiserAdapter))
+    bounds = [node.log_snr_range[1] for node in nodes if isinstance(node, DenoiserAdapter)]
+    return None if not bounds else jnp.min(jnp.stack(bounds))
 
 
 def _table(alpha_bar: Any) -> Array:

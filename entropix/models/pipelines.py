@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import ArrayLike
 
-from entropix.models.adapters import DenoiserAdapter, from_denoiser
+from entropix.interfaces import AbstractModel
+from entropix.models.adapters import from_denoiser
 from entropix.models.pytorch import TorchFunction, optional
 
 
@@ -21,7 +22,7 @@ def from_diffusers(
     *,
     condition: ArrayLike | None = None,
     batch_size: int = 256,
-) -> DenoiserAdapter:
+) -> AbstractModel:
     r"""The network of a `diffusers` pipeline on disk, with the noise levels of its scheduler.
 
     It reads `model_index.json`, the scheduler's table of $\bar\alpha$ and what its network

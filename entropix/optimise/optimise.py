@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from entropix._core.arrays import Key, squared_norm
 from entropix._core.checks import finite, positive_integer, prng_key
@@ -97,7 +97,7 @@ def optimise_schedule(
             `LearnablePath`) are trained, everything else is held.
         objective: any function of a process to a scalar: `KineticAction(...)` and its like, or your
             own. One that takes `key=` is given a fresh key at each step; then the best value is
-            the luckiest one too.
+            the one with the luckiest draw, too.
         key: PRNG key for such an objective.
         steps: largest number of steps.
         optimiser: any of optax, those that search along a line (`optax.lbfgs()`) included; None
@@ -117,6 +117,16 @@ def optimise_schedule(
 
     References:
         Kingma et al., 2107.00630; Sabour et al., 2404.14507; Williams et al., 2412.07877.
+
+    Example:
+        >>> import entropix as ex, jax
+        >>> schedule = ex.MonotoneSchedule([0.0, 0.0], 2.0, learn_total=True)
+        >>> process = ex.VariancePreserving(schedule)
+        >>> def objective(process):  # or `KineticAction(data)`, for example
+        ...     return 1 + (process.schedule.total - 3.0) ** 2
+        >>> found = ex.optimise_schedule(process, objective, key=jax.random.key(0))
+        >>> print(f"{float(found.process.schedule.total):.2f}")
+        3.00
     """
     if not isinstance(process, AbstractProcess):
         raise ValueError(f"`process` must be a process, got {type(process).__name__}.")
@@ -140,7 +150,7 @@ def optimise_schedule(
     )
 
 
-def _mask(process: AbstractProcess, trainable: Callable | None) -> Any:
+def _mask(process: AbstractProcess, trainable: Callable | None) -> PyTree:
     """A tree of the shape of `process`, True at what is trained."""
     held = jax.tree.map(lambda _: False, process)
     if trainable is not None:
@@ -165,18 +175,11 @@ def _mask(process: AbstractProcess, trainable: Callable | None) -> Any:
     return mask
 
 
-def _takes_key(objective: Callable) -> bool:
-    try:
-        return "key" in inspect.signature(objective).parameters
-    except (TypeError, ValueError):
-        return False
-
-
 @eqx.filter_jit
 def _descend(
     process: AbstractProcess,
     objective: Callable,
-    mask: Any,
+    mask: PyTree,
     tolerance: Array,
     key: Key,
     *,
@@ -186,7 +189,10 @@ def _descend(
 ) -> OptimisedSchedule:
     start, held = eqx.partition(process, mask)
     update = optax.with_extra_args_support(optimiser).update
-    noisy = _takes_key(objective)
+    try:
+        noisy = "key" in inspect.signature(objective).parameters
+    except (TypeError, ValueError):  # some builtins have no signature
+        noisy = False
 
     def value_of(params: Any, key: Key) -> Array:
         candidate = eqx.combine(params, held)
@@ -207,48 +213,24 @@ def _descend(
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), params, best)
         lowest = jnp.where(better, value, lowest)
         step = step + 1
-        look = step % patience == 0
+        check = step % patience == 0
         small = mark - lowest <= tolerance * jnp.abs(lowest)  # never of an infinite mark
-        stop = look & (step > patience) & small & (tolerance > 0)
+        stop = check & (step > patience) & small & (tolerance > 0)
         status = jnp.where(fine, jnp.where(stop, _CONVERGED, _RUNNING), _NOT_FINITE)
-        mark = jnp.where(look, lowest, mark)
+        mark = jnp.where(check, lowest, mark)
         values = values.at[step - 1].set(value)
         norms = norms.at[step - 1].set(norm)
-        updates, memory = update(
-            gradient,
-            memory,
-            params,
-            value=value,
-            grad=gradient,
-            value_fn=lambda p: value_of(p, fresh),
-        )
-        return (
-            step,
-            optax.apply_updates(params, updates),
-            memory,
-            best,
-            lowest,
-            mark,
-            values,
-            norms,
-            status,
-        )
+        extra = {"value": value, "grad": gradient, "value_fn": lambda p: value_of(p, fresh)}
+        updates, memory = update(gradient, memory, params, **extra)
+        params = optax.apply_updates(params, updates)
+        return step, params, memory, best, lowest, mark, values, norms, status
 
     def running(state: tuple) -> Array:
         return (state[0] < steps) & (state[-1] == _RUNNING)
 
-    infinite = jnp.asarray(jnp.inf, kind.dtype)
-    state = (
-        jnp.asarray(0),
-        start,
-        optimiser.init(start),
-        start,
-        infinite,
-        infinite,
-        jnp.zeros(steps, kind.dtype),
-        jnp.zeros(steps, kind.dtype),
-        jnp.asarray(_RUNNING),
-    )
+    infinite, zeros = jnp.asarray(jnp.inf, kind.dtype), jnp.zeros(steps, kind.dtype)
+    state = (jnp.asarray(0), start, optimiser.init(start), start, infinite, infinite)
+    state = (*state, zeros, zeros, jnp.asarray(_RUNNING))
     step, _, _, best, lowest, _, values, norms, status = jax.lax.while_loop(running, body, state)
     # What was not finite ended the descent, and is left out of its record.
     taken = jnp.maximum(step - (status == _NOT_FINITE), 1)

@@ -1,4 +1,4 @@
-r"""What the schedules of a data set are judged by, measured once as functions of the log-SNR.
+r"""What the objectives of a schedule need of the data, measured once as functions of the log-SNR.
 
 With $\hat x = E[x|y]$ and $\hat z = E[z|y]$ for $y = \mu x + \Sigma z$, the second moments
 
@@ -15,22 +15,116 @@ each has a limit at either end, and nothing is lost to cancellation there.
 """
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from equinox import AbstractVar
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from entropix._core.arrays import Key, squared_norm
-from entropix._core.checks import positive_integer
+from entropix._core.arrays import DataLike, Key, squared_norm
+from entropix._core.checks import conditions, positive_integer, prng_key, samples
 from entropix._core.chunks import in_chunks
 from entropix._core.precision import full_precision
 from entropix.distributions import Gaussian
 from entropix.interfaces import AbstractDistribution, AbstractGaussianProcess, AbstractModel
-from entropix.optimise.points import Points
 from entropix.processes import VarianceExploding
+
+
+class DataNoisePairs(eqx.Module):
+    r"""Pairs of a data point and a draw of the noise, with equal weights.
+
+    Attributes:
+        x: shape (n, *shape).
+        z: of that shape.
+        condition: None, or a pytree of arrays with leading axis n.
+        variance: the mean variance of the data.
+    """
+
+    x: Float[Array, "n *shape"]
+    z: Float[Array, "n *shape"]
+    condition: PyTree
+    variance: Float[Array, ""]
+
+    @classmethod
+    def of(
+        cls, source: PyTree, data: PyTree, condition: PyTree, *, key: Key | None, num_samples: int
+    ) -> "DataNoisePairs":
+        """Pairs for a model or distribution; those of a `Gaussian` have its moments exactly.
+
+        Each data point comes with two opposite draws of the noise.
+
+        Raises:
+            ValueError: if `source` is neither, or what is needed to draw is missing.
+        """
+        if not isinstance(source, AbstractDistribution | AbstractModel):
+            raise ValueError(
+                f"`source` must be a model or a distribution, got {type(source).__name__}."
+            )
+        if isinstance(source, Gaussian) and data is None:
+            return cls(*_design(source))
+        positive_integer(num_samples, "num_samples", 2)
+        if key is None:
+            raise ValueError("`key` must be given where samples are drawn, got None.")
+        prng_key(key)
+        if data is not None:
+            data = samples(data)
+            condition = conditions(condition, data.shape[0])
+        elif isinstance(source, AbstractModel):
+            raise ValueError("`data` must be given for a model, got None.")
+        return cls(*_drawn(source, data, condition, key, num_samples))
+
+
+@eqx.filter_jit
+def _drawn(
+    source: PyTree, data: Array | None, condition: PyTree, key: Key, count: int
+) -> tuple[Array, Array, Any, Array]:
+    """Data points and noise, with conditions and the mean variance."""
+    data_key, noise_key = jax.random.split(key)
+    if data is None:
+        x = source.sample(count, key=data_key)
+    else:
+        index = jax.random.permutation(data_key, data.shape[0])[:count]
+        x, condition = data[index], jax.tree.map(lambda c: c[index], condition)
+    z = jax.random.normal(noise_key, x.shape, x.dtype)
+    twice = jax.tree.map(lambda c: jnp.concatenate([c, c]), (x, condition))
+    variance = jnp.mean((x - jnp.mean(x, axis=0)) ** 2)
+    return twice[0], jnp.concatenate([z, -z]), twice[1], variance
+
+
+@eqx.filter_jit
+def _design(gaussian: Gaussian) -> tuple[Array, Array, None, Array]:
+    """Points whose mean and covariance are those of the data and the noise exactly."""
+    dim = gaussian.dim
+    size = jnp.sqrt(jnp.asarray(dim, gaussian.mean.dtype))
+    root = size * jnp.sqrt(gaussian.eigenvalues)[:, None] * gaussian.eigenvectors.T
+    x = gaussian.mean + jnp.concatenate([root, -root])
+    z = size * jnp.concatenate([jnp.eye(dim), -jnp.eye(dim)]).astype(x.dtype)
+    pairs = jnp.repeat(x, 2 * dim, axis=0), jnp.tile(z, (2 * dim, 1))
+    return *pairs, None, jnp.mean(gaussian.eigenvalues)
+
+
+def average(
+    function: Callable,
+    process: AbstractGaussianProcess,
+    times: Float[Array, " k"],
+    pairs: DataNoisePairs,
+    chunk: int,
+) -> Float[Array, "k *out"]:
+    r"""The mean of `function(s, Y_s, condition)`, scalar or vector, at each of many times."""
+    count = pairs.x.shape[0]
+
+    def at(s: Array) -> Array:
+        def of_chunk(part: Any, weight: Array) -> Array:
+            x, z, condition = part
+            y = process.scale(s) * x + process.std(s) * z
+            return weight @ jax.vmap(function, in_axes=(None, 0, 0))(s, y, condition)
+
+        parts = (pairs.x, pairs.z, pairs.condition)
+        return jnp.sum(in_chunks(of_chunk, parts, count, chunk), axis=0) / count
+
+    return jax.lax.map(at, times)
 
 
 class Moments(eqx.Module):
@@ -54,7 +148,10 @@ class Moments(eqx.Module):
 class AbstractPosterior(eqx.Module):
     """Moments of the posterior means of a data set as functions of the log-SNR."""
 
-    variance: AbstractVar[Array]  # c
+    @property
+    @abc.abstractmethod
+    def variance(self) -> Array:
+        """c, the mean variance of the data."""
 
     @property
     @abc.abstractmethod
@@ -94,7 +191,7 @@ class GaussianPosterior(AbstractPosterior):
         self.variances = gaussian.eigenvalues
 
     @property
-    def variance(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def variance(self) -> Array:
         return jnp.mean(self.variances)
 
     @property
@@ -125,22 +222,21 @@ class MeasuredPosterior(AbstractPosterior):
         start: the lowest log-SNR.
         spacing: distance of the log-SNRs.
         values: the moments there, shape (K, 5).
-        variance: c.
+        mean_variance: c.
     """
 
     start: Float[Array, ""]
     spacing: Float[Array, ""]
     values: Float[Array, "k 5"]
-    variance: Float[Array, ""]
+    mean_variance: Float[Array, ""]
+
+    @property
+    def variance(self) -> Array:
+        return self.mean_variance
 
     @property
     def scales(self) -> Array:
-        return self.variance
-
-    @property
-    def log_snr(self) -> Float[Array, " k"]:
-        """Where the moments were measured."""
-        return self.start + self.spacing * jnp.arange(self.values.shape[0])
+        return self.mean_variance
 
     def moments(self, log_snr: Array) -> Moments:
         last = self.values.shape[0] - 1
@@ -158,12 +254,12 @@ class MeasuredPosterior(AbstractPosterior):
 @full_precision
 def posterior_curve(
     source: AbstractDistribution | AbstractModel | AbstractPosterior,
-    data: Any = None,
+    data: DataLike | None = None,
     *,
     key: Key | None = None,
     num_samples: int = 2048,
     num_log_snr: int = 257,
-    condition: Any = None,
+    condition: PyTree = None,
     chunk_size: int = 4096,
 ) -> AbstractPosterior:
     r"""Measure a data set's posterior moments once, for the objectives of a schedule.
@@ -193,16 +289,16 @@ def posterior_curve(
         return GaussianPosterior(source)
     positive_integer(num_log_snr, "num_log_snr", 8)
     positive_integer(chunk_size, "chunk_size")
-    points = Points.of(source, data, condition, key=key, num_samples=num_samples)
-    return _measure(source, points, num_log_snr, chunk_size)
+    pairs = DataNoisePairs.of(source, data, condition, key=key, num_samples=num_samples)
+    return _measure(source, pairs, num_log_snr, chunk_size)
 
 
 @eqx.filter_jit
 def _measure(
-    source: AbstractDistribution | AbstractModel, points: Points, count: int, chunk: int
+    source: AbstractDistribution | AbstractModel, pairs: DataNoisePairs, count: int, chunk: int
 ) -> MeasuredPosterior:
-    dtype = points.x.dtype
-    variance = points.variance
+    dtype = pairs.x.dtype
+    variance = pairs.variance
     centre = -jnp.log(variance)
     low, high = centre - 20.0, centre + 20.0
     if isinstance(source, AbstractModel):
@@ -236,9 +332,9 @@ def _measure(
         def of_chunk(part: Any, weight: Array) -> Array:
             return weight @ jax.vmap(one)(*part)
 
-        parts = (points.x, points.z, points.condition)
-        total = in_chunks(of_chunk, parts, points.x.shape[0], chunk)
-        return jnp.sum(total, axis=0) / points.x.shape[0]
+        parts = (pairs.x, pairs.z, pairs.condition)
+        total = in_chunks(of_chunk, parts, pairs.x.shape[0], chunk)
+        return jnp.sum(total, axis=0) / pairs.x.shape[0]
 
     values = jax.lax.map(at, levels)
     one = jnp.ones_like(tau)

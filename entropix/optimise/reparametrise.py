@@ -13,23 +13,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from entropix._core.arrays import as_float
+from entropix._core.arrays import DataLike, as_float
 from entropix._core.checks import checked, positive_integer
 from entropix._core.precision import full_precision
-from entropix.interfaces import AbstractGaussianProcess, AbstractProcess
-from entropix.optimise.speeds import AbstractSpeed, gaussian
+from entropix.interfaces import AbstractGaussianProcess, AbstractProcess, AbstractSpeed
+from entropix.optimise.objectives import gaussian
 from entropix.processes import MonotoneWarp, TimeChanged, UnitCurve
-from entropix.transport.quadrature import time_rule
+from entropix.transport import time_rule
 
 
 @full_precision
 def constant_speed(
     process: AbstractProcess,
-    rate: AbstractSpeed | Callable | tuple[Any, Any],
+    rate: AbstractSpeed | Callable | tuple[DataLike, DataLike],
     *,
     num_knots: int = 64,
     num_times: int = 512,
-) -> Any:
+) -> AbstractProcess:
     r"""The process by the clock in which a rate is constant.
 
     With `rate=KineticAction(...)` the result minimises the action over all clocks: a geodesic's
@@ -65,8 +65,8 @@ def constant_speed(
     elif callable(rate):
         speed = rate if isinstance(rate, AbstractSpeed) else None
         inner = _inner_times(process, speed, num_times)
-        known: Any = rate
-        rates = known(inner) if speed is None else speed.rate(gaussian(process), inner)
+        function: Any = rate
+        rates = function(inner) if speed is None else speed.rate(gaussian(process), inner)
         times, rates = _with_ends(process, inner, as_float(rates, "rate"))
     else:
         raise ValueError(
@@ -83,8 +83,9 @@ def _inner_times(process: AbstractProcess, speed: AbstractSpeed | None, count: i
     places = as_float(UnitCurve.knots(count))
     times = process.t0 + (process.t1 - process.t0) * places
     if isinstance(process, AbstractGaussianProcess):
-        variance = jnp.ones_like(process.t1) if speed is None else speed.variance
-        times = jnp.sort(jnp.concatenate([times, time_rule(process, variance, count)[0]]))
+        ones = jnp.ones_like(process.t1)
+        rule = time_rule(process, ones, count) if speed is None else speed.nodes(process, count)
+        times = jnp.sort(jnp.concatenate([times, rule[0]]))
     return times[1:-1]
 
 

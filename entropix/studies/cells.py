@@ -1,19 +1,16 @@
-"""A study in cells, which any number of processes compute together in one folder.
+"""The cells of a study, which any number of processes compute together in one folder.
 
-Each cell is one file of the folder `cells`, written whole or not at all, and nothing else is
-shared: a process takes the next cell that is neither finished nor claimed, and comes back to the
-claimed ones at the end. The claim is a lock of the system, which a process loses when it dies.
-Cells depend on the configuration alone, so that it does not matter which process computes which,
-or whether two do.
+Each cell is one file in the folder `cells`, written completely or not at all; nothing else is
+shared. A process takes the next cell that is neither finished nor locked, and at the end waits for
+the locked ones. The lock is one of the operating system, which a process loses when it dies. A cell
+depends on the configuration alone, so it does not matter which process computes it, or whether two
+do.
 """
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,30 +18,32 @@ from typing import Any
 
 import numpy as np
 
-from entropix.studies.files import CELLS
-from entropix.studies.folder import FolderError, reason
-from entropix.training.archive import read_archive, write_archive
+from entropix.persistence import read_archive, write_archive
+from entropix.studies.folder import CELLS, acquire
+from entropix.studies.progress import CellsBar, message
 
 
 Arrays = dict[str, np.ndarray]
 _KIND = "entropix cell"
-# Seconds between two looks at cells that other processes are working on.
-_PATIENCE = 1.0
+# Seconds between two checks of cells that other processes are computing.
+_WAIT = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A cell that this process has claimed.
+    """A cell to be computed by this process.
 
     Attributes:
         name: of the cell.
-        checkpoint: where its training may be saved; removed once the cell is finished.
-        advance: to be told how many of its steps have been taken.
+        checkpoint: the file for checkpoints of its training.
+        advance: called with the number of training steps done.
+        show: whether the computation shows progress bars of its own.
     """
 
     name: str
     checkpoint: Path
     advance: Callable[[int], None]
+    show: bool = False
 
 
 class Cells:
@@ -52,8 +51,8 @@ class Cells:
 
     Args:
         folder: the output folder of the study.
-        sizes: what each cell costs, in any unit, by name.
-        configuration: what all processes share; a cell of another one counts as damaged.
+        sizes: the cost of each cell, in any unit, by name.
+        configuration: shared by all processes; a cell with another one counts as damaged.
     """
 
     def __init__(self, folder: Path, sizes: dict[str, int], configuration: dict[str, Any]):
@@ -64,44 +63,44 @@ class Cells:
         self._known: dict[str, Arrays] = {}
 
     def finished(self) -> dict[str, Arrays]:
-        """The results there are, in the order of the grid."""
+        """The results of all finished cells, in the order of the grid."""
         found = {name: self._read(name) for name in self.sizes}
         return {name: arrays for name, arrays in found.items() if arrays is not None}
 
     def compute(self, work: Callable[[Task], Arrays], *, progress: bool) -> None:
-        """Compute every cell that is not there yet; returns when all are, whoever made them.
+        """Compute every cell that is missing; return when all are finished, by any process.
 
-        The most expensive ones come first, so that processes that share a folder end together.
+        The most expensive cells come first, so that processes that share a folder end together.
 
         Args:
-            work: from a task to its result, which must depend on nothing but its name.
+            work: from a task to its result, which may depend on the name of the cell only.
             progress: whether to show a bar.
 
         Raises:
-            FolderError: if the folder cannot be written to; what was finished before is kept.
+            OSError: if the folder cannot be written to; finished cells are kept.
         """
         waiting = sorted(self.sizes, key=lambda name: -self.sizes[name])
-        with self._named_errors(), _Bar(self.sizes, progress) as bar:
+        with CellsBar(self.sizes, progress) as bar:
             self.path.mkdir(exist_ok=True)
             while waiting:
                 left = [name for name in waiting if not self._done(name, work, bar)]
                 if left == waiting:
-                    time.sleep(_PATIENCE)
+                    time.sleep(_WAIT)
                 waiting = left
 
-    def _done(self, name: str, work: Callable[[Task], Arrays], bar: "_Bar") -> bool:
-        """Whether a cell is finished, after an attempt to compute it if nobody else does."""
+    def _done(self, name: str, work: Callable[[Task], Arrays], bar: CellsBar) -> bool:
+        """Whether a cell is finished, after computing it unless another process does."""
         if self._read(name) is None:
-            with self._claimed(name) as mine:
+            with self._locked(name) as mine:
                 if not mine:
                     return False
-                # It may have been finished, and its claim given up, since it was looked for.
-                if self._read(name, complain=bar.say) is None:
+                # Another process may have finished it between the read and the lock.
+                if self._read(name, warn=True) is None:
                     self._compute(name, work, bar)
         bar.finish(name)
         return True
 
-    def _compute(self, name: str, work: Callable[[Task], Arrays], bar: "_Bar") -> None:
+    def _compute(self, name: str, work: Callable[[Task], Arrays], bar: CellsBar) -> None:
         checkpoint = self.path / f"{name}.ckpt"
         for leftover in self.path.glob(f"{name}.c*.tmp"):  # of a process that was killed
             leftover.unlink(missing_ok=True)
@@ -109,7 +108,7 @@ class Cells:
             try:
                 read_archive(checkpoint, "entropix checkpoint")
             except ValueError:
-                bar.say(f"{checkpoint} is damaged: training begins again")
+                message(f"{checkpoint} is damaged: training starts again")
                 checkpoint.unlink()
         bar.start(name)
         arrays = work(Task(name, checkpoint, lambda steps: bar.advance(name, steps)))
@@ -122,8 +121,8 @@ class Cells:
     def _file(self, name: str) -> Path:
         return self.path / f"{name}.cell"
 
-    def _read(self, name: str, complain: Callable[[str], None] | None = None) -> Arrays | None:
-        """A result, or None if it is not there or no good."""
+    def _read(self, name: str, *, warn: bool = False) -> Arrays | None:
+        """A result, or None if it is missing or damaged."""
         if name in self._known:
             return self._known[name]
         try:
@@ -133,8 +132,8 @@ class Cells:
         except ValueError:
             header, arrays = {}, {}
         if header.get("cell") != name or header.get("configuration") != self._digest:
-            if complain is not None:
-                complain(
+            if warn:
+                message(
                     f"{self._file(name)} is damaged or of another run: it is computed again, "
                     "the other cells are kept"
                 )
@@ -143,15 +142,12 @@ class Cells:
         return arrays
 
     @contextlib.contextmanager
-    def _claimed(self, name: str) -> Iterator[bool]:
-        """Whether the cell belongs to this process for the length of the block."""
-        from filelock import FileLock, Timeout
+    def _locked(self, name: str) -> Iterator[bool]:
+        """Whether this process holds the lock of the cell for the length of the block."""
+        from filelock import Timeout
 
-        if not self.path.is_dir():  # FileLock would make it
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
-        lock = FileLock(self.path / f"{name}.lock")
         try:
-            lock.acquire(blocking=False)
+            lock = acquire(self.path / f"{name}.lock", blocking=False)
         except Timeout:
             yield False
             return
@@ -160,71 +156,13 @@ class Cells:
         finally:
             lock.release()
 
-    @contextlib.contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, NotImplementedError) as error:
-            kept = sum(self._file(name).is_file() for name in self.sizes)
-            raise FolderError(
-                f"the output folder {str(self.path.parent)!r} must be one that can be written to: "
-                f"{reason(error)}; {kept} of {len(self.sizes)} cells are kept, and `--resume` "
-                "computes the others."
-            ) from error
-
-
-class _Bar:
-    """Progress in the units of the cells' sizes, which tell how much time is left."""
-
-    def __init__(self, sizes: dict[str, int], show: bool):
-        from tqdm import tqdm
-
-        self._sizes, self._ended, self._taken = sizes, 0, dict.fromkeys(sizes, 0)
-        self._tqdm = tqdm
-        self._bar = tqdm(
-            total=sum(sizes.values()), desc=self._title(), unit="step", disable=not show
-        )
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._bar.close()
-
-    def _title(self) -> str:
-        return f"{self._ended} of {len(self._sizes)} cells"
-
-    def say(self, text: str) -> None:
-        """One line on stderr."""
-        self._tqdm.write(f"entropix: {text}", file=sys.stderr)
-
-    def start(self, name: str) -> None:
-        self._bar.set_postfix_str(name)
-
-    def advance(self, name: str, steps: int) -> None:
-        """So many steps of a cell have been taken in all."""
-        ahead = min(steps, self._sizes[name]) - self._taken[name]
-        self._taken[name] += ahead
-        self._bar.update(ahead)
-
-    def finish(self, name: str) -> None:
-        """A cell is finished."""
-        if self._taken[name] == 0 and not self._bar.disable:
-            # Earlier, or by another process: it tells nothing of the pace of this one.
-            self._bar.initial += self._sizes[name]
-            self._bar.n += self._sizes[name]
-        else:
-            self.advance(name, self._sizes[name])
-        self._ended += 1
-        self._bar.set_description(self._title())
-
 
 def stacked(names: Sequence[str], found: dict[str, Arrays]) -> Arrays:
-    """The results of cells along a first axis; those that are missing are NaN.
+    """The results of cells along a first axis; missing ones are NaN.
 
     Args:
         names: of the cells.
-        found: the results there are, at least one; all hold arrays of the same names and shapes.
+        found: the results, at least one; all hold arrays of the same names and shapes.
     """
     example = next(iter(found.values()))
     blank = {key: np.full_like(value, np.nan, dtype=float) for key, value in example.items()}

@@ -1,31 +1,48 @@
-"""Comparing two data sets: one network for both, KL in both directions, and W2."""
+"""`information`: KL between two data sets in both directions, from one network, and W2."""
 
+import dataclasses
 import json
 import os
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import numpy as np
 
+from entropix._core.arrays import Key
+from entropix._core.checks import positive_integer
 from entropix.datasets import Dataset
-from entropix.studies.axis import Cutoff, default_cutoff, report_times
-from entropix.studies.curves import plot_divergence, plot_loss
-from entropix.studies.description import coordinates_text, cutoff_text, data_text
-from entropix.studies.files import DIVERGENCE, LOSS
-from entropix.studies.options import InformationOptions
-from entropix.studies.outputs import models, write_outputs
-from entropix.studies.pair_estimates import (
+from entropix.interfaces import AbstractGaussianProcess
+from entropix.models import EntropyMatching
+from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff, report_times
+from entropix.studies.data import PreparedData, coordinates_text, data_text, pooled, prepare_pair
+from entropix.studies.divergence import (
     DIRECTIONS,
-    STAGES,
+    SIDES,
     PairSubject,
     measure_distance,
+    measure_divergence,
     measure_pair_truth,
 )
-from entropix.studies.pair_plan import InformationPlan, prepare_information
-from entropix.studies.pair_record import PAIR_SCHEMA, pair_rows
-from entropix.studies.report import compose, spread_text, text_table
-from entropix.studies.stages import Found, announce, for_each_seed, record_of, with_cutoff
+from entropix.studies.figures import plot_divergence, plot_loss
+from entropix.studies.options import InformationOptions, TrainingOptions
+from entropix.studies.record import TRAINING, Schema
+from entropix.studies.report import Report, results_tables, spread_note
+from entropix.studies.study import (
+    AbstractTrainedStudy,
+    Figures,
+    Found,
+    Workspace,
+    for_each_seed,
+)
+from entropix.studies.training import (
+    checked_training,
+    make_process,
+    mlp_model,
+    process_parameters,
+    process_text,
+    training_text,
+)
 from entropix.training import EnsembleFit
 
 
@@ -34,10 +51,30 @@ if TYPE_CHECKING:
 
 # What is estimated of the data alone draws other numbers than any seed does.
 _TRUTH = 0x7A18
-_FIGURES = (
-    (DIVERGENCE, "Rate of KL against log-SNR, in both directions"),
-    (LOSS, "Training loss"),
-)
+
+
+def _direction(name: str, what: str) -> Schema:
+    """The variables of a divergence in one direction."""
+    seed, curve, rate = ("seed",), ("seed", "time"), "nats per unit log-SNR"
+    return {
+        name: (seed, "nats", f"{what}, held-out data, from denoising errors"),
+        f"{name}_score": (seed, "nats", f"{what}, held-out data, from scores"),
+        f"{name}_rate_log_snr": (curve, rate, f"rate of {what}, from denoising errors"),
+        f"{name}_score_rate_log_snr": (curve, rate, f"rate of {what}, from scores"),
+        f"{name}_exact": ((), "nats", f"exact {what}, held-out data"),
+        f"{name}_exact_rate_log_snr": (("time",), rate, f"exact rate of {what}"),
+    }
+
+
+PAIR_SCHEMA: Schema = {
+    **TRAINING,
+    **_direction("kl", "KL(first || second)"),
+    **_direction("kl_reverse", "KL(second || first)"),
+    "wasserstein2": ((), "model units", "W2 between the two sets"),
+    "wasserstein2_null_first": ((), "model units", "W2 between two parts of the first set"),
+    "wasserstein2_null_second": ((), "model units", "W2 between two parts of the second set"),
+    "wasserstein2_count": ((), "1", "samples on each side of every W2"),
+}
 
 
 def information(
@@ -45,142 +82,206 @@ def information(
     second: str | os.PathLike[str] | Dataset,
     options: InformationOptions = InformationOptions(),
 ) -> "xarray.Dataset":
-    """Train one model of two data sets and measure what separates them.
+    """Train one model of two data sets and measure the KL divergences and W2 between them.
 
     Args:
-        first: what `entropix.datasets.load` takes, or a data set.
+        first: a data set, or what `entropix.datasets.load` takes.
         second: the same, in the same coordinates.
         options: see `InformationOptions`.
 
     Returns:
-        The record, which has also been written, with report, plots and models, to the output
-        folder. `entropix.studies.pair_record.PAIR_SCHEMA` says what is in it.
+        The record, which is also written to the output folder, with report, figures and models. Its
+        variables are listed in `entropix.studies.PAIR_SCHEMA`.
 
     Raises:
         ValueError: in one line, before anything is trained or written, for whatever is wrong with
             the request.
-        FolderError: if the folder cannot be written to any more; `resume` takes the run up.
+        FolderError: if the output folder cannot be written to any more; `resume` continues the run.
     """
-    return run_information(prepare_information(first, second, options))
+    return prepare_information(first, second, options).run()
 
 
-def run_information(plan: InformationPlan) -> "xarray.Dataset":
-    """Run a prepared comparison; what `information` does after its checks."""
-    with plan.run.folder.at_work():
-        return _run(plan)
+def prepare_information(
+    first: str | os.PathLike[str] | Dataset,
+    second: str | os.PathLike[str] | Dataset,
+    options: InformationOptions = InformationOptions(),
+    *,
+    command: Sequence[str] = (),
+) -> "InformationStudy":
+    """Check the request and claim the output folder: the study of `information`, ready to run.
 
-
-def _run(plan: InformationPlan) -> "xarray.Dataset":
-    run = plan.run
-    announce(run, _describe(plan, plan.cutoff))
-    (points, sides), (held_out, held_out_sides) = plan.both("augmented"), plan.both("held_out")
-    fits = run.train(plan.make_model(), points, held_out, sides, held_out_sides)
-    (found, times), cutoff = with_cutoff(
-        lambda cutoff: _estimate(plan, fits, cutoff),
-        plan.cutoff,
-        lambda: default_cutoff(plan.pair[1], "chosen, because KL does not converge without"),
+    Args and errors are those of `information`; `command` is the command line, if the request came
+    from one. Nothing is left behind if the request is refused.
+    """
+    positive_integer(options.estimation.evaluations, "evaluations", 256)
+    positive_integer(options.estimation.samples, "samples", 2)
+    process = make_process(options.process)
+    pair = prepare_pair(first, second, options.data)
+    # A divergence may be finite where the entropies are not: the process needs no cut-off.
+    cutoff = choose_cutoff(options.estimation.cutoff, process, pair[1], of_entropy=False)
+    settings = checked_training(options.training, sum(data.num_train for data in pair))
+    workspace = Workspace.claim(
+        options.output,
+        name="-".join(data.dataset.name for data in pair),
+        configuration={
+            "process": options.process.process,
+            **process_parameters(options.process),
+            **dataclasses.asdict(settings),
+            **dataclasses.asdict(options.data),
+            "data_fingerprint": [data.fingerprint for data in pair],
+        },
+        command=command,
     )
-    attributes = _describe(plan, cutoff)
-    if cutoff is not plan.cutoff:
-        run.say(f"  {'cutoff':<12} {attributes['cutoff_text']}")
-    record = record_of(run, fits, found, times, attributes, PAIR_SCHEMA)
-    rows = pair_rows(*plan.names)
-    plots = {
-        DIVERGENCE: partial(plot_divergence, record),
-        LOSS: partial(plot_loss, record),
-    }
-    write_outputs(run, record, plots, partial(pair_report, record), models(run, fits))
-    run.say(f"\n{text_table(record, rows)}\n")
-    for note in _warnings(record):
-        run.say(f"  {note}\n")
-    run.say(f"  written to {run.folder.path}{os.sep}")
-    return record
+    return InformationStudy(workspace, options, settings, pair, process, cutoff)
 
 
-def _estimate(plan: InformationPlan, fits: EnsembleFit, cutoff: Cutoff) -> tuple[Found, np.ndarray]:
-    """All numbers, and the times of the curves among them."""
-    times = report_times(plan.run.process, plan.pair[1], cutoff)
+@dataclasses.dataclass(frozen=True, eq=False)
+class InformationStudy(AbstractTrainedStudy):
+    """A comparison of two data sets that is ready to run.
 
-    def subject(index: int, key: jax.Array) -> PairSubject:
-        return PairSubject(
-            fits.member(index), plan.pair, plan.options.estimation, times, cutoff.value, key
-        )
+    Attributes:
+        workspace: the claimed output folder.
+        options: as requested.
+        settings: of the training, with the batch size filled in.
+        pair: the two data sets, in the coordinates of the model.
+        process: the forward process.
+        cutoff: of the divergences.
+    """
 
-    first = jax.random.key(plan.options.data.data_seed)
-    any_seed = subject(0, jax.random.fold_in(first, _TRUTH))
-    found = measure_distance(any_seed) | measure_pair_truth(any_seed)
-    return found | for_each_seed(plan.run, STAGES, subject), times
+    schema: ClassVar[Schema] = PAIR_SCHEMA
+    workspace: Workspace
+    options: InformationOptions
+    settings: TrainingOptions
+    pair: tuple[PreparedData, PreparedData]
+    process: AbstractGaussianProcess
+    cutoff: Cutoff
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Of the two sets; if they are the same, the second is marked."""
+        first, second = (data.dataset.name for data in self.pair)
+        return first, second if second != first else f"{second}'"
+
+    def make_model(self) -> Callable[[Key], EntropyMatching]:
+        """The function from a key to an untrained model of both sets."""
+        points = pooled(list(self.pair))
+        return mlp_model(points, self.process, self.settings.widths, condition_dim=1)
+
+    def attributes(self) -> dict[str, Any]:
+        first, second = self.pair
+        return {
+            "title": f"entropix information: {' and '.join(self.names)}",
+            "first": self.names[0],
+            "second": self.names[1],
+            "first_text": data_text(first),
+            "second_text": data_text(second),
+            "num_train": [data.num_train for data in self.pair],
+            "num_held_out": [len(data.held_out) for data in self.pair],
+            "standardisation": first.standardisation.name,
+            "coordinates_text": f"{coordinates_text(first)}, by the moments of the two sets "
+            "together, with equal weights",
+            **self.cutoff.attributes(),
+            "process": self.options.process.process,
+            "process_text": process_text(self.options.process),
+            "training_text": training_text(self.settings, self.process),
+            "precision": str(first.train.dtype),
+        }
+
+    def examples(self) -> dict[str, Any]:
+        def sides(parts: tuple[np.ndarray, ...]) -> np.ndarray:
+            ones = (np.ones((len(part), 1), part.dtype) for part in parts)
+            return np.concatenate([s * one for s, one in zip(SIDES, ones, strict=True)])
+
+        augmented, held_out = zip(*((d.augmented, d.held_out) for d in self.pair), strict=True)
+        return {
+            "data": np.concatenate(augmented),
+            "condition": sides(augmented),
+            "holdout": np.concatenate(held_out),
+            "holdout_condition": sides(held_out),
+        }
+
+    def times(self, cutoff: Cutoff) -> np.ndarray:
+        return report_times(self.process, self.pair[1], cutoff)
+
+    def fallback(self) -> Cutoff:
+        return default_cutoff(self.pair[1], "chosen, because KL is infinite without one")
+
+    def estimate(
+        self, fits: EnsembleFit, times: np.ndarray, cutoff: float | None, show: bool
+    ) -> Found:
+        def subject(index: int) -> PairSubject:
+            effort = self.options.estimation
+            return PairSubject(fits.member(index), self.pair, effort, times, cutoff)
+
+        key = jax.random.fold_in(jax.random.key(self.options.data.data_seed), _TRUTH)
+        found = measure_distance(subject(0)) | measure_pair_truth(subject(0), key)
+        stages = {"divergence": measure_divergence}
+        return found | for_each_seed(self.training, stages, subject, show=show)
+
+    def figures(self) -> Figures:
+        return {
+            "divergence.png": ("Rate of KL against log-SNR, in both directions", plot_divergence),
+            "loss.png": ("Training loss", plot_loss),
+        }
+
+    def report(self, record: "xarray.Dataset") -> Report:
+        return information_report(record)
 
 
-def _describe(plan: InformationPlan, cutoff: Cutoff) -> dict[str, Any]:
-    """Everything about a comparison that is no array."""
-    first, second = plan.pair
-    mean = "the two sets together, each with half of the weight"
-    return {
-        "title": f"entropix information: {' and '.join(plan.names)}",
-        "first": plan.names[0],
-        "second": plan.names[1],
-        "first_text": data_text(first),
-        "second_text": data_text(second),
-        "num_train": [len(data.train) for data in plan.pair],
-        "num_held_out": [len(data.held_out) for data in plan.pair],
-        "standardisation": first.standardisation.name,
-        "coordinates_text": f"{coordinates_text(first)}, by the moments of {mean}",
-        "cutoff": 0.0 if cutoff.value is None else cutoff.value,
-        "cutoff_text": cutoff_text(cutoff),
-        **plan.run.attributes(),
-        "precision": str(first.train.dtype),
-    }
-
-
-def pair_report(record: "xarray.Dataset", figures: list[str]) -> str:
-    """The report: what was compared, the numbers, how to read them, and the figures."""
+def information_report(record: "xarray.Dataset") -> Report:
+    """The record of a comparison in words."""
     a = record.attrs
-    trained, held_out = _numbers(a["num_train"]), _numbers(a["num_held_out"])
+    first, second = a["first"], a["second"]
+    trained, held_out = (json.loads(a[name]) for name in ("num_train", "num_held_out"))
     facts = [
-        f"First: {a['first_text']}.",
-        f"Second: {a['second_text']}.",
-        f"Split: {trained[0]} and {trained[1]} samples to train on, {held_out[0]} and "
-        f"{held_out[1]} held out.",
+        f"First: {a['first_text']}",
+        f"Second: {a['second_text']}",
+        f"Split: {trained[0]} and {trained[1]} samples for training, {held_out[0]} and "
+        f"{held_out[1]} held out",
         f"Coordinates of the model: {a['coordinates_text']}. W2 is measured in them; KL is the "
-        "same in all coordinates.",
+        "same in all coordinates",
+        f"Process: {a['process_text']}",
+        f"Cut-off: {a['cutoff_text']}",
+        f"Training: {a['training_text']}",
     ]
-    reading = [
-        f"± is {spread_text(record)}; of W2, that of samples of this size.",
-        "KL from denoising errors is the headline: how much worse the field of the other set "
-        "removes the noise from held-out samples, not clipped. KL from scores is the squared "
-        "difference of the two fields, never negative. Where they differ by more than their "
-        "errors, the network has not learnt one of the fields where the samples lie.",
-        f"W2 compares {int(record['wasserstein2_count'])} samples on each side. It is biased "
-        "upwards by sampling: W2 of two parts of one set, as large, is what equal sets would have.",
-        *_warnings(record),
-    ]
-    names = (a["first"], a["second"])
-    per_seed = {
-        name: f"KL({one} || {other})"
-        for name, (one, other) in zip(DIRECTIONS, (names, names[::-1]), strict=True)
+    texts = {"kl": f"KL({first} || {second})", "kl_reverse": f"KL({second} || {first})"}
+    labels = {}
+    for name, text in texts.items():
+        labels[name] = f"{text}, from denoising errors"
+        labels[f"{name}_score"] = f"{text}, from scores"
+        labels[f"{name}_exact"] = f"exact {text}, same samples"
+    labels |= {
+        "wasserstein2": f"W2, {first} to {second}",
+        "wasserstein2_null_first": f"W2, {first} to itself",
+        "wasserstein2_null_second": f"W2, {second} to itself",
     }
-    title = f"information: {' and '.join(names)}"
-    return compose(record, title, facts, pair_rows(*names), reading, per_seed, _FIGURES, figures)
+    notes = [
+        f"{spread_note(record)}; for W2, that of samples of this number",
+        "The main result is KL from denoising errors: the error with the field of the other set "
+        "minus that with the own field, on held-out samples, not clipped. KL from scores is the "
+        "squared difference of the two fields, which is never negative. Where they differ by more "
+        "than their errors, the network has not learnt one of the fields where the samples lie",
+        f"W2 compares {int(record['wasserstein2_count'])} samples on each side and is biased "
+        "upwards. Compare it with W2 between two parts of one set, of the same number",
+    ]
+    title = f"information: {first} and {second}"
+    return Report(
+        record, title, facts, results_tables(record, labels, texts), _warnings(record), notes
+    )
 
 
 def _warnings(record: "xarray.Dataset") -> list[str]:
-    """What must not be overlooked."""
-    names = (record.attrs["first"], record.attrs["second"])
-    counts = _numbers(record.attrs["num_train"])
-    notes = []
-    for name, other, count in zip(DIRECTIONS, names[::-1], counts[::-1], strict=True):
+    """A sentence for each divergence that is larger than the samples can confirm."""
+    counts = json.loads(record.attrs["num_train"])
+    others = zip((record.attrs["second"], record.attrs["first"]), counts[::-1], strict=True)
+    warnings = []
+    for name, (other, count) in zip(DIRECTIONS, others, strict=True):
         value = float(record[f"{name}_score"].mean())
         if value > np.log(count):
-            notes.append(
-                f"The sets barely overlap: {count} samples of {other} cannot bear out a KL above "
-                f"ln {count} = {np.log(count):.1f} nats (McAllester and Stratos, 1811.04251). Its "
-                f"field where it has no samples is the network's extrapolation, and "
-                f"{value:.3g} nats say no more than that KL is large."
+            warnings.append(
+                f"The sets barely overlap: {count} samples of {other} cannot confirm a KL above "
+                f"ln {count} = {np.log(count):.1f} nats (McAllester and Stratos, 1811.04251). "
+                "Where there are no samples, the field is an extrapolation of the network, and "
+                f"{value:.3g} nats only mean that KL is large"
             )
-    return notes
-
-
-def _numbers(text: str) -> list[int]:
-    """What a record, which holds no lists, was given as a list."""
-    return json.loads(text)
+    return warnings

@@ -1,70 +1,83 @@
-r"""From a source to what a study trains and measures on: read, dequantised, split, standardised.
+r"""The data of a study: read, dequantised, split, projected, standardised.
 
-Everything here happens before training, and everything that can be wrong with the data is said
-here. Random choices (drawing a synthetic set, the noise of dequantisation, the split) follow
-`data_seed` alone, so that all seeds of training see the same data.
+All of this happens before training, and everything that can be wrong with the data is reported
+here. Random choices (drawing a synthetic set, noise of dequantisation, split) follow `data_seed`
+alone, so that all seeds of training see the same data.
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 
 import jax
 import numpy as np
 
+from entropix._core.arrays import Key
 from entropix._core.checks import choice
-from entropix.datasets import Dataset, Standardisation
-from entropix.distributions import Gaussian, GaussianMixture
+from entropix.datasets import Dataset, Projection, Standardisation, load
+from entropix.distributions import Gaussian, GaussianMixture, dequantise
 from entropix.interfaces import AbstractDistribution
-from entropix.studies.labels import Condition
+from entropix.studies.labels import Condition, make_condition
 from entropix.studies.options import ConditionOptions, DataOptions
-from entropix.studies.parts import Parts, read_parts
-from entropix.studies.projection import Projection
+from entropix.studies.training import check_seed
+
+
+# A network that sees a single noise draw of a small set memorises that draw. More draws cost only
+# memory, which is bounded.
+_MAX_DRAWS, _MAX_NUMBERS = 32, 2**22
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PreparedData:
-    """Data in the coordinates of the model, and the way back.
+    """Data in the coordinates of the model, and the map back.
 
     Attributes:
         dataset: as it was read, in the units of its source; or its principal components.
-        train: shape (N, D), standardised.
-        augmented: what networks are trained on: `train`, or where noise was added to it, several
-            noise draws of every sample, shape (copies * N, D), `train` first.
+        original: as it was read.
+        augmented: what networks are trained on, shape (copies * N, D): where noise is added,
+            several noise draws of every sample, all samples once before any of them again.
+        num_train: N, the number of training samples.
         held_out: shape (M, D), standardised with the moments of `train`.
-        standardisation: the affine map between the two.
-        dequantised: whether uniform noise of one level was added.
-        distribution: the exact distribution in the coordinates of the model, or None if unknown.
-        fingerprint: a hash of `train` and `held_out` and of their conditions, by which a resumed
-            run knows its data.
+        dequantised: whether uniform noise, one grey level wide, was added.
         condition: of the whole data set, or None.
-        order: which samples of the data set are held out, shape (M,), and which are not.
-        original: the data set as it was read.
-        projection: from the original to its principal components, or None.
+        order: indices of the held-out samples in the data set, shape (M,), and of the others, (N,).
+        distribution: the exact distribution in the coordinates of the model, or None if unknown.
+        standardisation: the affine map from `dataset` to the coordinates of the model.
+        projection: from `original` to principal components, or None.
     """
 
     dataset: Dataset
-    train: np.ndarray
+    original: Dataset
     augmented: np.ndarray
+    num_train: int
     held_out: np.ndarray
-    standardisation: Standardisation
     dequantised: bool
-    distribution: AbstractDistribution | None
-    fingerprint: str
     condition: Condition | None
     order: tuple[np.ndarray, np.ndarray]
-    original: Dataset
-    projection: Projection | None
+    distribution: AbstractDistribution | None
+    standardisation: Standardisation
+    projection: Projection | None = None
+
+    @property
+    def train(self) -> np.ndarray:
+        """The training samples, in their first noise draw, shape (N, D)."""
+        return self.augmented[: self.num_train]
 
     @property
     def dim(self) -> int:
         """D."""
-        return self.train.shape[1]
+        return self.augmented.shape[1]
 
     @property
     def log_det(self) -> float:
-        """What is added to a log density in the model's coordinates to have it in the data's."""
+        """Added to a log density in the coordinates of the model, it gives that of the data."""
         return float(self.standardisation.log_det)
+
+    @property
+    def noise_draws(self) -> int:
+        """Number of noise draws of every sample."""
+        return len(self.augmented) // self.num_train
 
     @property
     def condition_held_out(self) -> np.ndarray | None:
@@ -78,10 +91,47 @@ class PreparedData:
             return None
         return np.tile(self.condition.values[self.order[1]], (self.noise_draws, 1))
 
-    @property
-    def noise_draws(self) -> int:
-        """How many noise draws of every sample the networks see."""
-        return len(self.augmented) // len(self.train)
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of samples and conditions, by which a resumed run recognises its data."""
+        digest = hashlib.sha256()
+        condition = self.condition
+        conditions = () if condition is None else tuple(condition.values[i] for i in self.order)
+        for part in (self.augmented, self.held_out, *conditions):
+            digest.update(repr((part.shape, str(part.dtype))).encode() + part.tobytes())
+        return digest.hexdigest()[:16]
+
+    def projected(self, projection: Projection) -> "PreparedData":
+        """The same in principal components."""
+        whole = np.concatenate([self.train, self.held_out])
+        dataset = Dataset(
+            projection.forward(whole),
+            name=self.dataset.name,
+            kind="points",
+            columns=tuple(f"PC{i + 1}" for i in range(len(projection.axes))),
+            source=self.dataset.source,
+        )
+        return dataclasses.replace(
+            self,
+            dataset=dataset,
+            augmented=projection.forward(self.augmented),
+            held_out=projection.forward(self.held_out),
+            distribution=None,
+            projection=projection,
+        )
+
+    def standardised(self, standardisation: Standardisation) -> "PreparedData":
+        """The same in standardised coordinates."""
+        augmented, held_out = (
+            np.asarray(standardisation.forward(p)) for p in (self.augmented, self.held_out)
+        )
+        return dataclasses.replace(
+            self,
+            augmented=augmented,
+            held_out=held_out,
+            distribution=_transformed(self.distribution, standardisation),
+            standardisation=standardisation,
+        )
 
 
 def prepare_data(
@@ -92,17 +142,14 @@ def prepare_data(
     """Read, dequantise, split and standardise.
 
     Args:
-        source: what `entropix.datasets.load` takes, or a data set.
+        source: a data set, or what `entropix.datasets.load` takes.
         options: see `DataOptions`.
-        condition: see `ConditionOptions`; of a data set, the labels are its own.
+        condition: see `ConditionOptions`; a data set has labels of its own.
 
     Raises:
         ValueError: in one line, for anything wrong with the source, its data or an option.
     """
-    parts = read_parts(source, options, condition, _key(options))
-    (parts,) = _projected([parts], options.components)
-    standardisation = _standardisation([parts], parts.train, options.standardise)
-    return _in_coordinates(parts, standardisation)
+    return _in_coordinates([_read(source, options, condition, _key(options))], options)[0]
 
 
 def prepare_pair(
@@ -110,13 +157,11 @@ def prepare_pair(
     second: str | os.PathLike[str] | Dataset,
     options: DataOptions,
 ) -> tuple[PreparedData, PreparedData]:
-    """Two data sets in the same coordinates.
-
-    Their standardisation is that of both together, each with half of the weight.
+    """Two data sets in the same coordinates, in which both have the same weight.
 
     Args:
-        first: what `entropix.datasets.load` takes, or a data set.
-        second: the same; what is random about it is independent of the first.
+        first: a data set, or what `entropix.datasets.load` takes.
+        second: the same; its random choices are independent of those of the first.
         options: see `DataOptions`; they hold for both.
 
     Raises:
@@ -124,10 +169,10 @@ def prepare_pair(
     """
     key = _key(options)
     pair = [
-        read_parts(source, options, ConditionOptions(), jax.random.fold_in(key, i) if i else key)
+        _read(source, options, ConditionOptions(), jax.random.fold_in(key, i) if i else key)
         for i, source in enumerate((first, second))
     ]
-    one, other = (parts.dataset for parts in pair)
+    one, other = (data.dataset for data in pair)
     for name in ("shape", "columns", "levels"):
         here, there = getattr(one, name), getattr(other, name)
         if here != there:
@@ -135,69 +180,100 @@ def prepare_pair(
                 f"the two data sets must have the same {name}, got {here} for {one.name!r} and "
                 f"{there} for {other.name!r}."
             )
-    pair = _projected(pair, options.components)
-    standardisation = _standardisation(pair, _pooled(pair), options.standardise)
-    return _in_coordinates(pair[0], standardisation), _in_coordinates(pair[1], standardisation)
+    here, there = _in_coordinates(pair, options)
+    return here, there
 
 
-def _pooled(sets: list[Parts]) -> np.ndarray:
-    """What there is to train on, as many of each."""
-    count = min(parts.count for parts in sets)
-    return np.concatenate([parts.train[:count] for parts in sets])
+def pooled(sets: list[PreparedData]) -> np.ndarray:
+    """Training samples of all sets, the same number of each."""
+    count = min(data.num_train for data in sets)
+    return np.concatenate([data.train[:count] for data in sets])
 
 
-def _projected(sets: list[Parts], components: int | None) -> list[Parts]:
-    """The principal components of all sets together, if they are asked for."""
-    if components is None:
-        return sets
-    projection = Projection.fit(_pooled(sets), components)
-    return [parts.projected(projection) for parts in sets]
-
-
-def _key(options: DataOptions) -> jax.Array:
+def _key(options: DataOptions) -> Key:
     return jax.random.key(check_seed(options.data_seed, "data_seed"))
 
 
-def _in_coordinates(parts: Parts, standardisation: Standardisation) -> PreparedData:
-    augmented, held_out = (
-        np.asarray(standardisation.forward(p)) for p in (parts.augmented, parts.held_out)
-    )
-    condition = parts.condition
-    digest = hashlib.sha256()
-    conditions = () if condition is None else tuple(condition.values[i] for i in parts.order)
-    for part in (augmented, held_out, *conditions):
-        digest.update(repr((part.shape, str(part.dtype))).encode() + part.tobytes())
+def _read(
+    source: str | os.PathLike[str] | Dataset,
+    options: DataOptions,
+    condition: ConditionOptions,
+    key: Key,
+) -> PreparedData:
+    """Read, label, split and dequantise, in the units of the data."""
+    draw_key, noise_key, split_key = jax.random.split(key, 3)
+    if isinstance(source, Dataset):
+        dataset = source
+    else:
+        dataset = load(
+            source,
+            num_samples=options.num_samples,
+            key=draw_key,
+            array=options.array,
+            kind=None if options.kind == "auto" else options.kind,
+            labels=condition.condition,
+            split=options.split,
+            levels=options.levels,
+            channels=options.channels,
+            keep_na=condition.keep_na,
+        )
+    labels = make_condition(dataset.labels, condition, options.data_seed)
+    dequantised = options.dequantise and dataset.levels is not None
+    order = _split(len(dataset.points), options.held_out, split_key)
+    held_out, train = (dataset.points[index] for index in order)
+    augmented = train
+    if dequantised:
+        held_key, train_key = jax.random.split(noise_key)
+        held_out = np.asarray(dequantise(held_out, key=held_key))
+        augmented = np.concatenate(
+            [
+                np.asarray(dequantise(train, key=jax.random.fold_in(train_key, i)))
+                for i in range(max(1, min(_MAX_DRAWS, _MAX_NUMBERS // train.size)))
+            ]
+        )
     return PreparedData(
-        dataset=parts.dataset,
-        train=augmented[: parts.count],
+        dataset=dataset,
+        original=dataset,
         augmented=augmented,
+        num_train=len(train),
         held_out=held_out,
-        standardisation=standardisation,
-        dequantised=parts.dequantised,
-        distribution=_transformed(parts.dataset.distribution, standardisation),
-        fingerprint=digest.hexdigest()[:16],
-        condition=condition,
-        order=parts.order,
-        original=parts.original or parts.dataset,
-        projection=parts.projection,
+        dequantised=dequantised,
+        condition=labels,
+        order=order,
+        distribution=dataset.distribution,
+        standardisation=Standardisation.identity(train.shape[1]),
     )
 
 
-def check_seed(seed: int, name: str) -> int:
-    """A seed that makes a key of its own."""
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"`{name}` must be an integer from 0 to 2^32 - 1, got {seed}.")
-    return seed
+def _split(count: int, fraction: float, key: Key) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the held-out samples, and of the others."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"`held_out` must be a fraction between 0 and 1, got {fraction}.")
+    kept = max(round(fraction * count), 2)
+    if count - kept < 2:
+        raise ValueError(
+            f"`held_out` must leave at least two samples on each side, got {fraction} of {count}."
+        )
+    order = np.asarray(jax.random.permutation(key, count))
+    return order[:kept], order[kept:]
 
 
-def _standardisation(pair: list[Parts], train: np.ndarray, mode: str) -> Standardisation:
-    """The change of units asked for, by the moments of `train`."""
-    datasets = [parts.dataset for parts in pair]
+def _in_coordinates(sets: list[PreparedData], options: DataOptions) -> list[PreparedData]:
+    """The sets in coordinates chosen from the training samples of all of them."""
+    if options.components is not None:
+        projection = Projection.fit(pooled(sets), options.components)
+        sets = [data.projected(projection) for data in sets]
+    standardisation = _standardisation(sets, options.standardise)
+    return [data.standardised(standardisation) for data in sets]
+
+
+def _standardisation(sets: list[PreparedData], mode: str) -> Standardisation:
     choice(mode, "standardise", ("auto", "none", "feature", "global"))
     if mode == "auto":
-        # Where the truth is known, its units are meant, and published values speak of them.
-        mode = "feature" if all(d.kind == "table" for d in datasets) else "global"
-        mode = "none" if all(d.distribution is not None for d in datasets) else mode
+        # Where the true density is known, published values are in its units.
+        mode = "feature" if all(data.dataset.kind == "table" for data in sets) else "global"
+        mode = "none" if all(data.distribution is not None for data in sets) else mode
+    train = pooled(sets)
     if mode == "none":
         return Standardisation.identity(train.shape[1])
     if mode == "feature":
@@ -222,3 +298,55 @@ def _transformed(
             distribution.covariance / (std[:, None] * std[None, :]),
         )
     return None
+
+
+# ------------------------------------------------------------------ in words
+
+
+def data_attributes(data: PreparedData) -> dict[str, object]:
+    """What a record says of its data."""
+    return {
+        "name": data.dataset.name,
+        "data_text": data_text(data),
+        "source": data.dataset.source,
+        "shape": list(data.dataset.shape or ()),
+        "num_train": data.num_train,
+        "num_held_out": len(data.held_out),
+        "standardisation": data.standardisation.name,
+        "standardisation_log_det": data.log_det,
+        "coordinates_text": coordinates_text(data),
+        "dequantised": data.dequantised,
+        "components": 0 if data.projection is None else data.dim,
+        "explained_variance": 1.0 if data.projection is None else data.projection.explained,
+        "precision": str(data.train.dtype),
+    }
+
+
+def data_text(data: PreparedData) -> str:
+    """The data in words."""
+    dataset = data.original
+    shape = " x ".join(str(size) for size in dataset.shape or ())
+    what = {"image": "images of", "table": "rows of", "points": "points of dimension"}[dataset.kind]
+    text = f"{dataset.name}, {dataset.num_samples} {what} {shape}"
+    if dataset.kind == "table":
+        text += " columns"
+    if dataset.levels is not None:
+        noise = ", with uniform noise of one level" if data.dequantised else ", without added noise"
+        text += f", {dataset.levels} integer levels{noise}"
+    if data.distribution is not None:
+        text += ", drawn from a known density"
+    if data.projection is not None:
+        share = 100 * data.projection.explained
+        text += f"; their first {data.dim} principal components, {share:.3g}% of the variance"
+    return "; note: ".join([text, *dataset.notes])
+
+
+def coordinates_text(data: PreparedData) -> str:
+    """The coordinates of the model in words."""
+    texts = {
+        "identity": "those of the data",
+        "per-feature": "each feature with mean 0 and standard deviation 1",
+        "global": f"mean 0, all divided by {float(data.standardisation.std[0]):.6g} "
+        "(mean variance 1)",
+    }
+    return texts[data.standardisation.name]

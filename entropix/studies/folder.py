@@ -1,9 +1,9 @@
-"""The output folder: claimed before training, and never left with half a file in it.
+"""The output folder: claimed before training, and never left with an incomplete file.
 
-One process works in a folder at a time, or several of one study that share it. Each of them holds a
-lock of the system on a file of its own, which it loses when it ends, however it ends; whoever comes
-tries the locks of those that came before. A further lock is held only while the folder is claimed
-or files are moved into it, by one process at a time.
+One process at a time works in a folder, or several processes of one study that share it. Each of
+them holds a lock of the operating system on a file of its own, which it loses when it ends, however
+it ends; a new process tries the locks of all earlier ones. One more lock is held only while the
+folder is claimed or files are moved into it.
 """
 
 import contextlib
@@ -17,33 +17,42 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from entropix.studies.files import CONFIGURATION, OF_A_STUDY, PARTS_OF_A_STUDY
 
-
+CONFIGURATION, CHECKPOINT, RETRAINING = "configuration.json", "training.ckpt", "retraining.ckpt"
+CELLS, RECORD, REPORT = "cells", "results.nc", "report.md"
+FIGURES = (
+    *("entropy", "samples", "log_density", "loss", "divergence"),
+    *("schedules", "prices", "steps", "storage", "memorisation", "epochs", "matching"),
+)
+# What a killed run may leave half written, and all files that an earlier run may have written.
+_INCOMPLETE = (f"{CHECKPOINT}.*.tmp", f"{RETRAINING}.*.tmp")
+_OF_A_STUDY = (
+    *(f"{CHECKPOINT}*", f"{RETRAINING}*", f"{CELLS}/*", RECORD, REPORT),
+    *("model-[0-9]*.eqx", "schedule-*.eqx"),
+    *(f"{name}.png" for name in FIGURES),
+)
 _STAGING = ".staging-"
-# Held while the folder is claimed and while files are moved into it.
-_LOCK = ".lock"
-# Held by each process for as long as it works in the folder.
-_AT_WORK = ".at-work-"
-_OURS = (_STAGING, _LOCK, _AT_WORK)
+_LOCK = ".lock"  # held while the folder is claimed and while files are moved into it
+_AT_WORK = ".at-work-"  # held by each process as long as it works in the folder
+_HIDDEN = (_STAGING, _LOCK, _AT_WORK)
 # Seconds after which a lock that is still held belongs to a process at work.
-_PATIENCE = 0.2
+_WAIT = 0.2
 
 
 class FolderError(RuntimeError):
-    """An output folder that can no longer be written to: a full disk, a lost permission."""
+    """The output folder can no longer be written to: a full disk, a lost permission."""
 
 
 class OutputFolder:
-    """Where a study writes.
+    """The folder in which a study writes.
+
+    It is used in this order: `check` (nothing is touched), `claim` (the folder is made), `at_work`
+    around all that takes time, and within it `staged`, by which files get their names only when all
+    of them are complete.
 
     Args:
         path: the folder; it need not exist yet.
-        shared: whether several processes may work in it together, on one configuration.
-
-    The order of events: `check` (nothing is touched), `claim` (the folder is made), `at_work`
-    around all that takes time, and in it `staged`, which lets files appear under their names only
-    when all of them are complete.
+        shared: whether several processes may work in it together, with one configuration.
 
     Raises:
         ValueError: if the path is empty or holds a character that no path can.
@@ -64,14 +73,14 @@ class OutputFolder:
     # ------------------------------------------------------------------ before the work
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
-        """Refuse a folder whose contents the run would destroy or not know; touches nothing.
+        """Refuse a folder with contents that the run would destroy or does not know.
 
         Raises:
-            ValueError: if the path is no folder, or a folder in which another process works, or one
-                with contents and neither `resume` nor `overwrite` was asked for, or both were.
+            ValueError: if the path is not a folder; if another process works in it; if it is not
+                empty and neither `resume` nor `overwrite` is given; or if both are.
         """
         if resume and overwrite:
-            raise ValueError("`overwrite` must be left out together with `resume`, got both.")
+            raise ValueError("`overwrite` must not be given together with `resume`, got both.")
         if not os.path.lexists(self.path):
             return
         if os.path.exists(self.path) and not os.path.isdir(self.path):
@@ -83,11 +92,11 @@ class OutputFolder:
         known = CONFIGURATION in names
         if known and (resume or overwrite):
             return
-        # What another process that is just about to claim it has put there says nothing yet.
-        if any(not name.startswith(_OURS) for name in names):
-            hint = "`--resume` takes up its run, `--overwrite` replaces it"
+        # Another process may be about to claim the folder: its hidden files do not count.
+        if any(not name.startswith(_HIDDEN) for name in names):
+            hint = "`--resume` continues its run, `--overwrite` replaces it"
             if not known:
-                hint = "it holds no earlier run; choose another with `--out`"
+                hint = "it holds no earlier run; choose another folder with `--out`"
             raise ValueError(
                 f"`out` must be a new or empty folder, got {str(self.path)!r}: {hint}."
             )
@@ -95,33 +104,35 @@ class OutputFolder:
     def claim(
         self, configuration: dict[str, Any], *, resume: bool = False, overwrite: bool = False
     ) -> bool:
-        """Make the folder, try that it can be written to, and write the configuration down.
+        """Make the folder, check that it can be written to, and write the configuration.
 
-        Whoever comes first writes it; who comes later with `resume` takes up the run if theirs is
-        the same. The claim lasts until the end of `at_work`.
+        The first process writes it; later ones with `resume` continue the run if theirs is the
+        same. The claim lasts until the end of `at_work`.
 
         Args:
-            configuration: what all runs in the folder must share.
-            resume: whether to take up a run, or join it, if there is one.
-            overwrite: whether to replace one.
+            configuration: shared by all runs in the folder.
+            resume: whether to continue a run, or join it, if there is one.
+            overwrite: whether to replace a run.
 
         Returns:
-            Whether there is a run to take up.
+            Whether there is a run to continue.
 
         Raises:
             ValueError: as `check`; or if the folder cannot be made or written to (nothing is left
-                behind then), or the run to take up was configured differently.
+                behind then); or if the run to continue has another configuration.
         """
         file = self.path / CONFIGURATION
         if resume and os.path.lexists(file):
-            check_same(configuration, file)  # before anything is touched
+            _check_same(configuration, file)  # before anything is touched
         with self._made(), self._locked():
-            self.check(resume=resume, overwrite=overwrite)  # again: nobody else can come now
+            self.check(resume=resume, overwrite=overwrite)  # again, now under the lock
             found = resume and os.path.lexists(file)
             if found:
-                check_same(configuration, file)
+                _check_same(configuration, file)
             self._sweep()
-            self._remove(PARTS_OF_A_STUDY if found else OF_A_STUDY)
+            for pattern in _INCOMPLETE if found else _OF_A_STUDY:
+                for file in self.path.glob(pattern):
+                    file.unlink()
             if found:
                 tempfile.TemporaryFile(dir=self.path).close()
             else:
@@ -135,10 +146,10 @@ class OutputFolder:
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
-        """Keep the claim for the length of the block, and give it up at its end.
+        """Keep the claim during the block, and release it at the end.
 
         Raises:
-            ValueError: if the claim was given up before, and another process has come since.
+            ValueError: if the claim was released before, and another process has the folder now.
         """
         if self._claim is None:
             with self.errors(), self._locked():
@@ -151,37 +162,37 @@ class OutputFolder:
             self._release()
 
     def verify(self) -> None:
-        """See that the folder is still the one that was claimed.
+        """Check that the folder is still the one that was claimed.
 
         Raises:
-            FolderError: if it was removed, or another has taken its place.
+            FolderError: if it was removed or replaced.
         """
         if self._claim is None or not os.path.exists(self._claim[0]):
             raise FolderError(
                 f"the output folder {str(self.path)!r} must stay where it is while a command works "
-                "in it, got one that was removed or replaced: start again with another `--out`."
+                "in it, but it was removed or replaced: start again with another `--out`."
             )
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Say in one line that the folder cannot be written to.
+        """Turn an `OSError` of the block into one line.
 
         Raises:
-            FolderError: in place of an `OSError` of the block.
+            FolderError: in its place.
         """
         try:
             yield
-        except (OSError, NotImplementedError) as error:
+        except OSError as error:
             if self._claim is not None:
                 self.verify()
             raise FolderError(
-                f"the output folder {str(self.path)!r} must be one that can be written to: "
-                f"{reason(error)}; what was there before is kept, and `--resume` goes on from it."
+                f"the output folder {str(self.path)!r} must be writable: {_reason(error)}; what is "
+                "finished is kept, and `--resume` continues from there."
             ) from error
 
     @contextlib.contextmanager
     def staged(self) -> Iterator[Path]:
-        """A folder whose files move into this one, once all of them are on the disk.
+        """A temporary folder whose files move into this one once all of them are on disk.
 
         Raises:
             FolderError: if the files cannot be written; those that were there stay.
@@ -198,25 +209,15 @@ class OutputFolder:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Alone among all processes, for a short time."""
-        lock = self._file_lock(_LOCK)
-        lock.acquire()
+        lock = acquire(self.path / _LOCK)
         try:
             yield
         finally:
             lock.release()
 
-    def _file_lock(self, name: str) -> Any:
-        from filelock import FileLock
-
-        if not os.path.isdir(self.path):  # FileLock would make it
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
-        return FileLock(self.path / name, thread_local=False)
-
     def _take(self) -> None:
-        name = f"{_AT_WORK}{uuid.uuid4().hex}"
-        lock = self._file_lock(name)
-        lock.acquire()
-        self._claim = self.path / name, lock
+        file = self.path / f"{_AT_WORK}{uuid.uuid4().hex}"
+        self._claim = file, acquire(file)
 
     def _release(self) -> None:
         if self._claim is not None:
@@ -227,38 +228,35 @@ class OutputFolder:
                 file.unlink()
 
     def _others_at_work(self) -> bool:
-        """Whether a lock is held that is not of this object."""
+        """Whether another object or process holds a lock."""
         from filelock import Timeout
 
         mine = None if self._claim is None else self._claim[0]
         for file in self.path.glob(f"{_AT_WORK}*"):
             if file == mine:
                 continue
-            lock = self._file_lock(file.name)
             try:
-                # Longer than another newcomer may hold the lock of a process that died.
-                lock.acquire(timeout=_PATIENCE, poll_interval=_PATIENCE / 10)
+                # Longer than any other process holds it only to try it.
+                acquire(file, timeout=_WAIT, poll_interval=_WAIT / 10).release()
             except Timeout:
                 return True
-            except OSError:  # of another user, or removed by now
+            except OSError:  # a file of another user, or removed in the meantime
                 if file.exists():
                     return True
-                continue
-            lock.release()
         return False
 
     def _in_use(self) -> ValueError:
         return ValueError(
-            f"`out` must be a folder that no other process works in, got {str(self.path)!r}: "
-            "choose another with `--out`, or wait until that process has ended."
+            f"`out` must be a folder that no other process uses, got {str(self.path)!r}: choose "
+            "another with `--out`, or wait until that process has ended."
         )
 
     # ------------------------------------------------------------------ files
 
     def _sweep(self) -> None:
-        """Remove what killed processes left aside; to be called under the lock.
+        """Remove temporary files of killed processes; to be called under the lock.
 
-        Files are put aside under the lock alone, so that none of them belongs to a live process.
+        Temporary files are only written under the lock, so none belongs to a live process.
         """
         for leftover in self.path.glob(f"{_STAGING}*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -268,32 +266,26 @@ class OutputFolder:
                 if leftover != mine:
                     leftover.unlink(missing_ok=True)
 
-    def _remove(self, patterns: tuple[str, ...]) -> None:
-        """Remove what an earlier run left, so that nothing of it is taken for part of the new."""
-        for pattern in patterns:
-            for file in self.path.glob(pattern):
-                file.unlink()
-
     @contextlib.contextmanager
     def _refused(self) -> Iterator[None]:
-        """Say in one line that the folder cannot be used, before anything has begun."""
+        """Turn an `OSError` before the work into one line."""
         try:
             yield
-        except (OSError, NotImplementedError) as error:
+        except OSError as error:
             raise ValueError(
                 f"`out` must be a folder that can be written to, got {str(self.path)!r}: "
-                f"{reason(error)}."
+                f"{_reason(error)}."
             ) from error
 
     @contextlib.contextmanager
     def _made(self) -> Iterator[None]:
-        """Make the folder; if the block finds that it cannot be written to, nothing is left."""
+        """Make the folder; if it cannot be written to, nothing of it is left."""
         missing = [p for p in (self.path, *self.path.parents) if not os.path.lexists(p)]
         with self._refused():
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
                 yield
-            except (OSError, NotImplementedError):
+            except OSError:
                 self._release()
                 if self.path in missing:
                     with contextlib.suppress(OSError):
@@ -305,7 +297,7 @@ class OutputFolder:
 
     @contextlib.contextmanager
     def _aside(self) -> Iterator[Path]:
-        """A folder whose files move into this one, each at once, if the block succeeds."""
+        """A temporary folder whose files move into this one if the block succeeds."""
         staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=self.path))
         try:
             yield staging
@@ -313,7 +305,7 @@ class OutputFolder:
             for file in files:
                 if (target := self.path / file.name).is_dir():
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-                # Some file systems notice only now that the disk is full.
+                # Some file systems report a full disk only here.
                 with open(file, "r+b") as opened:
                     os.fsync(opened.fileno())
             for file in files:
@@ -322,40 +314,57 @@ class OutputFolder:
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def reason(error: BaseException) -> str:
-    """What went wrong, in the words of the system."""
-    if isinstance(error, NotImplementedError):
-        return "its file system has no locks (flock)"
+def acquire(file: Path, **how: Any) -> Any:
+    """The lock of the operating system on a file in a folder that exists.
+
+    Args:
+        file: is made if it does not exist.
+        **how: how to wait for the lock, see `filelock`.
+
+    Raises:
+        filelock.Timeout: if another process holds it.
+        OSError: if the folder is missing, or its file system has no locks.
+    """
+    from filelock import FileLock
+
+    if not file.parent.is_dir():  # FileLock would make it
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file.parent))
+    lock = FileLock(file, thread_local=False)
+    try:
+        lock.acquire(**how)
+    except NotImplementedError as error:
+        raise OSError(errno.ENOLCK, "its file system has no locks (flock)") from error
+    return lock
+
+
+def _reason(error: BaseException) -> str:
+    """The cause of an error, in the words of the operating system."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def check_same(configuration: dict[str, Any], file: Path) -> None:
-    """Refuse another configuration than that in a file, naming the first difference.
-
-    Raises:
-        ValueError: if they differ, or the file holds no configuration.
-    """
+def _check_same(configuration: dict[str, Any], file: Path) -> None:
+    """Refuse a configuration that differs from that of a file; the first difference is named."""
     earlier: Any = None
     try:
         if not file.is_file():  # a pipe would be waited for
             raise OSError(errno.EINVAL, "not a file")
         earlier = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        why = reason(error)
+        why = _reason(error)
     else:
         why = "" if isinstance(earlier, dict) else f"it holds {_short(earlier)}"
     if why:
         raise ValueError(
-            f"{str(file)!r} must be the configuration of a run: {why}; `--overwrite` replaces the "
-            "run, or choose another folder with `--out`."
+            f"{str(file)!r} must be the configuration of a run: {why}; replace the run with "
+            "`--overwrite`, or choose another folder with `--out`."
         )
-    # What json makes of tuples is what the file holds.
+    # As in the file: JSON has lists, no tuples.
     now = json.loads(json.dumps(configuration))
     for name in sorted(now.keys() | earlier.keys()):
         if now.get(name) != earlier.get(name):
             raise ValueError(
                 f"`{_short(name, quoted=False)}` must be {_short(earlier.get(name))}, as in the "
-                f"run that `--resume` takes up, got {_short(now.get(name))}."
+                f"run that `--resume` continues, got {_short(now.get(name))}."
             )
 
 

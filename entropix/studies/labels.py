@@ -1,6 +1,6 @@
-r"""From labels to the condition that a network is given, and what they are worth at most.
+r"""From labels to the condition of a network.
 
-Discrete labels become one-hot vectors, continuous ones a number of mean 0 and variance 1. For
+Discrete labels become one-hot vectors, continuous labels a number with mean 0 and variance 1. For
 discrete labels $I(X; label) \le H(label) = -E\log p(label)$.
 """
 
@@ -13,20 +13,20 @@ from entropix._core.checks import choice
 from entropix.studies.options import ConditionOptions
 
 
-# Numbers are taken for names of classes if they take few values, each of them often.
-_MOST_CLASSES, _LEAST_OFTEN = 32, 4
+# Numbers are treated as classes if they take few values, each of them often.
+_MAX_CLASSES, _MIN_COUNT = 32, 4
 _SHUFFLE = 0x5A0F
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Condition:
-    """What belongs to each sample, as a network is given it.
+    """The condition of each sample, as it is given to a network.
 
     Attributes:
         values: shape (N, C), in the order of the data set.
-        entropy: H(label) of discrete labels in nats, and its standard error; None for continuous
-            ones, whose information has no such bound.
-        text: a clause for the report.
+        entropy: H(label) in nats and its standard error; None for continuous labels, whose mutual
+            information has no such bound.
+        text: the labels in words, for a report.
     """
 
     values: np.ndarray
@@ -42,12 +42,12 @@ class Condition:
 def make_condition(
     labels: np.ndarray | None, options: ConditionOptions, data_seed: int
 ) -> Condition | None:
-    """The condition that the options ask for; None if they ask for none.
+    """The condition of the samples, or None without labels.
 
     Args:
         labels: shape (N,), numbers or text, or None.
         options: see `ConditionOptions`.
-        data_seed: seed of the control that shuffles labels.
+        data_seed: seed for shuffling the labels.
 
     Raises:
         ValueError: if labels are missing, all the same or not finite, or an option does not fit.
@@ -86,11 +86,7 @@ def make_condition(
 
 
 def _checked(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct labels, and how often there is each.
-
-    Raises:
-        ValueError: if labels are neither numbers nor text, not finite, or all the same.
-    """
+    """The distinct labels, and the count of each; checks that they are usable."""
     if labels.dtype.kind not in "biufUS":
         raise ValueError(f"`condition` must hold numbers or text, got dtype {labels.dtype}.")
     if labels.dtype.kind == "f":
@@ -109,21 +105,21 @@ def _checked(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _kind(labels: np.ndarray, num_classes: int, asked: str) -> tuple[str, str]:
-    """Discrete or continuous, and the reason."""
+    """Whether labels are discrete or continuous, and the reason."""
     count, text = len(labels), labels.dtype.kind in "US"
     if asked == "continuous" and text:
         raise ValueError(
             "`condition_kind` must be 'discrete' for labels of text, got 'continuous'."
         )
-    few = num_classes <= _MOST_CLASSES and num_classes * _LEAST_OFTEN <= count
+    few = num_classes <= _MAX_CLASSES and num_classes * _MIN_COUNT <= count
     kind = asked if asked != "auto" else "discrete" if text or few else "continuous"
     if kind == "discrete" and 2 * num_classes > count:
         raise ValueError(
-            f"`condition` must have at least two samples to a class on average, got "
+            f"`condition` must have at least two samples per class on average, got "
             f"{num_classes} classes of {count} samples."
         )
     if asked != "auto":
-        return kind, "as asked for"
+        return kind, "as requested"
     if text:
         return kind, "chosen, because they are text"
     return kind, f"chosen, because they take {num_classes} values in {count} samples"

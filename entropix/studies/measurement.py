@@ -1,25 +1,43 @@
-"""Measuring: train, estimate, record, report."""
+"""`measure`: what trained models of one data set store."""
 
+import dataclasses
+import functools
 import os
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import numpy as np
 
+from entropix._core.arrays import Key
+from entropix._core.checks import positive_integer
 from entropix.datasets import Dataset
-from entropix.studies.axis import Cutoff, default_cutoff, report_times
-from entropix.studies.curves import plot_entropy, plot_loss
-from entropix.studies.description import describe
+from entropix.interfaces import AbstractGaussianProcess
+from entropix.models import EntropyMatching, GaussianScaling
+from entropix.networks import ConditionDropout, FourierMLP, LatentCondition
+from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff, report_times
+from entropix.studies.data import PreparedData, data_attributes, prepare_data
 from entropix.studies.estimates import STAGES, Subject, measure_data, measure_truth
-from entropix.studies.files import ENTROPY, LOG_DENSITY, LOSS, SAMPLES
-from entropix.studies.options import MeasureOptions
-from entropix.studies.outputs import models, write_outputs
+from entropix.studies.figures import plot_entropy, plot_loss
+from entropix.studies.options import MeasureOptions, TrainingOptions
 from entropix.studies.pictures import plot_log_density, plot_samples
-from entropix.studies.plan import MeasurePlan, prepare_measure
-from entropix.studies.record import SCHEMA
-from entropix.studies.report import markdown_report, text_table
-from entropix.studies.stages import Found, announce, for_each_seed, record_of, with_cutoff
+from entropix.studies.record import TRAINING, Schema
+from entropix.studies.report import Report, results_tables, spread_note
+from entropix.studies.study import (
+    AbstractTrainedStudy,
+    Figures,
+    Found,
+    Workspace,
+    for_each_seed,
+)
+from entropix.studies.training import (
+    checked_training,
+    make_process,
+    mlp_model,
+    process_parameters,
+    process_text,
+    training_text,
+)
 from entropix.training import EnsembleFit
 
 
@@ -28,6 +46,81 @@ if TYPE_CHECKING:
 
 # What is estimated of the data alone draws other numbers than any seed does.
 _TRUTH = 0x7A17
+# More latent classes than classes of labels, so that some may describe styles.
+_MIN_LATENT = 16
+_SEED, _TIME = ("seed",), ("seed", "time")
+_RATED = ("seed", "rated_sample")
+_LOG_RATE = "nats per unit log-SNR"
+
+SCHEMA: Schema = TRAINING | {
+    "neural_entropy": (_SEED, "nats", "neural entropy S_NN on held-out data"),
+    "neural_entropy_train": (_SEED, "nats", "neural entropy S_NN on training data"),
+    "entropy_rate": (_TIME, "nats per unit time", "entropy rate on held-out data"),
+    "entropy_rate_log_snr": (_TIME, _LOG_RATE, "entropy rate on the log-SNR axis"),
+    "cumulative_entropy": (_TIME, "nats", "entropy between the data end and each time"),
+    "cumulative_entropy_train": (_TIME, "nats", "the same on training data"),
+    "entropy_slope": (_SEED, "nats", "d S_NN / d(-ln cut-off): the codimension of the data"),
+    "negative_log_likelihood": (_SEED, "nats", "upper bound on -E log p, held-out, data units"),
+    "negative_log_likelihood_train": (_SEED, "nats", "the same on training data"),
+    "bits_per_dim": (_SEED, "bits per dimension", "the bound per dimension, for integer levels"),
+    "negative_log_likelihood_gaussian": (
+        (),
+        "nats",
+        "-E log g, held-out, data units, g the Gaussian with the moments of the training data",
+    ),
+    "log_prob": (_RATED, "nats", "lower bound on log p, held-out samples, data units"),
+    "log_prob_train": (_RATED, "nats", "the same for training samples"),
+    "log_prob_generated": (_RATED, "nats", "the same for generated samples"),
+    "log_prob_exact": (("rated_sample",), "nats", "exact log p of held-out samples"),
+    "wasserstein2": (_SEED, "model units", "W2 between held-out data and generated samples"),
+    "wasserstein2_null": ((), "model units", "W2 between held-out and training data, same size"),
+    "wasserstein2_count": ((), "1", "samples on each side of both W2"),
+    "transport_w2": (_SEED, "model units", "W2 between samples of data and diffused data"),
+    "transport_w2_lower": (_SEED, "model units", "lower bound on that W2 by moments"),
+    "transport_length": (_SEED, "model units", "length of the path of the density, at least W2"),
+    "transport_action": (_SEED, "model units squared", "action of the path, at least length^2"),
+    "transport_budget": (_SEED, "model units squared", "noise budget, int sigma^2/2 ds"),
+    "transport_efficiency": (_SEED, "1", "W2^2 / (S_NN x noise budget), at most 1"),
+    "samples": (("seed", "generated_sample", "coordinate"), "data units", "generated samples"),
+    "mutual_information": (_SEED, "nats", "I(X; label), held-out data, from denoising errors"),
+    "mutual_information_score": (_SEED, "nats", "I(X; label), held-out data, from scores"),
+    "mutual_information_cutoff": (_SEED, "model units", "smallest noise included, 0 for all"),
+    "label_entropy": ((), "nats", "entropy of discrete labels, the largest possible information"),
+    "total_entropy": ((), "nats", "exact total entropy production S_tot on held-out data"),
+    "cumulative_total_entropy": (("time",), "nats", "exact entropy up to each time"),
+    "total_entropy_rate_log_snr": (("time",), _LOG_RATE, "exact entropy rate"),
+    "path_kl": (_SEED, "nats", "path KL between the exact field and that of the model"),
+    "prior_kl": ((), "nats", "KL(p_T || prior)"),
+    "kl_bound": (_SEED, "nats", "upper bound on KL(data || model): path KL + KL(p_T || prior)"),
+    "negative_log_likelihood_exact": ((), "nats", "exact -E log p on held-out data, data units"),
+}
+_LABELS = {
+    "neural_entropy": "neural entropy S_NN, held-out data",
+    "neural_entropy_train": "neural entropy S_NN, training data",
+    "total_entropy": "exact total entropy S_tot",
+    "entropy_slope": "slope of S_NN at the cut-off (codimension)",
+    "path_kl": "path KL to the exact field",
+    "prior_kl": "exact KL(p_T || prior)",
+    "kl_bound": "bound on KL(data || model), their sum",
+    "negative_log_likelihood": "bound on -log p, held-out data",
+    "negative_log_likelihood_train": "bound on -log p, training data",
+    "negative_log_likelihood_exact": "exact -log p, held-out data",
+    "negative_log_likelihood_gaussian": "-log of a Gaussian density, held-out data",
+    "bits_per_dim": "bound on -log p, held-out data, per dimension",
+    "wasserstein2": "W2, held-out data to samples",
+    "wasserstein2_null": "W2, held-out data to training data",
+    "transport_w2_lower": "W2 from data to noise, lower bound by moments",
+    "transport_length": "W2 from data to noise, upper bound by length of path",
+    "transport_efficiency": "efficiency of the process, at most 1",
+    "mutual_information": "I(X; label), held-out data, from denoising errors",
+    "mutual_information_score": "I(X; label), held-out data, from scores",
+    "label_entropy": "H(label)",
+}
+_PER_SEED = {
+    "neural_entropy": "S_NN, held-out",
+    "negative_log_likelihood": "bound on -log p, held-out",
+    "mutual_information": "I(X; label), held-out",
+}
 
 
 def measure(
@@ -36,71 +129,232 @@ def measure(
     """Train entropy-matching models on data and measure what they store.
 
     Args:
-        source: what `entropix.datasets.load` takes, or a data set.
+        source: a data set, or what `entropix.datasets.load` takes.
         options: see `MeasureOptions`.
 
     Returns:
-        The record, which has also been written, with report, plots and models, to the output
-        folder. `entropix.studies.record.SCHEMA` says what is in it.
+        The record, which is also written to the output folder, with report, figures and models. Its
+        variables are listed in `entropix.studies.SCHEMA`.
 
     Raises:
         ValueError: in one line, before anything is trained or written, for whatever is wrong with
             the request.
-        FolderError: if the folder cannot be written to any more; `resume` takes the run up.
+        FolderError: if the output folder cannot be written to any more; `resume` continues the run.
     """
-    return run_measure(prepare_measure(source, options))
+    return prepare_measure(source, options).run()
 
 
-def run_measure(plan: MeasurePlan) -> "xarray.Dataset":
-    """Run a prepared measurement; what `measure` does after its checks."""
-    with plan.run.folder.at_work():
-        return _run(plan)
+def prepare_measure(
+    source: str | os.PathLike[str] | Dataset,
+    options: MeasureOptions = MeasureOptions(),
+    *,
+    command: Sequence[str] = (),
+) -> "MeasureStudy":
+    """Check the request and claim the output folder: the study of `measure`, ready to run.
 
-
-def _run(plan: MeasurePlan) -> "xarray.Dataset":
-    run, data = plan.run, plan.data
-    announce(run, describe(plan, plan.cutoff))
-    fits = run.train(
-        plan.make_model(),
-        data.augmented,
-        data.held_out,
-        data.condition_augmented,
-        data.condition_held_out,
+    Args and errors are those of `measure`; `command` is the command line, if the request came
+    from one. Nothing is left behind if the request is refused.
+    """
+    effort = options.estimation
+    positive_integer(effort.evaluations, "evaluations", 256)
+    positive_integer(effort.density_evaluations, "density_evaluations", 16)
+    if effort.density_evaluations % 2:
+        raise ValueError(f"`density_evaluations` must be even, got {effort.density_evaluations}.")
+    positive_integer(effort.samples, "samples", 2)
+    positive_integer(effort.sampling_steps, "sampling_steps")
+    process = make_process(options.process)
+    data = prepare_data(source, options.data, options.condition)
+    cutoff = choose_cutoff(effort.cutoff, process, data)
+    settings = checked_training(options.training, data.num_train)
+    workspace = Workspace.claim(
+        options.output,
+        name=data.dataset.name,
+        configuration={
+            "process": options.process.process,
+            **process_parameters(options.process),
+            **dataclasses.asdict(settings),
+            **dataclasses.asdict(options.data),
+            **({} if data.condition is None else dataclasses.asdict(options.condition)),
+            "data_fingerprint": data.fingerprint,
+        },
+        command=command,
     )
-    (found, times), cutoff = with_cutoff(
-        lambda cutoff: _estimate(plan, fits, cutoff),
-        plan.cutoff,
-        lambda: default_cutoff(data, "chosen, because the entropy does not converge without"),
+    return MeasureStudy(workspace, options, settings, data, process, cutoff)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeasureStudy(AbstractTrainedStudy):
+    """A measurement that is ready to run.
+
+    Attributes:
+        workspace: the claimed output folder.
+        options: as requested.
+        settings: of the training, with the batch size filled in.
+        data: in the coordinates of the model.
+        process: the forward process.
+        cutoff: of the entropies.
+    """
+
+    schema: ClassVar[Schema] = SCHEMA
+    workspace: Workspace
+    options: MeasureOptions
+    settings: TrainingOptions
+    data: PreparedData
+    process: AbstractGaussianProcess
+    cutoff: Cutoff
+
+    def make_model(self) -> Callable[[Key], EntropyMatching]:
+        """The function from a key to an untrained model: of the data, with labels if there are."""
+        data, widths = self.data, self.settings.widths
+        condition, rate = data.condition, self.options.condition.condition_dropout
+        if condition is None:
+            return mlp_model(data.train, self.process, widths)
+        scaling = GaussianScaling.from_data(data.train, self.process)
+
+        def continuous(key: Key) -> Any:
+            size = condition.dim + 1  # ConditionDropout adds a one
+            return FourierMLP(data.dim, widths=widths, condition_dim=size, key=key)
+
+        def discrete(key: Key) -> Any:
+            # Labels reach the network as evidence for latent classes, which it otherwise guesses.
+            key, guess_key = jax.random.split(key)
+            latent, half = max(_MIN_LATENT, 3 * condition.dim // 2), (-(-widths[0] // 2),)
+            return LatentCondition(
+                FourierMLP(data.dim, widths=widths, condition_dim=latent, key=key),
+                FourierMLP(data.dim, widths=half, out_dim=latent, key=guess_key),
+                condition_dim=condition.dim,
+                num_classes=latent,
+            )
+
+        def make(key: Key) -> EntropyMatching:
+            network = (continuous if condition.entropy is None else discrete)(key)
+            network = ConditionDropout(network, condition.dim, rate)
+            return EntropyMatching(network, self.process, scaling)
+
+        return make
+
+    def attributes(self) -> dict[str, Any]:
+        data = self.data
+        labels = {} if data.condition is None else {"condition_text": data.condition.text}
+        return {
+            "title": f"entropix measure: {data.dataset.name}",
+            **data_attributes(data),
+            **labels,
+            **self.cutoff.attributes(),
+            "process": self.options.process.process,
+            "process_text": process_text(self.options.process),
+            "training_text": training_text(self.settings, self.process),
+        }
+
+    def examples(self) -> dict[str, Any]:
+        return {
+            "data": self.data.augmented,
+            "condition": self.data.condition_augmented,
+            "holdout": self.data.held_out,
+            "holdout_condition": self.data.condition_held_out,
+        }
+
+    def times(self, cutoff: Cutoff) -> np.ndarray:
+        return report_times(self.process, self.data, cutoff)
+
+    def fallback(self) -> Cutoff:
+        return default_cutoff(self.data, "chosen, because the entropy is infinite without one")
+
+    def estimate(
+        self, fits: EnsembleFit, times: np.ndarray, cutoff: float | None, show: bool
+    ) -> Found:
+        def subject(index: int) -> Subject:
+            return Subject(fits.member(index), self.data, self.options.estimation, times, cutoff)
+
+        key = jax.random.fold_in(jax.random.key(self.options.data.data_seed), _TRUTH)
+        found = measure_data(subject(0)) | measure_truth(subject(0), key)
+        found |= for_each_seed(self.training, STAGES, subject, show=show)
+        if "path_kl" in found:
+            found["kl_bound"] = found["path_kl"] + found["prior_kl"]
+            found["kl_bound_stderr"] = np.hypot(found["path_kl_stderr"], found["prior_kl_stderr"])
+        return found
+
+    def figures(self) -> Figures:
+        samples = functools.partial(plot_samples, data=self.data)
+        return {
+            "entropy.png": (
+                "Entropy rate against log-SNR, and its integral from the data end",
+                plot_entropy,
+            ),
+            "samples.png": ("Held-out data and samples of the first seed", samples),
+            "log_density.png": (
+                "Lower bound on log p for data and generated samples",
+                plot_log_density,
+            ),
+            "loss.png": ("Training loss", plot_loss),
+        }
+
+    def report(self, record: "xarray.Dataset") -> Report:
+        return measure_report(record)
+
+
+def measure_report(record: "xarray.Dataset") -> Report:
+    """The record of a measurement in words."""
+    a = record.attrs
+    facts = [
+        f"Data: {a['data_text']}",
+        *([f"Labels: {a['condition_text']}"] if "condition_text" in a else []),
+        f"Split: {a['num_train']} samples for training, {a['num_held_out']} held out",
+        f"Coordinates of the model: {a['coordinates_text']}. Entropies, path KL and transport are "
+        "measured in them; log densities and samples are in the units of the data",
+        f"Process: {a['process_text']}",
+        f"Cut-off: {a['cutoff_text']}",
+        f"Training: {a['training_text']}",
+    ]
+    tables = results_tables(record, _LABELS, _PER_SEED)
+    return Report(record, f"measure: {a['name']}", facts, tables, [], _notes(record))
+
+
+def _notes(record: "xarray.Dataset") -> list[str]:
+    """How to read the results."""
+    efficiency = (
+        "it is computed with the W2 of samples, which is biased upwards, so that it may exceed 1 "
+        "for few samples. The lower bound on W2 has no such bias"
     )
-    attributes = describe(plan, cutoff)
-    if cutoff is not plan.cutoff:
-        run.say(f"  {'cutoff':<12} {attributes['cutoff_text']}")
-    record = record_of(run, fits, found, times, attributes, SCHEMA)
-    plots = {
-        ENTROPY: partial(plot_entropy, record),
-        SAMPLES: partial(plot_samples, record, data),
-        LOG_DENSITY: partial(plot_log_density, record),
-        LOSS: partial(plot_loss, record),
-    }
-    write_outputs(run, record, plots, partial(markdown_report, record), models(run, fits))
-    run.say(f"\n{text_table(record)}\n\n  written to {run.folder.path}{os.sep}")
-    return record
-
-
-def _estimate(plan: MeasurePlan, fits: EnsembleFit, cutoff: Cutoff) -> tuple[Found, np.ndarray]:
-    """All numbers, and the times of the curves among them."""
-    times = report_times(plan.run.process, plan.data, cutoff)
-
-    def subject(index: int, key: jax.Array) -> Subject:
-        return Subject(
-            fits.member(index), plan.data, plan.options.estimation, times, cutoff.value, key
+    if not np.isfinite(record["transport_budget"].values).all():
+        efficiency = "it is zero here, because the noise budget of this process is infinite"
+    notes = [
+        f"The main result is S_NN on held-out data. {spread_note(record)}",
+        "The bounds on -log p are path bounds: on average, log p of the model is at least minus "
+        "their value. A gap between training and held-out data shows what the network has "
+        "memorised",
+        f"W2 compares {int(record['wasserstein2_count'])} samples on each side and is biased "
+        "upwards. Compare it with W2 between held-out and training data of the same number, which "
+        "is what perfect samples would have",
+        "Speed limit: the path of the density from data to noise is at least as long as W2. "
+        f"Efficiency is W2^2 / (S_NN x noise budget); {efficiency}",
+    ]
+    if "path_kl" in record:
+        notes.append(
+            "The density of the data is known: path KL + KL(p_T || prior) is an upper bound on "
+            "KL(data || model), and |sqrt(S_NN) - sqrt(S_tot)| is at most sqrt(path KL)"
         )
-
-    first = jax.random.key(plan.options.data.data_seed)
-    any_seed = subject(0, jax.random.fold_in(first, _TRUTH))
-    found = measure_data(any_seed) | measure_truth(any_seed)
-    found |= for_each_seed(plan.run, STAGES, subject)
-    if "path_kl" in found:
-        found["kl_bound"] = found["path_kl"] + found["prior_kl"]
-        found["kl_bound_stderr"] = np.hypot(found["path_kl_stderr"], found["prior_kl_stderr"])
-    return found, times
+    if "bits_per_dim" in record:
+        notes.append(
+            "Bits per dimension are a bound for the integer levels, because uniform noise of one "
+            "level was added"
+        )
+    if "mutual_information" in record:
+        notes += [
+            "The main result for labels is I(X; label) from denoising errors: the error of the "
+            "network without labels minus that with labels, on held-out data, not clipped. It is "
+            "too large by what the network misses without labels, and too small by what it misses "
+            "with them. For labels without information it is zero within its error, or negative",
+            "I(X; label) from scores is the squared difference of the two fields, which is never "
+            "negative. Where it exceeds the other form by more than the errors, the excess is not "
+            "information",
+        ]
+        hidden = float(record["mutual_information_cutoff"].max())
+        if hidden > 0:
+            notes.append(f"I(X; label) excludes noise below {hidden:.3g}")
+    if "label_entropy" in record:
+        notes.append(
+            "H(label) is the entropy of the frequencies of the labels, the largest "
+            "possible mutual information"
+        )
+    return notes

@@ -1,154 +1,154 @@
-"""What can be asked of a study: plain frozen dataclasses, which are also its command line.
+"""The options of the studies: frozen dataclasses, which are also their command line.
 
 The text under a field is its help on the command line. Values are checked where they are used,
 before any training starts.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
+
+
+# ------------------------------------------------------------------ of several studies
 
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
-    """How the data are read, split and put into the model's coordinates."""
+    """How the data are read, split and transformed to the coordinates of the model."""
 
     num_samples: int | None = None
-    """How many samples to draw of a synthetic set; auto: 8192."""
+    """Number of samples drawn from a synthetic data set. auto: 8192."""
     array: str | None = None
-    """Which array of an .npz file, or column of a Hugging Face dataset; auto: the only one."""
+    """The array of an .npz file, or the column of a Hugging Face data set, to read. auto: the only
+    one."""
     split: str | None = None
-    """Which part of data that come in splits (MNIST, CIFAR-10, Hugging Face): train, test, any
-    other name they have, or all; auto: train. --held-out divides what this leaves."""
+    """The split to read, for data that have splits (MNIST, CIFAR-10, Hugging Face): train, test,
+    all, or any other name they use. auto: train. --held-out divides the samples of this split."""
     kind: Literal["auto", "table", "image", "points"] = "auto"
-    """What the columns mean; auto: what the shape suggests."""
+    """What the samples are. auto: chosen by the shape of the data."""
     levels: int | None = None
-    """Grey levels L of images whose values are 0 ... L - 1, or these divided by L - 1; auto: known
-    for integers, and floating numbers are taken for continuous."""
+    """Number L of grey levels of images with values 0 to L - 1, or these divided by L - 1. auto:
+    known for integers; floating-point values are treated as continuous."""
     channels: Literal["auto", "first", "last"] = "auto"
-    """Which axis of an image holds its channels; auto: the one of 1, 3 or 4 entries."""
+    """The axis of an image that holds its channels. auto: the axis of length 1, 3 or 4."""
     held_out: float = 0.2
-    """Fraction of the samples kept from training, on which the headline numbers are measured."""
+    """Fraction of the samples not used for training. The main results are measured on them."""
     dequantise: bool = True
-    """Add uniform noise of one grey level to integer-valued images, so that they have a density."""
+    """Add uniform noise, one grey level wide, to integer images, so that they have a density."""
     standardise: Literal["auto", "none", "feature", "global"] = "auto"
-    """Change of units: every feature to unit variance, or all coordinates by one number (global).
-    auto: feature for tables, global for images and points, none where the truth is known."""
+    """Change of units. feature: each feature to unit variance; global: all coordinates divided by
+    the same number. auto: feature for tables, global for images and points, none if the true
+    density is known."""
     components: int | None = None
-    """Work in so many principal components of the training data; auto: in all coordinates."""
+    """Work in this number of principal components of the training data. auto: in all
+    coordinates."""
     data_seed: int = 0
-    """Seed of everything random about the data: drawing, noise of dequantisation, split."""
+    """Random seed of the data: synthetic samples, noise of dequantisation, split."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ConditionOptions:
-    """Labels whose information about the data is measured along with everything else."""
+    """Labels whose mutual information with the data is measured."""
 
     condition: str | None = None
-    """What holds one label for each sample: `labels` for those the data carry (digits, mixtures), a
-    column of the table or an array of the .npz file (no part of the data then), or a file; auto:
-    none. One network then serves with labels and without."""
+    """One label for each sample: `labels` for those that belong to the data (digits, mixtures), a
+    column of the table or an array of the .npz file (then not part of the data), or a file. auto:
+    no labels. One network is trained both with and without the labels."""
     condition_kind: Literal["auto", "discrete", "continuous"] = "auto"
-    """Names of classes, or a number; auto: classes if they are text or take few values."""
+    """Whether the labels are classes or a number. auto: classes if they are text or take few
+    values."""
     condition_dropout: float = 0.5
-    """Share of the labels withheld in training: what the network learns of the data alone."""
+    """Fraction of labels dropped in training, so that the network also learns the data alone."""
     keep_na: bool = False
-    """NA, null and the like in a .csv file are labels as any other, not missing ones."""
+    """Treat NA, null and similar entries of a .csv file as labels, not as missing values."""
     shuffle_labels: bool = False
-    """Deal the labels out at random (by the data seed): a control, which has no information."""
+    """Shuffle the labels (by the data seed): a control with zero mutual information."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ProcessOptions:
-    """The forward process, in the model's coordinates."""
+    """The forward process, in the coordinates of the model."""
 
     process: Literal["vp", "vpx", "sl", "ve", "sub-vp", "rectified-flow", "cosine"] = "vp"
-    """vp: variance preserving; vpx: with kappa 0.1; sl: straight line; ve: variance exploding."""
+    """vp: variance preserving; vpx: the same with kappa 0.1; sl: straight line; ve: variance
+    exploding; sub-vp: sub-variance preserving."""
     kappa: float | None = None
-    """vp, vpx: standard deviation of the equilibrium; auto: 1 (vp) or 0.1 (vpx)."""
+    """vp, vpx: standard deviation of the equilibrium. auto: 1 (vp) or 0.1 (vpx)."""
     beta_min: float | None = None
-    """vp, vpx, sub-vp: noise rate at the data end; auto: 0.1."""
+    """vp, vpx, sub-vp: noise rate at the data end. auto: 0.1."""
     beta_max: float | None = None
-    """vp, vpx, sub-vp: noise rate at the noise end; auto: 16."""
+    """vp, vpx, sub-vp: noise rate at the noise end. auto: 16."""
     sigma0: float | None = None
-    """sl: standard deviation of the equilibrium; auto: 0.1."""
+    """sl: standard deviation of the equilibrium. auto: 0.1."""
     sigma_min: float | None = None
-    """ve: noise at which the geometric growth begins; auto: 0.01."""
+    """ve: noise standard deviation from which it grows geometrically. auto: 0.01."""
     sigma_max: float | None = None
-    """ve: noise at the noise end; auto: 50."""
+    """ve: noise standard deviation at the noise end. auto: 50."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingOptions:
-    """The network and its training: all seeds are trained together, as one program."""
+    """The networks and their training. All seeds are trained together, as one program."""
 
     seeds: int = 1
-    """How many networks to train."""
+    """Number of networks to train."""
     seed: int = 0
-    """The first seed; the others follow it. A seed gives the same network in every company."""
+    """Seed of the first network; the others follow it. The result for a seed does not depend on
+    which other seeds are trained."""
     steps: int = 6000
-    """Steps of the optimiser."""
+    """Number of training steps."""
     batch_size: int | None = None
-    """Samples per step; auto: 128, or all of them if there are fewer."""
+    """Samples per training step. auto: 128, or all of them if there are fewer."""
     num_draws: int = 2
-    """Noise draws per sample and step."""
+    """Noise draws per sample and training step."""
     learning_rate: float = 3e-3
-    """Peak learning rate; it warms up and decays to zero along a cosine."""
+    """Peak learning rate. It warms up, then decays to zero along a cosine."""
     widths: tuple[int, ...] = (512, 512)
-    """Hidden layers of the network."""
+    """Widths of the hidden layers."""
     checkpoint_every: int = 500
-    """Steps between checkpoints: what a killed run may lose at most."""
+    """Training steps between checkpoints. A run that is killed loses at most this number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputOptions:
+    """Where results are written."""
+
+    out: str | None = None
+    """Output folder. auto: entropix-NAME."""
+    resume: bool = False
+    """Continue an interrupted run in the output folder; the results are those of a run without
+    interruption. The other options must be the same as before; those of estimation may change,
+    except for transport and storage."""
+    overwrite: bool = False
+    """Replace the results of an earlier run in the output folder."""
+    plots: bool = True
+    """Write figures as PNG files."""
+    quiet: bool = False
+    """Print errors only."""
+
+
+# ------------------------------------------------------------------ measure
 
 
 @dataclasses.dataclass(frozen=True)
 class EstimationOptions:
-    """What is spent on measuring, once trained. Standard errors are reported with every number."""
+    """The effort spent on measuring. Every result has a standard error."""
 
     evaluations: int = 65_536
     """Network evaluations per entropy estimate and seed."""
     density_evaluations: int = 256
     """Network evaluations per sample for the bound on its log density."""
     samples: int = 1000
-    """Samples to generate per seed, and at most so many enter W2 and the log densities."""
+    """Samples to generate per seed, and the largest number used for W2 and log densities."""
     sampling_steps: int = 256
-    """Steps of the sampler."""
+    """Number of steps of the sampler."""
     cutoff: float | None = None
-    """Smallest noise standard deviation included in the entropy, in the model's coordinates.
-    auto: none, or where the entropy would be infinite one that is chosen and printed."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DivergenceOptions:
-    """What is spent on comparing, once trained. Standard errors are reported with every number."""
-
-    evaluations: int = 65_536
-    """Network evaluations per divergence, form and seed."""
-    samples: int = 1000
-    """At most so many samples on either side of W2; never more than half of a set."""
-    cutoff: float | None = None
-    """Smallest noise standard deviation included, in the model's coordinates. auto: none, or where
-    the divergence would be infinite one that is chosen and printed."""
-
-
-@dataclasses.dataclass(frozen=True)
-class OutputOptions:
-    """Where results go."""
-
-    out: str | None = None
-    """Output folder; auto: entropix-NAME."""
-    resume: bool = False
-    """Take up an interrupted run in the output folder, to the numbers of one without interruption.
-    The options of estimation may differ from the first time, all else must be the same."""
-    overwrite: bool = False
-    """Replace the results of an earlier run in the output folder."""
-    plots: bool = True
-    """Write PNG plots."""
-    quiet: bool = False
-    """Print nothing but errors."""
+    """Smallest noise standard deviation included in the entropy, in the coordinates of the model.
+    auto: none; if the entropy is infinite without a cut-off, one is chosen and reported."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MeasureOptions:
-    """Everything about a measurement but the data."""
+    """All options of `measure`, except the data."""
 
     data: DataOptions = DataOptions()
     process: ProcessOptions = ProcessOptions()
@@ -158,12 +158,209 @@ class MeasureOptions:
     condition: ConditionOptions = ConditionOptions()
 
 
+# ------------------------------------------------------------------ information
+
+
+@dataclasses.dataclass(frozen=True)
+class DivergenceOptions:
+    """The effort spent on comparing. Every result has a standard error."""
+
+    evaluations: int = 65_536
+    """Network evaluations per divergence, form and seed."""
+    samples: int = 1000
+    """The largest number of samples on each side of W2; never more than half of a data set."""
+    cutoff: float | None = None
+    """Smallest noise standard deviation included, in the coordinates of the model. auto: none; if
+    the divergence is infinite without a cut-off, one is chosen and reported."""
+
+
 @dataclasses.dataclass(frozen=True)
 class InformationOptions:
-    """Everything about a comparison but the two data sets."""
+    """All options of `information`, except the two data sets."""
 
     data: DataOptions = DataOptions()
     process: ProcessOptions = ProcessOptions()
     training: TrainingOptions = TrainingOptions()
     estimation: DivergenceOptions = DivergenceOptions()
+    output: OutputOptions = OutputOptions()
+
+
+# ------------------------------------------------------------------ schedule
+
+Objective = Literal["action", "length", "entropic-time", "variance", "girsanov", "sampler"]
+OBJECTIVES: tuple[str, ...] = get_args(Objective)
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchOptions:
+    """What the schedule is optimised for."""
+
+    objective: tuple[Objective, ...] = ("sampler",)
+    """One or several objectives; each gives a schedule. action: kinetic action of the path of the
+    density; length: change of the score; entropic-time: equal steps in the information about the
+    data; variance: variance of a Monte Carlo estimate of the likelihood bound; girsanov: bound on
+    the error of a stochastic sampler; sampler: error of the few-step sampler itself."""
+    iterations: int = 300
+    """Number of steps of the optimiser."""
+    knots: int = 24
+    """Number of parameters of a schedule."""
+    target_steps: int = 10
+    """sampler, girsanov: the number of sampling steps the schedule is optimised for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparisonOptions:
+    """How the schedules are compared."""
+
+    steps_compared: tuple[int, ...] = (5, 10, 20, 50)
+    """Numbers of sampling steps, which are uniform in each schedule's own time."""
+    sampler: Literal["ddim", "dpm"] = "ddim"
+    """The sampler of the probability flow: ddim is of first order, dpm (DPM-Solver++) of second.
+    Both evaluate the model once per step."""
+    samples: int = 1000
+    """Samples on each side of W2; for real data at most the number of held-out samples."""
+    evaluations: int = 1000
+    """Evaluations of an estimate of S_NN, whose Monte Carlo error is compared."""
+    model: Literal["auto", "exact", "trained"] = "auto"
+    """Which model is sampled. auto: the exact one if the density is known, otherwise trained
+    networks."""
+    train: bool = False
+    """Also train networks with the initial and with the optimised schedule, with times uniform in
+    each, to compare the schedules in training."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleOptions:
+    """All options of `schedule`, except the data."""
+
+    data: DataOptions = DataOptions()
+    process: ProcessOptions = ProcessOptions()
+    search: SearchOptions = SearchOptions()
+    comparison: ComparisonOptions = ComparisonOptions()
+    training: TrainingOptions = TrainingOptions()
+    output: OutputOptions = OutputOptions()
+
+
+# ------------------------------------------------------------------ storage
+
+
+@dataclasses.dataclass(frozen=True)
+class StorageTraining:
+    """The networks and their training. All seeds of a cell are trained as one program."""
+
+    sizes: tuple[int, ...] = ()
+    """Numbers N of training samples; each set is part of the next. auto: 50, 100, 200, ... and
+    nearly all samples."""
+    steps: tuple[int, ...] = (250, 1000, 4000)
+    """Lengths of training, the same for all N. Each length is a separate training run, because the
+    learning rate decays to zero at its end."""
+    epochs: tuple[int, ...] = ()
+    """Lengths of training in epochs of N samples, instead of --steps: more steps for larger N."""
+    patience: int | None = None
+    """Stop each network when its held-out loss has not decreased for this number of steps, and keep
+    the parameters of the least held-out loss. auto: train to the end."""
+    network: Literal["mlp", "unet"] = "mlp"
+    """mlp: hidden layers of --widths; unet: entropix.UNet with its defaults, for images."""
+    seeds: int = 4
+    """Number of networks per cell: seeds 1, 7, 17, 23, then 24, 25, ..."""
+    batch_size: int = 64
+    """Samples per training step, each with its own noise."""
+    num_draws: int = 2
+    """Noise draws per sample and training step."""
+    learning_rate: float = 2e-3
+    """Peak learning rate. It warms up, then decays to zero along a cosine."""
+    widths: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers."""
+    checkpoint_every: int = 500
+    """Training steps between checkpoints. A process that is killed loses at most this number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StorageEstimation:
+    """The effort spent on measuring. Every result has a standard error."""
+
+    evaluations: int = 16_384
+    """Network evaluations per estimate of S_NN; there are two or more estimates per network."""
+    samples: int = 500
+    """Samples to generate per network, to measure their distance to the training samples."""
+    sampling_steps: int = 100
+    """Number of steps of the sampler."""
+    cutoff: float | None = None
+    """Smallest noise standard deviation included in the entropies, in the coordinates of the model.
+    auto: none; if one of the entropies is infinite without a cut-off, one is chosen for all of
+    them and reported."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StorageOptions:
+    """All options of `storage`, except the data."""
+
+    data: DataOptions = DataOptions(held_out=0.15)  # leaves 1500 digits and more to train on
+    process: ProcessOptions = ProcessOptions()
+    training: StorageTraining = StorageTraining()
+    estimation: StorageEstimation = StorageEstimation()
+    output: OutputOptions = OutputOptions()
+
+
+# ------------------------------------------------------------------ transport
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureOptions:
+    """The data: Gaussian mixtures, whose entropy production is known."""
+
+    dimensions: tuple[int, ...] = ()
+    """Dimensions D. auto: those of the file given by --mixtures, otherwise 2 and 3, with --full
+    also 6 and 9. For 2 and 3 the mixtures of the paper are used; others are drawn at random with
+    --mixture-seed."""
+    mixtures: str | None = None
+    """A JSON file with weights, means and stds for each dimension. auto: none."""
+    mixture_seed: int = 0
+    """Random seed of the parameters of mixtures that are drawn."""
+    num_samples: int = 8192
+    """Number of samples to train on; the same number of others is used for measuring."""
+    data_seed: int = 0
+    """Random seed of the samples."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TransportTraining:
+    """The networks and their training. All seeds of a cell are trained as one program."""
+
+    processes: tuple[Literal["vp", "vpx", "sl"], ...] = ("vp", "vpx", "sl")
+    """vp: variance preserving; vpx: the same with kappa 0.1; sl: straight line, sigma0 0.1."""
+    epochs: tuple[int, ...] = ()
+    """Lengths of training. auto: 1 2 4 8, with --full 5 10 20 50 100 200. Each length is a separate
+    training run, because the learning rate decays to zero at its end."""
+    full: bool = False
+    """Use the sizes of the paper; this needs an accelerator or many processes."""
+    seeds: int = 4
+    """Number of networks per cell: the seeds of the paper, 1, 7, 17, 23, then 24, 25, ..."""
+    batch_size: int = 32
+    """Samples per training step."""
+    num_draws: int = 10
+    """Noise draws per sample and training step."""
+    learning_rate: float = 2e-3
+    """Peak learning rate. It warms up, then decays to zero along a cosine."""
+    widths: tuple[int, ...] = (512, 256)
+    """Widths of the hidden layers."""
+    checkpoint_every: int = 500
+    """Training steps between checkpoints. A process that is killed loses at most this number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TransportEstimation:
+    """The effort spent on measuring. Every result has a standard error."""
+
+    evaluations: int = 16_384
+    """Evaluations per network for each estimate of S_NN, S_tot and the path KL."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TransportOptions:
+    """All options of `transport`."""
+
+    mixtures: MixtureOptions = MixtureOptions()
+    training: TransportTraining = TransportTraining()
+    estimation: TransportEstimation = TransportEstimation()
     output: OutputOptions = OutputOptions()

@@ -1,15 +1,16 @@
-"""Figures of samples: generated ones beside data, and the log densities of both."""
+"""Figures of generated samples and data, and of their log densities."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from entropix.studies.style import DATA, EXACT, MODEL, TRAINING, figure, legend_above
+from entropix.studies.figures import DATA, EXACT, MODEL, TRAINING, figure, legend_above
 
 
 if TYPE_CHECKING:
     import xarray
+    from matplotlib.axes import Axes
 
     from entropix.studies.data import PreparedData
 
@@ -17,8 +18,8 @@ _SIDE = 10  # images along one side of a grid
 _PAIRS = 4  # columns shown against each other
 
 
-def plot_samples(record: "xarray.Dataset", data: "PreparedData", path: Path) -> None:
-    """Held-out data and samples of the first seed: pictures, a plane, or pairs of columns."""
+def plot_samples(record: "xarray.Dataset", path: Path, *, data: "PreparedData") -> None:
+    """Held-out data and samples of the first seed: images, a plane, or pairs of columns."""
     real = np.asarray(data.standardisation.inverse(data.held_out))
     made = record["samples"].values[0]
     if data.dataset.kind == "image":
@@ -41,7 +42,7 @@ def _images(
     real: np.ndarray, made: np.ndarray, shape: tuple[int, ...], levels: int | None, path: Path
 ) -> None:
     side = min(_SIDE, int(np.sqrt(min(len(real), len(made)))))
-    # The same scale on both sides: what a model gets wrong about brightness must show.
+    # The same scale on both sides, so that errors of brightness are visible.
     low, high = (0, levels) if levels is not None else (real.min(), real.max())
     with figure(path, (8.0, 4.3)) as fig:
         for axes, points, title in zip(
@@ -56,7 +57,7 @@ def _images(
 def _tiled(flat: np.ndarray, shape: tuple[int, ...], side: int) -> np.ndarray:
     """A square of images with a gap of one pixel, as one image."""
     height, width, *channels = shape
-    if channels not in ([], [1], [3], [4]):  # no colours: show the first channel
+    if channels not in ([], [1], [3], [4]):  # not colours: show the first channel
         flat = flat.reshape(len(flat), *shape)[..., :1].reshape(len(flat), -1)
         channels = [1]
     images = flat.reshape(side, side, height, width, *channels)
@@ -73,7 +74,7 @@ def _dot_size(count: int) -> float:
 
 def _plane(real: np.ndarray, made: np.ndarray, names: list[str], path: Path) -> None:
     count = min(len(real), len(made))
-    # A few stray samples must not squeeze the picture: the data set its frame.
+    # The range of the data, so that a few outliers among the samples do not shrink the rest.
     low, high = real.min(axis=0), real.max(axis=0)
     margin = 0.15 * (high - low)
     with figure(path, (8.0, 4.2)) as fig:
@@ -93,15 +94,16 @@ def _plane(real: np.ndarray, made: np.ndarray, names: list[str], path: Path) -> 
         panels[0].set_ylabel(f"{names[1]} [data units]")
 
 
-def _bins(real: np.ndarray) -> np.ndarray:
-    low, high = np.min(real), np.max(real)
+def _bins(low: float, high: float, count: int) -> list[float]:
+    """Edges of a histogram with about ten samples per bin in the bulk."""
+    return np.linspace(low, high, int(np.clip(1.5 * np.sqrt(count), 10, 60))).tolist()
+
+
+def _frame(real: np.ndarray) -> tuple[float, float]:
+    """The range of the data with a margin."""
+    low, high = float(np.min(real)), float(np.max(real))
     margin = 0.1 * (high - low)
-    return np.linspace(low - margin, high + margin, _bin_count(real.size))
-
-
-def _bin_count(count: int) -> int:
-    """Edges of a histogram: about ten samples to a bin in the bulk."""
-    return int(np.clip(1.5 * np.sqrt(count), 10, 60))
+    return low - margin, high + margin
 
 
 def _histogram(real: np.ndarray, made: np.ndarray, path: Path) -> None:
@@ -113,8 +115,8 @@ def _histogram(real: np.ndarray, made: np.ndarray, path: Path) -> None:
         legend_above(fig, axes)
 
 
-def _overlay(axes: Any, real: np.ndarray, made: np.ndarray) -> None:
-    bins = _bins(real)
+def _overlay(axes: "Axes", real: np.ndarray, made: np.ndarray) -> None:
+    bins = _bins(*_frame(real), real.size)
     axes.hist(real, bins, density=True, color=DATA, alpha=0.4, label="held-out data")
     axes.hist(
         made, bins, density=True, color=MODEL, histtype="step", lw=1.2, label="samples of the model"
@@ -145,8 +147,8 @@ def _pairs(real: np.ndarray, made: np.ndarray, names: list[str], path: Path) -> 
                             alpha=0.4,
                             lw=0,
                         )
-                    axes.set_ylim(*_bins(real[:, i])[[0, -1]])
-                axes.set_xlim(*_bins(real[:, j])[[0, -1]])
+                    axes.set_ylim(*_frame(real[:, i]))
+                axes.set_xlim(*_frame(real[:, j]))
                 if i == size - 1:
                     axes.set_xlabel(names[j])
                 if j == 0 and i > 0:
@@ -163,29 +165,29 @@ def _pairs(real: np.ndarray, made: np.ndarray, names: list[str], path: Path) -> 
 
 
 def plot_log_density(record: "xarray.Dataset", path: Path) -> None:
-    """Histograms of the bound on log p, for the data and for what the model makes."""
+    """Histograms of the bound on log p, for data and generated samples."""
     series = [
-        ("log_prob", "held-out data", DATA, "stepfilled"),
-        ("log_prob_train", "training data", TRAINING, "step"),
-        ("log_prob_generated", "samples of the model", MODEL, "step"),
-        ("log_prob_exact", "held-out data, exact", EXACT, "step"),
+        ("log_prob", "held-out data", DATA),
+        ("log_prob_train", "training data", TRAINING),
+        ("log_prob_generated", "samples of the model", MODEL),
+        ("log_prob_exact", "held-out data, exact", EXACT),
     ]
     values = {name: np.ravel(record[name].values) for name, *_ in series if name in record}
     pooled = np.concatenate(list(values.values()))
-    # The frame leaves out the farthest half per cent on either side.
+    # The frame excludes half a per cent of the values on each side.
     low, high = np.quantile(pooled, [0.005, 0.995])
-    bins = np.linspace(low, high, _bin_count(record.sizes["rated_sample"]))
+    bins = _bins(low, high, record.sizes["rated_sample"])
     with figure(path, (5.6, 3.6)) as fig:
         axes = fig.subplots()
-        for name, label, colour, kind in series:
+        for name, label, colour in series:
             if name in values:
                 axes.hist(
                     values[name],
                     bins,
                     density=True,
                     color=colour,
-                    histtype=kind,
-                    alpha=0.4 if kind == "stepfilled" else 1,
+                    histtype="stepfilled" if name == "log_prob" else "step",
+                    alpha=0.4 if name == "log_prob" else 1,
                     lw=1.3,
                     ls=":" if name == "log_prob_exact" else "-",
                     label=label,

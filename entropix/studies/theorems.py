@@ -1,4 +1,4 @@
-r"""Theorems that link what studies report, and where a record contradicts them.
+r"""Theorems between the results of studies, and the records that contradict them.
 
 For the exact field of the data, with $W_2$ the distance from data to noise and lengths, actions and
 entropies those of the process (Benamou and Brenier, 2000; Ikeda et al., 2407.04495; Gibbs),
@@ -6,14 +6,14 @@ entropies those of the process (Benamou and Brenier, 2000; Ikeda et al., 2407.04
 $$W_2 \le \mathrm{length}, \quad W_2^2 \le S_{NN}\int\frac{\sigma^2}{2}ds, \quad
   -E\log p \le -E\log g, \quad 0 \le I(X; Y) \le H(Y), \quad 0 \le KL,$$
 
-g any density, and both forms of I and of KL agree. A network that breaks one of them by more than
-the errors has another field. For any field at all
+for any density g, and both forms of I and of KL agree. A network that violates one of them by more
+than the errors has another field. For any field
 
 $$\mathrm{length}^2 \le \mathrm{action}, \quad |\sqrt{S_{NN}} - \sqrt{S_{tot}}| \le \sqrt L, \quad
   h(p_d) \le -E\log p_\theta,$$
 
-so that where one of these fails an estimate is off by more than its error. `THEOREMS` is the table
-of all of them; each one applies to the records that hold its quantities.
+so that if one of these fails, the error of an estimate is larger than stated. `THEOREMS` lists all
+of them; each applies to the records that hold its quantities.
 """
 
 import dataclasses
@@ -29,17 +29,17 @@ from entropix._core.formatting import format_with_error
 if TYPE_CHECKING:
     import xarray
 
-# A theorem that fails by more combined standard errors is reported.
+# A theorem is reported if it fails by more than this number of combined standard errors.
 ERRORS = 2.0
-# Relative; sums in single precision.
+# Relative rounding of sums in single precision.
 _ROUNDING = 1e-5
-# What a record says of its variable `theorem_slack`.
-SLACK = "by how many standard errors each theorem holds; negative where it fails"
+# The meaning of the variable `theorem_slack` of a record.
+SLACK = "number of standard errors by which each theorem holds; negative if it fails"
 
 
 @dataclasses.dataclass(frozen=True)
 class Quantity:
-    """Values and their standard errors, of one shape or of ones that broadcast."""
+    """Values and their standard errors, whose shapes broadcast."""
 
     value: Any
     error: Any = 0.0
@@ -48,8 +48,12 @@ class Quantity:
         """To first order in the error."""
         return Quantity(self.value**2, 2 * abs(self.value) * self.error)
 
+    def times(self, factor: Any) -> "Quantity":
+        """The product with a number without error."""
+        return Quantity(self.value * factor, self.error * factor)
+
     def root(self) -> "Quantity":
-        """To first order in the error; of what is not positive, the root of the least number."""
+        """To first order in the error; values that are not positive count as nearly zero."""
         root = np.sqrt(np.maximum(self.value, np.finfo(float).tiny))
         return Quantity(root, self.error / (2 * root))
 
@@ -63,18 +67,20 @@ class Lookup:
 
     Args:
         record: of any study.
-        error: suffixes of the errors to take, the first that there is.
+        error: suffixes of errors, of which the first that exists is used.
     """
 
     def __init__(self, record: "xarray.Dataset", error: tuple[str, ...] = ("_stderr",)):
         self._record, self._error = record, error
 
-    def __call__(self, name: str) -> Quantity:
+    def __call__(self, name: str, *, also: str | None = None) -> Quantity:
         """A quantity.
 
         Raises:
-            KeyError: if the record does not hold it.
+            KeyError: if the record does not hold it, or the other variable `also`.
         """
+        if also is not None and also not in self._record:
+            raise KeyError(also)
         value = self._record[name].astype(float)
         for suffix in self._error:
             if f"{name}{suffix}" in self._record:
@@ -82,7 +88,7 @@ class Lookup:
         return Quantity(value)
 
     def paired(self, first: str, second: str) -> Quantity:
-        """The mean over samples of a difference, with the error of that mean."""
+        """The mean of a difference over samples, with its error."""
         difference = (self._record[first] - self._record[second]).astype(float)
         count = difference.sizes["rated_sample"]
         error = difference.std("rated_sample", ddof=1) / np.sqrt(count)
@@ -95,12 +101,12 @@ class Theorem:
 
     Attributes:
         name: how it is written.
-        sides: from the quantities of a record to both sides; raises `KeyError` without them.
-        fault: what is at fault where it fails: `"field"`; `"samples"`, the field or the W2 of
-            samples, which is biased upwards; or `"estimate"`, as it holds for any field.
-        equal: whether the sides are equal.
-        same_samples: whether it holds for the given samples, so that their choice is no error.
-        whole_axis: whether it says nothing of entropies with a cut-off.
+        sides: both sides, from the quantities of a record; raises `KeyError` if they are missing.
+        fault: the cause if it fails: `"field"`; `"samples"`, the field or the W2 of samples, which
+            is biased upwards; or `"estimate"`, because it holds for any field.
+        equal: whether it is an equality.
+        same_samples: whether it holds for the given samples, so that only Monte Carlo errors count.
+        whole_axis: whether it does not apply to entropies with a cut-off.
     """
 
     name: str
@@ -111,79 +117,74 @@ class Theorem:
     whole_axis: bool = False
 
 
-def _both(left: str, right: str) -> Callable[[Lookup], tuple[Quantity, Quantity]]:
-    return lambda q: (q(left), q(right))
-
-
-def _not_negative(name: str) -> Callable[[Lookup], tuple[Quantity, Quantity]]:
-    return lambda q: (Quantity(0.0), q(name))
-
-
-def _at_most_one(name: str) -> Callable[[Lookup], tuple[Quantity, Quantity]]:
-    return lambda q: (q(name), Quantity(1.0))
-
-
-def _squared_at_most(left: str, right: str) -> Callable[[Lookup], tuple[Quantity, Quantity]]:
-    return lambda q: (q(left).squared(), q(right))
-
-
-def _speed_limit(q: Lookup) -> tuple[Quantity, Quantity]:
-    entropy, budget = q("neural_entropy"), q("transport_budget").value
-    right = Quantity(entropy.value * budget, entropy.error * budget)
-    return q("transport_w2_lower").squared(), right
-
-
-def _triangle(q: Lookup) -> tuple[Quantity, Quantity]:
-    left = q("neural_entropy").root().distance(q("total_entropy").root())
-    return left, q("path_kl").root()
-
-
 TRIANGLE = "|√S_NN - √S_tot| ≤ √L"
+_ZERO, _ONE = Quantity(0.0), Quantity(1.0)
 THEOREMS = (
-    Theorem("0 ≤ S_NN", _not_negative("neural_entropy"), "estimate"),
-    Theorem("0 ≤ path KL", _not_negative("path_kl"), "estimate"),
-    Theorem(TRIANGLE, _triangle, "estimate", same_samples=True),
+    Theorem("0 ≤ S_NN", lambda q: (_ZERO, q("neural_entropy")), "estimate"),
+    Theorem("0 ≤ path KL", lambda q: (_ZERO, q("path_kl")), "estimate"),
+    Theorem(
+        TRIANGLE,
+        lambda q: (
+            q("neural_entropy").root().distance(q("total_entropy").root()),
+            q("path_kl").root(),
+        ),
+        "estimate",
+        same_samples=True,
+    ),
     Theorem(
         "exact -log p ≤ bound on -log p",
-        lambda q: (Quantity(0.0), q.paired("log_prob_exact", "log_prob")),
+        lambda q: (_ZERO, q.paired("log_prob_exact", "log_prob")),
         "estimate",
     ),
-    Theorem("0 ≤ bits per dimension", _not_negative("bits_per_dim"), "estimate"),
+    Theorem("0 ≤ bits per dimension", lambda q: (_ZERO, q("bits_per_dim")), "estimate"),
     Theorem(
         "bound on -log p ≤ -log of a Gaussian density",
-        _both("negative_log_likelihood", "negative_log_likelihood_gaussian"),
+        lambda q: (q("negative_log_likelihood"), q("negative_log_likelihood_gaussian")),
     ),
-    Theorem("W2 ≤ length of the path", _both("transport_w2_lower", "transport_length")),
+    Theorem("W2 ≤ length of the path", lambda q: (q("transport_w2_lower"), q("transport_length"))),
     Theorem(
-        "length² ≤ action", _squared_at_most("transport_length", "transport_action"), "estimate"
+        "length² ≤ action",
+        lambda q: (q("transport_length").squared(), q("transport_action")),
+        "estimate",
     ),
-    Theorem("length² ≤ action", _squared_at_most("length", "action"), "estimate"),
-    Theorem("W2² ≤ S_NN x noise budget", _speed_limit, whole_axis=True),
-    Theorem("efficiency ≤ 1", _at_most_one("transport_efficiency"), "samples", whole_axis=True),
-    # Of schedules, which alone have an action by that name: in storage it is S_NN / S_tot.
+    Theorem("length² ≤ action", lambda q: (q("length").squared(), q("action")), "estimate"),
     Theorem(
-        "efficiency ≤ 1", lambda q: (q("action"), (q("efficiency"), Quantity(1.0)))[1], "samples"
+        "W2² ≤ S_NN x noise budget",
+        lambda q: (
+            q("transport_w2_lower").squared(),
+            q("neural_entropy").times(q("transport_budget").value),
+        ),
+        whole_axis=True,
     ),
-    Theorem("0 ≤ I(X; label)", _not_negative("mutual_information")),
-    Theorem("I(X; label) ≤ H(label)", _both("mutual_information", "label_entropy")),
     Theorem(
-        "I(X; label) from scores ≤ H(label)", _both("mutual_information_score", "label_entropy")
+        "efficiency ≤ 1",
+        lambda q: (q("transport_efficiency"), _ONE),
+        "samples",
+        whole_axis=True,
+    ),
+    # In records of schedules, which have an action: in those of storage it is S_NN / S_tot.
+    Theorem("efficiency ≤ 1", lambda q: (q("efficiency", also="action"), _ONE), "samples"),
+    Theorem("0 ≤ I(X; label)", lambda q: (_ZERO, q("mutual_information"))),
+    Theorem("I(X; label) ≤ H(label)", lambda q: (q("mutual_information"), q("label_entropy"))),
+    Theorem(
+        "I(X; label) from scores ≤ H(label)",
+        lambda q: (q("mutual_information_score"), q("label_entropy")),
     ),
     Theorem(
         "I(X; label) from denoising errors = from scores",
-        _both("mutual_information", "mutual_information_score"),
+        lambda q: (q("mutual_information"), q("mutual_information_score")),
         equal=True,
     ),
-    Theorem("0 ≤ KL(first || second)", _not_negative("kl")),
-    Theorem("0 ≤ KL(second || first)", _not_negative("kl_reverse")),
+    Theorem("0 ≤ KL(first || second)", lambda q: (_ZERO, q("kl"))),
+    Theorem("0 ≤ KL(second || first)", lambda q: (_ZERO, q("kl_reverse"))),
     Theorem(
         "KL(first || second) from denoising errors = from scores",
-        _both("kl", "kl_score"),
+        lambda q: (q("kl"), q("kl_score")),
         equal=True,
     ),
     Theorem(
         "KL(second || first) from denoising errors = from scores",
-        _both("kl_reverse", "kl_reverse_score"),
+        lambda q: (q("kl_reverse"), q("kl_reverse_score")),
         equal=True,
     ),
 )
@@ -197,9 +198,9 @@ class Finding:
         theorem: which one.
         left: its left side.
         right: its right side.
-        slack: by how many combined standard errors it holds, negative where it fails; of an
-            equality, minus the distance of its sides. Infinite where there is no error, or no
-            bound; NaN where something was not measured.
+        slack: number of combined standard errors by which it holds, negative if it fails; for an
+            equality, minus the distance of its sides. Infinite if there is no error or the right
+            side is infinite; NaN if something was not measured.
     """
 
     theorem: Theorem
@@ -209,7 +210,7 @@ class Finding:
 
 
 def findings(record: "xarray.Dataset") -> list[Finding]:
-    """All theorems on the quantities of a record."""
+    """All theorems that apply to a record."""
     import xarray
 
     found = []
@@ -231,13 +232,13 @@ def findings(record: "xarray.Dataset") -> list[Finding]:
 def _slack(left: Quantity, right: Quantity, equal: bool) -> Any:
     unbounded = np.isinf(right.value)
     limit, limit_error = (part.where(~unbounded, 0.0) for part in (right.value, right.error))
-    room = limit - left.value
+    excess = limit - left.value
     if equal:
-        room = -abs(room)
-    room = room + _ROUNDING * np.maximum(abs(limit), abs(left.value))
+        excess = -abs(excess)
+    excess = excess + _ROUNDING * np.maximum(abs(limit), abs(left.value))
     error = np.hypot(left.error, limit_error)
-    certain = np.where(room >= 0, np.inf, -np.inf)
-    slack = (room / error.where(error > 0, 1.0)).where(error > 0, certain)
+    certain = np.where(excess >= 0, np.inf, -np.inf)
+    slack = (excess / error.where(error > 0, 1.0)).where(error > 0, certain)
     slack = slack.where(~unbounded, np.inf)
     slack = slack.where(~(np.isnan(left.value) | np.isnan(right.value)))
     slack.attrs = {}
@@ -252,7 +253,7 @@ def with_theorems(record: "xarray.Dataset") -> "xarray.Dataset":
     if not found:
         return record
     names = xarray.DataArray([f.theorem.name for f in found], dims="theorem", name="theorem")
-    names.attrs["long_name"] = "what holds for the exact field"
+    names.attrs["long_name"] = "holds for the exact field"
     slack = xarray.concat(xarray.broadcast(*(f.slack for f in found)), dim=names)
     slack.attrs = {"units": "1", "long_name": SLACK}
     record = record.assign(theorem_slack=slack.transpose("theorem", ...))
@@ -260,7 +261,7 @@ def with_theorems(record: "xarray.Dataset") -> "xarray.Dataset":
 
 
 def contradictions(record: "xarray.Dataset") -> list[str]:
-    """In a sentence each: the theorems that fail by more than the errors, and what is at fault."""
+    """A sentence for each theorem that fails by more than the errors, with the cause."""
     return [_sentence(record, f) for f in findings(record) if bool((f.slack < -ERRORS).any())]
 
 
@@ -279,7 +280,7 @@ def _sentence(record: "xarray.Dataset", finding: Finding) -> str:
     where = ""
     if count > 1:
         place = ", ".join(f"{dim} {slack[dim].values[int(i)]}" for dim, i in worst.items())
-        where = f" (in {failing} of {count} places, most for {place})"
+        where = f" (in {failing} of {count} cases, most for {place})"
     return (
         f"{name} fails{by}, {_text(*left)} against {_text(*right)}{where}: "
         f"{_fault(record, finding.theorem)}"
@@ -292,9 +293,9 @@ def _text(value: float, error: float) -> str:
 
 def _fault(record: "xarray.Dataset", theorem: Theorem) -> str:
     if theorem.fault == "estimate":
-        return "it holds for any field, so that an estimate is off by more than its error"
+        return "it holds for any field, so the error of an estimate is larger than stated"
     of_samples = "W2 of few samples is biased upwards"
     if record.attrs.get("model") == "exact":
         return of_samples
-    field = "the field of the network is not that of the data (more steps, or a larger network)"
+    field = "the field of the network is not that of the data (try more steps or a larger network)"
     return f"{field}, or {of_samples}" if theorem.fault == "samples" else field

@@ -1,75 +1,138 @@
-"""Training: one model, or one for each of several seeds as a single program."""
+"""Training of one model, and the settings that it shares with the training of many."""
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import os
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, ArrayLike, PyTree
 
-from entropix._core.arrays import Key
-from entropix._core.checks import positive_integer
-from entropix.interfaces import AbstractModel
-from entropix.training.ensemble import (
-    OF_TRAINING,
-    check_alike,
-    check_grid,
-    combinations,
-    members_setup,
+from entropix._core.arrays import DataLike, Key, as_float
+from entropix._core.checks import (
+    checked,
+    choice,
+    conditions,
+    example_shape,
+    positive_integer,
+    samples,
 )
-from entropix.training.history import EnsembleFit, Fit
-from entropix.training.layout import Layout, stack_members
-from entropix.training.loop import Keys, Setup, join_model, split_model
-from entropix.training.options import Options, as_key, check_data, check_model, check_stream
-from entropix.training.path_losses import AbstractPathLoss
-from entropix.training.run import Run, train
-from entropix.training.stream import AbstractStream
-from entropix.training.times import AbstractTimes
+from entropix._core.mesh import DATA, axis_size, check_mesh
+from entropix._core.precision import PRECISIONS
+from entropix.interfaces import AbstractLoss, AbstractModel, AbstractStream
+from entropix.models import FlowMatching
+from entropix.networks import trainable
+from entropix.persistence import AbstractCheckpoint, Checkpoint
+from entropix.training.layout import Layout
+from entropix.training.loop import Setup, join_model, split_model
+from entropix.training.losses import Denoising, FlowLoss
+from entropix.training.optimiser import ClippedAdam, WarmupCosine
+from entropix.training.run import History, Run, train
+
+
+_LEARNING_RATE = 2e-3
+_EVERY = 100
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Holdout:
+    """Held-out data, for `fit(..., holdout=...)`; their loss is always taken with the same draws.
+
+    Args:
+        data: samples, shape (N, *shape).
+        condition: their conditions, arrays with a leading axis N.
+        patience: stop when the loss has had no new minimum for so many steps, and return the
+            parameters of the minimum. None: take all steps, return the last ones.
+        every: steps between evaluations; None: 100.
+
+    Raises:
+        ValueError: if an argument is not as above.
+    """
+
+    data: DataLike
+    condition: PyTree = None
+    patience: int | None = None
+    every: int | None = None
+
+    def __post_init__(self):
+        for name in ("patience", "every"):
+            if getattr(self, name) is not None:
+                positive_integer(getattr(self, name), name)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Callback:
+    """A function to be called in training, for `fit(..., callback=...)`.
+
+    Args:
+        function: `function(step, metrics)`; metrics are the held-out loss, and the means of loss
+            and gradient norm since the last call.
+        every: steps between calls; None: 100. If a `Holdout` has its own, the smaller one counts
+            for both.
+
+    Raises:
+        ValueError: if an argument is not as above.
+    """
+
+    function: Callable
+    every: int | None = None
+
+    def __post_init__(self):
+        if not callable(self.function):
+            raise ValueError(
+                "`callback` must be callable as callback(step, metrics), "
+                f"got {type(self.function).__name__}."
+            )
+        if self.every is not None:
+            positive_integer(self.every, "every")
+
+
+class Fit(eqx.Module):
+    """A trained model and the course of its training.
+
+    Attributes:
+        model: the model that was passed, its network trained.
+        history: a `History`.
+    """
+
+    model: AbstractModel
+    history: History
 
 
 def fit(
     model: AbstractModel,
-    data: Any,
+    data: DataLike | AbstractStream,
     *,
     key: Key,
+    condition: PyTree = None,
     steps: int = 2500,
     batch_size: int = 32,
-    num_draws: int = 10,
-    antithetic: bool | None = None,
-    weighting: str | Callable | None = None,
-    times: AbstractTimes | None = None,
-    loss: AbstractPathLoss | None = None,
-    coupling: Callable | None = None,
-    condition: Any = None,
-    optimiser: optax.GradientTransformation | None = None,
-    learning_rate: Any = None,
-    gradient_clip: Any = None,
-    ema_decay: Any = None,
-    holdout: Any = None,
-    holdout_condition: Any = None,
-    callback: Callable | None = None,
+    loss: AbstractLoss | None = None,
+    optimiser: optax.GradientTransformation | eqx.Module | None = None,
+    learning_rate: ArrayLike | Callable | None = None,
+    ema_decay: ArrayLike | None = None,
+    holdout: DataLike | Holdout | None = None,
+    checkpoint: str | os.PathLike | AbstractCheckpoint | None = None,
+    callback: Callable | Callback | None = None,
     progress: bool = False,
-    checkpoint: Any = None,
-    checkpoint_every: int = 1000,
-    resume: bool = False,
-    chunk: int = 100,
-    num_samples: int | None = None,
-    patience: int | None = None,
     precision: str | None = None,
-    mesh: Any = None,
+    mesh: Mesh | None = None,
 ) -> Fit:
-    r"""Train the network of a model by denoising.
+    r"""Train the network of a model.
 
     Each step minimises, over the trainable arrays of `model.network` alone,
 
     $$\frac{1}{nm}\sum_{i=1}^{n}\sum_{j=1}^{m} \frac{w_\lambda(s_{ij})}{q_\lambda(s_{ij})}\,
       \ell(s_{ij}, x_i, z_{ij}),$$
 
-    for n = `batch_size` examples with m = `num_draws` times and noises each; see `losses` for
-    $\ell$ and $w$, `times` for $q$; `loss` is for processes without a closed transition kernel.
-    Data are visited in a new order in every epoch; the remainder of N divided by the batch size is
-    left out, another one each time. The same key gives the same result, with or without
+    for n = `batch_size` examples with m times and noises each; see `Denoising` for $\ell$, $w$
+    and $q$. Data are visited in a new order in every epoch; the remainder of N divided by the batch
+    size is left out, another one each time. The same key gives the same result, with or without
     interruption.
 
     Args:
@@ -77,44 +140,26 @@ def fit(
         data: samples, shape (N, *shape), which stay on the device; or a stream of batches from
             files, such as `datasets.stream(...)`, which brings its own conditions.
         key: PRNG key.
+        condition: arrays with a leading axis N, handed to the network along with the data.
         steps: gradient steps.
         batch_size: examples per step, at most N.
-        num_draws: times and noises per example.
-        antithetic: draw noise in pairs (z, -z) at one time. None: if `num_draws` is even.
-        weighting: `"likelihood"`, `"uniform"` (the paper's), or a function `weight(process, s)`.
-            None: likelihood for a model with a `scaling` and a process whose entropy is finite,
-            else uniform.
-        times: proposal of times. None: `UniformTimes()` for the uniform weighting, else
-            `LogisticTimes.matched`.
-        loss: None: denoising from the data, for Gaussian processes. `LocalDenoising(...)` or
-            `SlicedScoreMatching(...)`: along paths simulated from the data in each step of
-            training, for any process; weighted by $\sigma^2/2$, so that it takes neither
-            `weighting` nor `times`. The reported loss is then relative to $p_{eq}$.
-        coupling: for `FlowMatching` alone: a function `coupling(x, z, *, key)` of a batch and its
-            noise that returns the noise in the order in which it is to go with the batch, such as
-            `MinibatchCoupling()`; None for independent pairs.
-        condition: arrays with a leading axis N, handed to the network along with the data.
-        optimiser: an optax transformation with its learning rate. None: Adam. Pass the same object
-            to a second call, and its program is not compiled again.
-        learning_rate: of Adam: the peak of a cosine with a short warm-up (None: 2e-3), or a
-            function of the step.
-        gradient_clip: largest norm of the gradient, in units of its running root mean square; None:
-            2 for the default optimiser, no clipping for another; inf: none.
+        loss: what is minimised. None: `Denoising()`, or `FlowLoss()` for `FlowMatching`. A process
+            without a closed transition kernel needs `LocalDenoising(...)` or
+            `SlicedScoreMatching(...)`, whose reported loss is relative to $p_{eq}$.
+        optimiser: an optax transformation with its learning rate. None: `ClippedAdam` with a
+            `WarmupCosine`. Pass the same object to a second call, and its program is not compiled
+            again.
+        learning_rate: of the default optimiser: the peak of a cosine with a short warm-up (None:
+            2e-3), or a function of the step.
         ema_decay: if given, the model returned has the moving average of the parameters. The
-            default's cosine ends at zero, which leaves an average nothing to do.
-        holdout: samples whose loss is taken, with fixed draws, after each chunk.
-        holdout_condition: their conditions.
-        callback: `callback(step, metrics)` after each chunk; means of loss and gradient norm.
+            default's cosine ends at zero, so averaging then has little effect.
+        holdout: samples whose loss is taken every 100 steps, or a `Holdout`, which may stop the
+            training early.
+        checkpoint: a file, or a folder for `fit.ckpt`, written every 1000 steps; `Checkpoint(...)`
+            to choose when, and to resume; or a `ShardedCheckpoint(...)`, written in the background
+            by all processes, from which a run may resume on any number of devices.
+        callback: `callback(step, metrics)` every 100 steps, or a `Callback`.
         progress: show a bar with loss, rate and time left (needs tqdm).
-        checkpoint: a file, or a folder for `fit.ckpt`; or a `ShardedCheckpoint(folder)`, written in
-            the background by all processes, and taken up on any number of devices.
-        checkpoint_every: steps between checkpoints. A run killed at any time loses at most these.
-            Ctrl-C writes one for the last chunk that was finished.
-        resume: go on from `checkpoint` if it exists, else begin. The run must be the same.
-        chunk: steps taken between two looks from Python.
-        num_samples: see only so many of the first samples.
-        patience: stop when the held-out loss, looked at after every chunk, has had no new minimum
-            for so many steps, and return the parameters of the minimum.
         precision: of products of matrices in training: `"highest"`, `"bfloat16"`,
             `"tensorfloat32"`, ...; None for what JAX does by default (bfloat16 on TPUs).
         mesh: devices, as `make_mesh` makes them: each batch is split along `"data"`. None: those of
@@ -129,31 +174,32 @@ def fit(
         FloatingPointError: if a loss, gradient or parameter is not finite; the message names the
             step, and the last checkpoint stays.
         OSError: if a checkpoint cannot be written; the last one stays.
+
+    References:
+        Neural Entropy, arXiv 2409.03817.
+
+    Example:
+        >>> import jax, entropix as ex
+        >>> data = jax.random.normal(jax.random.key(0), (64, 2))
+        >>> process = ex.VariancePreserving(ex.LinearSchedule())
+        >>> network = ex.FourierMLP(2, key=jax.random.key(1), widths=(8,), num_features=4)
+        >>> model = ex.EntropyMatching(network, process)
+        >>> trained = ex.fit(model, data, key=jax.random.key(2), steps=5)
+        >>> trained.history.loss.shape
+        (5,)
     """
-    options = Options(
+    settings = Settings(
+        condition=condition,
         steps=steps,
         batch_size=batch_size,
-        num_draws=num_draws,
-        antithetic=antithetic,
-        weighting=weighting,
-        times=times,
         loss=loss,
-        coupling=coupling,
-        condition=condition,
         optimiser=optimiser,
         learning_rate=learning_rate,
-        gradient_clip=gradient_clip,
         ema_decay=ema_decay,
         holdout=holdout,
-        holdout_condition=holdout_condition,
+        checkpoint=checkpoint,
         callback=callback,
         progress=progress,
-        checkpoint=checkpoint,
-        checkpoint_every=checkpoint_every,
-        resume=resume,
-        chunk=chunk,
-        num_samples=num_samples,
-        patience=patience,
         precision=precision,
         mesh=mesh,
     )
@@ -161,179 +207,217 @@ def fit(
     key = as_key(key)
     if key.shape != ():
         raise ValueError(f"`key` must be a single key, got keys of shape {key.shape}.")
-    shell, params, fixed = split_model(model)
-    data, condition = _checked(model, data, options)
-    limit = None if num_samples is None else _limits([num_samples], data, options)[0]
-    layout = Layout(mesh=options.mesh)
-    setup = options.setup(model, _moments_of(data))
-    run = _run(model, setup, data, condition, options, params, fixed, key, layout, limit)
-    params, history = train(run)
-    return Fit(join_model(shell, params, fixed), history)
+    data, condition = settings.data(model, data)
+    template, params, fixed = split_model(model)
+    bound = settings.loss_for(model, data)
+    setup = settings.setup(template, fixed, bound, key)
+    layout = Layout(mesh=settings.mesh)
+    params, history = train(settings.run(model, setup, params, data, condition, layout))
+    return Fit(join_model(template, params, fixed), history)
 
 
-def fit_ensemble(
-    make_model: Callable[..., AbstractModel],
-    data: Any,
-    *,
-    keys: Any,
-    over: Mapping[str, Any] | None = None,
-    members_at_once: int | None = None,
-    **options: Any,
-) -> EnsembleFit:
-    """Train one model for each key, and for each combination of hyper-parameters, in one program.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Settings:
+    """What `fit` and `fit_ensemble` share: their arguments, checked; see `fit`."""
 
-    Member i is the model that `fit(make_model(key), data, key=key, ...)` returns for its key and
-    hyper-parameters, up to rounding. What differs between members has a leading axis; what does not
-    (mostly the process and the scaling) is shared.
+    condition: PyTree
+    steps: int
+    batch_size: int
+    loss: AbstractLoss | None
+    optimiser: Any
+    learning_rate: Any
+    ema_decay: Any
+    holdout: Any
+    checkpoint: Any
+    callback: Any
+    progress: bool
+    precision: str | None
+    mesh: Any
 
-        fits = ex.fit_ensemble(
-            make_model,  # make_model(key, kappa)
-            data,
-            keys=jax.random.split(key, 4),
-            over={"kappa": [1.0, 0.3, 0.1], "learning_rate": [1e-3, 3e-3]},
-        )
+    def __post_init__(self):
+        def put(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
 
-    trains 24 networks. All combinations have the same keys, so that they can be compared in pairs.
-    On a mesh the members are dealt out along `"seed"`, and need no communication.
-
-    Args:
-        make_model: `make_model(key, **values) -> model`, called once for each member, with the
-            values of `over` that are none of the training. Its models have one structure.
-        data: samples, shape (N, *shape), seen by all, each in its own order; or a stream, whose
-            batches are the same for all.
-        keys: a stack or sequence of PRNG keys, such as `jax.random.split(key, 4)`.
-        over: names and values of hyper-parameters: numbers, or modules of one structure such as
-            schedules. `learning_rate` and `num_samples` (how many of the first samples a member
-            sees) are settings of the training; all others are arguments of `make_model`.
-        members_at_once: how many members a device steps at once, at most (groups are of one size),
-            the others after them, a chunk of steps each: it bounds memory. None: one on a CPU,
-            where products of stacked matrices are slower than single ones; all elsewhere.
-        **options: as for `fit`.
-
-    Returns:
-        `EnsembleFit`, with `model`, `history`, `member(i)`, `map(f)` and `record(...)`. Members are
-        in the order of `itertools.product(*over.values(), keys)`.
-
-    Raises:
-        ValueError: as `fit`, or if the models differ in their structure.
-        FloatingPointError: as `fit`; the message names the member too.
-        OSError: as `fit`.
-    """
-    settings = Options(**options)
-    keys = as_key(keys, "keys")
-    if keys.ndim != 1 or keys.shape[0] == 0:
-        raise ValueError(f"`keys` must be a stack of keys, shape (S,), got shape {keys.shape}.")
-    grid = check_grid(over, settings)
-    points = combinations(grid)
-    models: list[Any] = [
-        make_model(key, **{k: v for k, v in point.items() if k not in OF_TRAINING})
-        for point in points
-        for key in keys
-    ]
-    for model in models:
-        check_model(model)
-    check_alike(models)
-    data, condition = _checked(models[0], data, settings)
-    limits = settings.num_samples
-    if "num_samples" in grid:
-        limits = [point["num_samples"] for point in points for _ in keys]
-    elif limits is not None:
-        limits = [limits] * len(models)
-    if limits is not None:
-        limits = jnp.stack(_limits(limits, data, settings))
-    rates = [point.get("learning_rate") for point in points for _ in keys]
-    setup, stacked = stack_members(members_setup(settings, models, _moments_of(data), rates))
-    if members_at_once is not None:
-        positive_integer(members_at_once, "members_at_once")
-    elif jax.default_backend() == "cpu":
-        members_at_once = 1
-    layout = Layout(True, stacked, settings.mesh, members_at_once)
-    networks = [split_model(model)[1:] for model in models]
-    params, fixed = (_stacked(trees) for trees in zip(*networks, strict=True))
-    repeated = jnp.tile(keys, len(points))
-    run = _run(models[0], setup, data, condition, settings, params, fixed, repeated, layout, limits)
-    params, history = train(run)
-    # The shell is the first part of the setup, and its arrays are the first that were looked at.
-    shell_arrays = jax.tree.leaves(eqx.filter(setup.shell, eqx.is_array))
-    return EnsembleFit(
-        join_model(setup.shell, params, fixed),
-        history,
-        len(models),
-        stacked[: len(shell_arrays)],
-        tuple(grid.items()),
-        len(keys),
-    )
-
-
-def _stacked(trees: Sequence[Any]) -> Any:
-    """Trees of one structure, their arrays stacked."""
-    return jax.tree.map(
-        lambda leaf, *others: jnp.stack([leaf, *others]) if isinstance(leaf, jax.Array) else leaf,
-        *trees,
-    )
-
-
-def _checked(model: AbstractModel, data: Any, options: Options) -> tuple[Any, Any]:
-    """Data and conditions that fit the model, and a batch size that fits the data."""
-    if isinstance(data, AbstractStream):
-        return check_stream(model, data, options), None
-    data, condition = check_data(model, data, options.condition)
-    if options.batch_size > data.shape[0]:
-        raise ValueError(
-            f"`batch_size` must be at most the number of samples, {data.shape[0]}, "
-            f"got {options.batch_size}."
-        )
-    return data, condition
-
-
-def _moments_of(data: Any) -> Any:
-    """The samples from which moments are taken."""
-    return jnp.asarray(data.head(4096)[0]) if isinstance(data, AbstractStream) else data
-
-
-def _limits(values: Sequence[Any], data: Any, options: Options) -> list[Any]:
-    """Numbers of samples, each with room for a batch.
-
-    Raises:
-        ValueError: if there is none, or for a stream.
-    """
-    if isinstance(data, AbstractStream):
-        raise ValueError("`num_samples` must be None for a stream: choose its samples instead.")
-    for value in values:
-        if not isinstance(value, int) or not options.batch_size <= value <= data.shape[0]:
+        for name in ("steps", "batch_size"):
+            put(name, positive_integer(getattr(self, name), name))
+        if self.loss is not None and not isinstance(self.loss, AbstractLoss):
             raise ValueError(
-                f"`num_samples` must be an integer from the batch size, {options.batch_size}, to "
-                f"the number of samples, {data.shape[0]}, got {value!r}."
+                f"`loss` must be None or a loss such as Denoising(...) or LocalDenoising(...), "
+                f"got {type(self.loss).__name__}."
             )
-    return [jnp.int32(value) for value in values]
+        if self.optimiser is not None:
+            if not hasattr(self.optimiser, "init") or not hasattr(self.optimiser, "update"):
+                raise ValueError(
+                    "`optimiser` must be an optax transformation, "
+                    f"got {type(self.optimiser).__name__}."
+                )
+            if self.learning_rate is not None:
+                raise ValueError(
+                    "`learning_rate` must be None for an `optimiser` that brings its own, "
+                    f"got {self.learning_rate!r}."
+                )
+        if self.ema_decay is not None:
+            decay = as_float(self.ema_decay, "ema_decay")
+            put(
+                "ema_decay",
+                checked(decay, "ema_decay", lambda v: (v >= 0) & (v < 1), "in [0, 1)"),
+            )
+        if self.holdout is not None and not isinstance(self.holdout, Holdout):
+            put("holdout", Holdout(self.holdout))
+        if self.callback is not None and not isinstance(self.callback, Callback):
+            put("callback", Callback(self.callback))
+        if self.checkpoint is not None and not isinstance(self.checkpoint, AbstractCheckpoint):
+            put("checkpoint", Checkpoint(self.checkpoint))
+        if self.precision is not None:
+            choice(self.precision, "precision", PRECISIONS)
+        put("mesh", check_mesh(self.mesh))
+        parts = axis_size(self.mesh, DATA)
+        if self.batch_size % parts:
+            raise ValueError(
+                f"`batch_size` must be a multiple of the devices along {DATA!r}, {parts}, "
+                f"got {self.batch_size}."
+            )
+        if self.loss is not None and self.loss.coupling is not None:
+            if parts > 1:
+                raise ValueError(
+                    "`coupling` must be None where a batch is spread over devices: it pairs the "
+                    "whole batch. Use a mesh with seeds alone."
+                )
+            if self.holdout is not None:
+                raise ValueError(
+                    "`holdout` must be None where there is a `coupling`: its loss depends on the "
+                    "batch."
+                )
+
+    def data(
+        self, model: AbstractModel, data: DataLike | AbstractStream
+    ) -> tuple[Array | AbstractStream, PyTree]:
+        """Data and conditions that fit the model, and a batch size that fits the data."""
+        if not isinstance(data, AbstractStream):
+            array, condition = check_data(model, data, self.condition)
+            if self.batch_size > array.shape[0]:
+                raise ValueError(
+                    f"`batch_size` must be at most the number of samples, {array.shape[0]}, "
+                    f"got {self.batch_size}."
+                )
+            return array, condition
+        if model.shape is not None and tuple(data.shape) != model.shape:
+            raise ValueError(
+                f"`data` must be a stream of examples of shape {model.shape} to fit `model`, "
+                f"got {tuple(data.shape)}."
+            )
+        if data.batch_size != self.batch_size:
+            raise ValueError(
+                f"`batch_size` must be that of the stream, {data.batch_size}, "
+                f"got {self.batch_size}."
+            )
+        if self.condition is not None:
+            raise ValueError("`condition` must be None for a stream, which brings its own.")
+        return data, None
+
+    def loss_for(self, model: AbstractModel, data: Array | AbstractStream) -> AbstractLoss:
+        """The loss, with everything filled in that was left to the model."""
+        loss = self.loss
+        if loss is None:
+            loss = FlowLoss() if isinstance(model, FlowMatching) else Denoising()
+        if isinstance(data, AbstractStream):
+            return loss.for_model(model, jnp.asarray(data.head(4096)[0]))
+        return loss.for_model(model, data)
+
+    def setup(
+        self,
+        template: PyTree,
+        fixed: PyTree,
+        loss: AbstractLoss,
+        key: Key,
+        learning_rate: ArrayLike | None = None,
+        limit: Array | None = None,
+    ) -> Setup:
+        """What the compiled loop needs for one member, besides parameters and data.
+
+        Args:
+            template: the model without its network.
+            fixed: the network without its trainable arrays.
+            loss: see `loss_for`.
+            key: of the member.
+            learning_rate: of the member, in place of that of the settings.
+            limit: how many of the first examples it sees.
+        """
+        optimiser: Any = self.optimiser
+        if optimiser is None:
+            rate = self.learning_rate if learning_rate is None else learning_rate
+            rate = _LEARNING_RATE if rate is None else rate
+            optimiser = ClippedAdam(rate if callable(rate) else WarmupCosine(rate, self.steps))
+        decay = self.ema_decay
+        return Setup(template, fixed, loss, optimiser, decay, key, limit, self.batch_size)
+
+    def run(
+        self,
+        model: AbstractModel,
+        setup: Setup,
+        params: PyTree,
+        data: Array | AbstractStream,
+        condition: PyTree,
+        layout: Layout,
+    ) -> Run:
+        """The run, its held-out data checked."""
+        given, callback = self.holdout, self.callback
+        holdout = None
+        if given is not None:
+            holdout = check_data(model, given.data, given.condition, "holdout", 1)
+        intervals = [one.every for one in (given, callback) if one is not None and one.every]
+        return Run(
+            setup,
+            params,
+            self.steps,
+            data,
+            condition,
+            holdout,
+            None if given is None else given.patience,
+            min(intervals, default=_EVERY),
+            self.checkpoint,
+            None if callback is None else callback.function,
+            self.progress,
+            self.precision,
+            layout,
+        )
 
 
-def _run(
+def check_model(model: Any) -> None:
+    """Refuse what cannot be trained."""
+    if not isinstance(model, AbstractModel) or not hasattr(model, "network"):
+        raise ValueError(
+            f"`model` must be a model with a network, such as EntropyMatching, "
+            f"got {type(model).__name__}."
+        )
+    wrapper: Any = model
+    if not any(jax.tree.leaves(trainable(wrapper.network))):
+        raise ValueError("`model` must have a network with trainable arrays, got none.")
+
+
+def check_data(
     model: AbstractModel,
-    setup: Setup,
-    data: Any,
-    condition: Any,
-    options: Options,
-    params: Any,
-    fixed: Any,
-    key: Key,
-    layout: Layout,
-    limit: Any,
-) -> Run:
-    """Check the held-out data."""
-    holdout, holdout_condition = options.holdout, options.holdout_condition
-    if holdout is not None:
-        holdout, holdout_condition = check_data(model, holdout, holdout_condition, "holdout", 1)
-    return Run(
-        setup,
-        params,
-        fixed,
-        Keys(key),
-        data,
-        condition,
-        holdout,
-        holdout_condition,
-        options,
-        layout,
-        limit,
-    )
+    data: DataLike,
+    condition: PyTree,
+    name: str = "data",
+    minimum: int = 2,
+) -> tuple[Array, PyTree]:
+    """Data and conditions as arrays that fit the model and one another."""
+    array = samples(data, name, minimum=minimum)
+    example_shape(model, array, name)
+    which = "condition" if name == "data" else f"{name}.condition"
+    return array, conditions(condition, array.shape[0], which)
+
+
+def as_key(key: Any, name: str = "key") -> Key:
+    """A typed key, or a stack of them, from either kind of JAX key."""
+    if isinstance(key, list | tuple):
+        key = jnp.stack([as_key(k, name) for k in key])
+    key = jnp.asarray(key) if isinstance(key, np.ndarray) else key
+    if not isinstance(key, jax.Array):
+        raise ValueError(f"`{name}` must be made by jax.random.key, got {type(key).__name__}.")
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    if key.dtype != jnp.uint32 or key.ndim == 0:
+        raise ValueError(f"`{name}` must be made by jax.random.key, got an array of {key.dtype}.")
+    return jax.random.wrap_key_data(key)

@@ -1,32 +1,33 @@
-"""How a training run lies on devices: which arrays have a seed axis, and what is spread where."""
+"""How a training run lies on devices."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jaxtyping import Array, PyTree
 
 from entropix._core.mesh import DATA, SEED, axis_size, check_mesh, put, spec
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Seeds and devices of a run; hashable, no arrays.
+    """Members and devices of a run; hashable, no arrays.
+
+    In an ensemble every array of the setup and of the state has a leading axis of members, in a
+    single run none has; data have none in either.
 
     Attributes:
-        seeds: whether there is a seed axis.
-        stacked: for every array of the `Setup`, in the order of its leaves, whether it has one.
+        members: whether there is an axis of members.
         mesh: the devices; None for the one where the arrays are.
         at_once: how many members a device steps at once; None for all it has.
     """
 
-    seeds: bool = False
-    stacked: tuple[bool, ...] = ()
+    members: bool = False
     mesh: Mesh | None = None
     at_once: int | None = None
 
@@ -36,7 +37,7 @@ class Layout:
         return axis_size(self.mesh, DATA)
 
     def padded(self, members: int) -> int:
-        """The size of the seed axis, which every device of `"seed"` has the same share of."""
+        """The size of the axis of members: every device along `"seed"` has the same share of it."""
         size = axis_size(self.mesh, SEED)
         return -(-members // size) * size
 
@@ -45,79 +46,65 @@ class Layout:
         most = members if self.at_once is None else min(self.at_once, members)
         return next(size for size in range(most, 0, -1) if members % size == 0)
 
-    def flagged(self, setup: Any, stacked: Any, shared: Any) -> Any:
-        """A mark for every array of a `Setup`."""
-        arrays, structure = jax.tree.flatten(eqx.filter(setup, eqx.is_array))
-        flags = self.stacked or (False,) * len(arrays)
-        return jax.tree.unflatten(structure, [stacked if flag else shared for flag in flags])
-
-    def over_seeds(self, fn: Callable, setup: Any, *, last_shared: bool = False) -> Callable:
-        """`fn(setup, *trees)` for every member at once; as it is where there are no seeds.
+    def over_members(self, fn: Callable, *, last_shared: bool = False) -> Callable:
+        """`fn` of one member for every member at once; `fn` itself in a single run.
 
         Args:
-            fn: the function of one member.
-            setup: its first argument.
-            last_shared: whether the last of the others has no seed axis.
+            fn: its arguments have an axis of members.
+            last_shared: whether the last one has not.
         """
-        arrays, rest = eqx.partition(setup, eqx.is_array)
+        if not self.members:
+            return fn
 
-        def of_arrays(arrays: Any, *trees: Any) -> Any:
-            return fn(eqx.combine(arrays, rest), *trees)
-
-        if not self.seeds:
-            return lambda *trees: of_arrays(arrays, *trees)
-
-        def mapped(*trees: Any) -> Any:
-            axes = [self.flagged(arrays, 0, None), *(jax.tree.map(lambda _: 0, t) for t in trees)]
+        def mapped(*args: PyTree) -> PyTree:
+            axes: list[Any] = [eqx.if_array(0)] * len(args)
             if last_shared:
                 axes[-1] = None
-            return jax.vmap(of_arrays, in_axes=tuple(axes))(arrays, *trees)
+            return eqx.filter_vmap(fn, in_axes=tuple(axes))(*args)
 
         return mapped
 
-    def seed_spec(self, stacked: bool = True, axis: int = 0) -> PartitionSpec:
-        """The partition of an array whose seed axis is `axis`."""
-        if self.mesh is None or not (self.seeds and stacked):
+    @property
+    def spec(self) -> PartitionSpec:
+        """The partition of an array of the setup or the state."""
+        if self.mesh is None or not self.members:
             return PartitionSpec()
-        return spec(self.mesh, *(None,) * axis, SEED)
+        return spec(self.mesh, SEED)
 
-    def place(self, tree: Any, *, stacked: bool = True) -> Any:
+    def place(self, tree: PyTree, *, shared: bool = False) -> PyTree:
         """The arrays of a tree on the devices.
 
         Args:
             tree: any.
-            stacked: whether they have a seed axis, where the run has one. It is filled up to a
-                multiple of the devices.
+            shared: whether they have no axis of members, in an ensemble either. The axis is filled
+                up to a multiple of the devices.
         """
         if self.mesh is None:
             return tree
         arrays, rest = eqx.partition(tree, eqx.is_array)
-        if self.seeds and stacked:
+        if self.members and not shared:
             arrays = jax.tree.map(lambda leaf: resized(leaf, self.padded(leaf.shape[0])), arrays)
-        sharding = NamedSharding(self.mesh, self.seed_spec(stacked))
+        sharding = NamedSharding(self.mesh, PartitionSpec() if shared else self.spec)
         return eqx.combine(put(arrays, sharding), rest)
 
-    def place_setup(self, setup: Any) -> Any:
-        """A `Setup` on the devices."""
-        arrays, rest = eqx.partition(setup, eqx.is_array)
-        placed = jax.tree.map(
-            lambda leaf, stacked: self.place(leaf, stacked=stacked),
-            arrays,
-            self.flagged(arrays, True, False),
-        )
-        return eqx.combine(placed, rest)
+    def sharding(self, shape: tuple[int, ...]) -> Sharding:
+        """Where an array of a saved state can lie: spread over members, if it divides."""
+        if self.mesh is None:
+            return SingleDeviceSharding(jnp.zeros(()).devices().pop())
+        divides = self.members and shape and shape[0] % axis_size(self.mesh, SEED) == 0
+        return NamedSharding(self.mesh, self.spec if divides else PartitionSpec())
 
 
-def resized(tree: Any, size: int) -> Any:
-    """Arrays with a seed axis of `size`: cut, or filled up with the last member."""
-    arrays, rest = eqx.partition(tree, eqx.is_array)
-    return eqx.combine(jax.tree.map(lambda leaf: _resized(leaf, size), arrays), rest)
+def resized(tree: PyTree, size: int) -> PyTree:
+    """Arrays with an axis of members of `size`: cut, or filled up with the last member."""
 
+    def one(leaf: Any) -> Any:
+        if not eqx.is_array(leaf) or leaf.shape[0] == size:
+            return leaf
+        # By index, and compiled: some of the shards may lie in other processes.
+        return _take(leaf, np.minimum(np.arange(size), leaf.shape[0] - 1))
 
-def _resized(leaf: Any, size: int) -> Any:
-    # By index, and compiled: some of the shards may lie in other processes.
-    have = leaf.shape[0]
-    return leaf if have == size else _take(leaf, np.minimum(np.arange(size), have - 1))
+    return jax.tree.map(one, tree)
 
 
 @jax.jit
@@ -125,33 +112,12 @@ def _take(leaf: Array, index: Array) -> Array:
     return leaf[index]
 
 
-def stack_members(members: Sequence[Any]) -> tuple[Any, tuple[bool, ...]]:
-    """One tree for all members: arrays in which they differ are stacked, the others shared.
-
-    Returns:
-        The tree, and for each of its arrays whether it was stacked.
-    """
-    arrays, rest = eqx.partition(members[0], eqx.is_array)
-    leaves, structure = jax.tree.flatten(arrays)
-    others = [jax.tree.leaves(eqx.filter(member, eqx.is_array)) for member in members[1:]]
-    stacked, flags = [], []
-    for index, leaf in enumerate(leaves):
-        same = all(_same(leaf, other[index]) for other in others)
-        flags.append(not same)
-        stacked.append(leaf if same else jnp.stack([leaf, *(other[index] for other in others)]))
-    return eqx.combine(jax.tree.unflatten(structure, stacked), rest), tuple(flags)
-
-
-def _same(a: Any, b: Any) -> bool:
-    return a is b or bool(jnp.array_equal(a, b))
-
-
 def map_members(
-    fn: Callable, stacked: Any, shared: tuple[Any, ...], batch_size: int | None = None
-) -> Any:
+    fn: Callable, stacked: PyTree, shared: tuple[PyTree, ...], batch_size: int | None = None
+) -> PyTree:
     """`fn(member, *shared)` for every member: results have a leading axis of members.
 
-    Members are dealt out along `"seed"` of the ambient mesh, without communication.
+    Members are divided along `"seed"` of the ambient mesh, without communication.
 
     Args:
         fn: a function of one member.
@@ -165,12 +131,12 @@ def map_members(
     arrays, rest = eqx.partition(shared, eqx.is_array)
     constant: list[Any] = []  # what is no array in a result, found while tracing
 
-    def one(member: Any, arrays: Any) -> Any:
+    def one(member: PyTree, arrays: PyTree) -> PyTree:
         result, other = eqx.partition(fn(member, *eqx.combine(arrays, rest)), eqx.is_array)
         constant[:] = [other]
         return result
 
-    def several(stacked: Any, arrays: Any) -> Any:
+    def several(stacked: PyTree, arrays: PyTree) -> PyTree:
         if batch_size is None:
             return jax.vmap(one, in_axes=(0, None))(stacked, arrays)
         return jax.lax.map(lambda member: one(member, arrays), stacked, batch_size=batch_size)

@@ -1,9 +1,9 @@
-"""The compiled training loop: a chunk of steps as one program, for one seed or for many.
+"""The compiled training loop: a chunk of steps as one program, for one network or for many.
 
 Everything that can change without changing the program is an argument: data, keys, the number of
 steps of the chunk, every number of the optimiser. Random numbers depend on the key and the index
-of the step alone (`fold_in`), so that a run taken up from a checkpoint repeats, bit for bit, what
-it would have done.
+of the step alone (`fold_in`), so that a run that resumes from a checkpoint repeats, bit for bit,
+what it would have done.
 
 On a mesh of devices (`entropix._core.mesh`) the loop is a `jax.shard_map`: every device steps its
 own members of the ensemble, for which it needs no other device, on its own share of each batch, for
@@ -18,58 +18,104 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from entropix._core.arrays import Key, squared_norm
-from entropix._core.mesh import DATA, spec
+from entropix._core.arrays import Key
+from entropix._core.mesh import DATA
+from entropix.interfaces import AbstractLoss
 from entropix.networks import trainable
-from entropix.training.early_stopping import Stopping
 from entropix.training.layout import Layout
-from entropix.training.objective import AbstractObjective
-from entropix.training.optimiser import RelativeClip, average
+from entropix.training.objective import batch_loss, mean_loss
+from entropix.training.source import Source
 
 
-class Keys(eqx.Module):
-    """The streams of random numbers of a run: for the order of the data, the steps, the holdout."""
-
-    order: Key
-    steps: Key
-    holdout: Key
-
-    def __init__(self, key: Key):
-        self.order, self.steps, self.holdout = _streams(key)
-
-
-@jax.jit
-def _streams(key: Key) -> tuple[Key, ...]:
-    streams = (0x0DE5, 0x57E5, 0x401D)  # far from the counters that `jax.random.split` uses
-    fold = jax.random.fold_in if key.ndim == 0 else jax.vmap(jax.random.fold_in, (0, None))
-    return tuple(fold(key, stream) for stream in streams)
+# Streams of random numbers, far from the counters that `jax.random.split` uses.
+_STEPS = 0x57E5
+_HOLDOUT = 0x401D
 
 
 class Setup(eqx.Module):
-    """What a step needs and never changes; a pytree of arrays and hashable functions.
-
-    In an ensemble an array is shared by all members, or has a leading seed axis; the `Layout` says
-    which.
+    """What a member needs and never changes; a pytree of arrays and hashable functions.
 
     Attributes:
-        shell: the model (or whatever else has a `network`), its network taken out.
-        objective: the loss of a batch.
-        optimiser: an optax transformation; scaled by `-learning_rate(step)` if there is one.
-        learning_rate: a schedule, or None where `optimiser` has its own.
-        clip: relative clipping of the gradient, or None.
+        template: the model (or whatever else has a `network`), its network taken out.
+        fixed: the network without its trainable arrays.
+        loss: of a draw.
+        optimiser: an optax transformation with its learning rate.
         ema_decay: of the parameters' moving average, or None.
+        key: of the run.
+        limit: how many of the first examples are seen; None for all.
         batch_size: examples per step.
     """
 
-    shell: eqx.Module
-    objective: AbstractObjective
-    optimiser: optax.GradientTransformation
-    learning_rate: Any
-    clip: RelativeClip | None
-    ema_decay: Float[Array, ""] | None
+    template: PyTree
+    fixed: PyTree
+    loss: AbstractLoss
+    optimiser: Any
+    ema_decay: Float[Array, "*members"] | None
+    key: Key
+    limit: Int[Array, "*members"] | None
     batch_size: int = eqx.field(static=True)
+
+    def model(self, params: PyTree) -> Any:
+        """The model with these parameters."""
+        return join_model(self.template, params, self.fixed)
+
+
+class Stopping(eqx.Module):
+    """Early stopping: where a member stands.
+
+    A member whose held-out loss no longer falls is frozen by a mask. All go on being computed, as
+    one program must, until the last has stopped.
+
+    Attributes:
+        best: the parameters of least held-out loss.
+        loss: that loss.
+        step: after how many steps it was.
+        active: whether training goes on.
+    """
+
+    best: PyTree
+    loss: Float[Array, "*members"]
+    step: Int[Array, "*members"]
+    active: Bool[Array, "*members"]
+
+    @classmethod
+    def begin(cls, params: PyTree) -> "Stopping":
+        """Before the first evaluation."""
+        dtype = jax.tree.leaves(params)[0].dtype
+        return cls(params, jnp.asarray(jnp.inf, dtype), jnp.int32(0), jnp.asarray(True))
+
+    @eqx.filter_jit
+    def evaluated(
+        self,
+        params: PyTree,
+        loss: Float[Array, "*members"],
+        step: Int[Array, ""],
+        patience: Int[Array, ""],
+    ) -> "Stopping":
+        """After an evaluation of the held-out loss of all members.
+
+        Args:
+            params: their parameters.
+            loss: their held-out losses.
+            step: steps taken.
+            patience: steps without a new least loss after which a member stops.
+        """
+        better = self.active & (loss < self.loss)
+
+        def chosen(new: Array, old: Array) -> Array:
+            mask = better.reshape(better.shape + (1,) * (new.ndim - better.ndim))
+            return jnp.where(mask, new, old)
+
+        at = jnp.where(better, step, self.step)
+        return Stopping(
+            jax.tree.map(chosen, params, self.best),
+            jnp.where(better, loss.astype(self.loss.dtype), self.loss),
+            at,
+            self.active & (step - at < patience),
+        )
 
 
 class State(eqx.Module):
@@ -79,19 +125,16 @@ class State(eqx.Module):
         params: the trainable arrays of the network.
         optimiser: the optimiser's state.
         average: the moving average of `params`, or None.
-        mean_square: running mean square of the gradient's norm.
-        stopping: whether training goes on, and the best parameters so far; None where it always
-            does.
+        stopping: see `Stopping`; None where training never stops early.
     """
 
-    params: Any
-    optimiser: Any
-    average: Any
-    mean_square: Float[Array, "*seeds"]
+    params: PyTree
+    optimiser: PyTree
+    average: PyTree
     stopping: Stopping | None
 
     @property
-    def current(self) -> Any:
+    def current(self) -> PyTree:
         """The parameters to be judged: the average, if there is one."""
         return self.params if self.average is None else self.average
 
@@ -102,225 +145,184 @@ class Inputs(eqx.Module):
     Attributes:
         setup: see `Setup`.
         source: where batches come from.
-        fixed: the rest of the network, with a leading seed axis in an ensemble.
-        keys: see `Keys`.
-        start: the first step.
+        start: the first step, an integer of NumPy or traced.
         count: how many steps, at most `length`.
         length: of the buffers for losses and norms.
-        layout: seeds and devices.
+        layout: members and devices.
     """
 
-    setup: Any
-    source: Any
-    fixed: Any
-    keys: Any
+    setup: Setup
+    source: Source
     start: Any
     count: Any
     length: int = eqx.field(static=True)
     layout: Layout = eqx.field(static=True)
 
-    def within(self, layout: Layout) -> "Inputs":
-        """The same with another layout."""
-        arrays = (self.setup, self.source, self.fixed, self.keys, self.start, self.count)
-        return Inputs(*arrays, self.length, layout)
+
+class Outputs(eqx.Module):
+    """What a chunk of steps leaves behind.
+
+    Attributes:
+        state: see `State`.
+        order: of the data, in the epoch of the last step; None for a stream.
+        losses: of the steps, zero beyond `count`.
+        norms: of their gradients.
+        finite: whether the parameters are.
+    """
+
+    state: State
+    order: PyTree
+    losses: Float[Array, "*members length"]
+    norms: Float[Array, "*members length"]
+    finite: Bool[Array, "*members"]
 
 
-def split_model(model: Any) -> tuple[Any, Any, Any]:
+def split_model(model: Any) -> tuple[PyTree, PyTree, PyTree]:
     """The model without its network, the network's trainable arrays, and the rest of it."""
     params, fixed = eqx.partition(model.network, trainable(model.network))
     return eqx.tree_at(lambda m: m.network, model, None), params, fixed
 
 
-def join_model(shell: Any, params: Any, fixed: Any) -> Any:
+def join_model(template: PyTree, params: PyTree, fixed: PyTree) -> Any:
     """The inverse of `split_model`."""
-    return eqx.tree_at(
-        lambda m: m.network, shell, eqx.combine(params, fixed), is_leaf=lambda x: x is None
-    )
+    network = eqx.combine(params, fixed)
+    return eqx.tree_at(lambda m: m.network, template, network, is_leaf=lambda x: x is None)
 
 
 @eqx.filter_jit
-def initial_state(setup: Setup, params: Any, layout: Layout, stopping: bool = False) -> State:
+def initial_state(setup: Setup, params: PyTree, layout: Layout, stopping: bool = False) -> State:
     """The state before the first step; its buffers are its own, ready to be donated."""
 
-    def one(setup: Setup, params: Any) -> State:
-        mean_square = jnp.zeros((), jax.tree.leaves(params)[0].dtype)
-        moving = None if setup.ema_decay is None else params
+    def one(setup: Setup, params: PyTree) -> State:
+        average = None if setup.ema_decay is None else params
         best = Stopping.begin(params) if stopping else None
-        return State(params, setup.optimiser.init(params), moving, mean_square, best)
+        return State(params, setup.optimiser.init(params), average, best)
 
-    state = layout.over_seeds(one, setup)(params)
+    state = layout.over_members(one)(setup, params)
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
 
 
 def _step(
-    setup: Setup,
-    batch: tuple[Array, Any],
-    step: Int[Array, ""],
-    fixed: Any,
-    key: Key,
-    state: State,
-    parts: int,
+    setup: Setup, batch: tuple[Array, PyTree], step: Int[Array, ""], state: State, parts: int
 ) -> tuple[State, Float[Array, ""], Float[Array, ""]]:
     """One step of gradient descent: the new state, the loss, the norm of the gradient.
 
     `batch` is the share of this device, one of `parts`.
     """
 
-    def loss_of(params: Any) -> Array:
-        model = join_model(setup.shell, params, fixed)
+    def loss_of(params: PyTree) -> Array:
         share = None if parts == 1 else (jax.lax.axis_index(DATA), parts)
-        return setup.objective(model, *batch, key=jax.random.fold_in(key, step), share=share)
+        key = jax.random.fold_in(jax.random.fold_in(setup.key, _STEPS), step)
+        return batch_loss(setup.loss, setup.model(params), *batch, key=key, share=share)
 
     loss, gradient = jax.value_and_grad(loss_of)(state.params)
     if parts > 1:  # as one vector: one sum over devices
         flat, unravel = ravel_pytree((loss, gradient))
         loss, gradient = unravel(jax.lax.pmean(flat, DATA))
-    norm = jnp.sqrt(sum(squared_norm(g) for g in jax.tree.leaves(gradient)))
-    mean_square = state.mean_square
-    if setup.clip is not None:
-        factor, mean_square = setup.clip(norm.astype(mean_square.dtype), mean_square, step)
-        gradient = jax.tree.map(lambda g: (factor * g).astype(g.dtype), gradient)
     # Some transformations, such as reduce_on_plateau, also want the loss.
     optimiser = optax.with_extra_args_support(setup.optimiser)
     updates, opt_state = optimiser.update(gradient, state.optimiser, state.params, value=loss)
-    if setup.learning_rate is not None:
-        rate = setup.learning_rate(step)
-        updates = jax.tree.map(lambda u: (-rate * u).astype(u.dtype), updates)
     params = optax.apply_updates(state.params, updates)
-    moving = state.average
+    average = state.average
     if setup.ema_decay is not None:
-        moving = average(setup.ema_decay, moving, params, step)
-    new = State(params, opt_state, moving, mean_square, state.stopping)
+        # Faster while few steps lie behind it, as the first parameters are of no use.
+        rate = 1 - jnp.minimum(setup.ema_decay, (1 + step) / (10 + step))
+        moved = optax.incremental_update(params, average, rate)
+        average = jax.tree.map(lambda new, old: new.astype(old.dtype), moved, average)
+    new = State(params, opt_state, average, state.stopping)
     if state.stopping is not None:
         active = state.stopping.active
         new = jax.tree.map(lambda a, b: jnp.where(active, a, b), new, state)
-    return new, loss, norm
+    return new, loss, optax.tree.norm(gradient)
 
 
-def _steps(
-    inputs: Inputs, state: State, order: Any
-) -> tuple[State, Any, Array, Array, Bool[Array, "*seeds"]]:
+def _steps(inputs: Inputs, state: State, order: PyTree) -> Outputs:
     """All steps of a chunk, for the members and the share of each batch of one device."""
     setup, source, layout = inputs.setup, inputs.source, inputs.layout
-    fixed_arrays, fixed_rest = eqx.partition(inputs.fixed, eqx.is_array)
     parts = layout.parts
     part = jax.lax.axis_index(DATA) if parts > 1 else 0
 
-    def one(
-        setup: Setup, fixed: Any, key: Key, state: State, order: Any, count: Any, i: Array
-    ) -> Any:
+    def one(setup: Setup, state: State, order: PyTree, i: Array) -> Any:
         step = inputs.start + i
-        batch = source.batch(i, step, order, count, setup.batch_size // parts, part, parts)
-        fixed = eqx.combine(fixed, fixed_rest)
-        return _step(setup, batch, step, fixed, key, state, parts)
+        batch = source.batch(i, step, order, setup.limit, setup.batch_size, (part, parts))
+        return _step(setup, batch, step, state, parts)
 
-    def advance(state: State, order: Any, i: Array) -> Any:
-        mapped = layout.over_seeds(one, setup, last_shared=True)
-        return mapped(fixed_arrays, inputs.keys.steps, state, order, source.counts, i)
+    advance = layout.over_members(one, last_shared=True)
 
     def body(i: Array, loop: Any) -> Any:
         state, order, losses, norms = loop
-        order = source.reorder(order, inputs.keys.order, inputs.start + i, setup.batch_size, layout)
-        state, loss, norm = advance(state, order, i)
-        return state, order, losses.at[i].set(loss), norms.at[i].set(norm)
+        step = inputs.start + i
+        order = source.reorder(order, setup.key, step, setup.batch_size, setup.limit)
+        state, loss, norm = advance(setup, state, order, i)
+        return state, order, losses.at[..., i].set(loss), norms.at[..., i].set(norm)
 
-    shape = (inputs.length, *state.mean_square.shape)
-    losses = jnp.zeros(shape, source.dtype)
-    norms = jnp.zeros(shape, state.mean_square.dtype)
+    first = jax.tree.leaves(state.params)[0]
+    shape = (*first.shape[: int(layout.members)], inputs.length)
+    losses, norms = jnp.zeros(shape, source.data.dtype), jnp.zeros(shape, first.dtype)
+    # A loop with a traced bound: a last chunk of fewer steps runs the same program.
     state, order, losses, norms = jax.lax.fori_loop(
         0, inputs.count, body, (state, order, losses, norms)
     )
-    finite = jax.vmap(_finite) if layout.seeds else _finite
-    return state, order, losses, norms, finite(state.params)
+
+    def finite(params: PyTree) -> Array:
+        return jnp.all(jnp.stack([jnp.all(jnp.isfinite(p)) for p in jax.tree.leaves(params)]))
+
+    return Outputs(state, order, losses, norms, layout.over_members(finite)(state.params))
 
 
-def _everywhere(tree: Any, mark: Any) -> Any:
-    return jax.tree.map(lambda _: mark, tree)
+def _groups(inputs: Inputs, state: State, order: PyTree) -> Outputs:
+    """The steps of a chunk for all members of a device, group after group.
 
-
-def _marked(arrays: Inputs, stacked: Any, shared: Any, streamed: Any) -> Inputs:
-    """A mark for every array: whether it has a seed axis, is shared, or belongs to a stream."""
-    return Inputs(
-        arrays.layout.flagged(arrays.setup, stacked, shared),
-        arrays.source.marked(stacked, shared, streamed),
-        _everywhere(arrays.fixed, stacked),
-        _everywhere(arrays.keys, stacked),
-        shared,
-        shared,
-        arrays.length,
-        arrays.layout,
-    )
-
-
-def _groups(
-    inputs: Inputs, state: State, order: Any
-) -> tuple[State, Any, Array, Array, Bool[Array, "*seeds"]]:
-    """The steps of a chunk for all members of a device, group after group."""
+    A product of stacked matrices is slower on a CPU than the single ones, and many members may not
+    fit into memory at once. A group takes all steps of the chunk before the next one begins, so
+    that its parameters stay in the cache.
+    """
     layout = inputs.layout
-    members = state.mean_square.shape[0] if layout.seeds else 1
+    members = jax.tree.leaves(state.params)[0].shape[0] if layout.members else 1
     size = layout.group(members)
-    if not layout.seeds or size == members > 1:
+    if not layout.members or size == members > 1:
         return _steps(inputs, state, order)
-    arrays, rest = eqx.partition(inputs, eqx.is_array)
-    grouped, shared = eqx.partition(arrays, _marked(arrays, True, False, False))
-    # A group of one is a run without a seed axis.
-    within = dataclasses.replace(layout, seeds=size > 1, stacked=layout.stacked if size > 1 else ())
+    # A group of one is a single run: its arrays lose the axis, and nothing is vmapped.
+    shape = (members // size, size) if size > 1 else (members,)
+    within = dataclasses.replace(layout, members=size > 1)
+    arrays, rest = eqx.partition(inputs.setup, eqx.is_array)
 
-    def of_group(tree: Any) -> Any:
-        shape = (members // size, size) if size > 1 else (members,)
-        return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), tree)
+    def steps(group: Any) -> Outputs:
+        arrays, state, order = group
+        setup = eqx.combine(arrays, rest)
+        own = Inputs(setup, inputs.source, inputs.start, inputs.count, inputs.length, within)
+        return _steps(own, state, order)
 
-    def steps(group: Any) -> Any:
-        own, state, order = group
-        return _steps(eqx.combine(own, shared, rest).within(within), state, order)
-
-    found = jax.lax.map(steps, of_group((grouped, state, order)))
-    *stacked, losses, norms, finite = found
-
-    def of_members(tree: Any, axis: int = 0) -> Any:
-        def one(leaf: Array) -> Array:
-            leaf = jnp.moveaxis(leaf, 0, axis)
-            shape = (*leaf.shape[:axis], members, *leaf.shape[axis + (2 if size > 1 else 1) :])
-            return leaf.reshape(shape)
-
-        return jax.tree.map(one, tree)
-
-    state, order = of_members(tuple(stacked))
-    return state, order, of_members(losses, 1), of_members(norms, 1), of_members(finite)
+    grouped = jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), (arrays, state, order))
+    found = jax.lax.map(steps, grouped)
+    return jax.tree.map(lambda a: a.reshape(members, *a.shape[len(shape) :]), found)
 
 
-def _chunk(
-    inputs: Inputs, carry: tuple[State, Any]
-) -> tuple[State, Any, Array, Array, Bool[Array, "*seeds"]]:
+def _chunk(inputs: Inputs, carry: tuple[State, PyTree]) -> Outputs:
     """Run steps `start` to `start + count` of a run.
 
     Args:
         inputs: see `Inputs`.
         carry: the state, and the order of the data in the epoch of `start` (any, where one begins).
-
-    Returns:
-        State, order, the losses and gradient norms of the steps, shape (length, *seeds), zero
-        beyond `count`, and whether the parameters are finite, shape (*seeds,).
     """
     layout = inputs.layout
     if layout.mesh is None:
         return _groups(inputs, *carry)
     arrays, rest = eqx.partition(inputs, eqx.is_array)
-    of_seed, of_step = layout.seed_spec(), layout.seed_spec(axis=1)
-    split = spec(layout.mesh, None, DATA)
-    specs = _marked(arrays, of_seed, layout.seed_spec(False), split)
-    ins = (specs, *_everywhere(carry, of_seed))
-    outs = (*_everywhere(carry, of_seed), of_step, of_step, of_seed)
 
-    def local(arrays: Inputs, state: State, order: Any) -> Any:
-        return _groups(eqx.combine(arrays, rest), state, order)
+    def local(setup: Setup, source: Source, start: Array, count: Array, carry: Any) -> Any:
+        arrays = Inputs(setup, source, start, count, inputs.length, layout)
+        return _groups(eqx.combine(arrays, rest), *carry)
 
-    run = jax.shard_map(local, mesh=layout.mesh, in_specs=ins, out_specs=outs, check_vma=False)
-    return run(arrays, *carry)
-
-
-def _finite(params: Any) -> Bool[Array, ""]:
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
+    of_member, everywhere = layout.spec, PartitionSpec()
+    run = jax.shard_map(
+        local,
+        mesh=layout.mesh,
+        in_specs=(of_member, inputs.source.spec(layout.mesh), everywhere, everywhere, of_member),
+        out_specs=of_member,
+        check_vma=False,
+    )
+    return run(arrays.setup, arrays.source, arrays.start, arrays.count, carry)
 
 
 # The second form frees the old state for the new one; the first keeps it, for a checkpoint.
@@ -330,25 +332,13 @@ donating_chunk = eqx.filter_jit(_chunk, donate="all-except-first")
 
 @eqx.filter_jit
 def holdout_loss(
-    setup: Setup,
-    params: Any,
-    fixed: Any,
-    keys: Keys,
-    holdout: Array,
-    condition: Any,
-    layout: Layout,
-) -> Float[Array, "*seeds"]:
-    """The objective on held-out data, always with the same draws."""
-    fixed_arrays, fixed_rest = eqx.partition(fixed, eqx.is_array)
+    setup: Setup, params: PyTree, holdout: tuple[Array, PyTree], layout: Layout
+) -> Float[Array, "*members"]:
+    """The loss on held-out data, always with the same draws."""
 
-    def one(setup: Setup, params: Any, fixed_arrays: Any, key: Key) -> Array:
-        model = join_model(setup.shell, params, eqx.combine(fixed_arrays, fixed_rest))
-        return setup.objective.mean_over(
-            eqx.nn.inference_mode(model),
-            holdout,
-            condition,
-            key=key,
-            batch_size=setup.batch_size,
-        )
+    def one(setup: Setup, params: PyTree) -> Array:
+        model = eqx.nn.inference_mode(setup.model(params))
+        key = jax.random.fold_in(setup.key, _HOLDOUT)
+        return mean_loss(setup.loss, model, *holdout, key=key, batch_size=setup.batch_size)
 
-    return layout.over_seeds(one, setup)(params, fixed_arrays, keys.holdout)
+    return layout.over_members(one)(setup, params)

@@ -1,7 +1,7 @@
 """Driving the compiled loop from Python: chunks, checks, checkpoints, and what the user sees."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -9,17 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from entropix._core.mesh import DATA, spec, to_host
 from entropix._core.precision import training_precision
-from entropix.training.checkpoint import FileCheckpoint, describe
-from entropix.training.early_stopping import look
-from entropix.training.history import History
+from entropix._core.progress import progress_bar
+from entropix.interfaces import AbstractStream
+from entropix.persistence import AbstractCheckpoint, describe
 from entropix.training.layout import Layout, resized
 from entropix.training.loop import (
     Inputs,
-    Keys,
     Setup,
     State,
     donating_chunk,
@@ -27,115 +26,135 @@ from entropix.training.loop import (
     initial_state,
     keeping_chunk,
 )
-from entropix.training.options import Options
-from entropix.training.progress import progress_bar
-from entropix.training.sharded_checkpoint import ShardedCheckpoint
-from entropix.training.source import AbstractSource, Resident, Streamed, epoch_order
-from entropix.training.stream import AbstractStream
+from entropix.training.source import Source, epoch_order
+
+
+class History(eqx.Module):
+    """The course of a run, as arrays; `history["loss"]` is `history.loss`.
+
+    For an ensemble, losses and norms have a leading axis of members.
+
+    Attributes:
+        step: 1, ..., n: how many steps had been taken, the one of this loss included.
+        loss: of the step's batch, before the step, in the units of the weighting (see `losses`):
+            for `"likelihood"` nats, of which a perfect network would reach $-S_{tot}$.
+        gradient_norm: before clipping.
+        holdout_step: the steps after which the held-out loss was taken; empty without `holdout`.
+        holdout_loss: the loss on all held-out data, always with the same draws.
+        best_step: after how many steps the network had the parameters that were returned: those of
+            the last, or with `patience` those of least held-out loss.
+    """
+
+    step: Int[Array, " steps"]
+    loss: Float[Array, "*members steps"]
+    gradient_norm: Float[Array, "*members steps"]
+    holdout_step: Int[Array, " points"]
+    holdout_loss: Float[Array, "*members points"]
+    best_step: Int[Array, "*members"]
+
+    def keys(self) -> tuple[str, ...]:
+        """The names of the arrays, so that `dict(history)` works."""
+        return tuple(field.name for field in dataclasses.fields(self))
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self.keys():
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A training run: its constants. With seeds, parameters and keys have a leading axis.
+    """A training run: its constants. In an ensemble `setup` and `params` have an axis of members.
 
     Attributes:
         setup: see `Setup`.
         params: the trainable arrays of the network.
-        fixed: the rest of it.
-        keys: see `Keys`.
+        steps: how many to take.
         data: examples that stay on the device, or a stream.
         condition: of the examples, or None.
-        holdout: held-out examples, or None.
-        holdout_condition: their conditions, or None.
-        options: see `Options`.
-        layout: seeds and devices.
-        limit: how many of the first examples each member sees; None for all.
+        holdout: held-out examples and their conditions, or None.
+        patience: steps without a new least held-out loss after which a member stops; None: never.
+        every: steps between evaluations; a chunk of the compiled loop has at most these.
+        checkpoint: where the run is saved, or None.
+        callback: called after each evaluation, or None.
+        progress: whether to show a bar.
+        precision: of products of matrices, or None for JAX's own.
+        layout: members and devices.
     """
 
     setup: Setup
-    params: Any
-    fixed: Any
-    keys: Keys
+    params: PyTree
+    steps: int
     data: Array | AbstractStream
-    condition: Any
-    holdout: Array | None
-    holdout_condition: Any
-    options: Options
+    condition: PyTree = None
+    holdout: tuple[Array, PyTree] | None = None
+    patience: int | None = None
+    every: int = 100
+    checkpoint: AbstractCheckpoint | None = None
+    callback: Callable | None = None
+    progress: bool = False
+    precision: str | None = None
     layout: Layout = dataclasses.field(default_factory=Layout)
-    limit: Any = None
-
-    @property
-    def members(self) -> int:
-        """The size of the seed axis; 1 where there is none."""
-        return jax.tree.leaves(self.params)[0].shape[0] if self.layout.seeds else 1
 
     def fingerprint(self, state: State) -> dict:
-        """What two runs must share for one to take up a checkpoint of the other."""
-        options, setup = self.options, self.setup
-        if isinstance(self.data, AbstractStream):
-            data: Any = self.data.fingerprint()
-        else:
-            data = describe((self.data, self.condition))
-        optional = {"num_samples": self.limit, "patience": options.patience}
+        """What two runs must share for one to resume from a checkpoint of the other."""
+        setup, data = self.setup, self.data
+        optional = {"num_samples": setup.limit, "patience": self.patience}
         return {
-            "steps": options.steps,
-            "batch_size": options.batch_size,
-            "num_draws": options.num_draws,
-            "antithetic": bool(options.antithetic),
-            **setup.objective.record(),
-            "optimiser": describe(state.optimiser),
-            "learning_rate": describe(setup.learning_rate),
-            "gradient_clip": describe(setup.clip),
+            "steps": self.steps,
+            "batch_size": setup.batch_size,
+            "loss": type(setup.loss).__name__,
+            **_fields(setup.loss),
+            "optimiser": describe((setup.optimiser, state.optimiser)),
+            **_fields(setup.optimiser),
             "ema_decay": describe(setup.ema_decay),
-            "model": describe((setup.shell, self.params, self.fixed)),
-            "data": data,
-            "key": describe(self.keys),
+            "model": describe((setup.template, self.params, setup.fixed)),
+            "data": data.fingerprint()
+            if isinstance(data, AbstractStream)
+            else describe((data, self.condition)),
+            "key": describe(setup.key),
             **{k: describe(v) for k, v in optional.items() if v is not None},
         }
 
     def placed(self) -> "Run":
-        """The run with its arrays on its devices, the seed axis filled up to a multiple of them."""
-        layout = self.layout
-
-        def everywhere(tree: Any) -> Any:
-            return tree if isinstance(tree, AbstractStream) else layout.place(tree, stacked=False)
-
+        """The run with its arrays on its devices, the members filled up to a multiple of them."""
+        place, data = self.layout.place, self.data
         return dataclasses.replace(
             self,
-            setup=layout.place_setup(self.setup),
-            params=layout.place(self.params),
-            fixed=layout.place(self.fixed),
-            keys=layout.place(self.keys),
-            data=everywhere(self.data),
-            condition=everywhere(self.condition),
-            holdout=everywhere(self.holdout),
-            holdout_condition=everywhere(self.holdout_condition),
-            limit=layout.place(self.limit),
+            setup=place(self.setup),
+            params=place(self.params),
+            data=data if isinstance(data, AbstractStream) else place(data, shared=True),
+            condition=place(self.condition, shared=True),
+            holdout=place(self.holdout, shared=True),
         )
 
-    def order(self, step: int) -> Any:
+    def order(self, step: int) -> PyTree:
         """The order of the data in the epoch that holds `step`; None for a stream."""
         if isinstance(self.data, AbstractStream):
             return None
-        total = self.data.shape[0]
-        if self.limit is None:
-            epoch: Any = np.int32(step // (total // self.options.batch_size))
-        else:
-            epoch = jnp.int32(step) // (self.limit // self.options.batch_size)
-        return epoch_order(self.keys.order, epoch, total, self.layout.seeds, self.limit)
+        total, size, limit = self.data.shape[0], self.setup.batch_size, self.setup.limit
+        epoch = np.int32(step // (total // size)) if limit is None else step // (limit // size)
+        return epoch_order(self.setup.key, epoch, total, limit)
 
-    def sources(self, start: int) -> Callable[[int], AbstractSource]:
+    def sources(self, start: int) -> Callable[[int], Source]:
         """A function that gives the source of the next `count` steps, from step `start` on."""
         if not isinstance(self.data, AbstractStream):
-            source = Resident(self.data, self.condition, self.limit)
+            source = Source(self.data, self.condition, False)
             return lambda count: source
-        batches, length = self.data.batches(start), self.options.chunk
+        batches = self.data.batches(start)
 
-        def following(count: int) -> AbstractSource:
+        def following(count: int) -> Source:
             found = [next(batches) for _ in range(count)]
-            # One shape for all chunks: the last is filled up with what is never looked at.
-            found += found[-1:] * (length - count)
-            return Streamed(*jax.tree.map(lambda *leaves: self._whole(np.stack(leaves)), *found))
+            # One shape for all chunks: the last is filled up with what is never used.
+            found += found[-1:] * (self.every - count)
+            data, condition = jax.tree.map(lambda *part: self._whole(np.stack(part)), *found)
+            return Source(data, condition, True)
 
         return following
 
@@ -148,219 +167,189 @@ class Run:
             return jax.device_put(part, split)
         return jax.make_array_from_process_local_data(split, part)
 
-    def holdout_loss(self, state: State) -> Array:
-        """The loss on the held-out data, shape (*seeds,)."""
-        holdout: Any = self.holdout  # `train` asks only where there is one
-        return holdout_loss(
-            self.setup,
-            state.current,
-            self.fixed,
-            self.keys,
-            holdout,
-            self.holdout_condition,
-            self.layout,
-        )
+    def next_stop(self, step: int) -> int:
+        """The end of the chunk that starts at `step`; it does not depend on where a run resumed."""
+        intervals = [self.every] + ([] if self.checkpoint is None else [self.checkpoint.every])
+        return min(self.steps, *((step // every + 1) * every for every in intervals))
+
+
+def _fields(module: Any) -> dict[str, Any]:
+    """Each setting of a loss or an optimiser by its name, so that an error can name it."""
+    if not isinstance(module, eqx.Module):
+        return {}
+    plain = int | str | bool | None
+    found = {field.name: getattr(module, field.name) for field in dataclasses.fields(module)}
+    return {k: v if isinstance(v, plain) else describe(v) for k, v in found.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Moment:
-    """Where a run stands: replaced as a whole, so that an interrupt finds it consistent."""
+    """Where a run stands: replaced as a whole, so that an interrupt finds it consistent.
+
+    Attributes:
+        step: how many steps have been taken.
+        state: the arrays that they changed.
+        order: of the data in this epoch.
+        history: losses and norms of all steps, shape (*members, steps).
+        active: whether any member goes on.
+    """
 
     step: int
     state: State
-    order: Int[Array, "*seeds n"] | None
+    order: PyTree
     history: dict[str, np.ndarray]
     active: bool
 
 
-def train(run: Run) -> tuple[Any, History]:
+def train(run: Run) -> tuple[PyTree, History]:
     """Take all steps of a run; the trained (averaged, or best) parameters and the history.
 
     Raises:
         FloatingPointError: if a loss, a gradient or a parameter is not finite, naming the step.
-        ValueError: if a checkpoint cannot be taken up.
-        OSError: if one cannot be written.
+        ValueError: if a run cannot resume from its checkpoint.
+        OSError: if a checkpoint cannot be written.
     """
-    checkpoint = _checkpoint(run.options)
+    if run.checkpoint is not None:
+        run.checkpoint.open()
     try:
-        with training_precision(run.options.precision):
-            return _train(run, checkpoint)
+        with training_precision(run.precision):
+            return _train(run)
     finally:
+        if run.checkpoint is not None:
+            run.checkpoint.close()
+
+
+def _train(run: Run) -> tuple[PyTree, History]:
+    layout, checkpoint = run.layout, run.checkpoint
+    members = jax.tree.leaves(run.params)[0].shape[0] if layout.members else None
+    run, now, fingerprint = _begin(run, members)
+    sources, saved = run.sources(now.step), now.step
+
+    def cut(tree: PyTree) -> PyTree:
+        """Without the members that only fill up the devices."""
+        return tree if members is None else resized(tree, members)
+
+    def write() -> int:
         if checkpoint is not None:
-            checkpoint.close()
-
-
-def _train(run: Run, checkpoint: FileCheckpoint | ShardedCheckpoint | None) -> tuple[Any, History]:
-    options, members = run.options, run.members
-    run, now, fingerprint, saved = _begin(run, checkpoint)
-    sources = run.sources(now.step)
-    advance = donating_chunk if checkpoint is None else keeping_chunk
-
-    def write(checkpoint: FileCheckpoint | ShardedCheckpoint, now: _Moment) -> int:
-        state = now.state
-        if run.layout.seeds:
-            state = resized(state, members)
-        history = {k: _members(v, members) for k, v in now.history.items()}
-        checkpoint.write(now.step, fingerprint, state, history)
+            history = _with_members(now.history, members)
+            checkpoint.write(now.step, fingerprint, cut(now.state), history)
         return now.step
 
-    with progress_bar(options, now.step) as bar:
+    # The state of the last chunk must survive the next one where it may have to be written when
+    # that is interrupted; else its memory is given to the new state.
+    advance = donating_chunk if checkpoint is None else keeping_chunk
+    with progress_bar(run.steps, "training", "step", run.progress, initial=now.step) as bar:
         try:
-            while now.step < options.steps and now.active:
-                stop = _next_stop(options, now.step)
+            while now.step < run.steps and now.active:
+                stop = run.next_stop(now.step)
                 count = stop - now.step
-                inputs = Inputs(
-                    run.setup,
-                    sources(count),
-                    run.fixed,
-                    run.keys,
-                    np.int32(now.step),
-                    np.int32(count),
-                    options.chunk,
-                    run.layout,
-                )
-                state, order, losses, norms, finite = advance(inputs, (now.state, now.order))
-                losses, norms = to_host(losses)[:count], to_host(norms)[:count]
-                _check_finite(now.step, losses, norms, to_host(finite))
-                history = {
-                    **now.history,
-                    "loss": np.concatenate([now.history["loss"], losses]),
-                    "gradient_norm": np.concatenate([now.history["gradient_norm"], norms]),
-                }
-                metrics: dict[str, Any] = {
-                    "loss": _mean(losses, members),
-                    "gradient_norm": _mean(norms, members),
-                }
-                active = True
+                # The numbers of a chunk are arguments of one program: it is compiled once.
+                start = np.int32(now.step)
+                source = sources(count)
+                inputs = Inputs(run.setup, source, start, np.int32(count), run.every, layout)
+                out = advance(inputs, (now.state, now.order))
+                losses, norms = (to_host(a)[..., :count] for a in (out.losses, out.norms))
+                _check_finite(now.step, losses, norms, to_host(out.finite))
+                found = {"loss": losses, "gradient_norm": norms}
+                metrics = {name: cut(values).mean(-1) for name, values in found.items()}
+                state, active = out.state, True
                 if run.holdout is not None:
-                    value = run.holdout_loss(state)
-                    if options.patience is not None:
-                        state, active = _looked(state, value, stop, options.patience)
+                    value = holdout_loss(run.setup, state.current, run.holdout, layout)
+                    if state.stopping is not None:
+                        at, patience = jnp.int32(stop), jnp.int32(run.patience or 0)
+                        stopping = state.stopping.evaluated(state.current, value, at, patience)
+                        state = eqx.tree_at(lambda s: s.stopping, state, stopping)
+                        active = bool(np.any(to_host(stopping.active)))
                     value = to_host(value)
-                    metrics["holdout_loss"] = value[:members] if value.ndim else value
-                    history["holdout_step"] = np.append(now.history["holdout_step"], stop)
-                    history["holdout_loss"] = np.concatenate(
-                        [now.history["holdout_loss"], value[None]]
-                    )
-                now = _Moment(stop, state, order, history, active)
-                bar.show(count, metrics)
-                last = stop == options.steps or not active
-                if checkpoint is not None and (stop % options.checkpoint_every == 0 or last):
-                    saved = write(checkpoint, now)
-                if options.callback is not None:
-                    options.callback(stop, _plain(metrics))
+                    metrics["holdout_loss"] = cut(value)
+                    found["holdout_step"] = np.array([stop], np.int32)
+                    found["holdout_loss"] = value[..., None]
+                # From here on an interrupt finds the new chunk, before it found the old one.
+                now = _Moment(stop, state, out.order, _longer(now.history, found), active)
+                bar.update(count, _shown(metrics))
+                last = stop == run.steps or not active
+                if checkpoint is not None and (stop % checkpoint.every == 0 or last):
+                    saved = write()
+                if run.callback is not None:
+                    # Python floats for one network, arrays for several.
+                    plain = {
+                        k: np.asarray(v) if np.ndim(v) else float(v) for k, v in metrics.items()
+                    }
+                    run.callback(stop, plain)
         except KeyboardInterrupt:
-            if checkpoint is not None and now.step > saved:
-                write(checkpoint, now)
+            if now.step > saved:
+                write()
             raise
     stopping = now.state.stopping
     params = now.state.current if stopping is None else stopping.best
-    best = np.full(now.state.mean_square.shape, now.step, np.int32)
-    best = best if stopping is None else to_host(stopping.step)
-    history = _as_history(now.history, best)
-    if run.layout.seeds:
-        return resized(params, members), history.members(members)
-    if jax.process_count() > 1:  # every process has all of it
+    shape = now.history["loss"].shape[:-1]
+    best = np.full(shape, now.step, np.int32) if stopping is None else to_host(stopping.step)
+    if members is None and jax.process_count() > 1:  # every process has all of it
         params = jax.tree.map(lambda leaf: jnp.asarray(to_host(leaf)), params)
-    return params, history
+    history = _with_members(now.history, members)
+    step = np.arange(1, now.step + 1, dtype=jnp.result_type(int))
+    # Placed as they are: `jnp.asarray` would compile a copy for each shape.
+    return cut(params), History(**jax.device_put({"step": step, "best_step": cut(best), **history}))
 
 
-def _mean(values: np.ndarray, members: int) -> Any:
-    """The mean over steps, without what fills up the seed axis."""
-    return values.mean(0)[:members] if values.ndim > 1 else values.mean(0)
-
-
-def _members(values: np.ndarray, size: int = 1) -> np.ndarray:
-    """A history, its second axis the seed axis, cut or filled up to `size` members."""
-    return np.asarray(resized(values.T, size)).T if values.ndim > 1 else values
-
-
-def _looked(state: State, loss: Array, step: int, patience: int) -> tuple[State, bool]:
-    """The state after a look at the held-out loss, and whether any member goes on."""
-    assert state.stopping is not None
-    stopping = look(state.stopping, state.current, loss, jnp.int32(step), jnp.int32(patience))
-    state = eqx.tree_at(lambda s: s.stopping, state, stopping)
-    return state, bool(np.any(to_host(stopping.active)))
-
-
-def _checkpoint(options: Options) -> FileCheckpoint | ShardedCheckpoint | None:
-    given = options.checkpoint
-    return given if given is None or isinstance(given, ShardedCheckpoint) else FileCheckpoint(given)
-
-
-def _begin(
-    run: Run, checkpoint: FileCheckpoint | ShardedCheckpoint | None
-) -> tuple[Run, _Moment, dict, int]:
-    """The first moment: that of the checkpoint to be resumed, or the beginning."""
-    options, layout, members = run.options, run.layout, run.members
+def _begin(run: Run, members: int | None) -> tuple[Run, _Moment, dict]:
+    """The run on its devices, and its first moment: that of its checkpoint, or the beginning."""
+    layout, checkpoint = run.layout, run.checkpoint
     unspread = dataclasses.replace(layout, mesh=None)
-    state = initial_state(run.setup, run.params, unspread, options.patience is not None)
+    state = initial_state(run.setup, run.params, unspread, run.patience is not None)
     fingerprint = {} if checkpoint is None else run.fingerprint(state)
+    norm_dtype = jax.tree.leaves(run.params)[0].dtype
     run = run.placed()
-    seeds = (layout.padded(members),) if layout.seeds else ()
-    dtype = run.data.dtype
+    shape = () if members is None else (layout.padded(members),)
     history = {
-        "loss": np.zeros((0, *seeds), dtype),
-        "gradient_norm": np.zeros((0, *seeds), state.mean_square.dtype),
+        "loss": np.zeros((*shape, 0), run.data.dtype),
+        "gradient_norm": np.zeros((*shape, 0), norm_dtype),
         "holdout_step": np.zeros((0,), np.int32),
-        "holdout_loss": np.zeros((0, *seeds), dtype),
+        "holdout_loss": np.zeros((*shape, 0), run.data.dtype),
     }
     step, active = 0, True
-    if options.resume and checkpoint is not None and checkpoint.exists():
-        step, state, found = checkpoint.read(fingerprint, state, layout)
-        history = {k: _members(v, *seeds) for k, v in found.items()}
+    if checkpoint is not None and checkpoint.resume and checkpoint.exists():
+        step, state, history = checkpoint.read(fingerprint, state, layout.sharding)
+        history = _with_members(history, shape[0] if shape else None)
         if state.stopping is not None:
             active = bool(np.any(to_host(state.stopping.active)))
-    state = layout.place(state)
-    return run, _Moment(step, state, run.order(step), history, active), fingerprint, step
+    return run, _Moment(step, layout.place(state), run.order(step), history, active), fingerprint
 
 
-def _next_stop(options: Options, step: int) -> int:
-    """The end of the chunk that starts at `step`: the same for a resumed run as for a whole one."""
-    stops = [options.steps, (step // options.chunk + 1) * options.chunk]
-    if options.checkpoint is not None:
-        stops.append((step // options.checkpoint_every + 1) * options.checkpoint_every)
-    return min(stops)
+def _with_members(history: dict[str, np.ndarray], size: int | None) -> dict[str, np.ndarray]:
+    """A history whose axis of members is cut, or filled up, to `size`; None: it has none."""
+    if size is None:
+        return history
+    return {k: v if k == "holdout_step" else to_host(resized(v, size)) for k, v in history.items()}
+
+
+def _longer(history: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A history and what a chunk has added to it."""
+    joined = {k: np.concatenate([history[k], v], axis=-1) for k, v in found.items()}
+    return history | joined
 
 
 def _check_finite(
     start: int, losses: np.ndarray, norms: np.ndarray, parameters: np.ndarray
 ) -> None:
     """Name the first step whose loss, gradient or outcome is not finite."""
-    # What a step leaves behind shows in the next loss; the last one's is looked at itself.
-    last = np.where(parameters, 0.0, np.nan)[None] + np.zeros_like(losses[-1:])
+    # The parameters of a step show in the next loss; only the last ones need a check of their own.
+    last = np.where(parameters, 0.0, np.nan)[..., None]
     for name, first, values in (
         ("loss", start, losses),
         ("gradient", start, norms),
-        ("parameters", start + len(losses) - 1, last),
+        ("parameters", start + losses.shape[-1] - 1, last),
     ):
-        bad = np.argwhere(~np.isfinite(values))
+        bad = np.argwhere(~np.isfinite(values).T)  # the first step first, then the first member
         if len(bad):
-            at = tuple(bad[0])
-            seed = f" of member {at[1]}" if values.ndim > 1 else ""
+            step, *member = bad[0]
+            of = f" of member {member[0]}" if member else ""
             raise FloatingPointError(
-                f"the {name} must stay finite, got {values[at]} at step {first + at[0] + 1}{seed}: "
-                "lower the learning rate, or check data and network."
+                f"the {name} must stay finite, got {values[(*member, step)]} at step "
+                f"{first + step + 1}{of}: lower the learning rate, or check data and network."
             )
 
 
-def _plain(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Python floats for one seed, arrays for several."""
-    return {k: np.asarray(v) if np.ndim(v) else float(v) for k, v in metrics.items()}
-
-
-def _as_history(history: dict[str, np.ndarray], best: np.ndarray) -> History:
-    step = np.arange(1, len(history["loss"]) + 1, dtype=jnp.result_type(int))
-    # Placed as they are: `jnp.asarray` would compile a copy for each shape.
-    return History(
-        **jax.device_put(
-            {
-                "step": step,
-                "loss": history["loss"].T,
-                "gradient_norm": history["gradient_norm"].T,
-                "holdout_step": history["holdout_step"],
-                "holdout_loss": history["holdout_loss"].T,
-                "best_step": best,
-            }
-        )
-    )
+def _shown(metrics: dict[str, Any]) -> str:
+    names = [name for name in metrics if name != "gradient_norm"]
+    return ", ".join(f"{n.removesuffix('_loss')}={np.mean(metrics[n]):.4g}" for n in names)

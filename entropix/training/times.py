@@ -15,29 +15,22 @@ logistic density of scale 2: the default.
 No end is cut off: proposals are open at both ends, and an infinite log-SNR is never reached.
 """
 
-import abc
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
-from entropix._core.arrays import Key, RealScalarLike, Scalar
+from entropix._core.arrays import RealLike, RealScalarLike, Scalar
 from entropix._core.checks import finite, positive
-from entropix.interfaces import AbstractGaussianProcess
+from entropix.interfaces import AbstractGaussianProcess, AbstractTimes
 from entropix.models import GaussianScaling
-from entropix.training.losses import time_per_log_snr
 
 
-class AbstractTimes(eqx.Module):
-    """A proposal of times; written for one draw, callers vmap over `u`."""
-
-    @abc.abstractmethod
-    def __call__(
-        self, process: AbstractGaussianProcess, u: RealScalarLike
-    ) -> tuple[Scalar, Scalar]:
-        r"""The time at quantile `u` in (0, 1), and its density per unit of $-\lambda$."""
+def time_per_log_snr(process: AbstractGaussianProcess, s: RealLike) -> Array:
+    r"""$ds/d(-\lambda) = \Sigma^2/\sigma^2$; positive, where that falls to zero at an exact end."""
+    ratio = process.var(s) * process.scale(s) / process.scaled_sigma_squared(s)
+    # Weights and densities divide one another. The floor is met only where Sigma^2 underflows.
+    return jnp.maximum(ratio, jnp.sqrt(jnp.finfo(ratio.dtype).tiny))
 
 
 class UniformTimes(AbstractTimes):
@@ -74,12 +67,12 @@ class LogisticTimes(AbstractTimes):
     location: Float[Array, ""]
     scale: Float[Array, ""]
 
-    def __init__(self, location: Any = 0.0, scale: Any = 2.0):
+    def __init__(self, location: ArrayLike = 0.0, scale: ArrayLike = 2.0):
         self.location = finite(location, "location")
         self.scale = positive(scale, "scale")
 
     @classmethod
-    def noise_fraction(cls, variance: Any = 1.0) -> "LogisticTimes":
+    def noise_fraction(cls, variance: ArrayLike = 1.0) -> "LogisticTimes":
         r"""Uniform in $\tau = \Sigma^2/(\Sigma^2 + c\mu^2)$, c = `variance`."""
         return cls(-jnp.log(positive(variance, "variance")), 1.0)
 
@@ -117,28 +110,3 @@ def _median_log_snr(process: AbstractGaussianProcess, scaling: GaussianScaling) 
     roots = process.std(times) * jax.vmap(lambda s: scaling(process, s))(times)
     cumulative = jnp.cumsum(jnp.where(inside & jnp.isfinite(roots), roots, 0.0))
     return log_snr[jnp.searchsorted(cumulative, cumulative[-1] / 2)]
-
-
-def stratified(key: Key, num_examples: int, num_draws: int, dtype: Any = float) -> Array:
-    r"""One stratified set of `num_examples * num_draws` uniforms, assigned to examples.
-
-    Every interval $[k, k+1)/(nm)$ holds one entry, every row (an example) one entry in each
-    $[j, j+1)/m$, and rows are otherwise random: all examples see different times, each sees the
-    whole axis, and every entry alone is uniform on (0, 1).
-
-    Args:
-        key: PRNG key.
-        num_examples: n, rows.
-        num_draws: m, columns.
-        dtype: floating dtype.
-
-    Returns:
-        Shape (n, m), in the open interval (0, 1).
-    """
-    # One draw serves both the order within each column and the place within each interval.
-    shuffle, offsets = jax.random.uniform(key, (2, num_examples, num_draws), dtype)
-    rows = jnp.argsort(shuffle, axis=0)
-    epsilon = jnp.finfo(offsets.dtype).eps
-    inside = (rows + (offsets + epsilon / 2)) / num_examples
-    u = (jnp.arange(num_draws) + inside) / num_draws
-    return jnp.minimum(u, 1 - epsilon / 2).astype(offsets.dtype)

@@ -1,8 +1,8 @@
-r"""The Schroedinger bridge between two data sets, by iterated Markovian fitting.
+r"""The Schrödinger bridge between two data sets, by iterated Markovian fitting.
 
-Of all processes with unit time and the densities $p_0$ and $p_1$ at its ends, the Schroedinger
+Of all processes with unit time and the densities $p_0$ and $p_1$ at its ends, the Schrödinger
 bridge is the closest to Brownian motion, $\min_P KL(P\Vert W)$, $W: dX = \sqrt\epsilon\,dB$
-(Schroedinger, 1931; Leonard, 1308.0215). It is the one process that has those ends and is both
+(Schrödinger, 1931; Léonard, 1308.0215). It is the one process that has those ends and is both
 Markov and a mixture of Brownian bridges. Projecting on either class in turn converges to it
 (Shi et al., 2303.16852; Peluchetti, 2304.00917):
 
@@ -25,17 +25,30 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from entropix._core.arrays import Key, as_float
-from entropix._core.checks import checked, positive_integer, prng_key, samples
-from entropix.dynamics import solve_forward
+from entropix._core.arrays import DataLike, Key, RealScalarLike, as_float
+from entropix._core.checks import (
+    checked,
+    choice,
+    example_shape,
+    positive_integer,
+    prng_key,
+    samples,
+)
+from entropix.dynamics import Trajectory, solve_forward
 from entropix.interfaces import Estimate
 from entropix.networks import trainable
-from entropix.training.loop import Keys, Setup, join_model, split_model
-from entropix.training.optimiser import RelativeClip, WarmupCosine, adam
-from entropix.training.options import Options
-from entropix.training.run import Run, train
+from entropix.training import (
+    ClippedAdam,
+    Run,
+    Setup,
+    WarmupCosine,
+    join_model,
+    split_model,
+    train,
+)
+from entropix.transport.bridge_costs import measure_bridge
 from entropix.transport.bridge_process import (
     BridgeObjective,
     BridgeProcess,
@@ -43,28 +56,140 @@ from entropix.transport.bridge_process import (
     StateFeatures,
     bridge_times,
 )
-from entropix.transport.bridge_result import SchroedingerBridge, measure_bridge
+
+
+class SchroedingerBridge(eqx.Module):
+    r"""A process between two data sets, in both directions of time.
+
+    With the drifts $u_f$ of the forward process and $u_b$ of the reversed one, each along its own
+    time, the bridge has the current velocity $v = (u_f - u_b)/2$ and the score
+    $\nabla\log p_s = (u_f + u_b)/\epsilon$ (Nelson, 1967).
+
+    Attributes:
+        forward: the process from $p_0$ to $p_1$, with drift $u_f$.
+        backward: the process from $p_1$ to $p_0$, with drift $u_b$, in its own time $1 - s$.
+        cost: $KL(P\Vert W^{p_0})$ in nats, the path KL from Brownian motion.
+        entropy_production: $S_{tot} = \int\frac2\epsilon E\|v\|^2ds$ in nats.
+        loss: of every step, in nats, shape (2, num_iterations, steps): backward, forward; a perfect
+            network reaches minus the path KL of its direction.
+
+    The standard errors hold the noise of paths and data, the misfit of the networks as far as a
+    regression of their residuals finds it, the difference between pairs of the two directions and
+    between points that were trained on and points held out, and the change made by the last
+    iteration, which must be small for the pairs to be those of the bridge. After a single iteration
+    that is unknown, and the errors are infinite.
+    """
+
+    forward: BridgeProcess
+    backward: BridgeProcess
+    cost: Estimate | None
+    entropy_production: Estimate | None
+    loss: Float[Array, "2 iterations steps"] | None
+
+    @property
+    def epsilon(self) -> Float[Array, ""]:
+        r"""$\epsilon$, the variance of the reference."""
+        return self.forward.process.epsilon
+
+    def trajectory(
+        self,
+        x: DataLike,
+        *,
+        key: Key,
+        direction: str = "forward",
+        num_steps: int = 64,
+        **options: Any,
+    ) -> Trajectory:
+        """Paths from given points, by `solve_forward` (which see for `options`).
+
+        Args:
+            x: points to start from, shape (n, *shape): of $p_0$, or of $p_1$ for "backward".
+            key: PRNG key.
+            direction: "forward" or "backward"; the times of the latter are $1 - s$.
+            num_steps: steps of `diffrax.SRA1`, which shrink towards both ends.
+            **options: for `solve_forward`, such as `save="steps"`.
+
+        Returns:
+            A `Trajectory`.
+        """
+        options = {"times": bridge_times(num_steps)} | options
+        return solve_forward(self._process_from(x, direction), x, key=key, **options)
+
+    def transport(
+        self, x: DataLike, *, key: Key, direction: str = "forward", num_steps: int = 64
+    ) -> Float[Array, "n *shape"]:
+        """Where paths from `x` end: a draw from the entropic plan given its one end.
+
+        Args: as `trajectory`.
+        """
+        process = self._process_from(x, direction)
+        # Solved about the mean of the paths: a common offset costs no digits.
+        centre = jnp.mean(process.mean, axis=0)
+        moved, start = process.shifted(-centre), samples(x, "x", minimum=1) - centre
+        return solve_forward(moved, start, key=key, times=bridge_times(num_steps)).final + centre
+
+    def _process_from(self, x: DataLike, direction: str) -> BridgeProcess:
+        ahead = choice(direction, "direction", ("forward", "backward")) == "forward"
+        process = self.forward if ahead else self.backward
+        example_shape(process, x, "x")
+        return process
+
+    def sample_pairs(
+        self, x: DataLike, *, key: Key, direction: str = "forward", num_steps: int = 64
+    ) -> tuple[Float[Array, "n *shape"], Float[Array, "n *shape"]]:
+        """Pairs of the entropic plan, $(X_0, X_1)$ in either direction, one end given.
+
+        Args: as `trajectory`.
+        """
+        x = samples(x, "x", minimum=1)
+        end = self.transport(x, key=key, direction=direction, num_steps=num_steps)
+        return (x, end) if direction == "forward" else (end, x)
+
+    def velocity(self, s: RealScalarLike, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        r"""The current velocity $v = (u_f - u_b)/2$ of one state."""
+        return (self.forward.drift(s, y) - self.backward.drift(1 - s, y)) / 2
+
+    def score(self, s: RealScalarLike, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        r"""$\nabla\log p_s(y) = (u_f + u_b)/\epsilon$ of one state."""
+        return (self.forward.drift(s, y) + self.backward.drift(1 - s, y)) / self.epsilon
+
+    def measure(
+        self, x: DataLike, y: DataLike, *, key: Key, num_steps: int = 64
+    ) -> tuple[Estimate, Estimate]:
+        """`cost` and `entropy_production` anew, from other points or with more steps.
+
+        For points that the networks were not trained on. The errors hold the noise of paths and
+        data and the misfit, but not what is left to further iterations.
+
+        Args:
+            x: samples of $p_0$, shape (n, *shape).
+            y: samples of $p_1$, shape (m, *shape).
+            key: PRNG key.
+            num_steps: steps of the paths, and about the times at which each is evaluated.
+        """
+        positive_integer(num_steps, "num_steps", 2)
+        return measure_bridge(self.forward, self.backward, x, y, key=key, num_steps=num_steps)
 
 
 def schroedinger_bridge(
-    x: Any,
-    y: Any,
+    x: DataLike,
+    y: DataLike,
     *,
     key: Key,
-    epsilon: Any,
+    epsilon: RealScalarLike,
     network: Callable | None = None,
     num_iterations: int = 5,
     steps: int = 1000,
     batch_size: int = 256,
     num_draws: int = 2,
-    learning_rate: Any = 2e-3,
-    ema_decay: Any = 0.99,
+    learning_rate: RealScalarLike | Callable = 2e-3,
+    ema_decay: RealScalarLike | None = 0.99,
     coupling: Callable | None = None,
     num_steps: int = 64,
     callback: Callable | None = None,
     progress: bool = False,
 ) -> SchroedingerBridge:
-    r"""Learn the Schroedinger bridge between two data sets.
+    r"""Learn the Schrödinger bridge between two data sets.
 
     Args:
         x: samples of $p_0$, shape (n, *shape), at least 10.
@@ -97,6 +222,16 @@ def schroedinger_bridge(
 
     References:
         Shi et al., arXiv 2303.16852; Peluchetti, 2304.00917; Liu et al., 2302.05872.
+
+    Example:
+        >>> import entropix as ex, jax
+        >>> x, y = jax.random.normal(jax.random.key(0), (2, 20, 1))
+        >>> options = {"epsilon": 0.5, "steps": 2, "batch_size": 8, "num_steps": 4}
+        >>> bridge = ex.transport.schroedinger_bridge(  # doctest: +SKIP
+        ...     x, y + 3, key=jax.random.key(1), num_iterations=2, **options
+        ... )
+        >>> bridge.transport(x, key=jax.random.key(2)).shape  # doctest: +SKIP
+        (20, 1)
     """
     x, y = samples(x, "x", minimum=10), samples(y, "y", minimum=10)
     if x.shape[1:] != y.shape[1:]:
@@ -108,25 +243,21 @@ def schroedinger_bridge(
     reference = BrownianMotion(epsilon)
     positive_integer(num_iterations, "num_iterations")
     positive_integer(num_steps, "num_steps", 2)
-    options = Options(steps=steps, batch_size=batch_size, num_draws=num_draws, progress=progress)
+    steps = positive_integer(steps, "steps")
+    batch_size = positive_integer(batch_size, "batch_size")
+    positive_integer(num_draws, "num_draws")
     count = max(x.shape[0], y.shape[0])
-    if options.batch_size > count:
+    if batch_size > count:
         raise ValueError(f"`batch_size` must be at most {count}, got {batch_size}.")
-    if coupling is not None and not callable(coupling):
-        raise ValueError(
-            f"`coupling` must be a function coupling(x, y, *, key), got {type(coupling).__name__}."
-        )
-    if callback is not None and not callable(callback):
-        raise ValueError(
-            f"`callback` must be callable as callback(iteration, bridge), "
-            f"got {type(callback).__name__}."
-        )
+    functions = {"coupling(x, y, *, key)": coupling, "callback(iteration, bridge)": callback}
+    for call, given in functions.items():
+        if not (given is None or callable(given)):
+            name = call.split("(")[0]
+            raise ValueError(f"`{name}` must be a function {call}, got {type(given).__name__}.")
     if ema_decay is not None:
-        allowed = "in [0, 1)"
-        ema_decay = checked(
-            as_float(ema_decay, "ema_decay"), "ema_decay", lambda v: (v >= 0) & (v < 1), allowed
-        )
-    rate = learning_rate if callable(learning_rate) else WarmupCosine(learning_rate, options.steps)
+        ema_decay = as_float(ema_decay, "ema_decay")
+        checked(ema_decay, "ema_decay", lambda v: (v >= 0) & (v < 1), "in [0, 1)")
+    rate = learning_rate if callable(learning_rate) else WarmupCosine(learning_rate, steps)
 
     pair_key, network_key, key = jax.random.split(key, 3)
     if network is None:
@@ -146,18 +277,16 @@ def schroedinger_bridge(
         raise ValueError("`network` must have trainable arrays, got none.")
 
     def project(process: BridgeProcess, pairs: Array, key: Key) -> tuple[BridgeProcess, Any]:
-        shell, params, fixed = split_model(process)
-        objective = BridgeObjective(
-            num_draws=options.num_draws, antithetic=bool(options.antithetic)
-        )
-        clip = RelativeClip(as_float(2.0))
-        setup = Setup(shell, objective, adam(), rate, clip, ema_decay, options.batch_size)
-        run = Run(setup, params, fixed, Keys(key), pairs, None, None, None, options)
-        params, history = train(run)
-        return join_model(shell, params, fixed), history.loss
+        template, params, fixed = split_model(process)
+        loss = BridgeObjective(num_draws=num_draws, antithetic=num_draws % 2 == 0)
+        optimiser = ClippedAdam(rate)
+        setup = Setup(template, fixed, loss, optimiser, ema_decay, key, None, batch_size)
+        params, history = train(Run(setup, params, steps, pairs, progress=progress))
+        return join_model(template, params, fixed), history.loss
 
-    starts, ends = _spread(x, count), _spread(y, count)
-    pairs = _first_pairs(starts, ends, coupling, options.batch_size, pair_key)
+    # Each point as often as the others of its set, or once more.
+    starts, ends = (v[np.arange(count) % v.shape[0]] for v in (x, y))
+    pairs = _first_pairs(starts, ends, coupling, batch_size, pair_key)
     times = bridge_times(num_steps)
     losses, costs = [], None
     measure_key = jax.random.fold_in(key, num_iterations)
@@ -215,11 +344,6 @@ def _combined(before: Estimate | None, seen: Estimate, unseen: Estimate) -> Esti
         error(seen.mc_stderr, unseen.mc_stderr),
         seen.num_evaluations + unseen.num_evaluations,
     )
-
-
-def _spread(points: Array, count: int) -> Array:
-    """`count` points, each of the given ones as often as the others or once more."""
-    return points[np.arange(count) % points.shape[0]]
 
 
 @eqx.filter_jit

@@ -30,6 +30,8 @@ covers $p_1$, of variance $c_1^2$. Paths take equal steps of $\tau$, $s = \sin^2
 shrink towards both ends. The network is given the standardised state and returns $u$ about the mean
 displacement, in units of the target's standard deviation $(c^2 + \epsilon s/(r+\delta))^{1/2}$, c
 the spread of the two ends: a drift towards fine structure is steep near the end, and this is not.
+
+Methods without annotations have those of `AbstractProcess` and `AbstractObjective`.
 """
 
 from collections.abc import Callable
@@ -39,7 +41,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import (
     Key,
@@ -51,14 +53,16 @@ from entropix._core.arrays import (
     squared_norm,
 )
 from entropix._core.checks import positive
-from entropix.interfaces import AbstractProcess
-from entropix.models.network_model import call_network, check_parts
+from entropix.interfaces import AbstractLoss, AbstractProcess
+from entropix.models import call_network, check_parts
 from entropix.networks import Fixed, FourierMLP
-from entropix.training.objective import AbstractObjective
 
 
-# The clock resolves structure down to 3% of the standard deviation of the end.
+# The clock resolves structure down to 3% of the standard deviation of the end, but delta stays
+# within this range: above it sqrt(r) would be the clock of a large part of the time, below it the
+# network's level would span more than 23 and float32 resolve 1 - s near the end to few digits.
 _RESOLVED = 1e-3
+_LEAST_DELTA, _LARGEST_DELTA = 1e-5, 0.03
 
 
 def bridge_times(num_steps: int) -> Float[Array, " steps"]:
@@ -99,13 +103,15 @@ class StateFeatures(eqx.Module):
             dim + 2 * count, key=key, widths=widths, num_features=16, out_dim=dim
         )
 
-    def __call__(self, level: RealScalarLike, y: Float[Array, " dim"], condition: Any = None):
+    def __call__(
+        self, level: RealScalarLike, y: Float[Array, " dim"], condition: PyTree = None
+    ) -> Float[Array, " dim"]:
         phase = self.frequencies.value.astype(y.dtype) @ y
         return self.network(level, jnp.concatenate([y, jnp.sin(phase), jnp.cos(phase)]))
 
 
 class BrownianMotion(AbstractProcess):
-    r"""$dY_s = \sqrt\epsilon\,dB_s$ on $[0, 1]$, the reference of a Schroedinger bridge.
+    r"""$dY_s = \sqrt\epsilon\,dB_s$ on $[0, 1]$, the reference of a Schrödinger bridge.
 
     Its equilibrium is flat.
 
@@ -122,20 +128,18 @@ class BrownianMotion(AbstractProcess):
 
     is_static = True
 
-    def __init__(self, epsilon: Any):
+    def __init__(self, epsilon: RealScalarLike):
         self.epsilon = positive(epsilon, "epsilon", shape=())
         self.t0 = as_float(0.0)
         self.t1 = as_float(1.0)
 
-    def drift(self, s: RealScalarLike, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def drift(self, s, y):
         return jnp.zeros_like(y)
 
     def sigma_squared(self, s: RealLike) -> Array:
         return jnp.broadcast_to(self.epsilon, jnp.shape(s))
 
-    def equilibrium_score(
-        self, s: RealScalarLike, y: Float[Array, "*shape"]
-    ) -> Float[Array, "*shape"]:
+    def equilibrium_score(self, s, y):
         return jnp.zeros_like(y)
 
 
@@ -143,7 +147,7 @@ class BridgeProcess(AbstractProcess):
     r"""$dX_s = u_\theta(s, X_s)\,ds + \sqrt\epsilon\,dB_s$ on $[0, 1]$, a network its drift.
 
     A process like any other: `solve_forward` and `path_entropy` take it. The drift of a
-    Schroedinger bridge is a gradient, and `equilibrium_score` is $2 u_\theta/\epsilon$. The network
+    Schrödinger bridge is a gradient, and `equilibrium_score` is $2 u_\theta/\epsilon$. The network
     is called as `network(level, y)` with a standardised state and the level
     $\log\frac{1-s+\delta}{s+\delta}$, which falls from $-\log\delta$ to $\log\delta$, 3.5 to 11.5.
 
@@ -188,7 +192,8 @@ class BridgeProcess(AbstractProcess):
     @property
     def delta(self) -> Array:
         r"""$\delta$, the remaining time down to which the end is resolved."""
-        return jnp.clip(_RESOLVED * self.variance[1] / self.process.epsilon, 1e-5, 0.03)
+        resolved = _RESOLVED * self.variance[1] / self.process.epsilon
+        return jnp.clip(resolved, _LEAST_DELTA, _LARGEST_DELTA)
 
     def shifted(self, by: Float[Array, "*shape"]) -> "BridgeProcess":
         """The same process of states moved by a constant."""
@@ -215,13 +220,11 @@ class BridgeProcess(AbstractProcess):
     def sigma_squared(self, s: RealLike) -> Array:
         return self.process.sigma_squared(s)
 
-    def equilibrium_score(
-        self, s: RealScalarLike, y: Float[Array, "*shape"]
-    ) -> Float[Array, "*shape"]:
+    def equilibrium_score(self, s, y):
         return 2 * self.drift(s, y) / self.process.epsilon
 
 
-class BridgeObjective(AbstractObjective):
+class BridgeObjective(AbstractLoss):
     r"""The regression of $u_\theta$ on the drifts of Brownian bridges between pairs.
 
     An example is a pair, shape (2, *shape); times are uniform in v, stratified over a batch.
@@ -234,31 +237,19 @@ class BridgeObjective(AbstractObjective):
     num_draws: int = eqx.field(static=True)
     antithetic: bool = eqx.field(static=True)
 
-    def record(self) -> dict[str, Any]:
-        return {"loss": "bridge matching"}
+    coupling = None
+    num_steps = 0
 
-    def noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def __init__(self, num_draws: int, antithetic: bool):
+        self.num_draws, self.antithetic = num_draws, antithetic
+
+    def for_model(self, model: Any, data: Array) -> "BridgeObjective":
+        return self
+
+    def noise_shape(self, shape):
         return shape[1:]
 
-    def paired(
-        self, x: Float[Array, "n *shape"], z: Float[Array, "n m ..."], key: Key
-    ) -> Float[Array, "n m ..."]:
-        return z
-
-    def starts(
-        self, process: AbstractProcess, x: Float[Array, "*shape"], u: Float[Array, " m"], key: Key
-    ) -> Float[Array, "m *shape"]:
-        return jnp.broadcast_to(x, (u.shape[0], *x.shape))
-
-    def one(
-        self,
-        model: Any,
-        start: Float[Array, "*shape"],
-        condition: Any,
-        u: Float[Array, ""],
-        z: Float[Array, "..."],
-        key: Key | None,
-    ) -> Float[Array, ""]:
+    def one(self, model: Any, start, condition, u, z, key):
         epsilon = model.process.epsilon
         rest, rate, steep = end_clock(u, model.delta)
         s = 1 - rest

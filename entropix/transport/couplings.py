@@ -7,7 +7,8 @@ cost may be differentiated with the coupling held fixed (the envelope theorem).
 
 The dual potentials $u_i + v_j \le c_{ij}$, with equality along the coupling, say how the optimal
 cost $c^* = \frac1n\sum u_i + \frac1n\sum v_j$ varies from sample to sample: its variance is
-$\mathrm{Var}(u)/n + \mathrm{Var}(v)/n$ (del Barrio and Loubes, 1705.01299).
+$\mathrm{Var}(u)/n + \mathrm{Var}(v)/n$ (del Barrio and Loubes, 1705.01299). They are the influences
+of the points on $c^*$, and give its standard error.
 """
 
 import functools
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from entropix._core.arrays import safe_sqrt
 from entropix._core.checks import is_concrete
 
 
@@ -42,7 +44,7 @@ def distances_of(x: Float[Array, "*n dim"], y: Float[Array, "*n dim"]) -> Float[
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(difference), axis=-1, keepdims=True))
     largest = jnp.where(largest > 0, largest, 1.0)
     squared = jnp.sum((difference / largest) ** 2, axis=-1)
-    return largest[..., 0] * power_root(squared, 2)
+    return largest[..., 0] * safe_sqrt(squared)
 
 
 def costs_of(x: Float[Array, "*n dim"], y: Float[Array, "*n dim"], p: float) -> Float[Array, "*n"]:
@@ -60,9 +62,10 @@ def power_root(cost: Array, p: float | int) -> Array:
     """The p-th root, whose derivative at zero is zero; NaN stays NaN."""
     if p == 1:
         return cost
+    if p == 2:
+        return safe_sqrt(cost)
     above = ~(cost <= 0)
-    safe = jnp.where(above, cost, 1.0)
-    return jnp.where(above, jnp.sqrt(safe) if p == 2 else safe ** (1 / p), 0.0)
+    return jnp.where(above, jnp.where(above, cost, 1.0) ** (1 / p), 0.0)
 
 
 def power_mean(
@@ -213,3 +216,43 @@ def _assign(x: np.ndarray, y: np.ndarray, p: float) -> tuple[np.ndarray, np.ndar
     v -= 2 * (y / bound) @ shift
     total = np.mean(u) + np.mean(v)
     return (partner, u / total, v / total) if total > 0 else (partner, 0 * u, 0 * v)
+
+
+@jax.jit
+def two_sample_error(u: Float[Array, " n"], v: Float[Array, " m"]) -> Float[Array, ""]:
+    """Standard error of the mean of u plus the mean of v, influences of independent samples.
+
+    The scatter of a single point is unknown: its error is infinite.
+    """
+    u, v = jax.lax.stop_gradient((u, v))
+    if min(u.shape[0], v.shape[0]) < 2:
+        return jnp.full((), jnp.inf, u.dtype)
+    # In units of the largest influence: squares neither overflow nor underflow.
+    u, v = u - jnp.mean(u), v - jnp.mean(v)
+    largest = jnp.maximum(jnp.max(jnp.abs(u)), jnp.max(jnp.abs(v)))
+    unit = jnp.where(largest > 0, largest, 1.0)
+    u, v = u / unit, v / unit
+    return unit * jnp.sqrt(jnp.var(u, ddof=1) / u.shape[0] + jnp.var(v, ddof=1) / v.shape[0])
+
+
+def error_of_root(root: Array, p: float, error: Array, unit: Array | float = 1.0) -> Array:
+    """Standard error of a distance from that of its p-th power in units of `unit`.
+
+    Zero where the distance is, and infinite where the dtype cannot hold it.
+    """
+    root = jax.lax.stop_gradient(root)
+    above = root > 0
+    safe = jnp.where(above, root, 1.0)
+    scaled = unit * (error / p) * (unit / safe) ** (p - 1)
+    return jnp.where(above, jnp.where(jnp.isnan(scaled), jnp.inf, scaled), 0.0)
+
+
+def potential_unit(root: Array, largest: Array, p: float) -> Array:
+    """A unit of length in which p-th powers of distances up to `largest` do not overflow.
+
+    The distance itself where that will do: the potentials matter in proportion to its p-th power.
+    """
+    root, largest = jax.lax.stop_gradient((root, largest))
+    least = largest * float(jnp.finfo(root.dtype).max) ** (-0.7 / p)
+    unit = jnp.maximum(root, least)
+    return jnp.where(unit > 0, unit, 1.0)

@@ -48,9 +48,10 @@ def enclosure(
         first, second, g, epsilon, scale = (np.asarray(v, np.float64) for v in arrays)
         if cost_fn is None:
             lower, upper = _of_points(first / scale, second / scale, p, g, float(epsilon))
-        else:
-            precision = float(np.finfo(x.dtype).eps)
-            lower, upper = _of_costs(first, p, g, float(epsilon), precision)
+        else:  # how a given function rounds is not known: a few units of its precision
+            rounding = 16 * float(np.finfo(x.dtype).eps)
+            bounds = _bounds(lambda i: first[i], g, float(epsilon), len(first), rounding)
+            lower, upper = (max(bound, 0.0) ** (1 / p) for bound in bounds)
         return *_outward(lower, -np.inf, x.dtype), *_outward(upper, np.inf, x.dtype)
 
     if is_concrete(given):
@@ -99,18 +100,7 @@ def _of_points(
         reach = max(float(np.max(np.linalg.norm(v, axis=1))) for v in (x, y))
         low = max(low, max(0.0, float(np.linalg.norm(shift) - rounding * reach)) ** p)
     root = 4 * np.finfo(float).eps
-    return (
-        float(max(low, 0.0) ** (1 / p) * (1 - root)),
-        float(high ** (1 / p) * (1 + root)),
-    )
-
-
-def _of_costs(
-    cost: np.ndarray, p: float, g: np.ndarray, epsilon: float, precision: float
-) -> tuple[float, float]:
-    # How a given function rounds is not known: a few units of its precision.
-    low, high = _bounds(lambda i: cost[i], g, epsilon, len(cost), 16 * precision)
-    return max(low, 0.0) ** (1 / p), max(high, 0.0) ** (1 / p)
+    return float(max(low, 0.0) ** (1 / p) * (1 - root)), float(high ** (1 / p) * (1 + root))
 
 
 def _bounds(

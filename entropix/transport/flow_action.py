@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from entropix._core.arrays import safe_sqrt
+from entropix._core.arrays import DataLike, safe_sqrt
 from entropix._core.precision import full_precision
 from entropix.dynamics import solve_flow
 from entropix.interfaces import AbstractModel, Estimate
@@ -42,7 +42,7 @@ class FlowAction(eqx.Module):
 @full_precision
 def flow_action(
     model: AbstractModel,
-    x: Any,
+    x: DataLike,
     *,
     direction: str = "forward",
     num_steps: int = 128,
@@ -51,7 +51,7 @@ def flow_action(
     r"""Action, length and straightness of a model's flow from given points.
 
     A path is the polygon of its steps, which errs by the square of the step. The polygon of every
-    second step tells by how much: their difference is part of the errors of action, length and
+    second step estimates this error: their difference is part of the errors of action, length and
     bending. The error of the solver is not. Differentiable in the model and the points.
 
     Args:

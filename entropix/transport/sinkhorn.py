@@ -2,7 +2,7 @@ r"""The Sinkhorn divergence: entropy-regularised optimal transport, debiased.
 
 $$S_\epsilon(x, y) = OT_\epsilon(x, y) - \tfrac12 OT_\epsilon(x, x) - \tfrac12 OT_\epsilon(y, y)$$
 
-with cost $\|x - y\|^p$ (Genevay, Peyre and Cuturi, 1706.00292; Feydy et al., 1810.08278), by OTT
+with cost $\|x - y\|^p$ (Genevay, Peyré and Cuturi, 1706.00292; Feydy et al., 1810.08278), by OTT
 (Cuturi et al., 2201.12324). A point's influence on it is the difference of the potentials,
 $f_{xy}(x_i) - f_{xx}(x_i)$ for the first sample. Costs are sums of squared differences, in the
 frame of the samples (`Frame`): nothing cancels in them.
@@ -15,12 +15,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
+from entropix._core.arrays import DataLike, safe_sqrt
 from entropix._core.checks import checked, positive
 from entropix._core.precision import full_precision
-from entropix.transport.couplings import power_root
-from entropix.transport.points import Frame, as_clouds, frame, order, to_cost_unit
+from entropix.transport.frame import Frame, as_clouds, frame, order, to_cost_unit
 
 
 # Share of the mean cost taken as the regularisation where none is given. The root of the divergence
@@ -34,7 +34,7 @@ _DIFFERENCES = 2**24
 
 
 class Regularised(eqx.Module):
-    """What one call of Sinkhorn's algorithm says, in units of `unit` to the power p.
+    """The result of Sinkhorn's algorithm, in units of `unit` to the power p.
 
     Attributes:
         divergence: the Sinkhorn divergence.
@@ -59,11 +59,11 @@ class Regularised(eqx.Module):
 
 @full_precision
 def sinkhorn_divergence(
-    x: Any,
-    y: Any,
+    x: DataLike,
+    y: DataLike,
     *,
     p: float | int = 2,
-    epsilon: Any = None,
+    epsilon: PyTree = None,
     max_iterations: int = 10_000,
     geometry: Mapping[str, Any] | None = None,
     solver: Mapping[str, Any] | None = None,
@@ -92,6 +92,15 @@ def sinkhorn_divergence(
         ValueError: if an argument is malformed, or the divergence too large or too small for the
             precision of the samples. If the iteration does not converge, an error is raised as the
             compiled program runs.
+
+    References:
+        Feydy et al., 1810.08278; Cuturi et al., 2201.12324.
+
+    Example:
+        >>> import entropix as ex
+        >>> square = ex.sinkhorn_divergence([[0.0, 0.0], [1.0, 0.0]], [[0.0, 2.0], [1.0, 2.0]])
+        >>> print(f"{float(square):.2f}")
+        4.00
     """
     x, y = as_clouds(x, y, invariant="cost_fn" not in (geometry or {}))
     p = order(p)
@@ -118,7 +127,7 @@ def regularise(
     x: Float[Array, "n dim"],
     y: Float[Array, "m dim"],
     p: float,
-    epsilon: Any,
+    epsilon: PyTree,
     geometry: Mapping[str, Any] | None,
     solver: Mapping[str, Any] | None,
 ) -> Regularised:
@@ -134,38 +143,35 @@ def regularise(
             "`geometry` must leave out `batch_size`: the installed OTT cannot recompute costs in "
             f"batches with the installed JAX, got {batch}."
         )
-    given = options.get("epsilon", epsilon)
-    relative = options.get("relative_epsilon")
+    given, relative = options.get("epsilon", epsilon), options.get("relative_epsilon")
     if relative not in (None, "mean", "std"):
         raise ValueError(f"`relative_epsilon` must be 'mean' or 'std', got {relative!r}.")
     if given is None:
         given, relative = RELATIVE_EPSILON, relative or "mean"
     schedule: Any = given if hasattr(given, "target") else None  # OTT's `Epsilon`, or a number
-    given = positive(given if schedule is None else schedule.target, "epsilon")
+    given = positive(given if schedule is None else schedule.target, "epsilon").astype(x.dtype)
     scale_cost = options.get("scale_cost", 1.0)
     if not isinstance(scale_cost, str):
         scale_cost = positive(scale_cost, "geometry['scale_cost']")
     solver = {"max_iterations": 10_000, "threshold": 1e-3} | dict(solver or {})
     solver["threshold"] = positive(solver["threshold"], "solver['threshold']")
+    cost_fn = options.get("cost_fn")
     found, valid = _regularise(
-        x,
-        y,
-        p,
-        given.astype(x.dtype),
-        relative,
-        schedule,
-        options.get("cost_fn"),
-        scale_cost,
-        batch,
-        solver,
+        x, y, p, given, relative, schedule, cost_fn, scale_cost, batch, solver
     )
-    divergence = eqx.error_if(
-        found.divergence,
+    return eqx.tree_at(
+        lambda r: r.divergence, found, replace_fn=lambda value: converged(value, valid)
+    )
+
+
+def converged(value: Array, valid: Array) -> Array:
+    """`value`, with an error where the iteration that gave it has not converged."""
+    return eqx.error_if(
+        value,
         ~valid,
         "the Sinkhorn iteration must converge: pass a larger `epsilon` or `max_iterations`, or "
         "samples in float64",
     )
-    return eqx.tree_at(lambda r: r.divergence, found, divergence)
 
 
 def ott_has_batches() -> bool:
@@ -275,7 +281,7 @@ def all_pairs(x: Float[Array, "n dim"], y: Float[Array, "m dim"], p: float) -> F
     @jax.checkpoint
     def of_row(point: Array) -> Array:
         squared = jnp.sum((point - y) ** 2, axis=-1)
-        return squared if p == 2 else power_root(squared, 2) ** p
+        return squared if p == 2 else safe_sqrt(squared) ** p
 
     return jax.lax.map(of_row, x, batch_size=rows) if rows < len(x) else jax.vmap(of_row)(x)
 

@@ -11,32 +11,32 @@ p = 2 the shift of the means enters on its own, $W_2(\theta\cdot x, \theta\cdot 
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from entropix._core.arrays import Key
+from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import positive_integer, prng_key
 from entropix._core.chunks import in_chunks, unchunk
 from entropix._core.precision import full_precision
 from entropix.interfaces import Estimate
 from entropix.transport.couplings import (
+    error_of_root,
+    potential_unit,
     power_mean,
     power_root,
     sorted_distance,
     sorted_potentials,
+    two_sample_error,
 )
-from entropix.transport.errors import two_sample_error
-from entropix.transport.points import as_clouds, frame, order, representable
-from entropix.transport.wasserstein import error_of_root, potential_unit
+from entropix.transport.frame import as_clouds, frame, order, representable
 
 
 @full_precision
 def sliced_wasserstein(
-    x: Any,
-    y: Any,
+    x: DataLike,
+    y: DataLike,
     p: float | int = 2,
     *,
     key: Key,

@@ -9,22 +9,26 @@ $$E\|v_r\|^2 = |\mu' m|^2 + \sum_j\left(\frac{d}{ds}\sqrt{\mu^2c_j + \Sigma^2}\r
 and integrated on many nodes; on a few nodes the model adds the difference (see
 `entropix.transport.quadrature` for both). Half of the nodes against the other half give the error
 of either sum; the rest of the error is that of rounding.
+
+**Standard errors.** An estimate that is smooth in the distribution of its points changes, when one
+point is added, by that point's influence divided by their number: its variance is that of a mean of
+influences. Each is taken for two populations: the one that the data were drawn from, and the given
+data themselves, of which the points are a part drawn without replacement.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
-from entropix._core.arrays import Key, RealScalarLike, safe_sqrt
-from entropix._core.checks import is_concrete
+from entropix._core.arrays import DataLike, Key, RealScalarLike, safe_sqrt
+from entropix._core.checks import conditions, is_concrete, positive_integer, prng_key, samples
 from entropix._core.chunks import in_chunks, unchunk
 from entropix.estimators import GaussianReference
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel, Estimate
-from entropix.transport.errors import errors_of
 from entropix.transport.quadrature import TimeAxis, movement_of
 
 
@@ -33,23 +37,33 @@ _TOLERANCE = 1e-4  # relative error of the quadrature below which it is not refi
 _MOST_REFINED = 4  # doublings of the number of nodes
 
 
-class KnownSpeed(eqx.Module):
-    r"""The reference's squared speed on many nodes.
+def errors_of(
+    influence: Float[Array, "n r"], population: int, known: Float[Array, " n"] | float = 0.0
+) -> tuple[Array, Array]:
+    """Standard errors of a mean over n points with r >= 2 draws of noise each.
 
-    Attributes:
-        weights: in ds.
-        sigma_squared: $\sigma^2$.
-        squared: $qE\|v_r\|^2$.
-        gross: the same if nothing cancelled in it: what rounding is relative to.
+    A control variate moves a part of each point's influence to a term that is averaged over all
+    data and over the noise exactly: that part is `known`, and adds no error but that of the data.
+
+    Args:
+        influence: what was averaged over the points, shape (n, r).
+        population: number of given data.
+        known: influence of these points on the term averaged over all data, shape (n,).
+
+    Returns:
+        With respect to the population of the data, and to the given data alone.
     """
+    influence, known = jax.lax.stop_gradient((influence, known))
+    count, draws = influence.shape
+    of_points = jnp.mean(influence, axis=1)
+    within = jnp.mean(jnp.var(influence, axis=1, ddof=1)) / draws
+    of_data = jnp.maximum(jnp.var(of_points, ddof=1) - within, 0.0)
+    of_both = jnp.maximum(jnp.var(of_points + known, ddof=1) - within, 0.0)
+    alone = (within + (1 - count / population) * of_data) / count
+    return jnp.sqrt(alone + of_both / population), jnp.sqrt(alone)
 
-    weights: Float[Array, "*seeds many"]
-    sigma_squared: Float[Array, "*seeds many"]
-    squared: Float[Array, "*seeds many"]
-    gross: Float[Array, "*seeds many"]
 
-
-class Integral(eqx.Module):
+class TimeIntegral(eqx.Module):
     """An integral over time, and what each sampled point contributes.
 
     Attributes:
@@ -71,14 +85,11 @@ class Integral(eqx.Module):
         """The error of the quadrature in time."""
         return self.lattice + self.other
 
-    def errors(self, population: int) -> tuple[Array, Array]:
-        """Standard errors, given the number of all data."""
-        whole, noise = errors_of(self.residual, population, self.of_data)
-        return jnp.hypot(whole, self.quadrature), jnp.hypot(noise, self.quadrature)
-
     def estimate(self, population: int, evaluations: int) -> Estimate:
         """With standard errors, given the number of all data."""
-        return Estimate(self.value, *self.errors(population), evaluations)
+        errors = errors_of(self.residual, population, self.of_data)
+        whole, noise = (jnp.hypot(error, self.quadrature) for error in errors)
+        return Estimate(self.value, whole, noise, evaluations)
 
     def unresolved(self, population: int) -> Bool[Array, "*seeds"]:
         """Whether more nodes would make the error smaller in a way that matters."""
@@ -97,7 +108,10 @@ class SpeedProfile(eqx.Module):
         known: $qE\|v_r\|^2$ of the reference, over all data and noise.
         of_data: $qE_z\|v_r\|^2$ of the sampled points, shape (times, points).
         residual: $\|v\|^2 - q\|v_r\|^2$, shape (times, points, draws): `draws` of z for each x.
-        reference: the reference on more nodes.
+        many_weights: of the many nodes of the reference, in ds.
+        many_sigma_squared: $\sigma^2$ there.
+        many_known: $qE\|v_r\|^2$ there.
+        many_gross: the same if nothing cancelled in it: what rounding is relative to.
     """
 
     times: Float[Array, "*seeds k"]
@@ -106,7 +120,10 @@ class SpeedProfile(eqx.Module):
     known: Float[Array, "*seeds k"]
     of_data: Float[Array, "*seeds k n"]
     residual: Float[Array, "*seeds k n r"]
-    reference: KnownSpeed
+    many_weights: Float[Array, "*seeds many"]
+    many_sigma_squared: Float[Array, "*seeds many"]
+    many_known: Float[Array, "*seeds many"]
+    many_gross: Float[Array, "*seeds many"]
 
     @property
     def squared(self) -> Float[Array, "*seeds k"]:
@@ -119,25 +136,25 @@ class SpeedProfile(eqx.Module):
         r"""$\sqrt{E\|v\|^2}$ at the nodes."""
         return safe_sqrt(self.squared)
 
-    def _integral(self, integrand: Callable[[Array, Array], Array]) -> Integral:
+    def _integral(self, integrand: Callable[[Array, Array], Array]) -> TimeIntegral:
         r"""Of a function of $E\|v\|^2$ and $\sigma^2$."""
-        squared, many = self.squared, self.reference
-        known = many.weights * integrand(many.squared, many.sigma_squared)
-        rest = integrand(squared, self.sigma_squared)
-        rest = self.weights * (rest - integrand(self.known, self.sigma_squared))
+
+        def at(squared: Array) -> Array:
+            return integrand(squared, self.sigma_squared)
+
+        def at_many(squared: Array) -> Array:
+            return self.many_weights * integrand(squared, self.many_sigma_squared)
+
+        squared, known = self.squared, at_many(self.many_known)
+        rest = self.weights * (at(squared) - at(self.known))
         value = jnp.sum(known) + jnp.sum(rest)
-
-        def at(e: Array) -> Array:
-            return integrand(e, self.sigma_squared)
-
         share = self.weights * jax.jvp(at, (squared,), (jnp.ones_like(squared),))[1]
         # What rounding of the velocity by a few units of its gross value would change.
         eps = 16 * jnp.finfo(value.dtype).eps
-        rounded = (safe_sqrt(many.squared) + eps * jnp.sqrt(many.gross)) ** 2
-        moved = many.weights * integrand(rounded, many.sigma_squared)
+        moved = at_many((safe_sqrt(self.many_known) + eps * jnp.sqrt(self.many_gross)) ** 2)
         rounding = jnp.sum(moved) - jnp.sum(known) + eps * jnp.abs(value)
         lattice = _lattice_error(known, 4) / 4 + _lattice_error(rest, 2)
-        return Integral(
+        return TimeIntegral(
             value,
             jnp.asarray(jnp.tensordot(share, self.residual, axes=1)),
             jnp.asarray(jnp.tensordot(share, self.of_data, axes=1)),
@@ -145,15 +162,15 @@ class SpeedProfile(eqx.Module):
             jax.lax.stop_gradient(rounding + _tail(rest, value) + _tail(rest[::-1], value)),
         )
 
-    def length(self) -> Integral:
+    def length(self) -> TimeIntegral:
         r"""$\int\sqrt{E\|v\|^2}\,ds$."""
         return self._integral(lambda squared, _: safe_sqrt(squared))
 
-    def action(self, duration: RealScalarLike) -> Integral:
+    def action(self, duration: RealScalarLike) -> TimeIntegral:
         r"""$(t_1 - t_0)\int E\|v\|^2\,ds$."""
         return self._integral(lambda squared, _: jnp.asarray(duration * squared))
 
-    def entropy(self) -> Integral:
+    def entropy(self) -> TimeIntegral:
         r"""$\int\frac{2}{\sigma^2}E\|v\|^2\,ds$."""
         return self._integral(lambda squared, sigma_squared: 2 * squared / sigma_squared)
 
@@ -208,7 +225,7 @@ def speed_profile(
     model: AbstractModel,
     x: Float[Array, "n *shape"],
     z: Float[Array, "n r *shape"],
-    condition: Any,
+    condition: PyTree,
     reference: GaussianReference,
     num_times: int,
     chunk: int,
@@ -221,11 +238,7 @@ def speed_profile(
     process = model.process
     axis = TimeAxis.of(process, jnp.min(reference.spread))
     places, many, many_weights = axis.even(_KNOWN_NODES, shift)
-
-    @jax.checkpoint
-    def gaussian(s: Array) -> tuple[Array, Array]:
-        return _gaussian_speed(process, reference, s)
-
+    gaussian = jax.checkpoint(functools.partial(_gaussian_speed, process, reference))
     many_squared, gross = jax.lax.map(gaussian, many, batch_size=64)
     movement = movement_of(many_squared, many_weights)
     times, weights = axis.stretched(num_times, shift, places, movement)
@@ -257,7 +270,14 @@ def speed_profile(
         return gaussian(s)[0], of_data, squared, guess
 
     known, of_data, squared, guess = jax.lax.map(at, times)
-    share = _share(jnp.tensordot(weights, squared, axes=1), jnp.tensordot(weights, guess, axes=1))
+    # How much of the control variate to take: its regression coefficient in the action.
+    paired = (jnp.tensordot(weights, part, axes=1) for part in (squared, guess))
+    action, guessed = jax.lax.stop_gradient(tuple(paired))
+    spread = guessed - jnp.mean(guessed)
+    # Where the guess hardly varies, its rounding would decide: one is right for Gaussian data.
+    rounding = jnp.sqrt(jnp.finfo(guessed.dtype).eps) * jnp.sum(guessed**2)
+    square = jnp.sum(spread**2) + rounding + jnp.finfo(guessed.dtype).tiny
+    share = 1 + jnp.sum(spread * (action - guessed)) / square
     return SpeedProfile(
         times,
         weights,
@@ -265,18 +285,11 @@ def speed_profile(
         share * known,
         share * of_data,
         squared - share * guess,
-        KnownSpeed(many_weights, process.sigma_squared(many), share * many_squared, gross),
+        many_weights,
+        process.sigma_squared(many),
+        share * many_squared,
+        gross,
     )
-
-
-def _share(of_points: Array, guess: Array) -> Array:
-    """How much of the control variate to take: its regression coefficient in the action."""
-    of_points, guess = jax.lax.stop_gradient((of_points, guess))
-    spread = guess - jnp.mean(guess)
-    # Where the guess hardly varies, its rounding would decide: one is right for Gaussian data.
-    rounding = jnp.sqrt(jnp.finfo(guess.dtype).eps) * jnp.sum(guess**2)
-    square = jnp.sum(spread**2) + rounding + jnp.finfo(guess.dtype).tiny
-    return 1 + jnp.sum(spread * (of_points - guess)) / square
 
 
 class Speeds(eqx.Module):
@@ -291,47 +304,41 @@ class Speeds(eqx.Module):
         evaluations: evaluations spent.
     """
 
-    length: Integral
-    action: Integral
-    entropy: Integral
+    length: TimeIntegral
+    action: TimeIntegral
+    entropy: TimeIntegral
     unresolved: Bool[Array, "*seeds"]
     population: int = eqx.field(static=True)
     evaluations: int = eqx.field(static=True)
 
     @classmethod
-    def of(cls, profile: SpeedProfile, duration: Array, population: int) -> "Speeds":
-        """From one set of nodes."""
-        integrals = profile.length(), profile.action(duration), profile.entropy()
-        return cls._judged(integrals, population, profile.residual.size)
-
-    @classmethod
-    def _judged(
-        cls, integrals: tuple[Integral, ...], population: int, evaluations: int
-    ) -> "Speeds":
+    def of(cls, integrals: tuple[TimeIntegral, ...], population: int, evaluations: int) -> "Speeds":
         length, action, entropy = integrals
         unresolved = length.unresolved(population) | action.unresolved(population)
         return cls(length, action, entropy, unresolved, population, evaluations)
 
-    def merged(self, other: "Speeds") -> "Speeds":
-        """From the nodes of both, which lie between one another."""
 
-        def mean(a: Integral, b: Integral) -> Integral:
-            middle = jax.tree.map(lambda x, y: (x + y) / 2, a, b)
-            between = jax.lax.stop_gradient(jnp.abs(a.value - b.value) / 2)
-            # Two sums may agree by chance; twice the nodes are at least of second order.
-            return eqx.tree_at(lambda i: i.lattice, middle, between + middle.lattice / 4)
-
-        pairs = zip(
-            (self.length, self.action, self.entropy),
-            (other.length, other.action, other.entropy),
-            strict=True,
-        )
-        integrals = tuple(mean(a, b) for a, b in pairs)
-        return self._judged(integrals, self.population, self.evaluations + other.evaluations)
+def check_speed_options(
+    data: DataLike, condition: PyTree, key: Key, *, minimum: int = 2, **sizes: int
+) -> tuple[Array, PyTree]:
+    """Data and conditions, checked, as are the key and the sizes given by name."""
+    least = {"num_times": 2, "num_samples": 8, "num_speeds": 8, "chunk_size": 1}
+    for name, size in sizes.items():
+        positive_integer(size, name, least[name])
+    prng_key(key)
+    array = samples(data, minimum=minimum)
+    return array, conditions(condition, array.shape[0])
 
 
 def measure_speeds(
-    model: AbstractModel, data: Array, condition: Any, **options: Any
+    model: AbstractModel,
+    data: Array,
+    condition: PyTree,
+    *,
+    key: Key,
+    num_times: int,
+    num_samples: int,
+    chunk: int,
 ) -> tuple[tuple[Array, Array], SpeedProfile, Speeds]:
     """Points at both ends of the process, the speeds on the way, and their integrals.
 
@@ -342,11 +349,15 @@ def measure_speeds(
         model: the model.
         data: the data.
         condition: of the data.
-        **options: `key`, `num_times`, `num_samples` and `chunk`.
+        key: PRNG key.
+        num_times: nodes in time.
+        num_samples: points at which the velocity is evaluated at each node.
+        chunk: evaluations held in memory at once.
     """
+    sizes = {"num_times": num_times, "num_samples": num_samples, "chunk": chunk}
 
     def at(shift: float) -> tuple[tuple[Array, Array], SpeedProfile, Speeds]:
-        return _sampled(model, data, condition, jnp.asarray(shift, data.dtype), **options)
+        return _sampled(model, data, condition, jnp.asarray(shift, data.dtype), key=key, **sizes)
 
     ends, profile, speeds = at(0.5)
     if is_concrete(speeds.unresolved):
@@ -354,8 +365,7 @@ def measure_speeds(
             if not jnp.any(speeds.unresolved):
                 break
             count = 2**level
-            more = [at(k / count + (0.5 / count if level else 0.0)) for k in range(count)]
-            others = [m[2] for m in more]
+            others = [at(k / count + (0.5 / count if level else 0.0))[2] for k in range(count)]
             while len(others) > 1:
                 others = [_merge(a, b) for a, b in zip(others[::2], others[1::2], strict=True)]
             speeds = _merge(speeds, others[0])
@@ -364,14 +374,24 @@ def measure_speeds(
 
 @eqx.filter_jit
 def _merge(one: Speeds, other: Speeds) -> Speeds:
-    return one.merged(other)
+    """The integrals by the nodes of both, which lie between one another."""
+
+    def mean(a: TimeIntegral, b: TimeIntegral) -> TimeIntegral:
+        middle = jax.tree.map(lambda x, y: (x + y) / 2, a, b)
+        between = jax.lax.stop_gradient(jnp.abs(a.value - b.value) / 2)
+        # Two sums may agree by chance; twice the nodes are at least of second order.
+        return eqx.tree_at(lambda i: i.lattice, middle, between + middle.lattice / 4)
+
+    pairs = (one.length, other.length), (one.action, other.action), (one.entropy, other.entropy)
+    integrals = tuple(mean(*pair) for pair in pairs)
+    return Speeds.of(integrals, one.population, one.evaluations + other.evaluations)
 
 
 @eqx.filter_jit
 def _sampled(
     model: AbstractModel,
     data: Array,
-    condition: Any,
+    condition: PyTree,
     shift: Array,
     *,
     key: Key,
@@ -388,6 +408,7 @@ def _sampled(
     x, condition = data[index], jax.tree.map(lambda c: c[index], condition)
     z = jax.random.normal(noise_key, (count, draws, *x.shape[1:]), x.dtype)
     profile = speed_profile(model, x, z, condition, reference_of(data), num_times, chunk, shift)
-    speeds = Speeds.of(profile, process.t1 - process.t0, data.shape[0])
+    integrals = profile.length(), profile.action(process.t1 - process.t0), profile.entropy()
     end = process.scale(process.t1) * x + process.std(process.t1) * z[:, 0]
-    return (x.reshape(count, -1), end.reshape(count, -1)), profile, speeds
+    ends = x.reshape(count, -1), end.reshape(count, -1)
+    return ends, profile, Speeds.of(integrals, data.shape[0], profile.residual.size)

@@ -1,31 +1,35 @@
-r"""The static Schroedinger problem of two samples: entropic optimal transport.
+r"""The static Schrödinger problem of two samples: entropic optimal transport.
 
 $$OT_\epsilon = \min_\pi\ E_\pi\tfrac12\|x - y\|^2 + \epsilon\,KL(\pi\Vert p_0\otimes p_1)$$
 
 over couplings $\pi$ of $p_0$ and $p_1$, by OTT (Cuturi et al., 2201.12324; its regularisation is
-$2\epsilon$, for the cost $\|x - y\|^2$). The minimiser is the law of the ends of the Schroedinger
+$2\epsilon$, for the cost $\|x - y\|^2$). The minimiser is the law of the ends of the Schrödinger
 bridge between $p_0$ and $p_1$ over Brownian motion $dX = \sqrt\epsilon\,dB$, $s \in [0, 1]$, and
-the path KL of the bridge from that motion started in $p_0$ is (Leonard, 1308.0215)
+the path KL of the bridge from that motion started in $p_0$ is (Léonard, 1308.0215)
 
 $$KL(P\Vert W^{p_0}) = KL(\pi\Vert p_0(x)\,N(y; x, \epsilon I)) =
   \frac{OT_\epsilon}{\epsilon} - h(p_1) + \frac D2\log(2\pi\epsilon),$$
 
-with the differential entropy $h(p_1)$, which the samples alone do not tell.
+with the differential entropy $h(p_1)$, which is not estimated from the samples.
 """
-
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from entropix._core.arrays import DataLike, RealScalarLike
 from entropix._core.checks import positive, positive_integer
 from entropix._core.precision import full_precision
 from entropix.interfaces import Estimate
-from entropix.transport.errors import two_sample_error
-from entropix.transport.points import as_clouds, frame, to_cost_unit
-from entropix.transport.sinkhorn import all_pairs, in_units_of_cost, sinkhorn_potentials
+from entropix.transport.couplings import two_sample_error
+from entropix.transport.frame import as_clouds, frame, to_cost_unit
+from entropix.transport.sinkhorn import (
+    all_pairs,
+    converged,
+    in_units_of_cost,
+    sinkhorn_potentials,
+)
 
 
 class StaticBridge(eqx.Module):
@@ -47,7 +51,7 @@ class StaticBridge(eqx.Module):
     epsilon: Float[Array, ""]
     dim: int = eqx.field(static=True)
 
-    def path_kl(self, entropy: Any) -> Estimate:
+    def path_kl(self, entropy: RealScalarLike) -> Estimate:
         r"""$KL(P\Vert W^{p_0})$ in nats, given $h(p_1)$, the `entropy` of the second distribution.
 
         With $h(p_0)$ instead it is the path KL from the reversed motion that starts in $p_1$.
@@ -61,8 +65,10 @@ class StaticBridge(eqx.Module):
 
 
 @full_precision
-def static_bridge(x: Any, y: Any, *, epsilon: Any, max_iterations: int = 10_000) -> StaticBridge:
-    r"""Entropic optimal transport between two samples: what a Schroedinger bridge must agree with.
+def static_bridge(
+    x: DataLike, y: DataLike, *, epsilon: RealScalarLike, max_iterations: int = 10_000
+) -> StaticBridge:
+    r"""Entropic optimal transport between two samples: what a Schrödinger bridge must agree with.
 
     Args:
         x: samples of $p_0$, shape (n, *shape), or (n,) for numbers.
@@ -79,41 +85,28 @@ def static_bridge(x: Any, y: Any, *, epsilon: Any, max_iterations: int = 10_000)
             compiled program runs.
 
     References:
-        Cuturi et al., arXiv 2201.12324; Leonard, 1308.0215.
+        Cuturi et al., arXiv 2201.12324; Léonard, 1308.0215.
     """
     x, y = as_clouds(x, y)
     epsilon = positive(epsilon, "epsilon", shape=()).astype(x.dtype)
     positive_integer(max_iterations, "max_iterations")
-    (value, error, displacement, information), unit, valid = _solve(x, y, epsilon, max_iterations)
-    value = eqx.error_if(
-        value,
-        ~valid,
-        "the Sinkhorn iteration must converge: pass a larger `epsilon` or `max_iterations`, or "
-        "samples in float64",
-    )
-    value, error, displacement = (
-        in_units_of_cost(v, unit, 2.0) for v in (value, error, displacement)
-    )
-    return StaticBridge(
-        Estimate(value, error, jnp.zeros_like(error)),
-        displacement,
-        information,
-        epsilon,
-        x.shape[1],
-    )
+    squares, information, unit, valid = _solve(x, y, epsilon, max_iterations)
+    value, error, displacement = (in_units_of_cost(v, unit, 2.0) for v in squares)
+    estimate = Estimate(converged(value, valid), error, jnp.zeros_like(error))
+    return StaticBridge(estimate, displacement, information, epsilon, x.shape[1])
 
 
 @eqx.filter_jit
 def _solve(
     x: Array, y: Array, epsilon: Array, max_iterations: int
-) -> tuple[tuple[Array, Array, Array, Array], Array, Array]:
-    """Value, error and displacement in units of `unit` squared, and the information."""
+) -> tuple[tuple[Array, Array, Array], Array, Array, Array]:
+    """Value, error and displacement in units of a length squared; information; that length."""
     place = frame(x, y, separately=True)
     n, m = x.shape[0], y.shape[0]
     # Of OTT's cost |x - y|^2, twice that of the problem, in the frame.
     twice = 2 * to_cost_unit(epsilon, place.scale, 2.0)
     cost = all_pairs(place.x, place.y, 2.0)
-    f, g, converged = sinkhorn_potentials(cost, twice, max_iterations)
+    f, g, done = sinkhorn_potentials(cost, twice, max_iterations)
     # OTT's potentials hold the logarithms of the weights.
     f, g = f + twice * jnp.log(n), g + twice * jnp.log(m)
     value = (jnp.mean(f) + jnp.mean(g)) / 2
@@ -123,10 +116,5 @@ def _solve(
     weight, of_x_and_y = place.ratio**2, place.shift_influence()
     u, v = (weight * a / 2 + b / 2 for a, b in zip((f, g), of_x_and_y, strict=True))
     shift = place.shift_cost() / 2
-    parts = (
-        weight * value + shift,
-        two_sample_error(u, v),
-        weight * displacement + shift,
-        information,
-    )
-    return parts, place.unit, converged & jnp.isfinite(value)
+    squares = weight * value + shift, two_sample_error(u, v), weight * displacement + shift
+    return squares, information, place.unit, done & jnp.isfinite(value)

@@ -1,4 +1,4 @@
-r"""The Wasserstein distance between two samples, its error, and what chance alone makes of it.
+r"""The Wasserstein distance between two samples, its error, and its size where there is none.
 
 $$W_p(x, y)^p = \min_{\pi}\sum_{ij}\pi_{ij}\|x_i - y_j\|^p$$
 
@@ -7,9 +7,10 @@ different populations $W_p^p$ scatters around its mean like a Gaussian, with var
 $\mathrm{Var}(u)/n + \mathrm{Var}(v)/m$ in terms of the dual potentials (del Barrio and Loubes,
 1705.01299; del Barrio, Gonzalez-Sanz and Loubes, 2102.06379).
 
-That mean is the distance of the samples, not of the populations: in D > 2 dimensions it exceeds
-theirs by an amount that falls only like $n^{-1/D}$. `wasserstein_null` says by how much, where
-there is no distance at all.
+That mean is the distance of the samples, not of the populations. Two samples of one population lie
+at a distance that is not zero: about $n^{-1/2}$ on a line, $n^{-1/D}$ in D > 4 dimensions. A
+distance of two samples means something only in comparison with that of two samples of one
+population, of the same sizes: `wasserstein_null`.
 """
 
 import functools
@@ -21,23 +22,26 @@ import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from entropix._core.checks import choice, positive_integer
+from entropix._core.arrays import DataLike, Key, as_float
+from entropix._core.checks import choice, positive_integer, prng_key
 from entropix._core.formatting import format_with_error
 from entropix._core.precision import full_precision
 from entropix.transport.couplings import (
     Coupling,
     distances_of,
+    error_of_root,
+    potential_unit,
     power_mean,
     power_root,
     relative_assignment,
     sorted_distance,
     sorted_potentials,
+    two_sample_error,
 )
 from entropix.transport.enclosure import enclosure
-from entropix.transport.errors import two_sample_error
-from entropix.transport.points import as_clouds, order, representable
+from entropix.transport.frame import as_clouds, order, representable
 from entropix.transport.sinkhorn import regularise
 
 
@@ -50,8 +54,8 @@ class Wasserstein(eqx.Module):
             one population the limit is not Gaussian: compare with `wasserstein_null` instead.
         lower: the exact distance of these samples is at least this.
         upper: and at most this; both are `value` for the exact methods. For "sinkhorn" they are
-            proved, rounding included (see `entropix.transport.enclosure`), and say how much the
-            regularisation may have changed.
+            proved, rounding included (see `entropix.transport.enclosure`), and bound the error of
+            the regularisation.
         method: how it was computed: "sorted" and "assignment" are exact for the samples,
             "sinkhorn" is regularised.
         num_samples: sizes of the two samples.
@@ -87,13 +91,13 @@ class Wasserstein(eqx.Module):
 
 @full_precision
 def wasserstein(
-    x: Any,
-    y: Any,
+    x: DataLike,
+    y: DataLike,
     p: float | int = 2,
     *,
     method: str = "auto",
     max_exact: int = 2048,
-    epsilon: Any = None,
+    epsilon: PyTree = None,
     geometry: Mapping[str, Any] | None = None,
     solver: Mapping[str, Any] | None = None,
 ) -> Wasserstein:
@@ -126,7 +130,13 @@ def wasserstein(
             large for the precision of the samples.
 
     References:
-        Villani, Optimal Transport: Old and New, 2009; Peyre and Cuturi, 1803.00567.
+        Villani, Optimal Transport: Old and New, 2009; Peyré and Cuturi, 1803.00567.
+
+    Example:
+        >>> import entropix as ex
+        >>> distance = ex.wasserstein([[0.0, 0.0], [1.0, 0.0]], [[0.0, 3.0], [1.0, 3.0]])
+        >>> print(f"{float(distance):.3f} by {distance.method}")
+        3.000 by assignment
     """
     x, y = as_clouds(x, y, invariant="cost_fn" not in (geometry or {}))
     p = order(p)
@@ -144,7 +154,7 @@ def wasserstein(
         raise ValueError(
             f"`geometry` and `solver` must be None for an exact method, got method={method!r}."
         )
-    low = high = used = None
+    bounds = used = None
     if method == "sorted":
         if not line:
             raise ValueError(
@@ -158,44 +168,11 @@ def wasserstein(
         value, stderr = _matched(copies, others, relative_assignment(copies, others, p), p, (n, m))
     else:
         found = regularise(x, y, p, epsilon, geometry, solver)
-        low, high = enclosure(x, y, p, found, (geometry or {}).get("cost_fn"))
+        bounds = enclosure(x, y, p, found, (geometry or {}).get("cost_fn"))
         value, stderr = _root(found.divergence, found.u, found.v, found.unit, p)
         used = found.given_epsilon
-    exact = jax.lax.stop_gradient(value)
-    value = representable(value, "x", "y")
-    return Wasserstein(
-        value,
-        stderr,
-        exact if low is None else low,
-        exact if high is None else high,
-        method,
-        (n, m),
-        p,
-        used,
-    )
-
-
-def error_of_root(root: Array, p: float, error: Array, unit: Array | float = 1.0) -> Array:
-    """Standard error of a distance from that of its p-th power in units of `unit`.
-
-    Zero where the distance is, and infinite where the dtype cannot hold it.
-    """
-    root = jax.lax.stop_gradient(root)
-    above = root > 0
-    safe = jnp.where(above, root, 1.0)
-    scaled = unit * (error / p) * (unit / safe) ** (p - 1)
-    return jnp.where(above, jnp.where(jnp.isnan(scaled), jnp.inf, scaled), 0.0)
-
-
-def potential_unit(root: Array, largest: Array, p: float) -> Array:
-    """A unit of length in which p-th powers of distances up to `largest` do not overflow.
-
-    The distance itself where that will do: the potentials matter in proportion to its p-th power.
-    """
-    root, largest = jax.lax.stop_gradient((root, largest))
-    least = largest * float(jnp.finfo(root.dtype).max) ** (-0.7 / p)
-    unit = jnp.maximum(root, least)
-    return jnp.where(unit > 0, unit, 1.0)
+    low, high = bounds or (jax.lax.stop_gradient(value),) * 2
+    return Wasserstein(representable(value, "x", "y"), stderr, low, high, method, (n, m), p, used)
 
 
 @functools.partial(jax.jit, static_argnames="p")
@@ -221,3 +198,99 @@ def _matched(
 def _root(divergence: Array, u: Array, v: Array, unit: Array, p: float) -> tuple[Array, Array]:
     root = power_root(jnp.maximum(divergence, 0.0), p)
     return unit * root, unit * error_of_root(root, p, two_sample_error(u, v))
+
+
+class WassersteinNull(eqx.Module):
+    """Distances between samples of one population.
+
+    Attributes:
+        values: one for each random split, shape (num_splits,).
+        num_samples: points on each side.
+        method: how they were computed, see `Wasserstein`.
+        p: the order.
+
+    `float(null)` is their mean.
+    """
+
+    values: Float[Array, "*seeds splits"]
+    num_samples: int = eqx.field(static=True)
+    method: str = eqx.field(static=True)
+    p: float = eqx.field(static=True)
+
+    @property
+    def value(self) -> Float[Array, "*seeds"]:
+        """The mean distance: what sampling alone makes of a distance of zero."""
+        return jnp.mean(self.values, axis=-1)
+
+    @property
+    def scatter(self) -> Float[Array, "*seeds"]:
+        """The standard deviation of one such distance."""
+        return jnp.std(self.values, axis=-1, ddof=1)
+
+    def p_value(self, distance: Wasserstein | ArrayLike) -> Array:
+        """Chance of a distance as large as the given one; at least 1 / (num_splits + 1).
+
+        That of a permutation test where the null was taken of both samples, concatenated.
+        """
+        known = isinstance(distance, Wasserstein)
+        given = distance.value if known else as_float(distance, "distance")
+        above = jnp.sum(self.values >= given[..., None], axis=-1)
+        return (above + 1) / (self.values.shape[-1] + 1)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __str__(self) -> str:
+        size = f"{self.method}, n = {self.num_samples}, {self.values.shape[-1]} splits"
+        if isinstance(self.values, jax.core.Tracer) or self.values.ndim > 1:
+            return f"W{self.p:g} null = {self.value} ± {self.scatter} ({size})"
+        value = format_with_error(float(self.value), float(self.scatter))
+        return f"W{self.p:g} null = {value} ({size})"
+
+
+@full_precision
+def wasserstein_null(
+    x: DataLike,
+    p: float | int = 2,
+    *,
+    key: Key,
+    num_samples: int | None = None,
+    num_splits: int = 16,
+    **options: Any,
+) -> WassersteinNull:
+    r"""$W_p$ between two disjoint random parts of one sample, for comparison with $W_p(x, y)$.
+
+    Of one population, it says how much of a distance between samples of `num_samples` points each
+    is due to their number. Of two samples together, `wasserstein_null(concatenate([x, y]))`, it is
+    the null distribution of a permutation test of their being of one population.
+
+    Args:
+        x: samples, shape (N, *shape), or (N,) for numbers.
+        p: order of the distance.
+        key: PRNG key.
+        num_samples: points on each side, at most half of all; None for half of all.
+        num_splits: random splits. They share points, so that their mean is known less well than
+            their number suggests; each is as a distance of fresh samples would be.
+        options: passed to `wasserstein`.
+
+    Returns:
+        A `WassersteinNull`.
+
+    Raises:
+        ValueError: if an argument is malformed, or `num_samples` more than half of the points.
+    """
+    x, _ = as_clouds(x, x)
+    prng_key(key)
+    half = x.shape[0] // 2
+    size = half if num_samples is None else positive_integer(num_samples, "num_samples")
+    positive_integer(num_splits, "num_splits", 2)
+    if not 1 <= size <= half:
+        raise ValueError(
+            f"`num_samples` must be at most half of the {x.shape[0]} samples of `x`, got {size}."
+        )
+    distances = []
+    for split in jax.random.split(key, num_splits):
+        parts = x[jax.random.permutation(split, x.shape[0])]
+        distances.append(wasserstein(parts[:size], parts[size : 2 * size], p, **options))
+    values = jnp.stack([distance.value for distance in distances])
+    return WassersteinNull(values, size, distances[0].method, distances[0].p)

@@ -145,7 +145,8 @@ def test_samples_under_jit():
 
 def test_safe_sqrt():
     for f in (safe_sqrt, jax.jit(safe_sqrt)):
-        np.testing.assert_array_equal(f(jnp.asarray([0.0, 4.0])), [0.0, 2.0])
+        given = jnp.asarray([0.0, 4.0, -1e-9, jnp.nan])  # a NaN does not become a zero
+        np.testing.assert_array_equal(f(given), [0.0, 2.0, 0.0, jnp.nan])
     assert jax.grad(safe_sqrt)(0.0) == 0
     assert jax.grad(jax.grad(safe_sqrt))(0.0) == 0
     assert jax.grad(safe_sqrt)(4.0) == 0.25

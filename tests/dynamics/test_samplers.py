@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import entropix as ex
-from entropix.dynamics import sample
-from entropix.dynamics.bridge import NEGLIGIBLE_SIGNAL, Bridge
+from entropix.dynamics import ReverseCoordinates, sample
+from entropix.dynamics.coordinates import NEGLIGIBLE_SIGNAL
 from tests.helpers import (
     DISTINCT,
     ENDS_IN_NOISE,
@@ -288,16 +288,16 @@ def test_conditions_belong_to_samples():
 
 @pytest.mark.parametrize("name", quick(["rf"], KINDS))
 def test_times_and_levels(x64, name):
-    """Bridge.times are those of its knots, and a model is evaluated where it hears a signal."""
+    """Default times are those of the knots; a model is evaluated where the signal matters."""
     process = PROCESSES[name]()
-    bridge = Bridge(process, jnp.asarray(0.3), True)
-    times = bridge.times(20)
+    coordinates = ReverseCoordinates(process, jnp.asarray(0.3), flow=True)
+    times, knots = coordinates.steps(20)
     assert times[0] == process.t1
     assert times[-1] == process.t0
     assert np.all(np.diff(times) < 0)
-    np.testing.assert_allclose(bridge.knots_at(times), bridge.knots(20), atol=1e-7)
-    assert bridge.times(1).shape == (2,)
-    seen = bridge.evaluation_time(times)
+    np.testing.assert_allclose(coordinates.solver_time(times), knots, atol=1e-7)
+    assert coordinates.steps(1)[0].shape == (2,)
+    seen = coordinates.evaluation_time(times)
     signal = 0.3 * process.scale(seen) ** 2 / (0.3 * process.scale(seen) ** 2 + process.var(seen))
     assert np.all(signal > 0.99 * NEGLIGIBLE_SIGNAL)
     np.testing.assert_array_equal(seen[1:], times[1:])

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import entropix as ex
-from entropix.dynamics import solve_flow, solve_forward, solve_reverse
-from entropix.dynamics.bridge import Bridge
+from entropix.dynamics import ReverseCoordinates, solve_flow, solve_forward, solve_reverse
 from tests.dynamics.paths import Impulses, Refined, linear_law
 from tests.helpers import (
     DISTINCT,
@@ -104,11 +103,12 @@ def test_strong_order_with_a_nonlinear_drift(x64):
 @pytest.mark.slow
 @pytest.mark.parametrize(("solver", "order"), [(SRA1, 2), (diffrax.Euler(), 1)])
 def test_strong_orders_of_the_reverse_sde(x64, solver, order):
-    """Data of another variance than the reference, in the solver times of `Bridge`."""
+    """Data of another variance than the reference, in the reverse coordinates."""
     process = PROCESSES["vp"]()
     model = ex.ExactModel(ex.Gaussian([0.4], [[0.3]]), process)
     y = jnp.linspace(-1.0, 1.0, 100).reshape(-1, 1)
-    path = Refined(Bridge(process, jnp.asarray(1.0), False).knots(1024), y.shape)
+    knots = ReverseCoordinates(process, jnp.asarray(1.0), flow=False).steps(1024)[1]
+    path = Refined(knots, y.shape)
 
     def solve(solver, n):
         key = jax.random.key(0)
@@ -157,7 +157,7 @@ def test_weak_orders_of_the_reverse_sde(x64, solver, order):
     """From one point at the noise end to the posterior of the data: its variance is known."""
     process = PROCESSES["vp"]()
     model = ex.ExactModel(ex.Gaussian([0.4], [[0.3]]), process)
-    bridge = Bridge(process, jnp.asarray(1.0), False)
+    coordinates = ReverseCoordinates(process, jnp.asarray(1.0), flow=False)
     noise = process.var(1.0)
     target = 0.3 * noise / (noise + 0.3 * process.scale(1.0) ** 2)
 
@@ -168,7 +168,7 @@ def test_weak_orders_of_the_reverse_sde(x64, solver, order):
             key=jax.random.key(0),
             num_steps=n,
             solver=solver,
-            path=Impulses(bridge.knots(n)),
+            path=Impulses(coordinates.steps(n)[1]),
             variance=1.0,
         )
         return abs(float(linear_law(run.states)[1][0, 0] - target))

@@ -63,7 +63,7 @@ def pair(rho, dim, n, key):
 
 
 def close(estimate, expected, within=0.01):
-    """Within four standard errors, and within 1% or 0.01 nats, unless told otherwise."""
+    """Within four standard errors, and within 1% or 0.01 nats, unless stated otherwise."""
     error = abs(float(estimate.value) - expected)
     assert error < 4 * float(estimate.stderr) + 1e-6
     assert error < within * max(abs(expected), 1.0)

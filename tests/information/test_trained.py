@@ -46,7 +46,7 @@ def test_information_from_a_trained_network(task):
         key=fit_key,
         steps=1000,
         batch_size=128,
-        num_draws=4,
+        loss=ex.Denoising(4),
         learning_rate=4e-3,
     ).model
     for form in ("score", "denoising"):

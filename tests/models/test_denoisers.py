@@ -157,3 +157,87 @@ def test_fields_are_the_exact_ones(clock, x64, getkey):
             np.testing.assert_allclose(
                 one, other, rtol=1e-7, atol=1e-9 * size, err_msg=f"{name}, {clock}"
             )
+
+
+@pytest.mark.parametrize("name", ["ddpm", "edm", "flow"])
+def test_estimates_are_those_of_the_exact_model(name, x64):
+    """S_tot, path KL and log densities, cut off where the network is no longer defined."""
+    mixture = small_mixture()
+    data = mixture.sample(64, key=jax.random.key(0))
+    model = adapted(name, batched=False)
+    exact = ex.ExactModel(mixture, model.process)
+    few = {"num_evaluations": 512, "key": jax.random.key(1)}
+    found = ex.neural_entropy(model, data, **few)
+    process = model.process
+    least = process.std(process.time_of_log_snr(jnp.asarray(RANGE[1])))
+    np.testing.assert_allclose(found.cutoff, least)
+    truth = ex.neural_entropy(exact, data, cutoff=least, **few)
+    np.testing.assert_allclose(found.value, truth.value, rtol=1e-8)
+    np.testing.assert_allclose(found.slope, truth.slope, rtol=1e-5, atol=1e-8)
+    assert float(ex.path_kl(model, exact, data, **few).value) < 1e-12
+    larger = ex.neural_entropy(model, data, cutoff=0.1, **few)
+    np.testing.assert_allclose(larger.cutoff, 0.1)
+    method = ex.PathBound(16)
+    one, other = (
+        ex.log_prob(
+            m, data[:4], key=jax.random.key(2), method=method, cutoff=least, prior=exact.prior
+        )
+        for m in (model, exact)
+    )
+    np.testing.assert_allclose(one.value, other.value, rtol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"parametrisation": "x0"}, "`parametrisation` must be one of"),
+        ({"log_snr_range": None}, "`log_snr_range` must be given"),
+        ({"log_snr_range": (3.0, -3.0)}, "`log_snr_range` must be"),
+        ({"parametrisation": "edm"}, "`data_std` must be given"),
+        ({"data_std": 0.5}, "`data_std` must be None"),
+        ({"level": [0.1, 0.9]}, "`level` must be a table of alpha-bar that falls"),
+        ({"level": [0.9, 0.0]}, "`level` must be a name, or a table"),
+        ({"level": "variance"}, "`level` must be one of"),
+        ({"state": "raw"}, "`state` must be one of"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_mistakes(options, match):
+    function = ExactFunction(small_mixture(), "denoiser", "ve", "std")
+    with pytest.raises(ValueError, match=match):
+        ex.models.from_denoiser(function, **{"shape": (2,), "log_snr_range": RANGE} | options)
+
+
+def test_a_function_of_another_shape():
+    model = ex.models.from_denoiser(
+        lambda state, level, condition: state[:1], shape=(2,), log_snr_range=RANGE
+    )
+    with pytest.raises(ValueError, match="`function` must return an array of the shape"):
+        model.score(0.5, jnp.ones(2))
+
+
+def test_batches_are_those_of_the_function():
+    one = adapted("noise")
+    other = ex.models.from_denoiser(
+        Batched(one.network),
+        shape=(2,),
+        parametrisation="noise",
+        log_snr_range=RANGE,
+        batched=True,
+    )
+    y = jnp.asarray([[0.3, -1.0], [0.5, 2.0]])
+    both = [jax.vmap(lambda y, m=m: m.score(0.3, y))(y) for m in (one, other)]
+    np.testing.assert_allclose(*both, rtol=1e-6)
+
+
+def test_edm_is_trained():
+    """The wrapper has a network, so `fit` trains it."""
+    data = 0.5 * jax.random.normal(jax.random.key(0), (256, 2))
+    process = ex.VarianceExploding(0.01, 10.0)
+    network = ex.FourierMLP(2, key=jax.random.key(1), widths=(8,), num_features=4)
+    model = ex.models.EDMPrediction(network, process, 0.5)
+    # F = 0 is the denoiser of these data.
+    zero = ex.ExactModel(ex.Gaussian([0.0, 0.0], 0.25 * np.eye(2)), process)
+    fitted = ex.fit(model, data, key=jax.random.key(2), steps=100, learning_rate=1e-3).model
+    found = ex.path_kl(fitted, zero, data, key=jax.random.key(3), num_evaluations=512)
+    assert float(found.value) < 0.3

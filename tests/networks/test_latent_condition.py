@@ -47,7 +47,7 @@ def test_in_a_model_that_is_trained_and_stored(tmp_path):
         num_classes=4,
     )
     model = ex.EntropyMatching(ex.networks.ConditionDropout(network, 2, 0.5), process)
-    fit = ex.fit(model, x, condition=label, key=keys[0], steps=20, batch_size=32, num_draws=2)
+    fit = ex.fit(model, x, condition=label, key=keys[0], steps=20, loss=ex.Denoising(2))
     moved = jax.tree.map(lambda a, b: jnp.any(a != b), model.network, fit.model.network)
     assert moved.network.evidence
     assert moved.network.guess.head.weight

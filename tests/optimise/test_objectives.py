@@ -38,7 +38,7 @@ def test_actions_of_a_gaussian(x64):
     assert float(action.length(vp)) == pytest.approx(0.80792529493179, rel=1e-10)
 
 
-@pytest.mark.parametrize("name", quick(["vpx", "rf"], ["vpx", "rf", "ve", "path-learned", "sl"]))
+@pytest.mark.parametrize("name", quick(["rf"], ["vpx", "rf", "ve", "path-learned", "sl"]))
 def test_one_curve_serves_every_process(x64, name):
     """The action from posterior moments is the action of the velocity, at the same points."""
     data = small_mixture().sample(40, key=jax.random.key(0))
@@ -280,7 +280,7 @@ def test_noise_that_underflows(x32):
     assert float(quick_jit(lambda: action(karras))()) == pytest.approx(24079.6668, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", quick(["vp", "rf"], KINDS))
+@pytest.mark.parametrize("name", quick(["rf"], ("vp", *KINDS)))
 def test_action_at_every_scale(x64, name):
     """Of a Gaussian far from the scale of the process, against four times as many nodes."""
     process = PROCESSES[name]()

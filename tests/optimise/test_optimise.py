@@ -48,17 +48,18 @@ def test_action_of_a_gaussian_comes_down_to_the_squared_length(x64):
 @pytest.mark.slow  # three searches of hundreds of steps
 def test_action_of_the_papers_mixture(x64):
     """From three starts at once, vmapped; the optimum is that of the closed form."""
-    processes = starts()
-    action = ex.KineticAction(paper_mixture(2), key=jax.random.key(0))
+    processes = starts(16)
+    action = ex.KineticAction(paper_mixture(2), key=jax.random.key(0), num_times=128)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *processes)
     keys = jax.random.split(jax.random.key(1), 3)
-    run = eqx.filter_vmap(lambda p, k: ex.optimise_schedule(p, action, key=k, steps=600))
+    run = eqx.filter_vmap(lambda p, k: ex.optimise_schedule(p, action, key=k, steps=300))
     found = run(stacked, keys)
     squared = float(action.length(processes[0])) ** 2
     # The length is that of the speed limit, an estimate from other points.
     data = paper_mixture(2).sample(4096, key=jax.random.key(2))
     model = ex.ExactModel(paper_mixture(2), processes[0])
-    limit = ex.speed_limit(model, data, key=jax.random.key(3), max_exact=100)
+    few = {"max_exact": 100, "num_evaluations": 256}  # its entropy is not used
+    limit = ex.speed_limit(model, data, key=jax.random.key(3), **few)
     spread = 2 * squared**0.5 * float(limit.length.stderr) * 2**0.5
     assert abs(float(limit.length) ** 2 - squared) < 4 * spread
     assert np.all(np.asarray(found.value) < 1.005 * squared)

@@ -6,11 +6,11 @@ import xarray
 
 from entropix.datasets import Dataset
 from entropix.studies import SCHEMA, DataOptions
-from entropix.studies.curves import plot_entropy, plot_loss
 from entropix.studies.data import prepare_data
+from entropix.studies.figures import plot_entropy, plot_loss
+from entropix.studies.measurement import measure_report
 from entropix.studies.pictures import plot_log_density, plot_samples
-from entropix.studies.record import make_record
-from entropix.studies.report import markdown_report, table_rows, text_table
+from entropix.studies.record import assemble
 
 
 def record_of(data, *, seeds=2, truth=False):
@@ -31,17 +31,23 @@ def record_of(data, *, seeds=2, truth=False):
     values = {
         name: rng.uniform(0.5, 1.0, size=tuple(sizes[dim] for dim in dims))
         for name, (dims, _, _) in SCHEMA.items()
-        if not name.startswith((*left_out, "theorem"))  # `make_record` adds these
+        if not name.startswith((*left_out, "theorem"))  # `assemble` adds these
     }
+    errors = [n for n, v in values.items() if v.ndim < 3 and n not in TIMES]
+    values |= {f"{n}_stderr": 0.1 * values[n] for n in errors}
     values["log_snr"] = log_snr
-    return make_record(
-        values,
-        seeds=list(range(seeds)),
-        times=np.linspace(0, 1, len(log_snr)),
-        steps=np.arange(1, 51),
-        checks=np.arange(10, 60, 10),
-        attributes={"name": "invented", "flag": True, "shape": [2, 3]},
+    coordinates = {
+        "seed": (list(range(seeds)), "seed"),
+        "time": (np.linspace(0, 1, len(log_snr)), "time"),
+        "step": (np.arange(1, 51), "step"),
+        "check": (np.arange(10, 60, 10), "step"),
+    }
+    texts = dict.fromkeys(
+        ("data_text", "coordinates_text", "process_text", "cutoff_text", "training_text"), "text"
     )
+    numbers = {"name": "invented", "command": "", "num_train": 8, "num_held_out": 2}
+    attributes = {**texts, **numbers, "flag": True, "shape": [2, 3]}
+    return assemble(SCHEMA, values, coordinates, attributes)
 
 
 def data_of(shape, **options):
@@ -49,6 +55,7 @@ def data_of(shape, **options):
     return prepare_data(Dataset.from_array(rng.normal(size=(40, *shape))), DataOptions(**options))
 
 
+TIMES = ("log_snr", "wasserstein2_count")
 SHAPES = {
     "line": (1,),
     "plane": (2,),
@@ -63,12 +70,11 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_samples_of_every_kind_of_data(tmp_path, shape):
     data = data_of(shape)
-    plot_samples(record_of(data), data, tmp_path / "samples.png")
+    plot_samples(record_of(data), tmp_path / "samples.png", data=data)
     assert (tmp_path / "samples.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("truth", [False, True])
-@pytest.mark.parametrize("seeds", [1, 3, 12])
+@pytest.mark.parametrize(("seeds", "truth"), [(1, False), (3, True), (12, True)])
 def test_curves_of_any_number_of_seeds(tmp_path, seeds, truth):
     record = record_of(data_of((2,)), seeds=seeds, truth=truth)
     for plot in (plot_entropy, plot_loss, plot_log_density):
@@ -76,7 +82,7 @@ def test_curves_of_any_number_of_seeds(tmp_path, seeds, truth):
     assert len(list(tmp_path.glob("*.png"))) == 3
 
 
-def test_plotting_leaves_the_callers_plots_alone(tmp_path):
+def test_plotting_does_not_change_the_plots_of_the_caller(tmp_path):
     import matplotlib
     import matplotlib.pyplot as plt
 
@@ -86,9 +92,10 @@ def test_plotting_leaves_the_callers_plots_alone(tmp_path):
     assert plt.get_fignums() == figures
 
 
-def test_a_record_refuses_names_it_does_not_know():
-    with pytest.raises(ValueError, match="`variables` must be named in SCHEMA, got entropy"):
-        make_record({"entropy": 1.0}, seeds=[0], times=[0.0], steps=[1], checks=[], attributes={})
+def test_a_record_refuses_unknown_names():
+    for name in ("entropy", "entropy_stderr"):
+        with pytest.raises(ValueError, match=f"`values` must be named in the schema, got {name!r}"):
+            assemble(SCHEMA, {name: 1.0}, {}, {})
 
 
 def test_a_record_survives_its_file(tmp_path):
@@ -101,22 +108,20 @@ def test_a_record_survives_its_file(tmp_path):
 def test_the_table_shows_values_with_errors_and_units():
     record = record_of(data_of((2,)), seeds=1, truth=True)
     record["neural_entropy"][0], record["neural_entropy_stderr"][0] = 12.3456, 0.078
-    rows = table_rows(record)
-    assert rows[0] == ("neural entropy S_NN, held-out data", "12.346 ± 0.078", "nats")
-    # What follows says which theorems the invented numbers contradict.
-    lines = text_table(record).splitlines()[: len(rows)]
+    report = measure_report(record)
+    rows = report.tables[0].rows
+    assert rows[1] == ["neural entropy S_NN, held-out data", "12.346 ± 0.078", "nats"]
+    # After the table: which theorems the invented numbers contradict.
+    lines = report.text().splitlines()[: len(rows)]
     assert len({line.index(value) for line, (_, value, _) in zip(lines, rows, strict=True)}) == 1
 
 
 def test_the_report_is_a_table_that_markdown_can_read():
-    record = record_of(data_of((2,)), truth=True)
-    texts = ("data", "coordinates", "process", "cutoff", "training")
-    record.attrs |= {f"{name}_text": name for name in texts}
-    record.attrs |= {"command": "", "num_train": 8, "num_held_out": 2}
-    report = markdown_report(record, ["loss.png"])
-    table = [line for line in report.splitlines() if line.startswith("| ")]
+    report = measure_report(record_of(data_of((2,)), truth=True))
+    text = report.markdown({"loss.png": "Training loss"})
+    table = [line for line in text.splitlines() if line.startswith("| ")]
     # Three columns; four in the table of seeds, where there are labels.
     assert {line.replace("\\|", "").count("|") for line in table} == {4, 5}
-    assert "(loss.png)" in report
-    assert "(entropy.png)" not in report
-    assert "| 1 |" in report  # a row for each seed
+    assert "(loss.png)" in text
+    assert "(entropy.png)" not in text
+    assert "| 1 |" in text  # a row for each seed

@@ -10,8 +10,17 @@ import sys
 
 import pytest
 
-from entropix.studies.files import CONFIGURATION
-from entropix.studies.folder import FolderError, OutputFolder
+from entropix.studies import (
+    InformationOptions,
+    MeasureOptions,
+    OutputOptions,
+    prepare_information,
+    prepare_measure,
+)
+from entropix.studies.folder import CONFIGURATION, FIGURES, FolderError, OutputFolder
+from entropix.studies.schedule import ScheduleOptions, prepare_schedule
+from entropix.studies.storage import StorageOptions, prepare_storage
+from entropix.studies.transport import TransportOptions, prepare_transport
 
 
 CONFIG = {"steps": 10, "widths": (3, 4)}
@@ -94,6 +103,23 @@ def test_overwriting_leaves_nothing_of_any_study(tmp_path):
     assert json.loads((folder.path / CONFIGURATION).read_text()) == {"steps": 11}
 
 
+PREPARE = {
+    "measure": lambda output: prepare_measure("mixture2", MeasureOptions(output=output)),
+    "information": lambda output: prepare_information(
+        "mixture2", "mixture2", InformationOptions(output=output)
+    ),
+    "schedule": lambda output: prepare_schedule("mixture2", ScheduleOptions(output=output)),
+    "storage": lambda output: prepare_storage("mixture2", StorageOptions(output=output)),
+    "transport": lambda output: prepare_transport(TransportOptions(output=output)),
+}
+
+
+@pytest.mark.parametrize("name", PREPARE)
+def test_overwriting_removes_every_figure(tmp_path, name):
+    study = PREPARE[name](OutputOptions(out=str(tmp_path / "out")))
+    assert study.figures().keys() <= {f"{figure}.png" for figure in FIGURES}
+
+
 def test_a_folder_of_something_else_is_never_overwritten(tmp_path):
     (tmp_path / "precious.txt").write_text("x")
     for resume, overwrite in ((False, False), (True, False), (False, True)):
@@ -102,13 +128,13 @@ def test_a_folder_of_something_else_is_never_overwritten(tmp_path):
 
 
 def test_resume_and_overwrite_exclude_each_other(tmp_path):
-    with pytest.raises(ValueError, match="`overwrite` must be left out"):
+    with pytest.raises(ValueError, match="`overwrite` must not be given"):
         OutputFolder(tmp_path).check(resume=True, overwrite=True)
 
 
 # ------------------------------------------------------------------ one process at a time
 
-USED = r"`out` must be a folder that no other process works in.*--out`, or wait"
+USED = r"`out` must be a folder that no other process uses.*--out`, or wait"
 
 
 @pytest.mark.parametrize("resume", [False, True])

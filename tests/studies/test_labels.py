@@ -49,7 +49,7 @@ def test_the_kind_can_be_forced():
     assert condition(halves).dim == 1
     forced = condition(halves, condition_kind="discrete")
     assert forced.dim == N // 2
-    assert "as asked for" in forced.text
+    assert "as requested" in forced.text
 
 
 def test_entropy_of_labels():
@@ -75,8 +75,8 @@ def test_shuffling_keeps_the_labels_and_breaks_the_pairs():
         (np.zeros(N), {}, "labels that differ, got 60 times 0.0"),
         (np.array(["a"] * N), {}, "labels that differ"),
         (np.where(np.arange(N) == 4, np.nan, np.arange(N)), {}, "1 NaN or infinite of 60"),
-        (np.arange(N).astype(str), {}, "two samples to a class"),
-        (LABELS["floats"], {"condition_kind": "discrete"}, "two samples to a class"),
+        (np.arange(N).astype(str), {}, "two samples per class"),
+        (LABELS["floats"], {"condition_kind": "discrete"}, "two samples per class"),
         (LABELS["text"], {"condition_kind": "continuous"}, "`condition_kind` must be 'discrete'"),
         (LABELS["text"], {"condition_dropout": 1.0}, "`condition_dropout` must be between"),
         (None, {"condition": None, "shuffle_labels": True}, "`shuffle_labels` must be left out"),

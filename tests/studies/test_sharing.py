@@ -27,12 +27,13 @@ WORDS = f"transport {GRID} {SMALL}".split()
 # Writes down which cells it computes; asked to, it falls asleep in the first one, half-way.
 PROGRAM = """
 import pathlib, sys, time
-import entropix.cli, entropix.studies.transport.study as study, entropix.training.checkpoint as run
+import entropix.cli, entropix.persistence.checkpoint as run
+import entropix.studies.transport.study as study
 name, sleeps, *words = sys.argv[1:]
 log, measure, write = pathlib.Path(name), study.measure_cell, run.write_checkpoint
 log.touch()
 def measured(plan, cell, task):
-    log.write_text(log.read_text() + cell.name + chr(10))
+    log.write_text(log.read_text() + task.name + chr(10))
     return measure(plan, cell, task)
 def write_and_wait(path, step, *rest):
     write(path, step, *rest)

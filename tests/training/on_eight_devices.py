@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import entropix as ex
+from entropix.persistence import ShardedCheckpoint
 from entropix.training import fit, fit_ensemble, loop, run
 from tests.training.common import assert_same, gaussian_data, largest_difference, parameters
 from tests.training.test_ensemble import grid_maker, maker
 
 
 KEY = jax.random.key(7)
-QUICK = {"steps": 20, "batch_size": 8, "num_draws": 2, "chunk": 8}
+QUICK = {"steps": 20, "batch_size": 8, "loss": ex.Denoising(2)}
 
 COLLECTIVE = re.compile(
     r"= \S+ (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
@@ -23,7 +24,8 @@ COLLECTIVE = re.compile(
 
 def test_an_ensemble_is_the_same_on_a_mesh(x64):
     data, keys = gaussian_data(), jax.random.split(KEY, 3)  # three members: filled up
-    options = QUICK | {"over": {"kappa": [1.0, 0.5]}, "holdout": data[:5], "ema_decay": 0.9}
+    options = QUICK | {"over": {"kappa": [1.0, 0.5], "num_samples": [30]}, "ema_decay": 0.9}
+    options |= {"holdout": ex.Holdout(data[:5], every=8)}
     make_model = grid_maker(data)
     here = fit_ensemble(make_model, data, keys=keys, **options)
     mesh = ex.make_mesh(seed=2)
@@ -37,13 +39,13 @@ def test_an_ensemble_is_the_same_on_a_mesh(x64):
     assert there.member(5).process.kappa == 0.5
 
 
-def test_conditions_dropout_and_limits_are_those_of_one_device(x64):
+def test_conditions_and_dropout_are_those_of_one_device(x64):
     data = gaussian_data()
     scaling = ex.GaussianScaling.from_data(data, ex.CosinePath())
     inside = ex.FourierMLP(2, key=KEY, widths=(8,), num_features=4, condition_dim=2)
     network = ex.networks.ConditionDropout(inside, 1, rate=0.5)
     model = ex.EntropyMatching(network, ex.CosinePath(), scaling)
-    options = QUICK | {"condition": data[:, :1], "num_samples": 30}
+    options = QUICK | {"condition": data[:, :1]}
     here = fit(model, data, key=KEY, **options)
     with jax.set_mesh(ex.make_mesh()):
         there = fit(model, data, key=KEY, **options)
@@ -104,20 +106,20 @@ def test_estimates_are_spread(x64):
 @pytest.mark.parametrize("devices", [2, 8])
 def test_a_checkpoint_is_taken_up_on_other_devices(tmp_path, devices, x64):
     data, keys = gaussian_data(), jax.random.split(KEY, 6)
-    options = QUICK | {"checkpoint_every": 4, "holdout": data[:4]}
+    options = QUICK | {"holdout": ex.Holdout(data[:4], every=4)}
 
     def interrupt(step, metrics):
         if step == 12:
             raise KeyboardInterrupt
 
     eight = ex.make_mesh(seed=8)
-    options |= {"checkpoint": ex.training.ShardedCheckpoint(tmp_path / "whole")}
+    options |= {"checkpoint": ShardedCheckpoint(tmp_path / "whole", every=4)}
     whole = fit_ensemble(maker(data), data, keys=keys, mesh=eight, **options)
-    options |= {"checkpoint": ex.training.ShardedCheckpoint(tmp_path / "run")}
+    options |= {"checkpoint": ShardedCheckpoint(tmp_path / "run", every=4, resume=True)}
     with pytest.raises(KeyboardInterrupt):
         fit_ensemble(maker(data), data, keys=keys, mesh=eight, callback=interrupt, **options)
     mesh = ex.make_mesh(seed=devices, devices=jax.devices()[:devices])
-    resumed = fit_ensemble(maker(data), data, keys=keys, mesh=mesh, resume=True, **options)
+    resumed = fit_ensemble(maker(data), data, keys=keys, mesh=mesh, **options)
     if devices == 8:  # the same layout: the same bits
         assert_same(resumed.history, whole.history)
         assert_same(parameters(resumed.model), parameters(whole.model))
@@ -137,6 +139,6 @@ def test_bad_meshes():
     with pytest.raises(ValueError, match="`mesh` must have an axis 'seed' or 'data', got x"):
         fit(make_model(KEY), data, key=KEY, mesh=other)
     flow = ex.FlowMatching(make_model(KEY).network, ex.RectifiedFlow())
-    options = {"batch_size": 8, "num_draws": 1, "coupling": ex.transport.MinibatchCoupling()}
+    options = {"batch_size": 8, "loss": ex.FlowLoss(ex.transport.MinibatchCoupling(), 1)}
     with pytest.raises(ValueError, match="`coupling` must be None where a batch is spread"):
         fit(flow, data, key=KEY, mesh=ex.make_mesh(), **options)

@@ -1,4 +1,4 @@
-"""Eight devices, which the CPU is told to be.
+"""Eight devices, simulated on the CPU.
 
 Their number is fixed when JAX starts, so `on_eight_devices.py` runs in a process of its own.
 """

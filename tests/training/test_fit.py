@@ -10,10 +10,18 @@ import optax
 import pytest
 
 import entropix as ex
-from entropix.training import LogisticTimes, UniformTimes, fit, fit_ensemble
-from entropix.training.options import Options
+from entropix.interfaces import AbstractTimes
+from entropix.training import (
+    Callback,
+    ClippedAdam,
+    LogisticTimes,
+    RelativeClip,
+    UniformTimes,
+    WarmupCosine,
+    fit,
+    fit_ensemble,
+)
 from entropix.training.source import epoch_order
-from entropix.training.times import AbstractTimes
 from tests.helpers import PROCESSES, as_shipped
 from tests.training.common import (
     MODELS,
@@ -27,14 +35,16 @@ from tests.training.common import (
 
 
 KEY = jax.random.key(0)
-QUICK = {"steps": 12, "batch_size": 8, "num_draws": 2, "chunk": 5}
+QUICK = {"steps": 12, "batch_size": 8, "loss": ex.Denoising(2)}
 
 
 def test_learns_a_gaussian():
     """From nothing stored to most of S_tot, which the likelihood loss states in nats."""
     data = gaussian_data(512)
     model = small_model(data=data)
-    result = fit(model, data, key=KEY, steps=400, batch_size=64, num_draws=4, learning_rate=1e-2)
+    result = fit(
+        model, data, key=KEY, steps=400, batch_size=64, loss=ex.Denoising(4), learning_rate=1e-2
+    )
     loss, gaussian = result.history.loss, ex.Gaussian(jnp.mean(data, 0), jnp.cov(data.T))
     total = total_entropy(gaussian, model.process)
     assert jnp.abs(loss[0]) < 1e-6  # a head of zeros has stored nothing
@@ -119,7 +129,7 @@ def test_compiles_once_per_shape():
     once = len(traces)
     assert once > 0
     run(1, 3, 0.5, data + 1)
-    run(2, 17, 0.2, 3 * data, learning_rate=1e-4, gradient_clip=5.0)
+    run(2, 17, 0.2, 3 * data, optimiser=ClippedAdam(WarmupCosine(1e-4, 17), 5.0))
     assert len(traces) == once
     optimiser = optax.adam(1e-3)
     run(0, 5, 1.0, data, optimiser=optimiser)
@@ -129,7 +139,7 @@ def test_compiles_once_per_shape():
 
 
 def test_every_epoch_visits_every_sample_once():
-    orders = [np.asarray(epoch_order(KEY, np.int32(e), 10, False)) for e in range(3)]
+    orders = [np.asarray(epoch_order(KEY, np.int32(e), 10)) for e in range(3)]
     for order in orders:
         assert sorted(order) == list(range(10))
     assert not np.array_equal(orders[0], orders[1])
@@ -138,7 +148,7 @@ def test_every_epoch_visits_every_sample_once():
     visits = []
     data = 10.0 * jnp.arange(12)[:, None] * jnp.ones(2)
     table = ex.EntropyMatching(Table(jnp.zeros(12)), PROCESSES["vp"]())
-    options = {"batch_size": 3, "num_draws": 1, "times": AlmostClean(), "chunk": 2}
+    options = {"batch_size": 3, "loss": ex.Denoising(1, times=AlmostClean())}
     for steps in (1, 2, 3, 4):
         trained = fit(table, data, key=KEY, steps=steps, optimiser=optax.sgd(1e-3), **options)
         visits.append(int(jnp.sum(trained.model.network.visits != 0)))
@@ -178,16 +188,9 @@ def test_conditions_follow_their_samples():
     data = jnp.stack([label, -label], axis=1).astype(float)
     condition = {"label": label, "vector": -label[:, None].astype(float)}
     model = ex.EntropyMatching(Matching(jnp.asarray(0.1)), PROCESSES["vp"]())
-    options = QUICK | {"times": AlmostClean(), "optimiser": optax.sgd(1e-9)}
-    fit(
-        model,
-        data,
-        key=KEY,
-        condition=condition,
-        holdout=data[::2],
-        holdout_condition=jax.tree.map(lambda c: c[::2], condition),
-        **options,
-    )
+    options = QUICK | {"loss": ex.Denoising(2, times=AlmostClean()), "optimiser": optax.sgd(1e-9)}
+    holdout = ex.Holdout(data[::2], jax.tree.map(lambda c: c[::2], condition))
+    fit(model, data, key=KEY, condition=condition, holdout=holdout, **options)
     wrong = condition | {"label": label[::-1]}
     with pytest.raises(FloatingPointError, match="loss must stay finite, got nan at step 1"):
         fit(model, data, key=KEY, condition=wrong, **options)
@@ -207,8 +210,8 @@ class Dropping(eqx.Module):
 def test_dropout_has_a_key_in_training_and_none_on_the_holdout():
     network = Dropping(eqx.nn.Linear(2, 2, key=KEY), eqx.nn.Dropout(0.5))
     model = ex.EntropyMatching(network, PROCESSES["vp"]())
-    options = QUICK | {"learning_rate": 1e-12}
-    history = fit(model, gaussian_data(), key=KEY, holdout=gaussian_data(20), **options).history
+    options = QUICK | {"learning_rate": 1e-12, "holdout": ex.Holdout(gaussian_data(20), every=5)}
+    history = fit(model, gaussian_data(), key=KEY, **options).history
     assert np.allclose(history.holdout_loss, history.holdout_loss[0], rtol=1e-5)
 
 
@@ -229,20 +232,22 @@ def test_clipping_is_relative_to_the_usual_norm():
     """One batch with a loss 10^6 times the others' leaves the parameters where they were."""
     data = jnp.concatenate([gaussian_data(63), jnp.full((1, 2), 1e3)])
     model = ex.EntropyMatching(Linear(0.0), PROCESSES["vp"]())
-    options = {"steps": 64, "batch_size": 1, "num_draws": 2, "optimiser": optax.sgd(1e-4)}
+    options = {"steps": 64, "batch_size": 1, "loss": ex.Denoising(2)}
 
-    def distance(clip):
-        result = fit(model, data, key=KEY, gradient_clip=clip, **options)
+    def distance(optimiser):
+        result = fit(model, data, key=KEY, optimiser=optimiser, **options)
         return float(jnp.abs(result.model.network.a))
 
-    assert distance(2.0) < 0.1
-    assert distance(None) > 1.0
+    assert distance(optax.chain(RelativeClip(2.0), optax.sgd(1e-4))) < 0.1
+    assert distance(optax.sgd(1e-4)) > 1.0
 
 
 def test_steps_do_not_depend_on_chunks():
     model, data = small_model(), gaussian_data()
-    one = fit(model, data, key=KEY, **QUICK | {"chunk": 5})
-    other = fit(model, data, key=KEY, **QUICK | {"chunk": 12})
+    one, other = (
+        fit(model, data, key=KEY, callback=Callback(lambda *_: None, every), **QUICK)
+        for every in (5, 12)
+    )
     assert_same(one, other)
 
 
@@ -253,7 +258,7 @@ def test_callback_between_chunks():
         gaussian_data(),
         key=KEY,
         callback=lambda step, metrics: seen.append((step, sorted(metrics))),
-        holdout=gaussian_data(5),
+        holdout=ex.Holdout(gaussian_data(5), every=5),
         **QUICK,
     )
     assert jnp.array_equal(result.history.holdout_step, jnp.array([5, 10, 12]))
@@ -275,6 +280,7 @@ def test_progress_bar(capsys):
 def test_a_loss_that_is_not_finite_names_the_step(at):
     """The rate is NaN at one step: the next loss is too, or the parameters it leaves behind."""
     options = QUICK | {"learning_rate": lambda step: jnp.where(step == at, jnp.nan, 1e-3)}
+    options |= {"callback": Callback(lambda *_: None, every=5)}
     message = f"loss must stay finite, got nan at step {at + 2}:"
     if at in (4, 11):  # the end of a chunk
         message = f"parameters must stay finite, got nan at step {at + 1}:"
@@ -287,14 +293,12 @@ def test_reduce_on_plateau_gets_the_loss():
     fit(small_model(), gaussian_data(), key=KEY, optimiser=optimiser, **QUICK)
 
 
-def test_defaults_are_stated_once():
-    """`fit` and `fit_ensemble` share their defaults."""
-    signature = inspect.signature(fit).parameters
-    defaults = {
-        name: p.default for name, p in signature.items() if name not in ("model", "data", "key")
-    }
-    assert defaults == {name: getattr(Options, name) for name in defaults}
-    assert defaults.keys() == Options.__dataclass_fields__.keys()
+def test_fit_and_fit_ensemble_share_their_arguments():
+    one, many = (inspect.signature(f).parameters for f in (fit, fit_ensemble))
+    assert len(one) <= 16
+    shared = {name: p for name, p in one.items() if name not in ("model", "data", "key")}
+    own = ("make_model", "data", "keys", "over", "members_at_once")
+    assert {name: p for name, p in many.items() if name not in own} == shared
 
 
 def test_default_objective():
@@ -307,9 +311,9 @@ def test_default_objective():
         (ex.ScoreMatching(small_network(), PROCESSES["vp"]()), "uniform", UniformTimes),
     ]
     for model, weighting, times in cases:
-        objective = Options().setup(model, data).objective
-        assert objective.weighting == weighting
-        assert isinstance(objective.times, times)
+        loss = ex.Denoising().for_model(model, data)
+        assert loss.weighting == weighting
+        assert isinstance(loss.times, times)
 
 
 @pytest.mark.parametrize(
@@ -317,21 +321,15 @@ def test_default_objective():
     [
         ({"batch_size": 65}, "`batch_size` must be at most the number of samples, 64, got 65"),
         ({"steps": 0}, "`steps` must be an integer of at least 1, got 0"),
-        ({"num_draws": 2.5}, "`num_draws` must be an integer"),
-        ({"num_draws": 3, "antithetic": True}, "`num_draws` must be even"),
-        ({"weighting": "elbo"}, "`weighting` must be one of 'likelihood', 'uniform', got 'elbo'"),
-        ({"weighting": 3}, "`weighting` must be 'likelihood', 'uniform' or a function"),
-        ({"times": "uniform"}, "`times` must be a proposal of times"),
+        ({"loss": "denoising"}, "`loss` must be None or a loss such as .*, got str"),
+        ({"loss": ex.FlowLoss()}, "`loss` must be None or another than FlowLoss for EntropyM"),
         ({"optimiser": "adam"}, "`optimiser` must be an optax transformation, got str"),
         ({"optimiser": optax.adam(1e-3), "learning_rate": 0.1}, "`learning_rate` must be None"),
         ({"learning_rate": -1.0}, "`learning_rate` must be positive"),
-        ({"gradient_clip": 0.0}, "`gradient_clip` must be positive"),
         ({"ema_decay": 1.0}, r"`ema_decay` must be in \[0, 1\)"),
         ({"condition": jnp.zeros((3, 1))}, r"`condition` must have a leading axis of 64"),
         ({"holdout": jnp.zeros((3, 5))}, "`holdout` must have shape"),
-        ({"holdout_condition": jnp.zeros(3)}, "`holdout` must be given"),
         ({"callback": 3}, "`callback` must be callable"),
-        ({"resume": True}, "`checkpoint` must name a file"),
         ({"checkpoint": 7}, "`checkpoint` must be the path of a file, got int"),
         ({"key": 7}, "`key` must be made by jax.random.key, got int"),
         ({"key": jax.random.split(KEY)}, "`key` must be a single key"),
@@ -343,11 +341,33 @@ def test_bad_arguments(kwargs, message):
         fit(small_model(), gaussian_data(), **({"key": KEY} | kwargs))
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ex.Denoising(2.5), "`num_draws` must be an integer"),
+        (lambda: ex.Denoising(3, antithetic=True), "`num_draws` must be even"),
+        (lambda: ex.Denoising(weighting="elbo"), "`weighting` must be one of .*, got 'elbo'"),
+        (lambda: ex.Denoising(weighting=3), "`weighting` must be 'likelihood', 'uniform' or a f"),
+        (lambda: ex.Denoising(times="uniform"), "`times` must be a proposal of times"),
+        (lambda: ex.Holdout([[0.0]], patience=0), "`patience` must be an integer of at least 1"),
+        (lambda: ex.Holdout([[0.0]], every=2.5), "`every` must be an integer of at least 1"),
+        (lambda: Callback(print, every=0), "`every` must be an integer of at least 1"),
+        (lambda: ex.Checkpoint("run", every=0), "`every` must be an integer of at least 1"),
+        (lambda: ex.Checkpoint(3), "`checkpoint` must be the path of a file, got int"),
+        (lambda: RelativeClip(0.0), "`ratio` must be positive"),
+        (lambda: ClippedAdam(1e-3), "`learning_rate` must be a function of the step"),
+    ],
+)
+def test_bad_settings(make, message):
+    with as_shipped(), pytest.raises(ValueError, match=message):
+        make()
+
+
 def test_bad_data_and_models():
     model, data = small_model(), gaussian_data()
     with pytest.raises(ValueError, match="`data` must be finite, got 1 entries"):
         fit(model, data.at[3, 1].set(jnp.nan), key=KEY)
-    with pytest.raises(ValueError, match=r"`data` must have shape \(num_samples, 2\) to fit"):
+    with pytest.raises(ValueError, match=r"`data` must have shape \(n, 2\), got \(64, 3\)"):
         fit(model, jnp.zeros((64, 3)), key=KEY)
     exact = ex.ExactModel(ex.Gaussian(jnp.zeros(2), jnp.eye(2)), PROCESSES["vp"]())
     with pytest.raises(ValueError, match="`model` must be a model with a network"):

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 
 import entropix as ex
-from entropix.training import LogisticTimes, UniformTimes, fit, fit_ensemble
-from entropix.training.objective import Objective
-from entropix.training.path_objective import PathObjective
+from entropix.training import LogisticTimes, fit, fit_ensemble
+from entropix.training.objective import batch_loss, mean_loss
+from entropix.training.path_losses import path_means
 from tests.helpers import PROCESSES, as_shipped, quick_jit
 from tests.training.common import Linear, assert_same, gaussian_data, small_network
 
 
 KEY = jax.random.key(0)
 LOSSES = {
-    "denoising": lambda n: ex.training.LocalDenoising(n),
-    "sliced": lambda n: ex.training.SlicedScoreMatching(n),
-    "two probes": lambda n: ex.training.SlicedScoreMatching(n, num_probes=2),
+    "denoising": lambda n, *draws: ex.training.LocalDenoising(n, *draws),
+    "sliced": lambda n, *draws: ex.training.SlicedScoreMatching(n, 1, *draws),
+    "two probes": lambda n, *draws: ex.training.SlicedScoreMatching(n, 2, *draws),
 }
 
 
@@ -60,7 +60,7 @@ class NearExact(eqx.Module):
 )
 def test_least_at_the_exact_score(name, antithetic):
     process = ex.Langevin(ex.processes.Harmonic(K), T)
-    objective = PathObjective(LOSSES[name](STEPS), 4, antithetic)
+    loss = LOSSES[name](STEPS, 4, antithetic)
     # The exact score, and four others around it.
     points = jnp.array([[1.0, 0.0], [0.8, 0.0], [1.2, 0.0], [1.0, 0.2], [1.0, -0.2]])
 
@@ -70,10 +70,11 @@ def test_least_at_the_exact_score(name, antithetic):
         # Fresh data in each batch: the standard error is that of everything.
         x = M + jnp.sqrt(V) * jax.random.normal(jax.random.fold_in(key, 1), (256, 2))
 
-        def loss(point):
-            return objective(ex.ScoreMatching(NearExact(*point), process), x, key=key)
+        def at(point):
+            model = ex.ScoreMatching(NearExact(*point), process)
+            return batch_loss(loss, model, x, key=key)
 
-        return jax.vmap(jax.value_and_grad(loss))(points)
+        return jax.vmap(jax.value_and_grad(at))(points)
 
     def mean_and_error(a):
         return np.mean(a), np.std(a) / np.sqrt(len(a))
@@ -101,12 +102,13 @@ def test_agrees_with_denoising_from_the_data(name):
     process = ex.VariancePreserving(ex.LinearSchedule(3.0, 3.0))
     model = ex.EntropyMatching(Linear(-0.6), process)
     data = gaussian_data(500)
-    closed = Objective("likelihood", LogisticTimes(0.0, 2.0), 4, True)
-    paths = PathObjective(LOSSES[name](64), 8, True)
+    closed = ex.Denoising(4, True, "likelihood", LogisticTimes(0.0, 2.0))
+    paths = LOSSES[name](64, 8, True)
 
     @eqx.filter_jit
-    def evaluate(objective):
-        values = jax.vmap(lambda key: objective(model, data, key=key))(jax.random.split(KEY, 12))
+    def evaluate(loss):
+        keys = jax.random.split(KEY, 12)
+        values = jax.vmap(lambda key: batch_loss(loss, model, data, key=key))(keys)
         return jnp.mean(values), jnp.std(values) / jnp.sqrt(len(values))
 
     (one, error), (other, other_error) = evaluate(closed), evaluate(paths)
@@ -120,14 +122,14 @@ def test_antithetic_pairs_keep_the_variance_bounded():
     data = gaussian_data(64)
 
     def spread(num_steps, antithetic):
-        objective = PathObjective(ex.training.LocalDenoising(num_steps), 2, antithetic)
+        objective = ex.training.LocalDenoising(num_steps, 2, antithetic)
 
         @quick_jit
         @jax.vmap
         def gradient(key):
             def loss(a):
                 changed = eqx.tree_at(lambda m: m.network.a, model, a)
-                return objective(changed, data, key=key)
+                return batch_loss(objective, changed, data, key=key)
 
             return jax.grad(loss)(jnp.asarray(-0.3))
 
@@ -140,7 +142,6 @@ def test_antithetic_pairs_keep_the_variance_bounded():
 
 def test_paths_are_those_of_the_process():
     """Moments at the end of the paths; no gradient goes through them."""
-    objective = PathObjective(ex.training.LocalDenoising(STEPS), 1, False)
     x = M + jnp.sqrt(V) * jax.random.normal(KEY, (20_000, 1))
     last = jnp.full((20_000, 1), 0.999)
 
@@ -148,7 +149,7 @@ def test_paths_are_those_of_the_process():
     def ends(stiffness):
         process = ex.Langevin(ex.processes.Harmonic(stiffness), T)
         keys = jax.random.split(jax.random.key(1), len(x))
-        return jax.vmap(objective.starts, (None, 0, 0, 0))(process, x, last, keys)[:, 0, 0]
+        return jax.vmap(path_means, (None, 0, 0, None, 0))(process, x, last, STEPS, keys)[:, 0, 0]
 
     means, variances = chain()
     end = ends(jnp.asarray(K))
@@ -159,7 +160,8 @@ def test_paths_are_those_of_the_process():
 
 # ---------------------------------------------------------------------------- training
 
-OPTIONS = {"steps": 11, "batch_size": 12, "num_draws": 2, "chunk": 3, "ema_decay": 0.9}
+OPTIONS = {"steps": 11, "batch_size": 12, "ema_decay": 0.9}
+LOSS = ex.training.LocalDenoising(8, 2)
 
 
 def small_langevin_model(seed=0):
@@ -202,9 +204,7 @@ def test_learns_the_score_of_a_double_well(name):
     )
     data = 0.3 + 0.5 * jax.random.normal(jax.random.key(2), (4096, 1))
     model = ex.EntropyMatching(network, process)
-    trained = fit(
-        model, data, key=KEY, steps=400, batch_size=64, num_draws=4, loss=LOSSES[name](16)
-    ).model
+    trained = fit(model, data, key=KEY, steps=400, batch_size=64, loss=LOSSES[name](16, 4)).model
     y, p, score = density_at_the_end(1.0, 0.5, 0.3, 0.25, 0.2)
 
     def relative_error(model):
@@ -222,14 +222,15 @@ def near_the_wells():
 @pytest.fixture(scope="module")
 def whole():
     data = near_the_wells()
-    loss = ex.training.LocalDenoising(8)
-    return fit(small_langevin_model(), data, key=KEY, loss=loss, holdout=data[:9], **OPTIONS)
+    holdout = ex.Holdout(data[:9], every=3)
+    return fit(small_langevin_model(), data, key=KEY, loss=LOSS, holdout=holdout, **OPTIONS)
 
 
 @pytest.mark.slow
 def test_resumed_equals_uninterrupted(tmp_path, whole):
     data = near_the_wells()
-    options = OPTIONS | {"key": KEY, "loss": ex.training.LocalDenoising(8), "holdout": data[:9]}
+    options = OPTIONS | {"key": KEY, "loss": LOSS, "holdout": ex.Holdout(data[:9], every=3)}
+    options |= {"checkpoint": ex.Checkpoint(tmp_path, resume=True)}
     assert np.all(np.isfinite(whole.history.holdout_loss))
 
     def interrupt(step, metrics):
@@ -237,18 +238,19 @@ def test_resumed_equals_uninterrupted(tmp_path, whole):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(small_langevin_model(), data, checkpoint=tmp_path, callback=interrupt, **options)
-    resumed = fit(small_langevin_model(), data, checkpoint=tmp_path, resume=True, **options)
+        fit(small_langevin_model(), data, callback=interrupt, **options)
+    resumed = fit(small_langevin_model(), data, **options)
     assert_same(resumed, whole)
-    for other in (ex.training.LocalDenoising(9), ex.training.SlicedScoreMatching(8)):
-        changed = options | {"loss": other, "checkpoint": tmp_path, "resume": True}
-        name = type(other).__name__
-        with pytest.raises(ValueError, match=rf"`loss` \(LocalDen.*=8\) there, {name}\(.* here\)"):
-            fit(small_langevin_model(), data, **changed)
+    for other, message in (
+        (ex.training.LocalDenoising(9, 2), r"`num_steps` \(8 there, 9 here\)"),
+        (ex.training.SlicedScoreMatching(8), r"`loss` \(LocalDen.* there, SlicedScore.* here\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(small_langevin_model(), data, **options | {"loss": other})
 
 
 def test_ensembles(whole):
-    options = OPTIONS | {"loss": ex.training.LocalDenoising(8)}
+    options = OPTIONS | {"loss": LOSS}
     keys = jnp.stack([KEY, jax.random.key(1)])
     data = near_the_wells()
     ensemble = fit_ensemble(lambda key: small_langevin_model(), data, keys=keys, **options)
@@ -269,14 +271,14 @@ def test_conditions_and_shapes(name):
     model = ex.EntropyMatching(Network(), process, shape=(3, 4))
     x = jnp.arange(1.0, 6.0)[:, None, None] * jnp.ones((5, 3, 4))
     condition = jnp.arange(5.0)[:, None] * jnp.array([0.25, 0.75])
-    objective = PathObjective(LOSSES[name](2), 4, True)
+    loss = LOSSES[name](2, 4, True)
     # Weight sigma^2/2 = T times |c|^2 - 2 c y k / T, twelve numbers each.
     expected = -np.mean(12 * 2 * 1e-3 * np.arange(5) * np.arange(1, 6))
 
     @quick_jit
     def both(key):
-        whole = objective.mean_over(model, x, condition, key=key, batch_size=2)
-        return objective(model, x, condition, key=key), whole
+        whole = mean_loss(loss, model, x, condition, key=key, batch_size=2)
+        return batch_loss(loss, model, x, condition, key=key), whole
 
     np.testing.assert_allclose(jnp.stack(both(KEY)), expected, rtol=0.05)
 
@@ -284,14 +286,9 @@ def test_conditions_and_shapes(name):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({}, r"`loss` must be LocalDenoising.*\(Langevin\), got None"),
-        ({"loss": "sliced"}, "`loss` must be None, LocalDenoising.*got str"),
-        ({"loss": ex.training.LocalDenoising}, "`loss` must be None, LocalDenoising"),
-        (
-            {"loss": ex.training.LocalDenoising(4), "weighting": "uniform"},
-            "`weighting` must be None",
-        ),
-        ({"loss": ex.training.LocalDenoising(4), "times": UniformTimes()}, "`times` must be None"),
+        ({}, r"`loss` must be LocalDenoising.*\(Langevin\), got Denoising"),
+        ({"loss": "sliced"}, "`loss` must be None or a loss such as .*got str"),
+        ({"loss": ex.training.LocalDenoising}, "`loss` must be None or a loss such as"),
     ],
 )
 def test_bad_arguments(kwargs, message):
@@ -307,5 +304,7 @@ def test_more_bad_arguments():
     with pytest.raises(ValueError, match="`num_probes` must be an integer of at least 1, got 0"):
         ex.training.SlicedScoreMatching(4, num_probes=0)
     model = ex.ScoreMatching(small_network(), PROCESSES["cosine"]())
-    with pytest.raises(ValueError, match="`loss` must be None for CosinePath, whose noise is inf"):
+    with pytest.raises(
+        ValueError, match=r"`loss` must be None or Denoising\(...\) for CosinePath, whose"
+    ):
         fit(model, gaussian_data(), key=KEY, loss=ex.training.LocalDenoising(4))

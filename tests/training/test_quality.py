@@ -48,7 +48,7 @@ def test_path_kl_after_ten_epochs(name, worst):
         return ex.EntropyMatching(ex.FourierMLP(3, key=key), process, scaling)
 
     keys = jax.random.split(jax.random.key(1), 2)[:1]
-    fits = fit_ensemble(make_model, data, keys=keys, steps=2560, batch_size=32, num_draws=10)
+    fits = fit_ensemble(make_model, data, keys=keys, steps=2560)
     fresh = mixture(3).sample(1024, key=jax.random.key(2))
     exact = ex.ExactModel(mixture(3), process)
     stored, total, path_kl = fits.map(integrals, exact, fresh, jax.random.key(3)).T
@@ -79,7 +79,7 @@ def test_digits():
         keys=jax.random.split(jax.random.key(2), 2)[:1],
         steps=1000,
         batch_size=128,
-        num_draws=4,
+        loss=ex.Denoising(4),
         holdout=holdout,
     )
     history = fits.history

@@ -14,44 +14,45 @@ import pytest
 
 import entropix
 import entropix as ex
-from entropix.training import LogisticTimes, fit
+from entropix.training import Callback, ClippedAdam, LogisticTimes, WarmupCosine, fit
 from tests.helpers import PROCESSES
 from tests.training.common import Linear, assert_same, gaussian_data, small_model
 
 
 KEY = jax.random.key(0)
 # Five steps to an epoch: interruptions fall inside of epochs and between them.
-OPTIONS = {"steps": 23, "batch_size": 12, "num_draws": 2, "chunk": 4, "ema_decay": 0.9}
+OPTIONS = {"steps": 23, "batch_size": 12, "loss": ex.Denoising(2), "ema_decay": 0.9}
 
 
-def interrupt_at(last):
+def interrupt_at(last, every=4):
     def callback(step, metrics):
         if step >= last:
             raise KeyboardInterrupt
 
-    return callback
+    return Callback(callback, every)
 
 
 @pytest.fixture(scope="module")
 def whole():
     data = gaussian_data()
-    return fit(small_model(), data, key=KEY, holdout=data[:9], **OPTIONS)
+    return fit(small_model(), data, key=KEY, holdout=ex.Holdout(data[:9], every=4), **OPTIONS)
 
 
-@pytest.mark.parametrize("every", [1, 3, 100])
-@pytest.mark.parametrize("stop", [4, 12, 20])
+@pytest.mark.parametrize(
+    ("stop", "every"), [(4, 1), (20, 1), (12, 3), (4, 100), (12, 100), (20, 100)]
+)
 def test_resumed_equals_uninterrupted(tmp_path, whole, stop, every):
     data = gaussian_data()
-    options = OPTIONS | {"checkpoint": tmp_path, "checkpoint_every": every, "holdout": data[:9]}
-    if every != 100:  # the held-out loss is taken at the ends of chunks
-        options["chunk"], options["holdout"] = every, None
+    options = OPTIONS | {"checkpoint": ex.Checkpoint(tmp_path, every=every, resume=True)}
+    chunk = min(every, 4)  # the held-out loss is taken at the ends of chunks
+    if every == 100:
+        options["holdout"] = ex.Holdout(data[:9], every=chunk)
     with pytest.raises(KeyboardInterrupt):
-        fit(small_model(), data, key=KEY, callback=interrupt_at(stop), **options)
+        fit(small_model(), data, key=KEY, callback=interrupt_at(stop, chunk), **options)
     assert [p.name for p in tmp_path.iterdir()] == ["fit.ckpt"]  # nothing half written stays
     seen = []
-    resumed = fit(
-        small_model(), data, key=KEY, resume=True, callback=lambda *a: seen.append(a[0]), **options
-    )
+    callback = Callback(lambda step, _: seen.append(step), chunk)
+    resumed = fit(small_model(), data, key=KEY, callback=callback, **options)
     assert min(seen) > stop  # the chunk that was finished is not taken again
     assert_same(resumed.model, whole.model)
     for name in ("step", "loss", "gradient_norm"):
@@ -62,15 +63,17 @@ def test_resumed_equals_uninterrupted(tmp_path, whole, stop, every):
 
 def test_resuming_a_finished_run_takes_no_step(tmp_path, whole):
     data = gaussian_data()
-    options = OPTIONS | {"checkpoint": tmp_path / "new" / "run.ckpt", "holdout": data[:9]}
-    fit(small_model(), data, key=KEY, resume=True, **options)  # nothing there: from the beginning
-    again = fit(small_model(), data, key=KEY, resume=True, callback=interrupt_at(0), **options)
+    checkpoint = ex.Checkpoint(tmp_path / "new" / "run.ckpt", resume=True)
+    options = OPTIONS | {"checkpoint": checkpoint, "holdout": ex.Holdout(data[:9], every=4)}
+    fit(small_model(), data, key=KEY, **options)  # nothing there: from the beginning
+    again = fit(small_model(), data, key=KEY, callback=interrupt_at(0), **options)
     assert_same(again, whole)
 
 
 def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(tmp_path, whole):
     data = gaussian_data()
-    options = OPTIONS | {"checkpoint": tmp_path, "checkpoint_every": 4, "holdout": data[:9]}
+    options = OPTIONS | {"checkpoint": ex.Checkpoint(tmp_path, every=4, resume=True)}
+    options |= {"holdout": ex.Holdout(data[:9], every=4)}
     bad = optax.inject_hyperparams(optax.sgd)(
         learning_rate=lambda k: jnp.where(k > 9, jnp.nan, 1e-3)
     )
@@ -78,16 +81,15 @@ def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(tmp_path, whole):
         fit(small_model(), data, key=KEY, optimiser=bad, **options)
     assert (tmp_path / "fit.ckpt").exists()
     with pytest.raises(FloatingPointError, match="at step 12"):
-        fit(small_model(), data, key=KEY, optimiser=bad, resume=True, **options)
+        fit(small_model(), data, key=KEY, optimiser=bad, **options)
 
 
 SCRIPT = """
-import jax
+import jax, entropix as ex
 from tests.training.common import gaussian_data, small_model
-from entropix.training import fit
 
-fit(small_model(), gaussian_data(), key=jax.random.key(0), steps={steps}, batch_size=12,
-    num_draws=2, chunk=4, checkpoint={path!r}, checkpoint_every=4)
+ex.fit(small_model(), gaussian_data(), key=jax.random.key(0), steps={steps}, batch_size=12,
+       loss=ex.Denoising(2), checkpoint=ex.Checkpoint({path!r}, every=4))
 """
 
 
@@ -120,14 +122,13 @@ def test_killed_by_the_system(tmp_path, kill):
     assert process.returncode != 0
     if kill == signal.SIGINT:
         assert "KeyboardInterrupt" in errors
-    options = {"steps": steps, "batch_size": 12, "num_draws": 2, "chunk": 100}
+    options = {"steps": steps, "batch_size": 12, "loss": ex.Denoising(2)}
     seen = []
     resumed = fit(
         small_model(),
         gaussian_data(),
         key=KEY,
-        checkpoint=path,
-        resume=True,
+        checkpoint=ex.Checkpoint(path, resume=True),
         callback=lambda *args: seen.append(args[0]),
         **options,
     )
@@ -140,19 +141,19 @@ def test_another_run_is_refused(tmp_path):
     data, path = gaussian_data(), tmp_path / "run.ckpt"
     process = PROCESSES["vp"]()
     base = {"model": ex.EntropyMatching(Linear(0.1), process), "data": data, "key": KEY}
-    base |= {"steps": 8, "batch_size": 4, "num_draws": 2, "chunk": 4}
+    base |= {"steps": 8, "batch_size": 4, "loss": ex.Denoising(2)}
     fit(**base, checkpoint=path)
     before = path.read_bytes()
     other_process = ex.VariancePreserving(ex.LinearSchedule(), kappa=0.9)
     changes = {
         "batch_size": {"batch_size": 5},
-        "num_draws": {"num_draws": 4},
-        "antithetic": {"antithetic": False},
-        "weighting": {"weighting": "likelihood"},
-        "times": {"times": LogisticTimes(0.5)},
+        "num_draws": {"loss": ex.Denoising(4)},
+        "antithetic": {"loss": ex.Denoising(2, antithetic=False)},
+        "weighting": {"loss": ex.Denoising(2, weighting="likelihood")},
+        "times": {"loss": ex.Denoising(2, times=LogisticTimes(0.5))},
         "optimiser": {"optimiser": optax.sgd(1e-3)},
         "learning_rate": {"learning_rate": 1e-3},
-        "gradient_clip": {"gradient_clip": 3.0},
+        "clip": {"optimiser": ClippedAdam(WarmupCosine(2e-3, 8), 3.0)},
         "ema_decay": {"ema_decay": 0.5},
         "model": {"model": ex.EntropyMatching(Linear(0.1), other_process)},
         "data": {"data": data.at[5, 1].add(1e-6)},
@@ -160,9 +161,9 @@ def test_another_run_is_refused(tmp_path):
     }
     for name, change in changes.items():
         with pytest.raises(ValueError, match=f"`resume` must continue the run of .*`{name}`"):
-            fit(**base | change, checkpoint=path, resume=True)
+            fit(**base | change, checkpoint=ex.Checkpoint(path, resume=True))
     with pytest.raises(ValueError, match=r"run.ckpt: .*`steps` \(8 there, 9 here\)\."):
-        fit(**base | {"steps": 9}, checkpoint=path, resume=True)
+        fit(**base | {"steps": 9}, checkpoint=ex.Checkpoint(path, resume=True))
     assert path.read_bytes() == before
     fit(**base | {"steps": 9}, checkpoint=path)  # without `resume`, a new run takes its place
     assert path.read_bytes() != before

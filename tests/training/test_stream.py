@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 import entropix as ex
-from entropix.training import AbstractStream, fit, fit_ensemble
-from entropix.training.loop import Keys
+from entropix.interfaces import AbstractStream
+from entropix.training import Callback, fit, fit_ensemble
 from entropix.training.source import epoch_order
 from tests.training.common import assert_same, gaussian_data, small_model
 from tests.training.test_ensemble import maker
 
 
 KEY = jax.random.key(5)
-QUICK = {"steps": 20, "batch_size": 8, "num_draws": 2, "chunk": 6}
+QUICK = {"steps": 20, "batch_size": 8, "loss": ex.Denoising(2)}
 
 
 class Ordered(AbstractStream):
@@ -31,7 +31,7 @@ class Ordered(AbstractStream):
         while True:
             self.asked.append(step)
             epoch, place = divmod(step, self.num_samples // 8)
-            order = epoch_order(Keys(self.key).order, jnp.int32(epoch), self.num_samples, False)
+            order = epoch_order(self.key, jnp.int32(epoch), self.num_samples)
             batch = self.data[np.asarray(order)[8 * place : 8 * place + 8]]
             yield batch, (batch[:, :1] if self.conditional else None)
             step += 1
@@ -46,24 +46,28 @@ class Ordered(AbstractStream):
 def test_a_stream_of_the_same_batches_gives_the_same_bits(tmp_path):
     data = gaussian_data(60)
     model = small_model(data=data)
-    options = QUICK | {"checkpoint_every": 4}
-    whole = fit(model, data, key=KEY, checkpoint=tmp_path / "a", **options)
+
+    def options(name, callback=lambda *_: None):
+        # Chunks of six steps at most, and a checkpoint after each four.
+        checkpoint = ex.Checkpoint(tmp_path / name, every=4, resume=True)
+        return QUICK | {"checkpoint": checkpoint, "callback": Callback(callback, 6)}
+
+    whole = fit(model, data, key=KEY, **options("a"))
     stream = Ordered(data, KEY)
-    streamed = fit(model, stream, key=KEY, checkpoint=tmp_path / "b", **options)
+    streamed = fit(model, stream, key=KEY, **options("b"))
     assert_same(streamed, whole)
 
     def interrupt(step, metrics):
         if step == 12:
             raise KeyboardInterrupt
 
-    options |= {"checkpoint": tmp_path / "c"}
     with pytest.raises(KeyboardInterrupt):
-        fit(model, stream, key=KEY, callback=interrupt, **options)
+        fit(model, stream, key=KEY, **options("c", interrupt))
     stream = Ordered(data, KEY)
-    assert_same(fit(model, stream, key=KEY, resume=True, **options), whole)
+    assert_same(fit(model, stream, key=KEY, **options("c")), whole)
     assert min(stream.asked) == 12  # nothing that lies before is read
     with pytest.raises(ValueError, match=r"`resume` must continue the run .* `data`"):
-        fit(model, Ordered(data + 1, KEY), key=KEY, resume=True, **options)
+        fit(model, Ordered(data + 1, KEY), key=KEY, **options("c"))
 
 
 def test_members_share_the_batches_of_a_stream():
@@ -91,9 +95,10 @@ def test_bad_streams():
     for options, message in (
         ({"batch_size": 16}, "`batch_size` must be that of the stream, 8, got 16"),
         ({"condition": data[:, :1]}, "`condition` must be None for a stream"),
-        ({"num_samples": 8}, "`num_samples` must be None for a stream"),
     ):
         with pytest.raises(ValueError, match=message):
             fit(model, stream, key=KEY, **QUICK | options)
+    with pytest.raises(ValueError, match="`num_samples` must be left out for a stream"):
+        fit_ensemble(lambda key: model, stream, keys=[KEY], over={"num_samples": [8]}, **QUICK)
     with pytest.raises(ValueError, match=r"`data` must be a stream of examples of shape \(2,\)"):
         fit(model, Ordered(gaussian_data(60, dim=3), KEY), key=KEY, **QUICK)

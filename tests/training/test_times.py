@@ -8,8 +8,8 @@ import pytest
 
 import entropix as ex
 from entropix.training import LogisticTimes, UniformTimes
-from entropix.training.times import stratified
-from tests.helpers import PROCESSES
+from entropix.training.objective import stratified
+from tests.helpers import PROCESSES, quick
 from tests.training.common import gaussian_data
 
 
@@ -28,7 +28,9 @@ def proposals(process):
     }
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize(
+    "name", quick(("vp", "ve", "subvp", "rf", "path-trig", "vp-learned"), PROCESSES)
+)
 def test_densities_integrate(name, x64):
     """The mean over u of f/q is the integral of f over the log-SNRs of the process."""
     process = PROCESSES[name]()
@@ -42,7 +44,9 @@ def test_densities_integrate(name, x64):
         assert jnp.all(jnp.diff(s) > 0), label
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize(
+    "name", quick(("vpx", "cosine", "sl", "path-module", "path-learned-noise"), PROCESSES)
+)
 def test_open_and_finite_at_both_ends(name):
     process = PROCESSES[name]()
     # The smallest and largest quantiles that a batch of 10,000 draws can hold in float32.

@@ -28,15 +28,19 @@ if __name__ == "__main__":
             os.kill(os.getpid(), signal.SIGKILL)
 
     data = gaussian_data()
-    options = {"steps": 20, "batch_size": 8, "num_draws": 2, "chunk": 4, "holdout": data[:4]}
-    options |= {"callback": stop, "mesh": ex.make_mesh(seed=given["seed"])}
+    options = {"steps": 20, "batch_size": 8, "loss": ex.Denoising(2), "callback": stop}
+    options |= {"holdout": ex.Holdout(data[:4], every=4)}
+    options |= {"mesh": ex.make_mesh(seed=given["seed"])}
     if given["folder"]:
         where = given["folder"]
-        checkpoint = ex.training.ShardedCheckpoint(where) if given["sharded"] else where + ".ckpt"
-        options |= {"checkpoint": checkpoint, "checkpoint_every": 4, "resume": True}
+        kind = ex.persistence.ShardedCheckpoint if given["sharded"] else ex.Checkpoint
+        where += "" if given["sharded"] else ".ckpt"
+        options |= {"checkpoint": kind(where, every=4, resume=True)}
     keys = jax.random.split(jax.random.key(0), given["members"])
     fits = ex.fit_ensemble(maker(data), data, keys=keys, **options)
-    single = ex.fit(maker(data)(keys[0]), data, key=keys[0], steps=8, batch_size=8, num_draws=2)
+    single = ex.fit(
+        maker(data)(keys[0]), data, key=keys[0], steps=8, batch_size=8, loss=ex.Denoising(2)
+    )
     with jax.set_mesh(options["mesh"]):
         entropy = fits.map(
             lambda model: ex.neural_entropy(model, data, key=keys[0], num_evaluations=512)

@@ -1,4 +1,4 @@
-"""Schroedinger bridges from samples, against the closed form, the static problem and themselves."""
+"""Schrödinger bridges from samples, against the closed form, the static problem and themselves."""
 
 from typing import ClassVar
 
@@ -10,17 +10,21 @@ import numpy as np
 import pytest
 
 import entropix as ex
+from entropix.training.objective import batch_loss
 from entropix.transport.bridge import _first_pairs
+from entropix.transport.bridge_costs import measure_bridge
 from entropix.transport.bridge_process import (
     BridgeObjective,
     BridgeProcess,
     BrownianMotion,
     end_clock,
 )
-from entropix.transport.bridge_result import measure_bridge
 from tests.helpers import as_shipped
 from tests.training.common import assert_same
 from tests.transport.test_gaussian_bridge import entropy, pair
+
+
+DELTA_RANGE = (1e-5, 0.03)
 
 
 class Exact(eqx.Module):
@@ -39,7 +43,7 @@ class Exact(eqx.Module):
 
     def __call__(self, level, y, condition=None):
         epsilon = self.bridge.epsilon
-        delta = jnp.clip(1e-3 * self.variance[1] / epsilon, 1e-5, 0.03)
+        delta = jnp.clip(1e-3 * self.variance[1] / epsilon, *DELTA_RANGE)
         s = (1 + delta - delta * jnp.exp(level)) / (1 + jnp.exp(level))  # inverts the level
         centre = (1 - s) * self.mean[0] + s * self.mean[1]
         variance = (1 - s) ** 2 * self.variance[0] + s**2 * self.variance[1]
@@ -154,7 +158,7 @@ def test_regression_is_least_at_the_exact_drift():
             forward,
             lambda level, y, condition: forward.network(level, y) + off[0] + off[1] * y,
         )
-        return objective(other, pairs, key=key)
+        return batch_loss(objective, other, pairs, key=key)
 
     slope = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))
     slopes = slope(jnp.zeros(2), jax.random.split(jax.random.key(1), 8))
@@ -162,7 +166,7 @@ def test_regression_is_least_at_the_exact_drift():
     curved = slope(jnp.full(2, 0.2), jax.random.split(jax.random.key(1), 8))
     assert float(jnp.min(jnp.mean(curved, axis=0))) > 0.3
     # In nats: minus the path KL of the bridge.
-    least = jax.jit(jax.vmap(lambda k: objective(forward, pairs, key=k)))(
+    least = jax.jit(jax.vmap(lambda k: batch_loss(objective, forward, pairs, key=k)))(
         jax.random.split(jax.random.key(2), 8)
     )
     assert float(jnp.mean(least)) == pytest.approx(-float(bridge.path_kl), rel=0.02)
@@ -279,11 +283,10 @@ def test_bridge_between_gaussians():
         moments(x), moments(y), epsilon=0.5
     )  # of these very samples
     network = ex.FourierMLP(dim, key=jax.random.key(9), widths=(64, 64), num_features=8)
-    found = ex.transport.schroedinger_bridge(
-        x, y, key=key, epsilon=0.5, network=network, num_iterations=4, steps=600, learning_rate=4e-3
-    )
-    # Four paths from each point: the noise of pairs is below a third of the tolerance.
-    before, after = found.sample_pairs(jnp.tile(x, (4, 1)), key=pair_key)
+    options = {"num_iterations": 4, "steps": 600, "learning_rate": 4e-3, "num_steps": 32}
+    found = ex.transport.schroedinger_bridge(x, y, key=key, epsilon=0.5, network=network, **options)
+    # Two paths from each point: the noise of pairs is below a third of the tolerance.
+    before, after = found.sample_pairs(jnp.tile(x, (2, 1)), key=pair_key, num_steps=32)
     joint = jnp.cov(jnp.concatenate([before, after], axis=1).T)
     spread = float(jnp.max(jnp.linalg.eigvalsh(exact.end.covariance)))
     scale = float(jnp.sqrt(spread * jnp.max(jnp.linalg.eigvalsh(exact.start.covariance))))

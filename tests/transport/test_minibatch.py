@@ -54,8 +54,7 @@ def small_flow(key=0):
 OPTIONS = {
     "steps": 4,
     "batch_size": 8,
-    "num_draws": 2,
-    "coupling": ex.transport.MinibatchCoupling(),
+    "loss": ex.FlowLoss(ex.transport.MinibatchCoupling(), num_draws=2),
 }
 
 
@@ -65,7 +64,8 @@ def test_training_with_a_coupling():
     data = batch(32, 1)[0]
     one = ex.fit(small_flow(), data, key=jax.random.key(0), **OPTIONS)
     assert_same(one, ex.fit(small_flow(), data, key=jax.random.key(0), **OPTIONS))
-    free = ex.fit(small_flow(), data, key=jax.random.key(0), **(OPTIONS | {"coupling": None}))
+    options = OPTIONS | {"loss": ex.FlowLoss(num_draws=2, antithetic=False)}
+    free = ex.fit(small_flow(), data, key=jax.random.key(0), **options)
     assert np.all(np.asarray(one.history.loss) < np.asarray(free.history.loss))
 
 
@@ -81,7 +81,7 @@ def test_ensemble_with_a_coupling():
 def test_mistakes():
     data = batch(32, 1)[0]
     coupling = ex.transport.MinibatchCoupling()
-    options = {"key": jax.random.key(0), "steps": 2, "batch_size": 8, "num_draws": 2}
+    options = {"key": jax.random.key(0), "steps": 2, "batch_size": 8}
 
     def raises(match, model, **changed):
         with as_shipped(), pytest.raises(ValueError, match=match):
@@ -89,14 +89,15 @@ def test_mistakes():
 
     network = small_flow().network
     score = ex.VelocityPrediction(network, ex.RectifiedFlow())
-    raises("`coupling`", score, coupling=coupling)
-    raises("`coupling`", small_flow(), coupling=3.0)
-    raises("`coupling`", small_flow(), coupling=lambda x, z, *, key: z[:1])
-    raises("`antithetic`", small_flow(), coupling=coupling, antithetic=True)
-    raises("`holdout`", small_flow(), coupling=coupling, holdout=data)
-    raises("`times`", small_flow(), times=ex.training.UniformTimes())
-    raises("`weighting`", small_flow(), weighting="uniform")
-    raises("`loss`", small_flow(), loss=ex.training.LocalDenoising())
+    raises("`loss` must be None or another than FlowLoss", score, loss=ex.FlowLoss(coupling))
+    raises("`coupling`", small_flow(), loss=ex.FlowLoss(lambda x, z, *, key: z[:1], 2))
+    raises("`holdout`", small_flow(), loss=ex.FlowLoss(coupling), holdout=data)
+    for loss in (ex.Denoising(), ex.training.LocalDenoising()):
+        raises(r"`loss` must be None or FlowLoss\(...\) for FlowMatching", small_flow(), loss=loss)
+    with as_shipped(), pytest.raises(ValueError, match="`coupling` must be a function"):
+        ex.FlowLoss(3.0)
+    with pytest.raises(ValueError, match="`antithetic` must be False"):
+        ex.FlowLoss(coupling, antithetic=True)
     with pytest.raises(ValueError, match="epsilon"):
         ex.transport.MinibatchCoupling(epsilon=0.0)
 
@@ -119,14 +120,13 @@ def test_coupled_flows_are_straight_and_short():
             keys=keys,
             steps=400,
             batch_size=128,
-            num_draws=1,
-            coupling=coupling,
+            loss=ex.FlowLoss(coupling, num_draws=1),
             learning_rate=5e-3,
         )
         rows = []
         for seed in range(2):
             model = fits.member(seed)
-            path = ex.transport.flow_action(model, z, direction="reverse", num_steps=32)
+            path = ex.transport.flow_action(model, z, direction="reverse", num_steps=16)
             row = [float(path.action.value), float(path.bending.value)]
             for steps in (1, 4):
                 options = {"direction": "reverse", "num_steps": steps, "solver": diffrax.Euler()}

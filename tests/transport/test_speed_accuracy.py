@@ -7,7 +7,7 @@ import pytest
 
 import entropix as ex
 from entropix.transport import speed_accuracy
-from entropix.transport.accuracy import _chi_squared
+from entropix.transport.speed_accuracy import _chi_squared
 from tests.helpers import PROCESSES, quick_jit, small_mixture
 
 

@@ -14,9 +14,8 @@ import pytest
 import entropix as ex
 from entropix.estimators import GaussianReference
 from entropix.transport import bures_wasserstein, speed_limit
-from entropix.transport.errors import errors_of
-from entropix.transport.lower_bound import squared_lower_bound
-from entropix.transport.speed import Speeds, measure_speeds, reference_of, speed_profile
+from entropix.transport.speed import errors_of, measure_speeds, reference_of, speed_profile
+from entropix.transport.speed_limit import squared_lower_bound
 from tests.helpers import (
     COLLAPSING,
     KINDS,
@@ -135,13 +134,13 @@ def speeds_of(name, dtype):
     def run(mean, covariance, x, z):
         model = ex.ExactModel(ex.Gaussian(mean, covariance), process)
         profile = speed_profile(model, x, z, None, reference_of(x), 64, 64)
-        speeds = Speeds.of(profile, process.t1 - process.t0, x.shape[0])
-        return [i.estimate(x.shape[0], 1) for i in (speeds.length, speeds.action)]
+        integrals = profile.length(), profile.action(process.t1 - process.t0)
+        return [i.estimate(x.shape[0], 1) for i in integrals]
 
     return run
 
 
-@pytest.mark.parametrize("name", quick(["vp", "rf"]))
+@pytest.mark.parametrize("name", quick(["vp"]))
 def test_every_scale(name):
     """Gaussians of any variance, mean and condition number, in both precisions.
 
@@ -303,7 +302,7 @@ def test_lower_bound_is_bures(x64, getkey, count, dim):
         return bures_wasserstein(mean, C, *end) ** 2
 
     even = jnp.full(count, 1 / count)
-    bound, influence = quick_jit(squared_lower_bound)(process, x)
+    bound, influence, _ = quick_jit(squared_lower_bound)(process, x)
     assert float(bound) == pytest.approx(float(squared(even)), rel=1e-6)
     assert abs(float(jnp.mean(influence))) < 1e-10
     if count > dim:  # more weight on one point, less on all
@@ -312,7 +311,7 @@ def test_lower_bound_is_bures(x64, getkey, count, dim):
         assert rise == pytest.approx(float(influence[2]), rel=1e-2, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", quick(["vpx", "ve", "subvp", "sl"]))
+@pytest.mark.parametrize("name", quick(["ve", "sl"]))
 def test_inequalities_without_sampling(x64, name):
     """W2 <= length <= sqrt(action), W2^2 <= S_tot budget, for a Gaussian in two dimensions."""
     process, data = PROCESSES[name](), small_gaussian()

@@ -1,9 +1,8 @@
-r"""Schedules that are compared: a process, and where a sampler of N steps puts them.
+r"""The schedules that are compared: a process, and the log-SNRs of N sampling steps.
 
-A sampler of `entropix.dynamics.samplers` sees of a schedule the log-SNRs $\lambda_0 < \lambda_1 <
-\dots < \lambda_N = \infty$ of its steps, and nothing else: its steps are those of the variable
-$\Sigma/\mu$. A schedule puts them at equal distances in its own time, $s_i = t_1 - i(t_1 - t_0)/N$;
-the steps of Karras et al. (2206.00364, equation 5) are
+A sampler of `entropix.dynamics` depends on the log-SNRs $\lambda_0 < \lambda_1 < \dots <
+\lambda_N = \infty$ of its steps only. A schedule puts them at equal distances in its own time,
+$s_i = t_1 - i(t_1 - t_0)/N$; the steps of Karras et al. (2206.00364, equation 5) are
 
 $$\varsigma_i = \Big(\varsigma_{max}^{1/\rho} + \frac{i}{N-1}\big(\varsigma_{min}^{1/\rho} -
   \varsigma_{max}^{1/\rho}\big)\Big)^\rho, \quad i < N, \qquad \varsigma_N = 0,
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix.interfaces import AbstractGaussianProcess
-from entropix.optimise.sampling import step_times
+from entropix.optimise import step_times, uniform_levels
 from entropix.processes import (
     CosineSchedule,
     GaussianPath,
@@ -27,7 +26,6 @@ from entropix.processes import (
     StraightLine,
     VariancePreserving,
 )
-from entropix.studies.schedule.sampling import uniform_levels
 
 
 RHO, NOISE_MIN, NOISE_MAX = 7.0, 0.002, 80.0
@@ -35,21 +33,22 @@ RHO, NOISE_MIN, NOISE_MAX = 7.0, 0.002, 80.0
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Candidate:
-    """A schedule by name.
+    """A schedule to compare.
 
     Attributes:
         name: its label in records.
         title: its name in tables and figures.
         process: a Gaussian process.
-        made_by_hand: whether it was there before the data.
+        hand_designed: whether it does not depend on the data.
         karras: whether its steps are those of Karras et al., not uniform in time.
-        cutoff: None, or the noise at which steps uniform in time end, before a last one.
+        cutoff: the noise at which steps uniform in time end, before a last step to the data; None
+            if all steps are uniform in time.
     """
 
     name: str
     title: str
     process: AbstractGaussianProcess
-    made_by_hand: bool = True
+    hand_designed: bool = True
     karras: bool = False
     cutoff: float | None = None
 
@@ -66,12 +65,12 @@ class Candidate:
         return uniform_levels(self.process, num_steps)
 
 
-def made_by_hand(linear: LinearSchedule, kappa: float) -> tuple[Candidate, ...]:
-    """The schedules everyone uses.
+def hand_designed(linear: LinearSchedule, kappa: float) -> tuple[Candidate, ...]:
+    """The common schedules.
 
     Args:
-        linear: the linear schedule to compare with.
-        kappa: standard deviation of the equilibrium of those that have one.
+        linear: the linear schedule.
+        kappa: standard deviation of the equilibrium of the schedules that have one.
     """
     return (
         Candidate("linear", "linear", VariancePreserving(linear, kappa)),

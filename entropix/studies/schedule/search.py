@@ -1,4 +1,4 @@
-"""From the name of an objective to the schedule that is best for it."""
+"""The best schedule for an objective, by the name of the objective."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,45 +7,42 @@ import jax
 import numpy as np
 
 from entropix._core.arrays import Key
-from entropix.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel, AbstractSpeed
 from entropix.models import ExactModel
 from entropix.optimise import (
     EntropicTime,
     EstimatorVariance,
+    FewStepError,
+    FewStepSampler,
     KineticAction,
     SamplerError,
     ScoreOptimalLength,
     constant_speed,
     optimise_schedule,
 )
-from entropix.optimise.speeds import AbstractSpeed
 from entropix.processes import MonotoneSchedule, TimeChanged, VariancePreserving
-from entropix.studies.schedule.options import SearchOptions
-from entropix.studies.schedule.sampling import FewStepError, FewStepSampler
+from entropix.studies.options import SearchOptions
 
 
-# Draws of the noise, or data points, over which an objective is averaged.
+# Draws of the noise over which the sampler's error is averaged.
 _DRAWS = 512
-# Noise at which a density is no longer resolved, in units of the data's spread.
+# The smallest noise that objectives consider, in standard deviations of the data.
 _RESOLUTION = 0.1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Found:
-    """A schedule that was searched for.
+class BestSchedule:
+    """The result of a search.
 
     Attributes:
-        process: with it.
-        history: the objective at each step of the descent, shape (iterations,); all the same where
-            the optimum is in closed form.
-        text: how it went, in words.
-        cutoff: the noise down to which steps are uniform, before a last one to the data; None for
-            steps that are uniform all the way.
+        process: with the best schedule.
+        history: the objective at each step of the optimiser, shape (iterations,); constant if the
+            optimum is known in closed form.
+        cutoff: see `Candidate`.
     """
 
     process: AbstractGaussianProcess
     history: np.ndarray
-    text: str
     cutoff: float | None = None
 
 
@@ -58,13 +55,13 @@ def search(
     *,
     sampler: str,
     key: Key,
-) -> Found:
+) -> BestSchedule:
     """The best schedule for an objective.
 
     Args:
         objective: its name.
-        model: the fields, under a process with the equilibrium of `process`.
-        process: what to start from; only its clock is changed.
+        model: under a process with the equilibrium of `process`.
+        process: to start from; only its schedule is changed.
         data: samples, shape (N, D).
         options: see `SearchOptions`.
         sampler: the few-step sampler, for the objective of that name.
@@ -92,19 +89,20 @@ def search(
     else:
         speed = EntropicTime(source, data, key=goal_key, cutoff=cutoff)
     best = constant_speed(process, speed, num_knots=2 * options.knots)
+    assert isinstance(best, AbstractGaussianProcess)  # as `process` is
     value = float(speed(best))
-    return Found(best, np.full(options.iterations, value), "in closed form, at constant speed")
+    return BestSchedule(best, np.full(options.iterations, value))
 
 
 def learnable(
     process: AbstractGaussianProcess, knots: int, *, reach: bool
 ) -> AbstractGaussianProcess:
-    """The process with a schedule, or else a clock, that can be trained.
+    """The process with a trainable schedule, or with a trainable change of time.
 
     Args:
-        process: what to start from.
-        knots: parameters of the schedule.
-        reach: whether the noise at the end may change, where it is finite.
+        process: to start from.
+        knots: number of parameters of the schedule.
+        reach: whether the noise at the noise end may change, where it is finite.
     """
     if isinstance(process, VariancePreserving):
         base = process.schedule
@@ -116,7 +114,7 @@ def learnable(
 
 def _descend(
     start: AbstractGaussianProcess, goal: Callable, options: SearchOptions, key: Key
-) -> Found:
+) -> BestSchedule:
     best = optimise_schedule(start, goal, key=key, steps=options.iterations)
     assert isinstance(best.process, AbstractGaussianProcess)
-    return Found(best.process, np.asarray(best.history), str(best))
+    return BestSchedule(best.process, np.asarray(best.history))

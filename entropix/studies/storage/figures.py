@@ -1,37 +1,22 @@
 """Figures of a study of storage."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from entropix.studies.style import EXACT, figure, legend_above
+from entropix.studies.figures import (
+    EXACT,
+    figure,
+    legend_above,
+    logarithmic,
+    seed_range,
+    sequential_colours,
+)
 
 
 if TYPE_CHECKING:
     import xarray
-
-
-def _colours(count: int) -> Any:
-    import matplotlib
-
-    return matplotlib.colormaps["viridis"](np.linspace(0.0, 0.9, count))
-
-
-def _band(axes: Any, x: np.ndarray, values: np.ndarray, colour: Any, label: str) -> None:
-    """Mean and range over seeds, the last axis."""
-    axes.plot(x, values.mean(axis=-1), color=colour, marker="o", ms=3.5, lw=1.2, label=label)
-    low, high = values.min(axis=-1), values.max(axis=-1)
-    axes.fill_between(x, low, high, color=colour, alpha=0.25, lw=0)
-
-
-def _logarithmic(axes: Any, ticks: np.ndarray, label: str) -> None:
-    from matplotlib.ticker import NullLocator
-
-    axes.set_xscale("log")
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel(label)
 
 
 def plot_storage(record: "xarray.Dataset", path: Path) -> None:
@@ -39,24 +24,24 @@ def plot_storage(record: "xarray.Dataset", path: Path) -> None:
     unit = record.attrs["unit_of_length"]
     sizes, steps = record["size"].values, record[unit].values
     entropy = record["neural_entropy"].transpose("size", unit, "seed").values
-    with figure(path, (9.0, 4.4)) as made:
-        left, right = made.subplots(1, 2, sharey=True)
-        for i, colour in enumerate(_colours(len(steps))):
-            _band(left, sizes, entropy[:, i], colour, f"{steps[i]} {unit}")
+    with figure(path, (9.0, 4.4)) as fig:
+        left, right = fig.subplots(1, 2, sharey=True)
+        for i, colour in enumerate(sequential_colours(len(steps))):
+            seed_range(left, sizes, entropy[:, i], colour, f"{steps[i]} {unit}")
             a, b = (float(record[f"log_fit_{n}"][i]) for n in ("intercept", "slope"))
             if np.isfinite(b):
                 left.plot(sizes, a + b * np.log(sizes), color=colour, lw=1, ls=":")
         left.plot([], [], color="0.3", lw=1, ls=":", label="a + b log N")
-        for i, colour in enumerate(_colours(len(sizes))):
-            _band(right, steps, entropy[i], colour, f"N = {sizes[i]}")
+        for i, colour in enumerate(sequential_colours(len(sizes))):
+            seed_range(right, steps, entropy[i], colour, f"N = {sizes[i]}")
         if "total_entropy" in record:
             total = float(np.nanmean(record["total_entropy"].values))
             for axes in (left, right):
                 axes.axhline(total, color=EXACT, lw=1, ls="--", label="S_tot")
-        _logarithmic(left, sizes, "training samples N")
-        _logarithmic(right, steps, f"{unit} of training")
+        logarithmic(left, sizes, "training samples N")
+        logarithmic(right, steps, f"{unit} of training")
         left.set_ylabel("S_NN on held-out data [nats]")
-        for axes in (left, right):  # above, where a legend can cover nothing
+        for axes in (left, right):  # legends above the panels, where they cover nothing
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
 
@@ -68,16 +53,16 @@ def plot_memorisation(record: "xarray.Dataset", path: Path) -> None:
         ("memorised", "memorised_null", "share of samples with r < 1/3"),
         ("nearest_ratio", "nearest_ratio_null", "mean ratio r of distances"),
     )
-    with figure(path, (9.0, 3.8)) as made:
-        both = made.subplots(1, 2)
+    with figure(path, (9.0, 3.8)) as fig:
+        both = fig.subplots(1, 2)
         for axes, (name, null, label) in zip(both, panels, strict=True):
-            for i, colour in enumerate(_colours(len(steps))):
+            for i, colour in enumerate(sequential_colours(len(steps))):
                 values = record[name].transpose("size", unit, "seed").values[:, i]
-                _band(axes, sizes, values, colour, f"generated, {steps[i]} {unit}")
+                seed_range(axes, sizes, values, colour, f"generated, {steps[i]} {unit}")
             reference = np.nanmean(record[null].values, axis=(1, 2))
             axes.plot(sizes, reference, color=EXACT, lw=1, ls="--", label="held-out samples")
             axes.set_ylabel(label)
-            _logarithmic(axes, sizes, "training samples N")
+            logarithmic(axes, sizes, "training samples N")
         top = max(0.05, 1.05 * both[0].get_ylim()[1])
         both[0].set_ylim(-0.03 * top, top)
-        legend_above(made, both[0])
+        legend_above(fig, both[0])

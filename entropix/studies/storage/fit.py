@@ -1,14 +1,14 @@
-r"""The logarithm that storage follows: $S = a + b\log N$.
+r"""The fit of a logarithm to storage: $S = a + b\log N$.
 
 With the mean $\bar S_N$ over seeds of each cell and its standard error $e_N = s_N/\sqrt{n}$ from
 the scatter $s_N$ over n seeds, (a, b) minimise
 
 $$\chi^2 = \sum_N \frac{(\bar S_N - a - b\log N)^2}{e_N^2},$$
 
-and the variances of the textbook are multiplied by $\max(1, \chi^2/\nu)$, $\nu$ = cells - 2, so
-that points which do not lie on a line tell in the error of its slope. The interval of b is that of
-Student's t with $\nu$ degrees of freedom. As the scatter of few seeds is poorly known, each
-$s_N^2$ is averaged with the mean of all: a cell whose seeds agree by chance must not rule the fit.
+and the usual variances are multiplied by $\max(1, \chi^2/\nu)$, $\nu$ = cells - 2, so that
+points far from a line increase the error of its slope. The interval of b is that of Student's t
+with $\nu$ degrees of freedom. As the scatter of few seeds is poorly known, each $s_N^2$ is averaged
+with the mean of all: a cell whose seeds agree by chance must not dominate the fit.
 """
 
 import dataclasses
@@ -23,19 +23,17 @@ class LogFit:
     Attributes:
         intercept: a, in nats.
         slope: b, in nats per e-fold of N.
-        stderr: standard error of b.
-        low: lower end of the interval of b.
-        high: upper end.
-        level: the probability with which such intervals hold the truth.
-        chi_squared: $\chi^2/\nu$; NaN where one seed leaves the errors unknown.
+        slope_stderr: standard error of b.
+        slope_low: lower end of the interval of b.
+        slope_high: upper end of the interval of b.
+        chi_squared: $\chi^2/\nu$; NaN for one seed, which leaves the errors unknown.
     """
 
     intercept: float
     slope: float
-    stderr: float
-    low: float
-    high: float
-    level: float
+    slope_stderr: float
+    slope_low: float
+    slope_high: float
     chi_squared: float
 
 
@@ -45,7 +43,7 @@ def fit_logarithm(sizes: np.ndarray, values: np.ndarray, level: float = 0.95) ->
     Args:
         sizes: N of each cell, shape (C,).
         values: S, shape (C, seeds); cells with NaN are left out.
-        level: of the interval.
+        level: probability that the interval of the slope contains the truth.
 
     Returns:
         The fit, or None for fewer than three cells.
@@ -70,7 +68,7 @@ def fit_logarithm(sizes: np.ndarray, values: np.ndarray, level: float = 0.95) ->
     intercept, slope = covariance @ design.T @ target
     freedom = cells - 2
     chi_squared = float(np.sum((target - design @ np.array([intercept, slope])) ** 2) / freedom)
-    # Without errors of their own, what the points leave over is all there is to tell them by.
+    # For one seed, the residuals are the only measure of the errors.
     factor = max(1.0, chi_squared) if known else chi_squared
     stderr = float(np.sqrt(covariance[1, 1] * factor))
     reach = float(student.ppf((1 + level) / 2, freedom)) * stderr
@@ -80,6 +78,5 @@ def fit_logarithm(sizes: np.ndarray, values: np.ndarray, level: float = 0.95) ->
         stderr,
         float(slope) - reach,
         float(slope) + reach,
-        level,
         chi_squared if known else float("nan"),
     )

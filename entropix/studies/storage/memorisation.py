@@ -4,15 +4,15 @@ For a sample x and its nearest and second nearest training samples,
 
 $$r(x) = \frac{\|x - x_{(1)}\|}{\|x - x_{(2)}\|} \in [0, 1],$$
 
-and x counts as memorised if $r < 1/3$: it is then much nearer to one training sample than to any
-other (Yoon et al., *Diffusion Probabilistic Models Generalize when They Fail to Memorize*, 2023;
-Gu et al., *On Memorization in Diffusion Models*, 2310.02664). What r is without memorisation
-depends on the dimension d of the data: where x and the training samples have one smooth density and
-there are many of these, $P(r < t) = t^d$ and $E\,r = d/(d + 1)$. Held-out samples in place of x
-say what it is for the data at hand.
+and x counts as memorised if $r < 1/3$: it is much closer to one training sample than to any other
+(Yoon et al., *Diffusion Probabilistic Models Generalize when They Fail to Memorize*, 2023; Gu et
+al., *On Memorization in Diffusion Models*, 2310.02664). Without memorisation r depends on the
+dimension d of the data: if x and many training samples have the same smooth density,
+$P(r < t) = t^d$ and $E\,r = d/(d + 1)$. For the data at hand, held-out samples in place of x give
+its value.
 
-Samples of dequantised images are rounded down to their integer levels first, as the training
-samples are, so that the noise of dequantisation sets no least distance.
+Samples of dequantised images are first rounded down to their integer levels, so that the noise of
+dequantisation does not limit the distance.
 """
 
 import numpy as np
@@ -28,10 +28,10 @@ def nearest_ratio(points: np.ndarray, training: np.ndarray) -> np.ndarray:
 
     Args:
         points: samples, shape (M, D).
-        training: training samples, shape (N, D); of equal ones a single one counts.
+        training: training samples, shape (N, D); equal ones count once.
 
     Returns:
-        Ratios, shape (M,); 1 where there are not two different training samples.
+        Ratios, shape (M,); 1 if there are no two different training samples.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -44,7 +44,7 @@ def nearest_ratio(points: np.ndarray, training: np.ndarray) -> np.ndarray:
 
 
 def generated_points(data: PreparedData, points: np.ndarray) -> np.ndarray:
-    """Samples of a model, shape (M, D), as they are compared: see above."""
+    """Samples of a model, shape (M, D), as they are compared (see above)."""
     if not _as_images(data):
         return np.asarray(points)
     levels = data.dataset.levels

@@ -1,70 +1,428 @@
-"""The study of storage: what has to be computed, the record, the report."""
+"""`storage`: S_NN of networks against the number of their training samples and their training."""
 
+import dataclasses
 import os
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
+import numpy as np
+
+from entropix._core.arrays import Key
+from entropix._core.checks import choice, positive_integer
+from entropix._core.formatting import format_with_error
 from entropix.datasets import Dataset
-from entropix.studies.cells import Arrays, Task
-from entropix.studies.files import MEMORISATION, STORAGE
-from entropix.studies.outputs import write_outputs
-from entropix.studies.stages import announce
+from entropix.distributions import dequantise
+from entropix.interfaces import AbstractGaussianProcess
+from entropix.models import EntropyMatching, GaussianScaling
+from entropix.networks import UNet
+from entropix.studies.cells import Arrays, Task, stacked
+from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff
+from entropix.studies.data import PreparedData, data_attributes, prepare_data
+from entropix.studies.options import StorageOptions
+from entropix.studies.record import Schema, assemble
+from entropix.studies.report import Report, Rows, Table, cells_text, mean_text
 from entropix.studies.storage.figures import plot_memorisation, plot_storage
-from entropix.studies.storage.measurement import measure_cell
-from entropix.studies.storage.options import StorageOptions
-from entropix.studies.storage.plan import StoragePlan, prepare_storage
-from entropix.studies.storage.record import describe, storage_record
-from entropix.studies.storage.report import markdown_report, text_report
+from entropix.studies.storage.fit import LogFit, fit_logarithm
+from entropix.studies.storage.measurement import CUT, measure_cell
+from entropix.studies.study import (
+    AbstractStudy,
+    Figures,
+    Found,
+    Outcome,
+    Workspace,
+)
+from entropix.studies.theorems import SLACK
+from entropix.studies.training import (
+    Training,
+    check_widths,
+    increasing,
+    make_process,
+    mlp_model,
+    paper_seeds,
+    process_parameters,
+    process_text,
+    widths_text,
+)
 
 
 if TYPE_CHECKING:
     import xarray
 
+_LEAST = 50
+# Noise draws of every sample of the largest set, and the memory they may take.
+_MAX_DRAWS, _MAX_NUMBERS = 32, 2**25
+# Folded into the seed of the data: the noise of dequantisation in training.
+_NOISE = 0xD1CE
+_EACH, _STEPS = ("size", "steps", "seed"), ("steps",)
+
+# The dimension `steps` is called `epochs` if lengths are given in epochs.
+SCHEMA: Schema = {
+    "neural_entropy": (_EACH, "nats", "neural entropy S_NN on held-out data"),
+    "neural_entropy_train": (_EACH, "nats", "neural entropy S_NN on the N training samples"),
+    "total_entropy": (_EACH, "nats", "exact total entropy production S_tot, same samples"),
+    "efficiency": (_EACH, "1", "encoding efficiency S_NN / S_tot"),
+    "nearest_ratio": (_EACH, "1", "distance to nearest over second nearest training sample"),
+    "nearest_ratio_null": (_EACH, "1", "the same for held-out samples"),
+    "memorised": (_EACH, "1", "share of generated samples with a ratio below 1/3"),
+    "memorised_null": (_EACH, "1", "the same for held-out samples"),
+    "theorem_slack": (("theorem", *_EACH), "1", SLACK),
+    "loss": (_EACH, "nats", "training loss over the last 100 steps"),
+    "best_step": (_EACH, "1", "training steps of the parameters that were measured"),
+    "log_fit_intercept": (_STEPS, "nats", "a of S_NN = a + b log N"),
+    "log_fit_slope": (_STEPS, "nats", "b, per e-fold of N; its error is from scatter over seeds"),
+    "log_fit_slope_low": (_STEPS, "nats", "lower end of its 95% interval, Student's t"),
+    "log_fit_slope_high": (_STEPS, "nats", "upper end of its 95% interval"),
+    "log_fit_chi_squared": (_STEPS, "1", "chi^2 per degree of freedom of the fit"),
+}
+
 
 def storage(
-    source: str | os.PathLike[str] | Dataset = "digits", options: StorageOptions | None = None
+    source: str | os.PathLike[str] | Dataset = "digits", options: StorageOptions = StorageOptions()
 ) -> "xarray.Dataset":
-    """S_NN of networks against the number of samples they were trained on, and against steps.
+    """S_NN of networks against the number of their training samples and the length of training.
 
     The experiment of Neural Entropy (arXiv 2409.03817) on storage.
 
     Args:
-        source: what `entropix.datasets.load` takes, or a data set.
-        options: see `StorageOptions`; None for the defaults.
+        source: a data set, or what `entropix.datasets.load` takes.
+        options: see `StorageOptions`.
 
     Returns:
-        The record, which has also been written, with report and plots, to the output folder.
-        `entropix.studies.storage.record.SCHEMA` says what is in it.
+        The record, which is also written to the output folder, with report and figures. Its
+        variables are listed in `entropix.studies.storage.study.SCHEMA`.
 
     Raises:
         ValueError: in one line, before anything is trained or written, for whatever is wrong with
             the request.
-        FolderError: if the folder cannot be written to any more; finished cells are kept.
+        FolderError: if the output folder cannot be written to any more; finished cells are kept.
     """
-    return run_storage(prepare_storage(source, options))
+    return prepare_storage(source, options).run()
 
 
-def run_storage(plan: StoragePlan) -> "xarray.Dataset":
-    """Run a prepared study, or help others to; what `storage` does after its checks."""
-    grid = plan.grid
-    announce(grid, describe(plan, plan.cutoff))
-    places = {cell.name: cell for cell in plan.cells}
+def prepare_storage(
+    source: str | os.PathLike[str] | Dataset = "digits",
+    options: StorageOptions = StorageOptions(),
+    *,
+    command: Sequence[str] = (),
+) -> "StorageStudy":
+    """Check the request and claim the output folder: the study of `storage`, ready to run.
 
-    def work(task: Task) -> Arrays:
-        return measure_cell(plan, places[task.name], task)
+    Args and errors are those of `storage`; `command` is the command line, if the request came
+    from one. Nothing is left behind if the request is refused.
+    """
+    t, effort = options.training, options.estimation
+    positive_integer(effort.evaluations, "evaluations", 256)
+    positive_integer(effort.samples, "samples", 2)
+    positive_integer(effort.sampling_steps, "sampling_steps")
+    process = make_process(options.process)
+    choice(t.network, "network", ("mlp", "unet"))
+    check_widths(t.widths)
+    unit = "epochs" if t.epochs else "steps"
+    lengths = increasing(t.epochs or t.steps, unit)
+    seeds = paper_seeds(t.seeds)
+    training = Training(
+        seeds, t.batch_size, t.num_draws, t.learning_rate, t.checkpoint_every, t.patience
+    )
+    data = prepare_data(source, options.data)
+    sizes = _sizes(t.sizes, data.num_train)
+    if t.network == "unet" and (data.dataset.kind != "image" or data.projection is not None):
+        raise ValueError(
+            f"`network` must be mlp for data that are not images, got 'unet' for "
+            f"{data.dataset.name!r}."
+        )
+    if t.batch_size > sizes[-1]:
+        raise ValueError(
+            f"`batch_size` must be at most the largest of `sizes`, {sizes[-1]}, got {t.batch_size}."
+        )
+    cutoff = choose_cutoff(effort.cutoff, process, data)
+    fallback = default_cutoff(data, "chosen, because one of the entropies is infinite without one")
+    workspace = Workspace.claim(
+        options.output,
+        name=f"storage-{data.dataset.name}",
+        configuration={
+            "study": "storage",
+            **dataclasses.asdict(options.data),
+            "data_fingerprint": data.fingerprint,
+            "process": options.process.process,
+            **process_parameters(options.process),
+            "sizes": list(sizes),
+            **dataclasses.asdict(training),
+            unit: list(lengths),
+            "network": t.network,
+            "widths": list(t.widths),
+            **dataclasses.asdict(effort),
+        },
+        command=command,
+        shared=True,
+    )
+    return StorageStudy(
+        workspace, options, data, process, cutoff, fallback, sizes, lengths, unit, training
+    )
 
-    return grid.run(work, partial(_summarise, plan))
+
+def _sizes(requested: tuple[int, ...], available: int) -> tuple[int, ...]:
+    """The numbers of training samples: as requested, or doublings and nearly all there are."""
+    if requested:
+        sizes = increasing(requested, "sizes", 2)
+        if sizes[-1] > available:
+            raise ValueError(
+                f"`sizes` must be at most the number of training samples, {available}, "
+                f"got {sizes[-1]}."
+            )
+        return sizes
+    unit = 10 ** max(len(str(available)) - 2, 0)  # two significant digits
+    largest = available // unit * unit
+    sizes, size = [], _LEAST
+    while size < 0.7 * largest:
+        sizes.append(size)
+        size *= 2
+    return (*sizes, largest)
 
 
-def _summarise(plan: StoragePlan, found: dict[str, Arrays]) -> "xarray.Dataset":
-    """Record, report and figures of the cells there are."""
-    grid, record = plan.grid, storage_record(plan, found)
-    if record.attrs["cutoff_text"] != describe(plan, plan.cutoff)["cutoff_text"]:
-        grid.say(f"  {'cutoff':<12} {record.attrs['cutoff_text']}")
-    plots = {
-        STORAGE: partial(plot_storage, record),
-        MEMORISATION: partial(plot_memorisation, record),
-    }
-    write_outputs(grid, record, plots, partial(markdown_report, record))
-    grid.say(f"\n{text_report(record)}\n\n  written to {grid.folder.path}{os.sep}")
-    return record
+class StorageCell(NamedTuple):
+    """The number N of training samples, and the length of training in steps."""
+
+    size: int
+    steps: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StorageStudy(AbstractStudy):
+    """A study of storage that is ready to run.
+
+    Attributes:
+        workspace: the claimed output folder.
+        options: as requested.
+        data: in the coordinates of the model, the same for all N.
+        process: the forward process.
+        cutoff: of the entropies, the same for all N.
+        fallback: the cut-off of all entropies if one of them is infinite without.
+        sizes: increasing.
+        lengths: of training, increasing.
+        unit: of the lengths, steps or epochs.
+        training: of the networks.
+    """
+
+    workspace: Workspace
+    options: StorageOptions
+    data: PreparedData
+    process: AbstractGaussianProcess
+    cutoff: Cutoff
+    fallback: Cutoff
+    sizes: tuple[int, ...]
+    lengths: tuple[int, ...]
+    unit: str
+    training: Training
+
+    @property
+    def grid(self) -> dict[str, StorageCell]:
+        """All cells by name, size by size."""
+        out = {}
+        for size in self.sizes:
+            for length in self.lengths:
+                steps = length
+                if self.unit == "epochs":
+                    steps = -(-length * size // self.training.batch_size)
+                out[f"N{size}-{length}-{self.unit}"] = StorageCell(size, steps)
+        return out
+
+    @property
+    def cells(self) -> dict[str, int]:
+        """The training steps of each cell, by name."""
+        return {name: cell.steps for name, cell in self.grid.items()}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one example, as the network sees it."""
+        if self.options.training.network == "unet":
+            return self.data.dataset.shape
+        return (self.data.dim,)
+
+    def training_rows(self, size: int) -> np.ndarray:
+        """The first `size` training samples, repeated; with dequantisation, in new noise each time.
+
+        As far as sizes divide one another, the number of rows is the same for all of them: then one
+        program trains them all, and all samples are seen equally often.
+
+        Returns:
+            Shape (copies * size, *shape).
+        """
+        data = self.data
+        largest = self.sizes[-1]
+        draws = max(1, min(_MAX_DRAWS, _MAX_NUMBERS // (largest * data.dim)))
+        copies = -(-largest * (draws if data.dequantised else 1) // size)
+        if not data.dequantised:
+            rows = np.tile(data.train[:size], (copies, 1))
+            return rows.reshape(-1, *self.shape)
+        raw = data.original.points[data.order[1][:size]]
+        key = jax.random.fold_in(jax.random.key(self.options.data.data_seed), _NOISE)
+        rows = np.concatenate(
+            [np.asarray(dequantise(raw, key=jax.random.fold_in(key, i))) for i in range(copies)]
+        )
+        if data.projection is not None:
+            rows = data.projection.forward(rows)
+        return np.asarray(data.standardisation.forward(rows)).reshape(-1, *self.shape)
+
+    def make_model(self, rows: np.ndarray) -> Callable[[Key], EntropyMatching]:
+        """The function from a key to a model that knows no more of the data than `rows`."""
+        if self.options.training.network == "mlp":
+            return mlp_model(rows, self.process, self.options.training.widths)
+        scaling = GaussianScaling.from_data(rows, self.process)
+        return lambda key: EntropyMatching(UNet(self.shape, key=key), self.process, scaling)
+
+    def attributes(self) -> dict[str, Any]:
+        options, t, data = self.options, self.options.training, data_attributes(self.data)
+        network = "U-Net" if t.network == "unet" else widths_text(t.widths)
+        stopping = ""
+        if t.patience is not None:
+            stopping = (
+                "; each network is the one of its least held-out loss, stopped "
+                f"{t.patience} steps after it"
+            )
+        return {
+            "title": f"entropix storage: {data['name']}",
+            **data,
+            "coordinates_text": f"{data['coordinates_text']}; the same for all N",
+            "process": options.process.process,
+            "process_text": process_text(options.process),
+            "training_text": self.training.text(network) + stopping,
+            "grid_text": f"N = {', '.join(map(str, self.sizes))}; "
+            f"{', '.join(map(str, self.lengths))} {self.unit}; {len(self.cells)} cells",
+            "unit_of_length": self.unit,
+            **self.cutoff.attributes(),
+            "evaluations": options.estimation.evaluations,
+            "num_generated": options.estimation.samples,
+        }
+
+    def measure(self, task: Task) -> Outcome:
+        return Outcome(measure_cell(self, self.grid[task.name], task))
+
+    def record(self, found: dict[str, Found], attributes: dict[str, Any]) -> "xarray.Dataset":
+        shape = (len(self.sizes), len(self.lengths), len(self.training.seeds))
+        cells = stacked(list(self.cells), found)
+        values, cutoff = self._one_cutoff(cells, found)
+        values = {name: value.reshape(shape) for name, value in values.items()}
+        if "total_entropy" in values:
+            values["efficiency"] = values["neural_entropy"] / values["total_entropy"]
+        schema = {
+            name: (tuple(self.unit if dim == "steps" else dim for dim in dims), unit, meaning)
+            for name, (dims, unit, meaning) in SCHEMA.items()
+        }
+        fits = [
+            fit_logarithm(np.array(self.sizes), values["neural_entropy"][:, i])
+            for i in range(len(self.lengths))
+        ]
+        for field in dataclasses.fields(LogFit):
+            values[f"log_fit_{field.name}"] = np.array(
+                [np.nan if fit is None else getattr(fit, field.name) for fit in fits]
+            )
+        coordinates = {
+            "size": (list(self.sizes), "number N of training samples"),
+            self.unit: (list(self.lengths), f"length of training, in {self.unit}"),
+            "seed": (list(self.training.seeds), "seed of training"),
+        }
+        return assemble(schema, values, coordinates, attributes | cutoff.attributes())
+
+    def _one_cutoff(self, cells: Arrays, found: dict[str, Found]) -> tuple[Arrays, Cutoff]:
+        """Entropies of all cells with one cut-off: none, unless one of them is infinite then."""
+        plain = {name: value for name, value in cells.items() if not name.startswith(CUT)}
+        entropies = ("neural_entropy", "neural_entropy_train")
+        if not any(np.isnan(cell[name]).any() for cell in found.values() for name in entropies):
+            return plain, self.cutoff
+        cut = {name.removeprefix(CUT): v for name, v in cells.items() if name.startswith(CUT)}
+        return plain | cut, self.fallback
+
+    def figures(self) -> Figures:
+        return {
+            "storage.png": (
+                "S_NN on held-out data against the number of training samples and the length of "
+                "training",
+                plot_storage,
+            ),
+            "memorisation.png": (
+                "Distance of generated samples to single training samples",
+                plot_memorisation,
+            ),
+        }
+
+    def report(self, record: "xarray.Dataset") -> Report:
+        return storage_report(record)
+
+
+# ------------------------------------------------------------------ in words
+
+
+def _rows(record: "xarray.Dataset") -> Rows:
+    """A row for each cell that is finished."""
+    known, unit = "efficiency" in record, record.attrs["unit_of_length"]
+    header = ["N", unit, "S_NN", "S_NN, training", *(["S_tot", "S_NN / S_tot"] if known else [])]
+    rows = [[*header, "memorised", "held-out", "ratio r", "r held-out"]]
+    cells = record.stack(cell=("size", unit))
+    for i in range(cells.sizes["cell"]):
+        of = {name: values.values for name, values in cells.isel(cell=i).variables.items()}
+        if np.isnan(of["neural_entropy"]).all():
+            continue
+        row = [str(of["size"]), str(of[unit])]
+        row += [mean_text(of["neural_entropy"]), mean_text(of["neural_entropy_train"])]
+        if known:
+            total, error = of["total_entropy"][0], of["total_entropy_mc_stderr"][0]
+            row += [format_with_error(total, error), mean_text(of["efficiency"])]
+        null, error = of["nearest_ratio_null"][0], of["nearest_ratio_null_stderr"][0]
+        row += [mean_text(of["memorised"]), f"{of['memorised_null'][0]:.3g}"]
+        rows.append([*row, mean_text(of["nearest_ratio"]), format_with_error(null, error)])
+    return rows
+
+
+def _findings(record: "xarray.Dataset") -> list[str]:
+    """The fitted logarithm for each length of training."""
+    found, unit = [cells_text(record)], record.attrs["unit_of_length"]
+    for i, length in enumerate(record[unit].values):
+        fit = {
+            str(name).removeprefix("log_fit_"): float(record[name][i])
+            for name in record.data_vars
+            if str(name).startswith("log_fit_")
+        }
+        if np.isnan(fit["slope"]):
+            found.append(f"{length} {unit}: fewer than three sizes, no fit")
+            continue
+        text = (
+            f"{length} {unit}: S_NN = a + b log N with b = "
+            f"{format_with_error(fit['slope'], fit['slope_stderr'])} nats per e-fold, 95% "
+            f"{fit['slope_low']:.3g} to {fit['slope_high']:.3g}, a = {fit['intercept']:.4g}"
+        )
+        chi = fit["chi_squared"]
+        found.append(text + ("" if np.isnan(chi) else f"; chi^2 {chi:.2g} per degree of freedom"))
+    return found
+
+
+def storage_report(record: "xarray.Dataset") -> Report:
+    """The report: what was trained on which data, the results, and how to read them."""
+    a = record.attrs
+    spread = "one standard error of the mean over seeds" if record.sizes["seed"] > 1 else "unknown"
+    facts = [
+        f"Data: {a['data_text']}; {a['num_held_out']} held out",
+        f"Coordinates: {a['coordinates_text']}",
+        f"Process: {a['process_text']}",
+        f"Training: {a['training_text']}",
+        f"Cut-off of the entropies: {a['cutoff_text']}",
+        f"Grid: {a['grid_text']}",
+    ]
+    notes = [
+        f"Entropies are in nats, averaged over held-out samples; ± is {spread}. All seeds and all "
+        "N are measured on the same held-out samples, and trained on the first N samples in the "
+        "same order. The errors do not include this choice of samples; use `--data-seed` for "
+        "another one",
+        "A network that has memorised few samples has a large field at held-out ones, so that S_NN "
+        "on held-out data may decrease with N. On the training samples S_NN decreases as log N as "
+        "long as these, with their noise, do not overlap, because the entropy of their density "
+        "contains log N",
+        "The fit weights each N by the scatter of its mean over seeds. Its interval, from "
+        "Student's t, is wider if the means do not lie on a line",
+        "r is the distance of a sample to its nearest training sample divided by that to the "
+        f"second nearest, averaged over {a['num_generated']} generated samples per network; "
+        "memorised is the share with r < 1/3 (arXiv 2310.02664). Held-out samples, which cannot "
+        "have been memorised, give the values to compare with",
+    ]
+    tables = [Table(_rows(record))]
+    return Report(record, f"storage: {a['name']}", facts, tables, _findings(record), notes)

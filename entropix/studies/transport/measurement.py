@@ -1,4 +1,4 @@
-r"""One cell: networks trained for so many epochs, and how much of the entropy they store.
+r"""One cell of `transport`: how much of the entropy networks store after some epochs of training.
 
 With the exact field $e^*$ of the mixture, on samples the networks have not seen,
 
@@ -6,12 +6,12 @@ $$S_{NN} = \int\frac{\sigma^2}{2}E\|e_\theta\|^2 ds, \quad
   S_{tot} = \int\frac{\sigma^2}{2}E\|e^*\|^2 ds, \quad
   L = \int\frac{\sigma^2}{2}E\|e_\theta - e^*\|^2 ds,$$
 
-three squared norms of one space of fields, so that
-$|\sqrt{S_{NN}} - \sqrt{S_{tot}}| \le \sqrt{L}$ (Neural Entropy, 2409.03817): on the given samples
-exactly, and for estimates within their Monte Carlo errors.
+three squared norms in one space of fields, so that by the triangle inequality
+$|\sqrt{S_{NN}} - \sqrt{S_{tot}}| \le \sqrt{L}$ (Neural Entropy, 2409.03817): exactly for the given
+samples, and for estimates within their Monte Carlo errors.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -21,55 +21,49 @@ from jaxtyping import Array
 from entropix._core.arrays import Key
 from entropix.entropy import neural_entropy, path_kl
 from entropix.interfaces import AbstractModel, Estimate
-from entropix.models import EntropyMatching, ExactModel, GaussianScaling
-from entropix.networks import FourierMLP
+from entropix.models import ExactModel
 from entropix.studies.cells import Arrays, Task
-from entropix.studies.transport.plan import TransportCell, TransportPlan
+from entropix.studies.estimates import errors_of
+from entropix.studies.study import Found, on_host
+from entropix.studies.training import last_loss, mlp_model
 from entropix.training import EnsembleFit
 
 
-# Of the key of the data: what is estimated of the exact field.
-_TRUTH = 0x7A17
+if TYPE_CHECKING:
+    from entropix.studies.transport.study import TransportCell, TransportStudy
+
+# Folded into keys: of seeds for what follows training, of the data for the exact entropy.
+_ESTIMATES, _TRUTH = 0xCE11, 0x7A17
 
 
-def measure_cell(plan: TransportPlan, cell: TransportCell, task: Task) -> Arrays:
-    """Everything measured in a cell; the last axis is the seed.
-
-    Args:
-        plan: what runs.
-        cell: its place in the grid.
-        task: the claim to it.
-    """
-    train, held_out = plan.samples(cell.dim)
-    process, widths = plan.processes[cell.process], plan.options.training.widths
-    scaling = GaussianScaling.from_data(train, process)
-
-    def make(key: Key) -> EntropyMatching:
-        return EntropyMatching(FourierMLP(cell.dim, widths=widths, key=key), process, scaling)
-
-    steps = plan.steps(cell.epochs)
-    fits, loss = plan.training.train(task, make, train, steps, process)
-    # Without the history, whose length would have each number of steps compiled for itself.
+def measure_cell(study: "TransportStudy", cell: "TransportCell", task: Task) -> Arrays:
+    """Train the networks of a cell and measure them; the last axis of all results is the seed."""
+    train, held_out = study.samples(cell.dim)
+    process, count = study.processes[cell.process], study.options.estimation.evaluations
+    make_model = mlp_model(train, process, study.options.training.widths)
+    fits = study.training.fit(task, make_model, data=train, steps=cell.steps, process=process)
+    loss = last_loss(fits)
+    # Without the history, whose length depends on the number of steps: one compiled program.
     fits = eqx.tree_at(lambda f: f.history, fits, None)
-    exact = ExactModel(plan.mixtures[cell.dim], process)
-    count = plan.options.estimation.evaluations
-    stored, distance = _of_networks(fits, exact, held_out, plan.training.keys(), count)
-    key = jax.random.fold_in(jax.random.key(plan.options.mixtures.data_seed), _TRUTH)
+    exact = ExactModel(study.mixtures[cell.dim], process)
+    keys = study.training.keys(_ESTIMATES)
+    stored, distance = _measure_networks(fits, exact, held_out, keys, count)
+    key = jax.random.fold_in(jax.random.key(study.options.mixtures.data_seed), _TRUTH)
     total = neural_entropy(exact, held_out, key=key, num_evaluations=count)
-    found: dict[str, Any] = {"loss": loss}
-    for name, estimate in (("neural_entropy", stored), ("path_kl", distance)):
-        found |= _parts(name, estimate)
-    # The same for all seeds, but each of them is an entry of the grid.
-    found |= {k: np.full(len(loss), v) for k, v in _parts("total_entropy", total).items()}
+    # The same for all seeds, but each seed is an entry of the grid.
+    of_data = errors_of("total_entropy", total, "stderr", "mc_stderr")
+    found: Found = {name: np.full(len(loss), value) for name, value in of_data.items()}
+    found |= errors_of("neural_entropy", stored, "stderr", "mc_stderr")
+    found |= errors_of("path_kl", distance, "stderr", "mc_stderr")
     found["gap"], found["gap_stderr"] = gap(stored, total, distance)
-    return {name: np.asarray(value) for name, value in found.items()}
+    return on_host(found | {"loss": loss})
 
 
 def gap(stored: Estimate, total: Estimate, distance: Estimate) -> tuple[np.ndarray, np.ndarray]:
     r"""$\sqrt{L} - |\sqrt{S_{NN}} - \sqrt{S_{tot}}|$, which is not negative, and its error.
 
-    The error is that of the Monte Carlo noise alone, to first order: all three are estimates for
-    the same samples, for which the inequality holds as well as for the population.
+    The error is that of the Monte Carlo noise only, to first order: all three are estimates for the
+    same samples, for which the inequality holds exactly.
     """
     roots, variance = [], 0.0
     for estimate in (stored, total, distance):
@@ -81,7 +75,7 @@ def gap(stored: Estimate, total: Estimate, distance: Estimate) -> tuple[np.ndarr
 
 
 @eqx.filter_jit
-def _of_networks(
+def _measure_networks(
     fits: EnsembleFit, exact: ExactModel, data: Array | np.ndarray, keys: Key, count: int
 ) -> tuple[Estimate, Estimate]:
     """S_NN and L of all seeds at once."""
@@ -93,12 +87,4 @@ def _of_networks(
             path_kl(model, exact, data, key=kl_key, num_evaluations=count),
         )
 
-    return eqx.filter_vmap(one, in_axes=(fits.axes, 0))(fits.model, keys)
-
-
-def _parts(name: str, estimate: Estimate) -> dict[str, Array]:
-    return {
-        name: estimate.value,
-        f"{name}_stderr": estimate.stderr,
-        f"{name}_mc_stderr": estimate.mc_stderr,
-    }
+    return eqx.filter_vmap(one)(fits.model, keys)

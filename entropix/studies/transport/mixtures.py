@@ -1,4 +1,4 @@
-"""The mixtures of the study: embedded, from a file of parameters, or drawn.
+"""The Gaussian mixtures: those of the paper, from a file of parameters, or drawn at random.
 
 References:
     Premkumar, *Neural Entropy*, arXiv 2409.03817: five components, D = 3, 6 and 9.
@@ -22,7 +22,7 @@ def read_mixtures(path: str) -> dict[int, GaussianMixture]:
 
     Its layout is `{"3": {"weights": [...], "means": [[...], ...], "stds": [[...], ...]}, ...}`,
     with shapes (K,), (K, D) and (K, D), or (K,) for `stds` that are the same along every axis.
-    Whatever else it holds is left alone.
+    Other entries are ignored.
 
     Raises:
         ValueError: in one line, for a file that is missing or not of this layout.
@@ -58,9 +58,9 @@ def _mixture(given: Any, dim: int) -> GaussianMixture:
 
 
 def drawn_mixture(dim: int, seed: int) -> GaussianMixture:
-    """Five components drawn at random: like the paper's, whose own are published for D = 3 only.
+    """Five components drawn at random, similar to those of the paper.
 
-    With NumPy's default generator of the seed (`seed`, D), in this order: weights from the flat
+    With NumPy's default generator for the seed (`seed`, D), in this order: weights from the flat
     Dirichlet distribution, means uniform in [-2, 2], one standard deviation per component uniform
     in [0.4, 0.9].
     """
@@ -74,16 +74,16 @@ def drawn_mixture(dim: int, seed: int) -> GaussianMixture:
 def choose_mixtures(
     dimensions: tuple[int, ...], path: str | None, seed: int, default: tuple[int, ...]
 ) -> tuple[dict[int, GaussianMixture], dict[int, str]]:
-    """The mixture of each dimension, and where it comes from.
+    """The mixture of each dimension, and its source.
 
     Args:
-        dimensions: those asked for, or none.
+        dimensions: as requested; empty for all of the file, or the default.
         path: a file of parameters, or None.
-        seed: of those that are drawn.
-        default: the dimensions without a file, if none are asked for.
+        seed: of mixtures that are drawn.
+        default: the dimensions without a file and a request.
 
     Raises:
-        ValueError: as `read_mixtures`, or if the file lacks a dimension that is asked for.
+        ValueError: as `read_mixtures`, or if the file lacks a requested dimension.
     """
     given = {} if path is None else read_mixtures(path)
     wanted = dimensions or tuple(sorted(given)) or default

@@ -15,8 +15,8 @@ def test_points_on_a_line_give_the_line():
     np.testing.assert_allclose([fit.intercept, fit.slope], [3.0, 2.0], rtol=1e-10)
     # All scatter alike: the textbook's error of a slope, s^2 = 0.02 over two seeds.
     expected = np.sqrt(0.01 / np.sum((np.log(SIZES) - np.log(SIZES).mean()) ** 2))
-    np.testing.assert_allclose(fit.stderr, expected, rtol=1e-10)
-    np.testing.assert_allclose(fit.high - fit.slope, 2.776445 * fit.stderr, rtol=1e-6)
+    np.testing.assert_allclose(fit.slope_stderr, expected, rtol=1e-10)
+    np.testing.assert_allclose(fit.slope_high - fit.slope, 2.776445 * fit.slope_stderr, rtol=1e-6)
 
 
 @pytest.mark.parametrize("widening", [False, True])
@@ -31,9 +31,9 @@ def test_intervals_hold_the_truth(widening):
         )
         for _ in range(1000)
     ]
-    held = np.mean([fit.low <= 2 <= fit.high for fit in fits])
+    held = np.mean([fit.slope_low <= 2 <= fit.slope_high for fit in fits])
     assert held > 0.95
-    reported = np.sqrt(np.mean([fit.stderr**2 for fit in fits]))
+    reported = np.sqrt(np.mean([fit.slope_stderr**2 for fit in fits]))
     assert 0.8 < np.std([fit.slope for fit in fits]) / reported < 1.25
 
 
@@ -45,9 +45,9 @@ def test_points_on_no_line_widen_the_interval():
     fit = fit_logarithm(SIZES, values)
     left = curve - np.polyval(np.polyfit(x, curve, 1), x)
     expected = np.sqrt(np.sum(left**2) / 4 / np.sum((x - x.mean()) ** 2))
-    np.testing.assert_allclose(fit.stderr, expected, rtol=1e-6)
+    np.testing.assert_allclose(fit.slope_stderr, expected, rtol=1e-6)
     one = fit_logarithm(SIZES, curve[:, None])
-    np.testing.assert_allclose(one.stderr, expected, rtol=1e-6)
+    np.testing.assert_allclose(one.slope_stderr, expected, rtol=1e-6)
     assert np.isnan(one.chi_squared)
 
 

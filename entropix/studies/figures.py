@@ -1,0 +1,194 @@
+"""The style of all figures, and those of curves: rates over log-SNR, and the loss."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+# Colour-blind safe (Okabe and Ito): measured, training data, exact, held-out data.
+MODEL, TRAINING, EXACT, DATA = "#0072B2", "#E69F00", "#000000", "#009E73"
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+}
+
+
+@contextmanager
+def figure(path: Path, size: tuple[float, float]) -> Iterator["Figure"]:
+    """A figure that is written to `path` at the end of the block.
+
+    It does not use pyplot: there is no window and no global list of figures, and any thread may
+    draw.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        fig = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(fig)
+        yield fig
+        fig.savefig(path, dpi=160)
+
+
+def legend_above(fig: "Figure", axes: "Axes", columns: int | None = None) -> None:
+    """The legend of `axes` above the whole figure, where it covers nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside upper center", ncols=columns or len(labels))
+
+
+def sequential_colours(count: int) -> Any:
+    """Colours for the values of an ordered axis."""
+    import matplotlib
+
+    return matplotlib.colormaps["viridis"](np.linspace(0.0, 0.9, count))
+
+
+def seed_range(
+    axes: "Axes",
+    x: np.ndarray,
+    values: np.ndarray,
+    colour: str | np.ndarray,
+    label: str,
+    band: str | None = None,
+) -> None:
+    """Mean and range over seeds, the last axis of `values`."""
+    axes.plot(x, values.mean(axis=-1), color=colour, marker="o", ms=3.5, lw=1.2, label=label)
+    low, high = values.min(axis=-1), values.max(axis=-1)
+    axes.fill_between(x, low, high, color=colour, alpha=0.25, lw=0, label=band)
+
+
+def logarithmic(axes: "Axes", ticks: np.ndarray, label: str = "") -> None:
+    """A logarithmic x axis with the given ticks only."""
+    from matplotlib.ticker import NullLocator
+
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    if label:
+        axes.set_xlabel(label)
+
+
+def plain_logarithmic(axis: "Axis") -> None:
+    """An axis of logarithmic scale with ticks at 1, 2 and 5 times powers of ten, as numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+# ------------------------------------------------------------------ curves over log-SNR
+
+
+def plot_entropy(record: "xarray.Dataset", path: Path) -> None:
+    """Entropy rate and cumulative entropy against log-SNR, with error bands."""
+    inside = np.isfinite(record["log_snr"].values)
+    x = record["log_snr"].values[inside]
+    with figure(path, (9.0, 3.8)) as fig:
+        left, right = fig.subplots(1, 2)
+        _band(left, record, "entropy_rate_log_snr", inside, "held-out data")
+        _band(right, record, "cumulative_entropy", inside, "held-out data")
+        train = record["cumulative_entropy_train"].mean("seed").values[inside]
+        right.plot(x, train, color=TRAINING, lw=1.2, ls="--", label="training data")
+        _exact(left, record, "total_entropy_rate_log_snr", inside)
+        _exact(right, record, "cumulative_total_entropy", inside)
+        left.set_ylabel("entropy rate [nats per unit log-SNR]")
+        right.set_ylabel("entropy from the data end [nats]")
+        rate = record["entropy_rate_log_snr"].mean("seed").values[inside]
+        for axes in (left, right):
+            _frame(axes, x, rate)
+            axes.set_ylim(bottom=0)
+        legend_above(fig, right)
+
+
+def plot_divergence(record: "xarray.Dataset", path: Path) -> None:
+    """The rate of KL against log-SNR in both directions, with error bands."""
+    inside = np.isfinite(record["log_snr"].values)
+    x, first, second = (
+        record["log_snr"].values[inside],
+        *(record.attrs[name] for name in ("first", "second")),
+    )
+    titles = {"kl": f"KL({first} || {second})", "kl_reverse": f"KL({second} || {first})"}
+    with figure(path, (9.0, 3.8)) as fig:
+        panels = fig.subplots(1, 2)
+        for axes, (name, title) in zip(panels, titles.items(), strict=True):
+            _band(axes, record, f"{name}_rate_log_snr", inside, "from denoising errors")
+            score = record[f"{name}_score_rate_log_snr"].mean("seed").values[inside]
+            axes.plot(x, score, color=TRAINING, lw=1.2, ls="--", label="from scores")
+            _exact(axes, record, f"{name}_exact_rate_log_snr", inside)
+            _frame(axes, x, score)
+            axes.axhline(0, color="0.8", lw=0.8, zorder=0)
+            axes.set_title(title)
+        panels[0].set_ylabel("rate [nats per unit log-SNR]")
+        legend_above(fig, panels[1])
+
+
+def _frame(axes: "Axes", x: np.ndarray, rate: np.ndarray) -> None:
+    """From data to noise, left to right, as far as the rate exceeds a thousandth of its peak."""
+    seen = x[rate > 1e-3 * rate.max()]
+    axes.set_xlim(seen.max() + 1, seen.min() - 1)
+    axes.set_xlabel("log-SNR  (data → noise)")
+
+
+def _exact(axes: "Axes", record: "xarray.Dataset", name: str, inside: np.ndarray) -> None:
+    if name in record:
+        x, values = record["log_snr"].values[inside], record[name].values[inside]
+        axes.plot(x, values, color=EXACT, lw=1, ls=":", label="exact")
+
+
+def _band(
+    axes: "Axes", record: "xarray.Dataset", name: str, inside: np.ndarray, label: str
+) -> None:
+    """The mean over seeds, a band of two standard errors, and the range over seeds."""
+    x, values = record["log_snr"].values[inside], record[name].values[:, inside]
+    mean, seeds = values.mean(axis=0), len(values)
+    # The error of one estimate: all seeds share the held-out samples, so it does not average out.
+    error = np.sqrt(np.mean(record[f"{name}_stderr"].values[:, inside] ** 2, axis=0))
+    if seeds > 1:
+        low, high = values.min(axis=0), values.max(axis=0)
+        text = f"range of {seeds} seeds"
+        axes.fill_between(x, low, high, color=MODEL, alpha=0.15, lw=0, label=text)
+        label = f"{label}, mean of {seeds} seeds"
+    low, high = mean - 2 * error, mean + 2 * error
+    axes.fill_between(x, low, high, color=MODEL, alpha=0.4, lw=0, label="± 2 std. errors")
+    axes.plot(x, mean, color=MODEL, lw=1.2, label=label)
+
+
+def plot_loss(record: "xarray.Dataset", path: Path) -> None:
+    """The loss of every step, its running mean, and the loss on held-out data."""
+    loss, step = record["loss"].values, record["step"].values
+    window = max(1, len(step) // 20)
+    weights = np.ones(window) / window
+    centre = np.convolve(step, weights, mode="valid")
+    with figure(path, (5.0, 3.4)) as fig:
+        axes = fig.subplots()
+        for i, seed in enumerate(record["seed"].values):
+            colour, of_seed = f"C{i % 10}", f", seed {seed}" if len(loss) > 1 else ""
+            axes.plot(step, loss[i], color=colour, lw=0.4, alpha=0.2)
+            smooth = np.convolve(loss[i], weights, mode="valid")
+            label = f"mean of {window} steps{of_seed}"
+            axes.plot(centre, smooth, color=colour, lw=1.3, label=label)
+            held_out = record["loss_held_out"].values[i]
+            label = f"held-out data{of_seed}"
+            axes.plot(record["check"], held_out, color=colour, lw=1.3, ls="--", label=label)
+        # The loss of single steps may lie far out: the frame shows the bulk.
+        low, high = np.quantile(loss, [0.01, 0.99])
+        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+        axes.set_xlabel("training step")
+        axes.set_ylabel(f"training loss [{record['loss'].attrs['units']}]")
+        if len(loss) <= 4:
+            legend_above(fig, axes, columns=2)
