@@ -167,8 +167,7 @@ class DenoiserPrediction(AbstractDenoiserModel):
     r"""The network is the denoiser, $D(y, s) = \mathrm{network}(\lambda(s), z)$.
 
     With $z = y/\sqrt{\mu^2 + \Sigma^2}$. Near the data end the score $(\mu D - y)/\Sigma^2$ is a
-    difference of two numbers that are nearly equal: entropies need a cut-off there, or
-    `EDMPrediction`, which learns the difference.
+    difference of two numbers that are nearly equal, so that entropies need a cut-off there.
 
     Args:
         network: `network(log_snr, z, condition=None[, key=None]) -> array of z's shape`.
@@ -243,7 +242,8 @@ class EDMPrediction(AbstractDenoiserModel):
 
     With $\hat x = y/\mu$ and $n = \Sigma/\mu$: $c_{skip} = s_d^2/(n^2 + s_d^2)$, $c_{out} =
     n s_d/\sqrt{n^2 + s_d^2}$, $c_{in} = 1/\sqrt{n^2 + s_d^2}$. Inputs and targets of F have unit
-    variance at every noise level, and F = 0 is the denoiser of $N(0, s_d^2)$.
+    variance at every noise level, and F = 0 is the denoiser of $N(0, s_d^2)$. Unless F vanishes at
+    the data end, the entropy diverges there like that of `NoisePrediction`, and needs a cut-off.
 
     Args:
         network: F, `network(log_snr, state, condition=None[, key=None])`; in the notation of EDM
