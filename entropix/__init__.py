@@ -41,6 +41,7 @@ from entropix.information import mutual_information as mutual_information
 from entropix.information import total_correlation as total_correlation
 from entropix.interfaces import DivergenceError as DivergenceError
 from entropix.interfaces import Estimate as Estimate
+from entropix.models import DenoiserPrediction as DenoiserPrediction
 from entropix.models import EntropyMatching as EntropyMatching
 from entropix.models import ExactModel as ExactModel
 from entropix.models import FlowMatching as FlowMatching

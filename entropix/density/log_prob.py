@@ -89,7 +89,7 @@ def log_prob(
         x,
         prior=model.prior if prior is None else prior,
         condition=condition,
-        cutoff=check_cutoff(model.process, cutoff),
+        cutoff=check_cutoff(model, cutoff),
         key=key,
         chunk_size=positive_integer(chunk_size, "chunk_size"),
     )

@@ -11,6 +11,8 @@ would place none. For smooth densities the integrands fall off exponentially at 
 nothing is cut off.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,8 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import DataLike, RealLike
 from entropix._core.checks import checked, positive
-from entropix.interfaces import AbstractGaussianProcess, AbstractKernelProcess, AbstractProcess
+from entropix.interfaces import AbstractGaussianProcess, AbstractKernelProcess
+from entropix.models import highest_log_snr
 
 
 def _end_log_snr(process: AbstractKernelProcess, time: Array) -> Array:
@@ -48,24 +51,42 @@ def log_snr_of_std(process: AbstractGaussianProcess, std: Array) -> Array:
     return jax.lax.scan(step, -2 * jnp.log(std), None, length=64)[0]
 
 
-def check_cutoff(process: AbstractProcess, cutoff: DataLike | None) -> Array | None:
-    """A noise standard deviation above zero and below that of the process at t1, or None."""
-    if cutoff is None:
+def check_cutoff(source: Any, cutoff: DataLike | None) -> Array | None:
+    """A noise standard deviation above zero and below that of the process at t1, or None.
+
+    A network that is defined down to some noise only (`from_denoiser`) raises the cut-off to it.
+
+    Args:
+        source: a model, or a functional of models, with a `process`.
+        cutoff: the smallest noise standard deviation to include, or None.
+    """
+    process, highest = source.process, highest_log_snr(source)
+    if cutoff is None and highest is None:
         return None
     if not isinstance(process, AbstractGaussianProcess):
         raise ValueError("`cutoff` must be None where the process is not Gaussian.")
-    end = _last_std(process)
-    return checked(
-        positive(cutoff, "cutoff", shape=()),
-        "cutoff",
-        lambda v: v < end,
-        "a noise standard deviation below that of the process at t1",
-    )
+    if cutoff is not None:
+        end = _last_std(process)
+        cutoff = checked(
+            positive(cutoff, "cutoff", shape=()),
+            "cutoff",
+            lambda v: v < end,
+            "a noise standard deviation below that of the process at t1",
+        )
+    if highest is None:
+        return cutoff
+    least = _std_of_log_snr(process, highest)
+    return least if cutoff is None else jnp.maximum(cutoff, least)
 
 
 @eqx.filter_jit
 def _last_std(process: AbstractGaussianProcess) -> Array:
     return process.std(process.t1)
+
+
+@eqx.filter_jit
+def _std_of_log_snr(process: AbstractGaussianProcess, log_snr: Array) -> Array:
+    return process.std(process.time_of_log_snr(log_snr))
 
 
 class LogSNRAxis(eqx.Module):

@@ -143,14 +143,14 @@ def integrate(
             "`proposal` must be the `.proposal` of an entropy curve, got "
             f"{type(proposal).__name__}."
         )
-    check_divergence(divergence, cutoff)
     process = functional.process
     if not isinstance(process, AbstractKernelProcess):
         raise ValueError(
             "the process must be Gaussian, or have another perturbation kernel, where no paths are "
             f"simulated, got {type(process).__name__}: use `path_functional(..., along='sde')`."
         )
-    cutoff = check_cutoff(process, cutoff)
+    cutoff = check_cutoff(functional, cutoff)
+    check_divergence(divergence, cutoff)
     if times is not None:
         times = _check_times(as_float(times, "times"), process)
     cost = 2 if functional.uses_noise else 1

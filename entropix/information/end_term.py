@@ -70,7 +70,7 @@ def with_end_term(
             functional, data, key=key, condition=condition, cutoff=cutoff, **options
         ).total
     data = samples(data)
-    cutoff = check_cutoff(functional.process, cutoff)
+    cutoff = check_cutoff(functional, cutoff)
     moved, moved_cutoff, stretch = _along_another(functional, data, cutoff)
     total = integrate(
         moved, data, key=key, condition=condition, cutoff=moved_cutoff, **options

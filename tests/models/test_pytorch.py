@@ -1,0 +1,160 @@
+"""PyTorch modules and diffusers pipelines as models; skipped where PyTorch is not installed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import entropix as ex
+
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+DIM = 3
+RANGE = (-9.0, 9.0)
+
+
+def copied(network):
+    """The same multilayer perceptron in PyTorch, with the weights of one in JAX."""
+    linears = [torch.nn.Linear(layer.in_features, layer.out_features) for layer in network.layers]
+    for linear, layer in zip(linears, network.layers, strict=True):
+        linear.weight.data = torch.from_numpy(np.array(layer.weight))
+        linear.bias.data = torch.from_numpy(np.array(layer.bias))
+    parts = [linears[0]]
+    for linear in linears[1:]:
+        parts += [torch.nn.SiLU(), linear]
+    stack = torch.nn.Sequential(*parts)
+
+    class Module(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stack = stack
+
+        def forward(self, states, levels):
+            return self.stack(torch.cat([states, levels[:, None] / 8], dim=1))
+
+    return Module()
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """One network in JAX and in PyTorch, as models of predicted noise."""
+    import equinox as eqx
+
+    network = eqx.nn.MLP(DIM + 1, DIM, 16, 2, jax.nn.silu, key=jax.random.key(0))
+
+    class Function(eqx.Module):
+        network: eqx.nn.MLP
+
+        def __call__(self, state, level, condition=None):
+            return self.network(jnp.append(state, level / 8))
+
+    options = {"shape": (DIM,), "parametrisation": "noise", "log_snr_range": RANGE}
+    return [
+        ex.models.from_denoiser(function, **options)
+        for function in (Function(network), ex.models.TorchFunction(copied(network)))
+    ]
+
+
+def test_the_same_numbers_as_in_jax(pair):
+    data = np.random.default_rng(0).normal(size=(128, DIM)).astype(np.float32)
+    one, other = (
+        ex.neural_entropy(model, data, key=jax.random.key(1), num_evaluations=512, cutoff=0.05)
+        for model in pair
+    )
+    np.testing.assert_allclose(other.value, one.value, rtol=1e-4)
+    np.testing.assert_allclose(other.mc_stderr, one.mc_stderr, rtol=1e-3)
+
+
+def test_forward_derivatives(pair):
+    """Those that the probability flow needs."""
+    y, v = jnp.asarray([0.3, -1.0, 0.7]), jnp.asarray([1.0, 0.5, -2.0])
+    one, other = (jax.jvp(lambda y, m=model: m.score(0.4, y), (y,), (v,))[1] for model in pair)
+    np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """A small pipeline with random weights, on disk."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    network = diffusers.UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=1,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        num_class_embeds=10,
+    )
+    folder = tmp_path_factory.mktemp("pipeline")
+    scheduler = diffusers.DDPMScheduler(num_train_timesteps=1000)
+    diffusers.DDPMPipeline(network, scheduler).save_pretrained(folder)
+    return folder, network
+
+
+def test_a_pipeline_on_disk(pipeline):
+    folder, network = pipeline
+    model = ex.models.from_diffusers(folder)
+    assert model.shape == (1, 8, 8)
+    table = np.asarray(model.steps)
+    assert table[0] == pytest.approx(np.log((1 - 1e-4) / 1e-4), rel=1e-3)
+    # At the noise of step 500 the model's noise is that of the network.
+    s = model.process.time_of_log_snr(model.steps[500])
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(1, 8, 8)), jnp.float32)
+    size = jnp.sqrt(model.process.scale(s) ** 2 + model.process.var(s))
+    with torch.inference_mode():
+        expected = network(
+            torch.from_numpy(np.array(x / size))[None],
+            torch.tensor([500.0]),
+            class_labels=torch.tensor([3]),
+        ).sample[0]
+    noise = -model.process.std(s) * model.score(s, x, jnp.int32(3))
+    np.testing.assert_allclose(noise, expected.numpy(), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "match"),
+    [
+        (lambda f: (f / "model_index.json").unlink(), "with a model_index.json"),
+        (lambda f: (f / "model_index.json").write_text("{}"), "must hold a diffusers pipeline"),
+        (
+            lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").unlink(),
+            "must hold the unet",
+        ),
+        (
+            lambda f: (f / "scheduler" / "scheduler_config.json").write_text(
+                (f / "scheduler" / "scheduler_config.json")
+                .read_text()
+                .replace("epsilon", "mystery")
+            ),
+            "predicts one of",
+        ),
+    ],
+    ids=["no index", "another index", "no weights", "unknown prediction"],
+)
+def test_what_is_no_pipeline(pipeline, tmp_path, spoil, match):
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(pipeline[0], folder)
+    spoil(folder)
+    with pytest.raises(ValueError, match=match):
+        ex.models.from_diffusers(folder)
+
+
+def test_mistakes():
+    with pytest.raises(ValueError, match=r"`module` must be a torch\.nn\.Module"):
+        ex.models.TorchFunction(lambda x, t: x)
+
+    class Wrong(torch.nn.Module):
+        def forward(self, states, levels):
+            return states[:, :1]
+
+    model = ex.models.from_denoiser(
+        ex.models.TorchFunction(Wrong()), shape=(DIM,), log_snr_range=RANGE
+    )
+    with pytest.raises(Exception, match="must return a tensor of shape"):
+        jax.block_until_ready(model.score(0.5, jnp.ones(DIM)))
