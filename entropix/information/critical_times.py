@@ -168,9 +168,10 @@ def critical_times(
     - Times of noise beyond the end of the process are extrapolated on its clock.
     - A class entropy has the errors of `mutual_information`, and depends on `form` in the same way.
 
-    Works under `jit`, where a collapse needs a `cutoff` beyond it (or is searched up to 24 units of
-    log-SNR beyond that of the Gaussian with the covariance of the data), and the labels are treated
-    as continuous in the end term.
+    Collapse and class are differentiable in the model, speciation in the data. Works under `jit`,
+    where a collapse is searched down to `cutoff` (or up to 24 units of log-SNR beyond that of the
+    Gaussian with the covariance of the data), and the labels are treated as continuous in the end
+    term.
 
     Args:
         model_or_data: any model on a Gaussian process; or samples of the data, for speciation only.
@@ -301,7 +302,9 @@ def _speciation(
 ) -> tuple[CriticalTime, Estimate]:
     flat = data.reshape(data.shape[0], -1)
     centred = flat - jnp.mean(flat, axis=0)
-    half = flat.shape[0] // 2
+    # Data may be sorted, by class for example: the halves are drawn at random.
+    mixed = centred[jax.random.permutation(jax.random.key(0), flat.shape[0])]
+    one, other = mixed[: flat.shape[0] // 2], mixed[flat.shape[0] // 2 :]
 
     def direction(rows: Array) -> Array:
         basis = GaussianReference.from_data(rows)
@@ -314,11 +317,10 @@ def _speciation(
     # The derivative of an eigenvalue is that of the quotient with its vector fixed.
     squares = along(centred, direction(centred))
     largest = jnp.mean(squares)
-    crossed = jnp.mean(along(centred[:half], direction(centred[half:])))
-    crossed = (crossed + jnp.mean(along(centred[half:], direction(centred[:half])))) / 2
+    crossed = jnp.mean(along(one, direction(other))) + jnp.mean(along(other, direction(one)))
     # The sample eigenvalue is too large; across halves it is too small, by twice as much to first
     # order, and unbiased where the eigenvalue is degenerate.
-    gap = jax.lax.stop_gradient(jnp.maximum(largest - crossed, 0.0))
+    gap = jax.lax.stop_gradient(jnp.maximum(largest - crossed / 2, 0.0))
     value = largest - gap / 3
     spread = jnp.std(squares) / jnp.sqrt(flat.shape[0])
     stderr = jax.lax.stop_gradient(jnp.sqrt(spread**2 + (2 * gap / 3) ** 2))
