@@ -35,6 +35,7 @@ from entropix.entropy import entropy_curve as entropy_curve
 from entropix.entropy import neural_entropy as neural_entropy
 from entropix.entropy import path_entropy as path_entropy
 from entropix.entropy import path_kl as path_kl
+from entropix.information import critical_times as critical_times
 from entropix.information import differential_entropy as differential_entropy
 from entropix.information import kl_divergence as kl_divergence
 from entropix.information import mutual_information as mutual_information

@@ -53,6 +53,7 @@ GIVEN = {
     # Components wide enough for the fluctuation theorem to have a variance.
     "docs/concepts/demon.md": MODEL.replace("[0.3, 0.3]", "[1.2, 1.2]"),
     "docs/concepts/entropy.md": MODEL,
+    "docs/densities.md": TWO_SETS,
     "docs/devices.md": TWO_SETS + "data = jnp.tile(x, (16, 1))\nheld_out = y\n",
     "docs/getting-started.md": TWO_SETS
     + "np.save('samples.npy', np.random.default_rng(0).normal(size=(3000, 3)))\n",

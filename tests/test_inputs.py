@@ -73,6 +73,7 @@ def of_samples():
     yield own(ex.entropy.path_log_ratio, "x")
     yield own(ex.density.bits_per_dimension, "images")
     yield own(ex.information.entropic_time, cutoff=0.1)
+    yield own(ex.critical_times, num_points=10)
     yield own(ex.transport.speed_accuracy, shift=0.1)
     for function in (ex.path_kl, ex.kl_divergence):
         yield function, "data", lambda v, f=function: f(model, model, v, key=KEY)

@@ -195,6 +195,17 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
         ex.optimise.EntropicTime(i.exact.distribution, cutoff=0.01 * i.number),
         num_knots=8,
     ),
+    "critical_times": lambda i: ex.critical_times(
+        i.conditional,
+        i.x,
+        num_points=20,
+        labels=i.labels,
+        marginal_model=i.exact,
+        key=i.key,
+        num_times=33,
+        **FEW,
+    ),
+    "critical_times: data": lambda i: ex.critical_times(i.x),
     "denoising_loss": lambda i: ex.training.denoising_loss(
         i.model, 0.3 * i.number, *jax.device_put((i.x[0], i.y[0]))
     ),
@@ -293,6 +304,9 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
     "sample": lambda i: ex.sample(i.model, key=i.key, num_samples=8, num_steps=4),
     "sample: ode": lambda i: ex.sample(
         i.model, key=i.key, num_samples=8, num_steps=4, method="ode", variance=i.number
+    ),
+    "sample: log_prob": lambda i: ex.sample(
+        i.model, key=i.key, num_samples=8, num_steps=4, method="ode", log_prob=True
     ),
     "sample: DDIM": lambda i: ex.sample(
         i.model, key=i.key, num_samples=8, num_steps=4, solver=ex.dynamics.DDIM(0.1 * i.number)
@@ -395,6 +409,7 @@ NOTHING_TO_COMPILE = {"make_mesh", "network_size", "datasets.available", "datase
 NOTHING_TO_COMPILE |= {"check_cutoff", "check_divergence", "check_ends", "check_times"}
 NOTHING_TO_COMPILE |= {"equilibrium_std", "unbiased_w2_bound"}
 SLOW = {
+    "critical_times",
     "entropy_rates",
     "geodesic_deviation",
     "mutual_information",
@@ -403,6 +418,7 @@ SLOW = {
     "log_prob: ProbabilityFlow",
     "objectives",
     "sample: EDMHeun",
+    "sample: log_prob",
     "sample: ode",
     "schroedinger_bridge",
     "solve_flow: times",

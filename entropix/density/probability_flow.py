@@ -24,19 +24,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
-from scipy.special import ndtri, stdtrit
 
-from entropix._core.arrays import Key, inner
-from entropix._core.checks import choice, positive, positive_integer
+from entropix._core.arrays import Key
+from entropix._core.checks import positive, positive_integer
 from entropix._core.chunks import map_in_batches
-from entropix._core.precision import matmul
-from entropix.dynamics import ReverseCoordinates
+from entropix.dynamics import Divergence, ReverseCoordinates
 from entropix.estimators import EndRates, check_ends, judge_sizes, log_snr_of_std, resolved_points
 from entropix.interfaces import AbstractDensityMethod, AbstractModel, SampleEstimates
 from entropix.models import FlowMatching, reference_variance
-
-
-PROBES = ("orthogonal", "rademacher", "gaussian")
 
 
 class ProbabilityFlow(AbstractDensityMethod):
@@ -70,9 +65,7 @@ class ProbabilityFlow(AbstractDensityMethod):
         ValueError: if an argument is not allowed.
     """
 
-    divergence: str = eqx.field(static=True)
-    num_probes: int = eqx.field(static=True)
-    probe: str = eqx.field(static=True)
+    divergence: Divergence
     rtol: float = eqx.field(static=True)
     atol: float = eqx.field(static=True)
     solver: diffrax.AbstractSolver
@@ -91,9 +84,7 @@ class ProbabilityFlow(AbstractDensityMethod):
         adjoint: diffrax.AbstractAdjoint | None = None,
         max_steps: int = 1024,
     ):
-        self.divergence = choice(divergence, "divergence", ("exact", "hutchinson"))
-        self.num_probes = positive_integer(num_probes, "num_probes", 2)
-        self.probe = choice(probe, "probe", PROBES)
+        self.divergence = Divergence(divergence, num_probes=num_probes, probe=probe)
         self.rtol = float(positive(rtol, "rtol"))
         self.atol = float(positive(atol, "atol"))
         self.solver = diffrax.Tsit5() if solver is None else solver
@@ -109,7 +100,7 @@ class ProbabilityFlow(AbstractDensityMethod):
 
     def num_directions(self, dim: int) -> int:
         """Directions along which a Jacobian in `dim` dimensions is taken: `dim` if it is exact."""
-        return dim if self.divergence == "exact" else min(self.num_probes, dim)
+        return self.divergence.num_directions(dim)
 
     def evaluate(
         self,
@@ -122,17 +113,13 @@ class ProbabilityFlow(AbstractDensityMethod):
         key: Key | None,
         chunk_size: int,
     ) -> SampleEstimates:
-        if self.divergence == "hutchinson" and key is None:
+        if self.divergence.method == "hutchinson" and key is None:
             raise ValueError("`key` must be given for the probes of `divergence='hutchinson'`.")
         if isinstance(model, FlowMatching) and cutoff is not None:
             raise ValueError("`cutoff` must be None for FlowMatching, whose paths have no noise.")
         bridge = ReverseCoordinates(model.process, reference_variance(model), flow=True)
         size = math.prod(x.shape[1:])
-        if self.probe == "rademacher" and self.num_directions(size) < size and x.shape[0] < 16:
-            raise ValueError(
-                "`probe` must be 'orthogonal' or 'gaussian' for less than 16 samples, of which a "
-                f"few signs may all agree, got 'rademacher' for {x.shape[0]}."
-            )
+        self.divergence.check(x.shape[0], size)
         chunk = max(1, min(chunk_size // self.num_directions(size), x.shape[0]))
         value, stderr, ends = _log_densities(
             self, model, bridge, prior, x, condition, cutoff, key, chunk
@@ -163,7 +150,7 @@ def _log_densities(
 
     def one(args: Any) -> tuple[Array, Array, Array]:
         sample, condition, index = args
-        probes = _probes(method, sample, key, index)
+        probes = method.divergence.probes(sample, key, index)
         if isinstance(model, FlowMatching):
             flow = _Straight(model, condition)
             end, gains = _carry(method, flow, process.t0, process.t1, sample, probes)
@@ -179,66 +166,18 @@ def _log_densities(
             r"""$d\log p/d(-\ln\Sigma)$ at a log-SNR of the data end."""
             s = process.time_of_log_snr(log_snr)
             theta, state = jax.lax.stop_gradient((flow.angle(s), sample / flow.spread(s)))
-            stretch = _with_divergence(flow, theta, state, probes)[1]
+            stretch = Divergence.along(lambda x: flow.velocity(theta, x), state, probes)[1]
             return jax.lax.stop_gradient(theta * jnp.mean(stretch))
 
         return prior.log_prob(last * end) + growth, gains, jax.vmap(slope)(points)
 
     args = (x, condition, jnp.arange(x.shape[0]))
     value, gains, slopes = map_in_batches(one, args, chunk)
-    value, stderr = value + jnp.mean(gains, axis=1), jnp.zeros_like(value)
-    dim = math.prod(x.shape[1:])
-    if method.num_directions(dim) < dim:
-        left_out = 1 - gains.shape[1] / dim  # the share of the space that no probe has seen
-        stderr = _stderr(gains, left_out if method.probe == "orthogonal" else 1.0)
+    gain, stderr = method.divergence.estimate(gains, math.prod(x.shape[1:]))
     # A slope of log p in -ln(noise std) is twice a rate per unit log-SNR.
     size = jnp.mean(jnp.abs(slopes), axis=0) / 2
     ends = judge_sizes(points, size, slopes[:, 0], jnp.ones_like(lowest), lowest, x)
-    return value, stderr, ends
-
-
-def _stderr(gains: Float[Array, "n probes"], share: float) -> Float[Array, " n"]:
-    """Standard errors of means over probes, of which a `share` of the variance is left."""
-    gains = jax.lax.stop_gradient(gains)
-    samples, probes = gains.shape
-    own = jnp.var(gains, axis=1, ddof=1)
-    variance = jnp.maximum(own, jnp.mean(own)) * share / probes
-    # As many errors lie beyond 2.58 of them as if the variance were known.
-    level = 0.995
-    widening = float(stdtrit(samples * (probes - 1), level) / ndtri(level))
-    return widening * jnp.sqrt(variance)
-
-
-def _probes(
-    method: ProbabilityFlow, sample: Array, key: Key | None, index: Array
-) -> Float[Array, "probes *shape"]:
-    """The axes, or random directions of unit covariance."""
-    if method.num_directions(sample.size) == sample.size:
-        return jnp.eye(sample.size, dtype=sample.dtype).reshape(-1, *sample.shape)
-    assert key is not None
-    key, shape = jax.random.fold_in(key, index), (method.num_probes, *sample.shape)
-    if method.probe == "rademacher":
-        return jax.random.rademacher(key, shape, sample.dtype)
-    probes = jax.random.normal(key, shape, sample.dtype)
-    return probes if method.probe == "gaussian" else _orthogonalised(probes)
-
-
-def _orthogonalised(directions: Float[Array, "k *shape"]) -> Float[Array, "k *shape"]:
-    r"""Orthogonal directions of length $\sqrt D$ in place of fewer than D Gaussian ones.
-
-    By the method of Gram and Schmidt: a call of LAPACK inside of a mapped loop stalls on the CPU.
-    """
-    flat = directions.reshape(directions.shape[0], -1)
-
-    def step(k: Array | int, rows: Array) -> Array:
-        row = rows[k]
-        earlier = jnp.where((jnp.arange(rows.shape[0]) < k)[:, None], rows, 0.0)
-        for _ in range(2):  # the second time, what rounding left
-            row = row - matmul(matmul(earlier, row), earlier)
-        return rows.at[k].set(row / jnp.linalg.norm(row))
-
-    rows = jax.lax.fori_loop(0, flat.shape[0], step, flat)
-    return jnp.sqrt(flat.shape[1]).astype(flat.dtype) * rows.reshape(directions.shape)
+    return value + gain, stderr, ends
 
 
 class _Straight(eqx.Module):
@@ -276,15 +215,6 @@ class _Flow(eqx.Module):
         return -jnp.sin(theta) * self.bridge.field(t, x[None], (self.model, batched))[0]
 
 
-def _with_divergence(
-    flow: _Flow | _Straight, s: Any, state: Array, probes: Array
-) -> tuple[Array, Array]:
-    """The velocity, and its divergence by each probe (the sum of them where they are the axes)."""
-    moved, jvp = jax.linearize(lambda y: flow.velocity(s, y), state)
-    stretch = jax.vmap(lambda v: inner(jvp(v), v))(probes)
-    return moved, jnp.sum(stretch, keepdims=True) if len(probes) == state.size else stretch
-
-
 def _carry(
     method: ProbabilityFlow,
     flow: _Flow | _Straight,
@@ -295,8 +225,13 @@ def _carry(
 ) -> tuple[Array, Array]:
     """The state at the noise end, and the integral of the divergence."""
     count = 1 if len(probes) == state.size else len(probes)
+
+    def rate(s: Any, state: tuple[Array, Array], args: Any) -> tuple[Array, Array]:
+        flow, probes = args
+        return Divergence.along(lambda y: flow.velocity(s, y), state[0], probes)
+
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda s, state, args: _with_divergence(args[0], s, state[0], args[1])),
+        diffrax.ODETerm(rate),
         method.solver,
         first,
         last,

@@ -1,6 +1,7 @@
 """Dynamics by Diffrax: the forward SDE, the reverse SDE, the probability flow; and samplers."""
 
 from entropix.dynamics.coordinates import ReverseCoordinates as ReverseCoordinates
+from entropix.dynamics.divergence import Divergence as Divergence
 from entropix.dynamics.forward import forward_times as forward_times
 from entropix.dynamics.forward import solve_forward as solve_forward
 from entropix.dynamics.reverse import solve_flow as solve_flow

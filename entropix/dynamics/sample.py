@@ -12,21 +12,73 @@ the end of the last, where the log-SNR is infinite: no cut-off is needed.
 The samplers of `entropix.dynamics.samplers` take the same arguments in place of a Diffrax solver.
 """
 
+import math
+from typing import Literal, overload
+
 import diffrax
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import choice, conditions, positive_integer, prng_key
 from entropix._core.precision import full_precision
+from entropix.dynamics.augmented import WithDivergence
 from entropix.dynamics.coordinates import AbstractCoordinates, ReverseCoordinates
+from entropix.dynamics.divergence import Divergence
 from entropix.dynamics.reverse import check_model, flow_coordinates
 from entropix.dynamics.samplers import run_sampler
 from entropix.dynamics.settings import SolveSettings, check_times, flow_solver
 from entropix.dynamics.solve import run
-from entropix.interfaces import AbstractModel, AbstractSampler
+from entropix.interfaces import AbstractModel, AbstractSampler, SampleEstimates
 from entropix.models import FlowMatching, reference_variance
+
+
+# Evaluations and products with the Jacobian held in memory at once where densities are wanted.
+_CHUNK = 4096
+
+
+@overload
+def sample(
+    model: AbstractModel,
+    *,
+    key: Key,
+    num_samples: int,
+    method: str = ...,
+    num_steps: int = ...,
+    times: DataLike | None = ...,
+    solver: diffrax.AbstractSolver | AbstractSampler | None = ...,
+    stepsize_controller: diffrax.AbstractStepSizeController | None = ...,
+    adjoint: diffrax.AbstractAdjoint | None = ...,
+    prior: PyTree = ...,
+    condition: PyTree = ...,
+    variance: DataLike | None = ...,
+    chunk_size: int | None = ...,
+    max_steps: int = ...,
+    log_prob: Literal[False] = False,
+) -> Float[Array, "num_samples ..."]: ...
+
+
+@overload
+def sample(
+    model: AbstractModel,
+    *,
+    key: Key,
+    num_samples: int,
+    method: str = ...,
+    num_steps: int = ...,
+    times: DataLike | None = ...,
+    solver: diffrax.AbstractSolver | AbstractSampler | None = ...,
+    stepsize_controller: diffrax.AbstractStepSizeController | None = ...,
+    adjoint: diffrax.AbstractAdjoint | None = ...,
+    prior: PyTree = ...,
+    condition: PyTree = ...,
+    variance: DataLike | None = ...,
+    chunk_size: int | None = ...,
+    max_steps: int = ...,
+    log_prob: Literal[True] | Divergence,
+) -> tuple[Float[Array, "num_samples ..."], SampleEstimates]: ...
 
 
 @full_precision
@@ -46,8 +98,9 @@ def sample(
     variance: DataLike | None = None,
     chunk_size: int | None = None,
     max_steps: int = 4096,
-) -> Float[Array, "num_samples ..."]:
-    r"""Draw samples from a model.
+    log_prob: bool | Divergence = False,
+) -> Float[Array, "num_samples ..."] | tuple[Float[Array, "num_samples ..."], SampleEstimates]:
+    r"""Draw samples from a model, for the probability flow with their log densities.
 
     With fixed steps the result is the same for the same key, whatever `chunk_size`. It is
     differentiable in the model, the prior, the times and the variance. For data $N(m, cI)$ with $c$
@@ -83,9 +136,19 @@ def sample(
             `reference_variance`.
         chunk_size: solve for so many samples at a time, which bounds memory; None for all at once.
         max_steps: bound on the number of adaptive steps.
+        log_prob: True to return the log density of each sample under the flow as well, from the
+            same solve ("ode" only). The divergence is exact, at the cost of D products with the
+            Jacobian per evaluation; `entropix.dynamics.Divergence("hutchinson")` estimates it by
+            random probes. At most 4096 evaluations and products are then held in memory at once,
+            unless `chunk_size` is given.
 
     Returns:
-        Samples, shape (num_samples, *shape).
+        Samples, shape (num_samples, *shape); with `log_prob` the pair of them and of their log
+        densities in nats, as of `entropix.log_prob(model, samples, method=ProbabilityFlow())`:
+        `.value` and `.stderr` (of random probes), shape (num_samples,). Both have the
+        discretisation error of this solve, which is not a part of `.stderr`. Where the model has no
+        density, as for memorised points, the values grow with the number of steps without limit,
+        which `entropix.log_prob` detects.
 
     Raises:
         ValueError: if an argument is not allowed. When the solve fails, or a sample is not finite,
@@ -97,6 +160,13 @@ def sample(
         >>> model = ex.ExactModel(data, ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0)))
         >>> ex.sample(model, key=jax.random.key(0), num_samples=5, num_steps=8).shape
         (5, 2)
+
+        The log densities of the samples, from one solve:
+
+        >>> options = {"key": jax.random.key(0), "num_samples": 5, "method": "ode"}
+        >>> x, density = ex.sample(model, num_steps=32, log_prob=True, **options)
+        >>> bool(abs(density.value - data.log_prob(x)).max() < 0.01)
+        True
     """
     num_samples = positive_integer(num_samples, "num_samples")
     prng_key(key)
@@ -115,6 +185,7 @@ def sample(
     if times is not None:
         times = check_times(times, model.process, falling=True)
     prior = model.prior if prior is None else prior
+    divergence = _divergence(log_prob, flow, prior)
     if isinstance(solver, AbstractSampler) and (flow or stepsize_controller or adjoint):
         raise ValueError(
             "`method`, `stepsize_controller` and `adjoint` must be left out where `solver` is a "
@@ -132,6 +203,9 @@ def sample(
             )
             args = (solver, model, coordinates, key, prior, condition, times)
             return run_sampler(*args, num_samples, chunk, num_steps)
+    if divergence is not None and chunk_size is None:
+        dim = math.prod(jax.eval_shape(lambda k: prior.sample(1, key=k), key).shape)
+        chunk_size = max(1, _CHUNK // divergence.num_directions(dim))
     settings = SolveSettings(
         diffrax.SRA1() if solver is None else solver,
         stepsize_controller,
@@ -140,9 +214,31 @@ def sample(
         chunk_size=chunk_size,
         max_steps=max_steps,
     )
-    return _sample(
-        model, coordinates, key, prior, condition, times, num_samples, num_steps, settings
-    )
+    args = (model, coordinates, key, prior, condition, times, num_samples, num_steps, settings)
+    if divergence is None:
+        return _sample(*args)
+    return _sample_with_density(divergence, *args)
+
+
+def _divergence(log_prob: bool | Divergence, flow: bool, prior: PyTree) -> Divergence | None:
+    """How to compute log densities, or None where they are not wanted."""
+    if not isinstance(log_prob, (bool, Divergence)):
+        raise ValueError(
+            "`log_prob` must be True, False or an `entropix.dynamics.Divergence`, got "
+            f"{log_prob!r}."
+        )
+    if log_prob is False:
+        return None
+    if not flow:
+        raise ValueError(
+            "`log_prob` must be False unless `method` is 'ode': the density of the reverse SDE "
+            "does not follow from its paths, see `entropix.density.Jarzynski`."
+        )
+    if not hasattr(prior, "log_prob"):
+        raise ValueError(
+            f"`prior` must have `log_prob(y)` for log densities, got {type(prior).__name__}."
+        )
+    return Divergence() if log_prob is True else log_prob
 
 
 @eqx.filter_jit
@@ -163,3 +259,35 @@ def _sample(
         times, knots = coordinates.steps(num_steps)
     start = prior.sample(num_samples, key=prior_key)
     return run(coordinates, model, condition, times, start, path_key, settings, knots).final
+
+
+@eqx.filter_jit
+def _sample_with_density(
+    divergence: Divergence,
+    model: AbstractModel,
+    coordinates: AbstractCoordinates,
+    key: Key,
+    prior: PyTree,
+    condition: PyTree,
+    times: Array | None,
+    num_samples: int,
+    num_steps: int,
+    settings: SolveSettings,
+) -> tuple[Array, SampleEstimates]:
+    prior_key, path_key = jax.random.split(key)
+    if times is None:
+        times, knots = coordinates.steps(num_steps)
+    else:
+        knots = jax.vmap(coordinates.solver_time)(times)
+    start = prior.sample(num_samples, key=prior_key)
+    augmented = WithDivergence(coordinates, divergence, path_key, jnp.zeros_like(start[0]))
+    size = start[0].size
+    divergence.check(num_samples, size)
+    args = (condition, jnp.arange(num_samples))
+    rows = augmented.join(start)
+    rows = run(augmented, model, args, times, rows, None, settings, knots).final
+    samples, integrals = augmented.split(rows)
+    gains, stderr = divergence.estimate(integrals, size)
+    first, last = (augmented.volume(times[i], knots[i]) for i in (0, -1))
+    value = jax.vmap(prior.log_prob)(start) + size * (first - last) - gains
+    return samples, SampleEstimates(value, stderr, 0)

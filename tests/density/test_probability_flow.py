@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import entropix as ex
-from entropix.density.probability_flow import _probes, _stderr
+from entropix.dynamics.divergence import stderr_of_probes
 from tests.helpers import (
     KINDS,
     PROCESSES,
@@ -106,7 +106,7 @@ def test_few_probes_know_their_error(probe):
         @quick_jit
         def errors(jacobians, method=method, sample=sample, key=key):
             index = jnp.arange(count)
-            probes = jax.vmap(lambda i: _probes(method, sample, key, i))(index)
+            probes = jax.vmap(lambda i: method.divergence.probes(sample, key, i))(index)
             gains = jnp.einsum("nki,nij,nkj->nk", probes, jacobians, probes)
             trace = jnp.trace(jacobians, axis1=1, axis2=2)
             return jnp.mean(gains, axis=1) - trace, gains, probes
@@ -118,7 +118,7 @@ def test_few_probes_know_their_error(probe):
                 gram / dim, np.tile(np.eye(num_probes), (count, 1, 1)), atol=2e-5
             )
         left_out = 1 - num_probes / dim if probe == "orthogonal" else 1.0
-        stderr = _stderr(gains, left_out)
+        stderr = stderr_of_probes(gains, left_out)
         assert np.mean(np.abs(error) > 3 * stderr) < 0.01
         assert 0.65 < jnp.sqrt(jnp.mean(error**2) / jnp.mean(stderr**2)) < 1.15
         assert abs(jnp.mean(error)) < 4 * jnp.std(error) / count**0.5
@@ -127,8 +127,8 @@ def test_few_probes_know_their_error(probe):
 def test_one_sample_alone_is_given_a_wide_error():
     """Two probes of one sample have one degree of freedom: the quantile of its t distribution."""
     gains = jnp.asarray([[0.0, 1.0]])
-    assert _stderr(gains, 1.0) == pytest.approx([0.5 * 63.66 / 2.576], rel=1e-3)
-    many = _stderr(jnp.tile(gains, (4000, 1)), 1.0)
+    assert stderr_of_probes(gains, 1.0) == pytest.approx([0.5 * 63.66 / 2.576], rel=1e-3)
+    many = stderr_of_probes(jnp.tile(gains, (4000, 1)), 1.0)
     np.testing.assert_allclose(many, 0.5, rtol=1e-3)
 
 
