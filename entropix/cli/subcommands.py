@@ -52,7 +52,8 @@ def commands(words: list[str]) -> dict[str, Callable[..., Any]]:
     ) -> Prepared:
         """Train entropy-matching models on DATA and measure what they store.
 
-        Results: the neural entropy S_NN with its standard error, the entropy curve, a bound on the
+        With --model nothing is trained, and what that model stores about DATA is measured. Results:
+        the neural entropy S_NN with its standard error, the entropy curve, a bound on the
         negative log-likelihood, KL if the density of the data is known, W2 between data and
         samples, the speed limit, and the mutual information of labels and data. They are printed as
         a table, and written to the output folder: report.md, figures, and results.nc.

@@ -348,5 +348,7 @@ def coordinates_text(data: PreparedData) -> str:
         "per-feature": "each feature with mean 0 and standard deviation 1",
         "global": f"mean 0, all divided by {float(data.standardisation.std[0]):.6g} "
         "(mean variance 1)",
+        "range": f"those of the data less {float(data.standardisation.mean[0]):.6g}, divided by "
+        f"{float(data.standardisation.std[0]):.6g}",
     }
     return texts[data.standardisation.name]

@@ -1,6 +1,7 @@
-"""What `measure` estimates of trained networks: every number of its record but the loss."""
+"""What `measure` estimates of models: every number of its record but the loss."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from entropix._core.arrays import Key
 from entropix.density import PathBound, log_prob
 from entropix.dynamics import sample
-from entropix.entropy import EntropyCurve, entropy_curve, path_kl
+from entropix.entropy import EntropyCurve, entropy_curve, neural_entropy, path_kl
 from entropix.information import mutual_information
 from entropix.interfaces import (
     AbstractDistribution,
@@ -29,6 +30,11 @@ from entropix.studies.study import Found, on_host
 from entropix.transport import speed_limit, unbiased_w2_bound, wasserstein
 
 
+# The evaluations of a pilot estimate, a factor for its own error, and the least and largest number
+# of evaluations that are chosen from it.
+_PILOT, _MARGIN, _FEWEST, _MOST = 2048, 1.25, 256, 2**26
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
     """What a stage measures.
@@ -39,6 +45,9 @@ class Subject:
         options: the effort to spend.
         times: where curves are reported.
         cutoff: see `entropy_curve`.
+        conditions: of the held-out and of the training samples, for a model that cannot be
+            evaluated without; None otherwise.
+        path_samples: the largest number of samples on which the speed limit is measured.
     """
 
     model: AbstractModel
@@ -46,17 +55,35 @@ class Subject:
     options: EstimationOptions
     times: np.ndarray
     cutoff: float | None
+    conditions: tuple[Any, Any] = (None, None)
+    path_samples: int = 4096
 
-    def curve(self, model: AbstractModel, points: np.ndarray, key: Key) -> EntropyCurve:
+    def curve(
+        self, model: AbstractModel, points: np.ndarray, key: Key, condition: Any = None
+    ) -> EntropyCurve:
         """The entropy curve of a model on some points."""
         return entropy_curve(
             model,
             points,
             key=key,
             num_evaluations=self.options.evaluations,
+            condition=condition,
             cutoff=self.cutoff,
             times=self.times,
+            chunk_size=self.chunk_size,
         )
+
+    @property
+    def chunk_size(self) -> int:
+        """Evaluations held in memory at once."""
+        return max(1, min(4096, 2**22 // self.data.dim))
+
+    def generated_conditions(self, count: int) -> Any:
+        """Those of generated samples: of the held-out samples, again and again."""
+        held_out = self.conditions[0]
+        if held_out is None:
+            return None
+        return np.resize(held_out, (count, *held_out.shape[1:]))
 
     @property
     def exact(self) -> ExactModel | None:
@@ -82,12 +109,38 @@ def errors_of(name: str, estimate: Estimate, *suffixes: str) -> Found:
     return found | {f"{name}_{s}": getattr(estimate, s) for s in suffixes or ("stderr",)}
 
 
+def with_relative_error(subject: Subject, key: Key) -> Subject:
+    r"""The subject with the number of evaluations that the requested relative error needs.
+
+    The Monte Carlo error of S_NN falls like $1/\sqrt n$ with the number n of evaluations, so that
+    a pilot of m evaluations with relative error r needs $n = m (r/target)^2$.
+    """
+    options = subject.options
+    if options.relative_error is None:
+        return subject
+    pilot = neural_entropy(
+        subject.model,
+        subject.data.held_out,
+        key=key,
+        num_evaluations=_PILOT,
+        condition=subject.conditions[0],
+        cutoff=subject.cutoff,
+        chunk_size=subject.chunk_size,
+    )
+    relative = float(pilot.mc_stderr) / max(abs(float(pilot.value)), np.finfo(float).tiny)
+    wanted = _MARGIN * _PILOT * (relative / options.relative_error) ** 2
+    count = 2 * math.ceil(min(max(wanted, _FEWEST), _MOST) / 2)
+    return dataclasses.replace(subject, options=dataclasses.replace(options, evaluations=count))
+
+
 def measure_entropy(subject: Subject, key: Key, _: Found) -> Found:
     """S_NN and its curve, on held-out data and on training data."""
-    held_out = subject.curve(subject.model, subject.data.held_out, jax.random.fold_in(key, 0))
+    data, (condition, other) = subject.data, subject.conditions
+    held_out = subject.curve(subject.model, data.held_out, jax.random.fold_in(key, 0), condition)
     # As many points as are held out: one compiled program, and errors of equal size.
-    some = subject.data.train[: len(subject.data.held_out)]
-    train = subject.curve(subject.model, some, jax.random.fold_in(key, 1))
+    count = len(data.held_out)
+    some, other = data.train[:count], None if other is None else other[:count]
+    train = subject.curve(subject.model, some, jax.random.fold_in(key, 1), other)
     stretch = time_per_log_snr(held_out)
     found = {
         **errors_of("neural_entropy", held_out.total, "stderr", "mc_stderr"),
@@ -128,17 +181,29 @@ def measure_path_kl(subject: Subject, key: Key, _: Found) -> Found:
 def measure_samples(subject: Subject, key: Key, _: Found) -> Found:
     """Samples of the model, in the units of the data."""
     options, data = subject.options, subject.data
+    condition = subject.generated_conditions(options.samples)
     return {
         "samples": data.standardisation.inverse(
-            generate(subject.model, options.samples, options.sampling_steps, data.dim, key)
+            generate(
+                subject.model, options.samples, options.sampling_steps, data.dim, key, condition
+            )
         )
     }
 
 
-def generate(model: AbstractModel, count: int, steps: int, dim: int, key: Key) -> jax.Array:
+def generate(
+    model: AbstractModel, count: int, steps: int, dim: int, key: Key, condition: Any = None
+) -> jax.Array:
     """Samples of a model of D-dimensional data, in bounded memory."""
     chunk = max(1, min(4096, 2**22 // dim))
-    return sample(model, key=key, num_samples=count, num_steps=steps, chunk_size=chunk)
+    return sample(
+        model,
+        key=key,
+        num_samples=count,
+        num_steps=steps,
+        condition=condition,
+        chunk_size=chunk,
+    )
 
 
 def measure_densities(subject: Subject, key: Key, found: Found) -> Found:
@@ -146,13 +211,17 @@ def measure_densities(subject: Subject, key: Key, found: Found) -> Found:
     data, options = subject.data, subject.options
     method = PathBound(num_evaluations=options.density_evaluations, reference=data.train)
 
-    def bound(points: Any, stream: int) -> SampleEstimates:
+    def bound(points: Any, stream: int, condition: Any) -> SampleEstimates:
+        count = subject.num_rated
+
         def estimate(cutoff: Cutoff) -> SampleEstimates:
             return log_prob(
                 subject.model,
-                points[: subject.num_rated],
+                points[:count],
                 key=jax.random.fold_in(key, stream),
                 method=method,
+                condition=None if condition is None else condition[:count],
+                chunk_size=subject.chunk_size,
                 cutoff=cutoff.value,
             )
 
@@ -160,8 +229,10 @@ def measure_densities(subject: Subject, key: Key, found: Found) -> Found:
         whole, fallback = Cutoff(None, ""), Cutoff(subject.cutoff, "")
         return with_cutoff(estimate, whole, lambda: fallback)[0]
 
-    held_out, train = bound(data.held_out, 0), bound(data.train, 1)
-    generated = bound(data.standardisation.forward(found["samples"]), 2)
+    first, second = subject.conditions
+    held_out, train = bound(data.held_out, 0, first), bound(data.train, 1, second)
+    made = data.standardisation.forward(found["samples"])
+    generated = bound(made, 2, subject.generated_conditions(options.samples))
     out = {
         "log_prob": held_out.value + data.log_det,
         "log_prob_stderr": held_out.stderr,
@@ -184,7 +255,15 @@ def measure_transport(subject: Subject, key: Key, found: Found) -> Found:
     """W2 between held-out data and samples, and the speed limit of the process."""
     count, data, model = subject.num_pairs, subject.data, subject.model
     generated = data.standardisation.forward(found["samples"])
-    limit = speed_limit(model, data.held_out, key=key, cutoff=subject.cutoff)
+    limit = speed_limit(
+        model,
+        data.held_out,
+        key=key,
+        num_samples=subject.path_samples,
+        condition=subject.conditions[0],
+        cutoff=subject.cutoff,
+        chunk_size=subject.chunk_size,
+    )
     lower, error = unbiased_w2_bound(model.process, data.held_out, data.train)
     out = {
         "wasserstein2": wasserstein(data.held_out[:count], generated[:count]).value,
@@ -213,6 +292,7 @@ def measure_information(subject: Subject, key: Key, _: Found) -> Found:
                 form=form,
                 num_evaluations=subject.options.evaluations,
                 cutoff=cutoff.value,
+                chunk_size=subject.chunk_size,
             )
             for form in ("denoising", "score")
         ]
@@ -247,6 +327,7 @@ def measure_data(subject: Subject) -> Found:
     count, data = subject.num_pairs, subject.data
     null = wasserstein(data.held_out[:count], data.train[:count]).value
     found = {"wasserstein2_null": null, "wasserstein2_count": count}
+    found["evaluations"] = subject.options.evaluations
     found |= _gaussian_baseline(data, subject.num_rated)
     if data.condition is not None and data.condition.entropy is not None:
         found["label_entropy"], found["label_entropy_stderr"] = data.condition.entropy

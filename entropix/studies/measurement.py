@@ -10,20 +10,27 @@ import jax
 import numpy as np
 
 from entropix._core.arrays import Key
-from entropix._core.checks import positive_integer
+from entropix._core.checks import positive, positive_integer
 from entropix.datasets import Dataset
 from entropix.interfaces import AbstractGaussianProcess
 from entropix.models import EntropyMatching, GaussianScaling
 from entropix.networks import ConditionDropout, FourierMLP, LatentCondition
 from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff, report_times
 from entropix.studies.data import PreparedData, data_attributes, prepare_data
-from entropix.studies.estimates import STAGES, Subject, measure_data, measure_truth
+from entropix.studies.estimates import (
+    STAGES,
+    Subject,
+    measure_data,
+    measure_truth,
+    with_relative_error,
+)
 from entropix.studies.figures import plot_entropy, plot_loss
-from entropix.studies.options import MeasureOptions, TrainingOptions
+from entropix.studies.options import EstimationOptions, MeasureOptions, TrainingOptions
 from entropix.studies.pictures import plot_log_density, plot_samples
 from entropix.studies.record import TRAINING, Schema
 from entropix.studies.report import Report, results_tables, spread_note
 from entropix.studies.study import (
+    AbstractStudy,
     AbstractTrainedStudy,
     Figures,
     Found,
@@ -31,6 +38,7 @@ from entropix.studies.study import (
     for_each_seed,
 )
 from entropix.studies.training import (
+    Training,
     checked_training,
     make_process,
     mlp_model,
@@ -45,7 +53,7 @@ if TYPE_CHECKING:
     import xarray
 
 # What is estimated of the data alone draws other numbers than any seed does.
-_TRUTH = 0x7A17
+_TRUTH, _PILOT = 0x7A17, 0x9110
 # More latent classes than classes of labels, so that some may describe styles.
 _MIN_LATENT = 16
 _SEED, _TIME = ("seed",), ("seed", "time")
@@ -55,6 +63,7 @@ _LOG_RATE = "nats per unit log-SNR"
 SCHEMA: Schema = TRAINING | {
     "neural_entropy": (_SEED, "nats", "neural entropy S_NN on held-out data"),
     "neural_entropy_train": (_SEED, "nats", "neural entropy S_NN on training data"),
+    "evaluations": ((), "1", "evaluations of the field in each estimate of an entropy"),
     "entropy_rate": (_TIME, "nats per unit time", "entropy rate on held-out data"),
     "entropy_rate_log_snr": (_TIME, _LOG_RATE, "entropy rate on the log-SNR axis"),
     "cumulative_entropy": (_TIME, "nats", "entropy between the data end and each time"),
@@ -94,7 +103,7 @@ SCHEMA: Schema = TRAINING | {
     "kl_bound": (_SEED, "nats", "upper bound on KL(data || model): path KL + KL(p_T || prior)"),
     "negative_log_likelihood_exact": ((), "nats", "exact -E log p on held-out data, data units"),
 }
-_LABELS = {
+LABELS = {
     "neural_entropy": "neural entropy S_NN, held-out data",
     "neural_entropy_train": "neural entropy S_NN, training data",
     "total_entropy": "exact total entropy S_tot",
@@ -128,6 +137,8 @@ def measure(
 ) -> "xarray.Dataset":
     """Train entropy-matching models on data and measure what they store.
 
+    With `options.pretrained.model` nothing is trained, and that model is measured.
+
     Args:
         source: a data set, or what `entropix.datasets.load` takes.
         options: see `MeasureOptions`.
@@ -149,19 +160,22 @@ def prepare_measure(
     options: MeasureOptions = MeasureOptions(),
     *,
     command: Sequence[str] = (),
-) -> "MeasureStudy":
+) -> AbstractStudy:
     """Check the request and claim the output folder: the study of `measure`, ready to run.
 
     Args and errors are those of `measure`; `command` is the command line, if the request came
     from one. Nothing is left behind if the request is refused.
     """
+    if options.pretrained.model is not None:
+        from entropix.studies.pretrained import prepare_pretrained  # it imports this module
+
+        return prepare_pretrained(source, options, command=command)
+    if options.pretrained.model_range:
+        raise ValueError(
+            f"`model_range` must be omitted without `model`, got {options.pretrained.model_range}."
+        )
     effort = options.estimation
-    positive_integer(effort.evaluations, "evaluations", 256)
-    positive_integer(effort.density_evaluations, "density_evaluations", 16)
-    if effort.density_evaluations % 2:
-        raise ValueError(f"`density_evaluations` must be even, got {effort.density_evaluations}.")
-    positive_integer(effort.samples, "samples", 2)
-    positive_integer(effort.sampling_steps, "sampling_steps")
+    check_effort(effort)
     process = make_process(options.process)
     data = prepare_data(source, options.data, options.condition)
     cutoff = choose_cutoff(effort.cutoff, process, data)
@@ -180,6 +194,23 @@ def prepare_measure(
         command=command,
     )
     return MeasureStudy(workspace, options, settings, data, process, cutoff)
+
+
+def check_effort(effort: EstimationOptions) -> None:
+    """Refuse an effort that is out of its range, with a `ValueError`."""
+    positive_integer(effort.evaluations, "evaluations", 256)
+    positive_integer(effort.density_evaluations, "density_evaluations", 16)
+    if effort.density_evaluations % 2:
+        raise ValueError(f"`density_evaluations` must be even, got {effort.density_evaluations}.")
+    positive_integer(effort.samples, "samples", 2)
+    positive_integer(effort.sampling_steps, "sampling_steps")
+    if effort.relative_error is not None:
+        positive(effort.relative_error, "relative_error")
+        if effort.evaluations != EstimationOptions().evaluations:
+            raise ValueError(
+                "`evaluations` must be omitted together with `relative_error`, got "
+                f"{effort.evaluations}."
+            )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -244,6 +275,7 @@ class MeasureStudy(AbstractTrainedStudy):
             "process": self.options.process.process,
             "process_text": process_text(self.options.process),
             "training_text": training_text(self.settings, self.process),
+            "relative_error": self.options.estimation.relative_error or 0.0,
         }
 
     def examples(self) -> dict[str, Any]:
@@ -263,34 +295,78 @@ class MeasureStudy(AbstractTrainedStudy):
     def estimate(
         self, fits: EnsembleFit, times: np.ndarray, cutoff: float | None, show: bool
     ) -> Found:
-        def subject(index: int) -> Subject:
-            return Subject(fits.member(index), self.data, self.options.estimation, times, cutoff)
+        effort = self.options.estimation
 
-        key = jax.random.fold_in(jax.random.key(self.options.data.data_seed), _TRUTH)
-        found = measure_data(subject(0)) | measure_truth(subject(0), key)
-        found |= for_each_seed(self.training, STAGES, subject, show=show)
-        if "path_kl" in found:
-            found["kl_bound"] = found["path_kl"] + found["prior_kl"]
-            found["kl_bound_stderr"] = np.hypot(found["path_kl_stderr"], found["prior_kl_stderr"])
-        return found
+        def subject(index: int) -> Subject:
+            return Subject(fits.member(index), self.data, effort, times, cutoff)
+
+        return measure_all(self.training, STAGES, subject, self.options.data.data_seed, show=show)
 
     def figures(self) -> Figures:
-        samples = functools.partial(plot_samples, data=self.data)
-        return {
-            "entropy.png": (
-                "Entropy rate against log-SNR, and its integral from the data end",
-                plot_entropy,
-            ),
-            "samples.png": ("Held-out data and samples of the first seed", samples),
-            "log_density.png": (
-                "Lower bound on log p for data and generated samples",
-                plot_log_density,
-            ),
-            "loss.png": ("Training loss", plot_loss),
-        }
+        return model_figures(self.data) | {"loss.png": ("Training loss", plot_loss)}
 
     def report(self, record: "xarray.Dataset") -> Report:
         return measure_report(record)
+
+
+def measure_all(
+    training: Training,
+    stages: dict[str, Callable[[Subject, Key, Found], Found]],
+    subject: Callable[[int], Subject],
+    data_seed: int,
+    *,
+    show: bool,
+) -> Found:
+    """All results for every seed, with the number of evaluations that was requested.
+
+    Args:
+        training: whose seeds.
+        stages: see `for_each_seed`.
+        subject: from the index of a seed to what is measured.
+        data_seed: of what is estimated of the data alone.
+        show: whether to show progress.
+    """
+    key = jax.random.fold_in(jax.random.key(data_seed), _TRUTH)
+    first = with_relative_error(subject(0), jax.random.fold_in(key, _PILOT))
+    found = measure_data(first) | measure_truth(first, key)
+
+    def equal(index: int) -> Subject:
+        return dataclasses.replace(subject(index), options=first.options)
+
+    found |= for_each_seed(training, stages, equal, show=show)
+    if "path_kl" in found:
+        found["kl_bound"] = found["path_kl"] + found["prior_kl"]
+        found["kl_bound_stderr"] = np.hypot(found["path_kl_stderr"], found["prior_kl_stderr"])
+    return found
+
+
+def model_figures(data: PreparedData) -> Figures:
+    """Figures of what is measured of a model of the data."""
+    samples = functools.partial(plot_samples, data=data)
+    return {
+        "entropy.png": (
+            "Entropy rate against log-SNR, and its integral from the data end",
+            plot_entropy,
+        ),
+        "samples.png": ("Held-out data and samples of the first seed", samples),
+        "log_density.png": (
+            "Lower bound on log p for data and generated samples",
+            plot_log_density,
+        ),
+    }
+
+
+def evaluations_text(record: "xarray.Dataset") -> str:
+    """The number of evaluations of each estimate, and how it was chosen."""
+    text = f"{int(record['evaluations'])} for each estimate of an entropy"
+    asked = float(record.attrs.get("relative_error", 0.0))
+    if asked == 0:
+        return text
+    reached = np.abs(record["neural_entropy_mc_stderr"] / record["neural_entropy"]).max()
+    return (
+        f"{text}, chosen by a pilot estimate for a relative Monte Carlo error of {asked:g}; "
+        f"that of S_NN is {float(reached):.2g}"
+    )
 
 
 def measure_report(record: "xarray.Dataset") -> Report:
@@ -304,13 +380,14 @@ def measure_report(record: "xarray.Dataset") -> Report:
         "measured in them; log densities and samples are in the units of the data",
         f"Process: {a['process_text']}",
         f"Cut-off: {a['cutoff_text']}",
+        f"Evaluations: {evaluations_text(record)}",
         f"Training: {a['training_text']}",
     ]
-    tables = results_tables(record, _LABELS, _PER_SEED)
-    return Report(record, f"measure: {a['name']}", facts, tables, [], _notes(record))
+    tables = results_tables(record, LABELS, _PER_SEED)
+    return Report(record, f"measure: {a['name']}", facts, tables, [], notes_on(record))
 
 
-def _notes(record: "xarray.Dataset") -> list[str]:
+def notes_on(record: "xarray.Dataset") -> list[str]:
     """How to read the results."""
     efficiency = (
         "it is computed with the W2 of samples, which is biased upwards, so that it may exceed 1 "

@@ -135,6 +135,9 @@ class EstimationOptions:
 
     evaluations: int = 65_536
     """Network evaluations per entropy estimate and seed."""
+    relative_error: float | None = None
+    """Choose the number of evaluations so that the Monte Carlo error of S_NN is this fraction of
+    it, such as 0.01, by a pilot estimate. auto: --evaluations."""
     density_evaluations: int = 256
     """Network evaluations per sample for the bound on its log density."""
     samples: int = 1000
@@ -147,6 +150,19 @@ class EstimationOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """A model that exists already: it is measured, and nothing is trained."""
+
+    model: str | None = None
+    """A file written by entropix.save, or the folder of a diffusers pipeline. Options that concern
+    training and the process cannot be given with it. auto: networks are trained."""
+    model_range: tuple[float, ...] = ()
+    """With --model: LOW and HIGH, the values in which the model expects the smallest and the
+    largest value of the data, such as -1 1; the data are rescaled. Otherwise the data of a pipeline
+    must lie in [-1, 1], and those of other models are taken as they are."""
+
+
+@dataclasses.dataclass(frozen=True)
 class MeasureOptions:
     """All options of `measure`, except the data."""
 
@@ -156,6 +172,7 @@ class MeasureOptions:
     estimation: EstimationOptions = EstimationOptions()
     output: OutputOptions = OutputOptions()
     condition: ConditionOptions = ConditionOptions()
+    pretrained: ModelOptions = ModelOptions()
 
 
 # ------------------------------------------------------------------ information

@@ -297,5 +297,7 @@ def _fault(record: "xarray.Dataset", theorem: Theorem) -> str:
     of_samples = "W2 of few samples is biased upwards"
     if record.attrs.get("model") == "exact":
         return of_samples
-    field = "the field of the network is not that of the data (try more steps or a larger network)"
+    field = "the field of the network is not that of the data"
+    if "model_text" not in record.attrs:  # it was trained here
+        field += " (try more steps or a larger network)"
     return f"{field}, or {of_samples}" if theorem.fault == "samples" else field

@@ -1,0 +1,306 @@
+"""Models that exist already: read from disk, checked against the data, and brought to their order.
+
+Studies hold a sample as a vector, an image with its channels last. Models may take arrays, those of
+PyTorch with the channels first; `Arranged` makes them models of vectors. Everything that can be
+wrong with a model is found here, before anything is written: it is evaluated once at a low, a
+middle and a high noise level.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from entropix._core.arrays import Key, RealScalarLike
+from entropix.distributions import IsotropicGaussian
+from entropix.interfaces import (
+    AbstractDistribution,
+    AbstractGaussianProcess,
+    AbstractModel,
+    AbstractPrior,
+)
+from entropix.models import from_diffusers, highest_log_snr
+from entropix.persistence import load
+
+
+# The log-SNRs, from that of the data, at which a model is evaluated once.
+_PROBES = (-6.0, 0.0, 6.0)
+_PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin")
+
+
+# ------------------------------------------------------------------ reading
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model and where it came from.
+
+    Attributes:
+        model: as it was read.
+        pipeline: whether it came from a diffusers pipeline.
+        path: the file or folder.
+    """
+
+    model: AbstractModel
+    pipeline: bool
+    path: Path
+
+    @property
+    def text(self) -> str:
+        """The model in words."""
+        if self.pipeline:
+            module = self.model.network.module  # pyright: ignore[reportAttributeAccessIssue]
+            return f"{self.path}, a diffusers pipeline with a {type(module).__name__}"
+        network = getattr(self.model, "network", None)
+        of = "" if network is None else f" of a {type(network).__name__}"
+        return f"{self.path}, {type(self.model).__name__}{of}"
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the file; of a pipeline, of its settings and the sizes of its weights."""
+        digest = hashlib.sha256()
+        files = sorted(self.path.rglob("*")) if self.pipeline else [self.path]
+        for file in (file for file in files if file.is_file()):
+            digest.update(file.name.encode())
+            small = not self.pipeline or file.suffix == ".json"
+            digest.update(file.read_bytes() if small else str(file.stat().st_size).encode())
+        return digest.hexdigest()[:16]
+
+
+def load_model(path: str) -> LoadedModel:
+    """The model of a file written by `entropix.save`, or of the folder of a diffusers pipeline.
+
+    Raises:
+        ValueError: in one line, if there is none.
+    """
+    where = Path(path).expanduser()
+    try:
+        exists, folder = where.exists(), where.is_dir()
+    except (OSError, ValueError):
+        exists = folder = False
+    if not path or not exists:
+        raise ValueError(f"`model` must be a file or a folder, got {path!r}, which does not exist.")
+    if where.suffix in _PICKLES and not folder:
+        raise ValueError(
+            "`model` must be a file written by entropix.save or the folder of a diffusers "
+            f"pipeline, got {path!r}: a pickle may run any code. Load it where it was made, and "
+            "save the network with `save_pretrained`, or measure it with "
+            "entropix.models.from_denoiser."
+        )
+    try:
+        with _quiet():
+            model = from_diffusers(where) if folder else load(where)
+    except (ImportError, OSError, ValueError) as error:
+        text = str(error).replace("`folder`", "`model`").replace("`path`", "`model`")
+        raise ValueError(text) from error
+    if not isinstance(model, AbstractModel):
+        raise ValueError(f"`model` must hold a model, got a {type(model).__name__} in {path!r}.")
+    if not isinstance(model.process, AbstractGaussianProcess):
+        raise ValueError(
+            f"`model` must have a Gaussian process, got {type(model.process).__name__}."
+        )
+    return LoadedModel(model, folder, where)
+
+
+# ------------------------------------------------------------------ the order of the data
+
+
+class FlatPrior(AbstractPrior):
+    """A prior of arrays as one of vectors."""
+
+    prior: AbstractDistribution | AbstractPrior
+    layout: "Layout" = eqx.field(static=True)
+
+    def sample(self, n: int, *, key: Key) -> Array:
+        return jax.vmap(self.layout.flat)(self.prior.sample(n, key=key))
+
+    def log_prob(self, y: Array) -> Array:
+        arrays = jax.vmap(self.layout.array)(y.reshape(-1, y.shape[-1]))
+        return self.prior.log_prob(arrays).reshape(y.shape[:-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The order of the numbers of a sample.
+
+    Attributes:
+        data: shape of one example of the data, channels last.
+        model: shape of what the model takes.
+        channels_first: whether the channels are the first axis of the model.
+    """
+
+    data: tuple[int, ...]
+    model: tuple[int, ...]
+    channels_first: bool
+
+    def array(self, flat: Array) -> Array:
+        """From a vector of the data to an array of the model."""
+        if self.channels_first:
+            flat = jnp.moveaxis(flat.reshape(self.data), -1, 0)
+        return flat.reshape(self.model)
+
+    def flat(self, array: Array) -> Array:
+        """From an array of the model to a vector of the data."""
+        if self.channels_first:
+            height, width, channels = self.data
+            array = jnp.moveaxis(array.reshape(channels, height, width), 0, -1)
+        return array.reshape(-1)
+
+
+class Arranged(AbstractModel):
+    """A model of arrays as one of vectors in the order of the data.
+
+    Attributes:
+        model: of arrays.
+        layout: the order of both.
+        shape: that of the vectors.
+    """
+
+    model: AbstractModel
+    layout: Layout = eqx.field(static=True)
+    shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def __init__(self, model: AbstractModel, layout: Layout):
+        self.model = model
+        self.layout = layout
+        self.shape = (math.prod(layout.data),)
+
+    @property
+    def process(self) -> Any:
+        return self.model.process
+
+    @property
+    def prior(self) -> AbstractDistribution | AbstractPrior:
+        prior = self.model.prior
+        if isinstance(prior, IsotropicGaussian):  # any order of its numbers is the same
+            assert self.shape is not None
+            return IsotropicGaussian(self.shape, prior.std)
+        return FlatPrior(prior, self.layout)
+
+    @property
+    def divergence(self) -> str | None:
+        return self.model.divergence
+
+    def with_process(self, process: AbstractGaussianProcess) -> "Arranged":
+        return Arranged(self.model.with_process(process), self.layout)
+
+    def score(
+        self,
+        s: RealScalarLike,
+        y: Float[Array, " d"],
+        condition: PyTree = None,
+        *,
+        key: Key | None = None,
+    ) -> Float[Array, " d"]:
+        return self.layout.flat(self.model.score(s, self.layout.array(y), condition, key=key))
+
+    def entropy_field(
+        self,
+        s: RealScalarLike,
+        y: Float[Array, " d"],
+        condition: PyTree = None,
+        *,
+        key: Key | None = None,
+    ) -> Float[Array, " d"]:
+        array = self.layout.array(y)
+        return self.layout.flat(self.model.entropy_field(s, array, condition, key=key))
+
+    def velocity(
+        self,
+        s: RealScalarLike,
+        y: Float[Array, " d"],
+        condition: PyTree = None,
+        *,
+        key: Key | None = None,
+    ) -> Float[Array, " d"]:
+        return self.layout.flat(self.model.velocity(s, self.layout.array(y), condition, key=key))
+
+
+def arranged(loaded: LoadedModel, shape: tuple[int, ...]) -> AbstractModel:
+    """The model, for vectors of data with examples of a shape, channels last.
+
+    Raises:
+        ValueError: if it takes samples of another shape.
+    """
+    model = loaded.model
+    size = math.prod(shape)
+    takes = (size,) if model.shape is None else tuple(model.shape)
+    if takes == (size,) and not loaded.pipeline:
+        return model
+    first = (shape[-1], *shape[:-1]) if len(shape) == 3 else (1, *shape)
+    same = () if loaded.pipeline else (shape, (*shape, 1))
+    if takes in same:
+        return Arranged(model, Layout(shape, takes, False))
+    if takes == first or (takes == first[1:] and first[0] == 1):
+        return Arranged(model, Layout(shape, takes, len(shape) == 3))
+    order = ", channels first" if loaded.pipeline else ""
+    hint = ""
+    if math.prod(takes) == size and len(shape) > 1:
+        hint = ": say with `channels` which axis of the data holds the channels"
+    raise ValueError(
+        f"`model` must take samples of the shape of the data, {first if order else shape}{order}, "
+        f"got a model of samples of shape {takes}{hint}."
+    )
+
+
+# ------------------------------------------------------------------ evaluated once
+
+
+def probe(model: AbstractModel, points: np.ndarray, condition: Any) -> str | None:
+    """What is wrong with the entropy field of a model; None if it can be evaluated.
+
+    Args:
+        model: of vectors.
+        points: some samples, shape (n, D).
+        condition: of the samples, or None.
+    """
+    process, highest = model.process, highest_log_snr(model)
+    centre = -float(np.log(max(float(np.var(points)), 1e-12)))
+    levels = jnp.clip(
+        jnp.asarray([centre + offset for offset in _PROBES], process.t1.dtype),
+        process.log_snr(process.t1),
+        None if highest is None else highest,
+    )
+    try:
+        with _quiet():
+            for level in levels:
+                s = process.time_of_log_snr(level)
+                y = process.scale(s) * points + process.std(s) * np.ones_like(points)
+                out = np.asarray(_fields(model, s, jnp.asarray(y), condition))
+                if not np.isfinite(out).all():
+                    return f"its field is not finite at log-SNR {float(level):.3g}"
+    except (ValueError, TypeError, RuntimeError, IndexError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # Of an error on the host, only the last line of the traceback says what it is.
+        hosted = "Traceback (most recent call last)" in str(error)
+        said = (lines[-1] if hosted else " ".join(lines)) if lines else type(error).__name__
+        return said[:300].rstrip(".")
+    return None
+
+
+@eqx.filter_jit
+def _fields(model: AbstractModel, s: Array, y: Array, condition: Any) -> Array:
+    if condition is None:
+        return jax.vmap(lambda one: model.entropy_field(s, one))(y)
+    return jax.vmap(lambda one, c: model.entropy_field(s, one, c))(y, jnp.asarray(condition))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the logs of other libraries: an error is reported in one line."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,141 @@
+"""`measure --model` of a diffusers pipeline; skipped where PyTorch is not installed."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import xarray
+
+import entropix as ex
+from entropix.cli import main
+
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+SIDE, COUNT = 8, 40
+WORDS = [
+    *("--out", "out", "--evaluations", "256", "--density-evaluations", "16", "--samples", "8"),
+    *("--sampling-steps", "2", "--held-out", "0.5", "--no-plots", "--quiet"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Small pipelines with random weights, and images and their labels."""
+    path = tmp_path_factory.mktemp("pipelines")
+    torch.manual_seed(0)
+    for name, channels, classes in (("grey", 1, None), ("classes", 1, 3), ("colours", 3, None)):
+        network = diffusers.UNet2DModel(
+            sample_size=SIDE,
+            in_channels=channels,
+            out_channels=channels,
+            layers_per_block=1,
+            block_out_channels=(8, 8),
+            down_block_types=("DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "UpBlock2D"),
+            norm_num_groups=4,
+            num_class_embeds=classes,
+        )
+        scheduler = diffusers.DDPMScheduler(num_train_timesteps=1000)
+        diffusers.DDPMPipeline(network, scheduler).save_pretrained(path / name)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, size=(COUNT, SIDE, SIDE)).astype(np.uint8)
+    np.save(path / "levels.npy", images)
+    np.save(path / "images.npy", (images / 127.5 - 1).astype(np.float32))
+    np.save(path / "larger.npy", rng.uniform(-1, 1, (COUNT, 9, 9)).astype(np.float32))
+    np.save(path / "colours.npy", rng.uniform(-1, 1, (COUNT, 3, SIDE, SIDE)).astype(np.float32))
+    np.save(path / "labels.npy", np.arange(COUNT) % 3)
+    return path
+
+
+def measured(folder, data, model, *words):
+    """The record of a measurement of one of the pipelines."""
+    assert (
+        main(["measure", str(folder / data), "--model", str(folder / model), *WORDS, *words]) == 0
+    )
+    with xarray.open_dataset("out/results.nc", engine="h5netcdf") as record:
+        return record.load(), pathlib.Path("out/report.md").read_text()
+
+
+@pytest.mark.slow  # every estimator is compiled, and PyTorch evaluates small batches
+def test_a_pipeline(folder, tmp_path, monkeypatch):
+    """S_NN is that of the library; its cut-off is the first step of the scheduler."""
+    monkeypatch.chdir(tmp_path)
+    record, report = measured(folder, "levels.npy", "grey", "--model-range", "-1", "1")
+    assert record.attrs["cutoff"] == pytest.approx(0.01, rel=1e-3)
+    assert "the least noise for which the network is defined" in report
+    assert "[0, 255] of the data is [-1, 1] of the model" in report
+    assert "a diffusers pipeline with a UNet2DModel" in report
+    assert np.isfinite(record["bits_per_dim"]).all()
+    images = (np.load(folder / "levels.npy")[:, None] + 0.5 - 128) / 127.5
+    model = ex.models.from_diffusers(folder / "grey")
+    other = ex.neural_entropy(
+        model, images.astype(np.float32), key=jax.random.key(0), num_evaluations=512
+    )
+    error = np.hypot(float(other.stderr), float(record["neural_entropy_stderr"][0]))
+    assert abs(float(record["neural_entropy"][0] - other.value)) < 4 * error
+
+
+@pytest.mark.slow  # every estimator is compiled, and PyTorch evaluates small batches
+def test_a_pipeline_of_classes(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    labels = ["--condition", str(folder / "labels.npy")]
+    record, report = measured(folder, "images.npy", "classes", *labels)
+    assert record["class_neural_entropy"].dims == ("seed", "class")
+    assert record["class"].values.tolist() == ["0", "1", "2"]
+    # The classes are equally frequent: the mean of their entropies is that of the data.
+    mean = record["class_neural_entropy"].mean()
+    error = np.sqrt((record["class_neural_entropy_stderr"] ** 2).sum()) / 3
+    error = np.hypot(error, record["neural_entropy_stderr"][0])
+    assert abs(mean - record["neural_entropy"][0]) < 4 * error
+    assert "cannot be evaluated without labels" in report
+    assert "mutual_information" not in record
+
+
+REFUSED = {
+    "levels": ("levels.npy", "grey", None, "got values in [0, 255]: `--model-range -1 1` rescales"),
+    "another size": ("larger.npy", "grey", None, "(1, 9, 9), channels first, got a model of"),
+    "another order": ("colours.npy", "colours", None, "say with `channels` which axis"),
+    "no labels": ("images.npy", "classes", None, "class_labels should be provided"),
+    "no classes": ("images.npy", "grey", "labels", "must take the labels of `condition`"),
+    "no weights": ("images.npy", "copy", "weights", "must hold the unet"),
+    "unknown prediction": ("images.npy", "copy", "prediction", "predicts one of"),
+    "not finite": ("images.npy", "copy", "nan", "not finite"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_pipelines(folder, tmp_path, monkeypatch, capsys, case):
+    monkeypatch.chdir(tmp_path)
+    data, model, how, says = REFUSED[case]
+    words = ["--channels", "last"] if data == "colours.npy" else []
+    words += ["--condition", str(folder / "labels.npy")] if how == "labels" else []
+    where = folder / model
+    if model == "copy":
+        where = tmp_path / "copy"
+        shutil.copytree(folder / "grey", where)
+        spoil(where, how)
+    assert main(["measure", str(folder / data), "--model", str(where), *WORDS, *words]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("entropix: error: ")
+    assert says in err
+    assert not pathlib.Path("out").exists()
+
+
+def spoil(where, how):
+    """Damage a pipeline."""
+    if how == "weights":
+        (where / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    elif how == "prediction":
+        file = where / "scheduler" / "scheduler_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": "mystery"}))
+    else:
+        network = diffusers.UNet2DModel.from_pretrained(where / "unet", low_cpu_mem_usage=False)
+        for parameter in network.parameters():
+            parameter.data.fill_(float("nan"))
+        network.save_pretrained(where / "unet")
