@@ -192,6 +192,9 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
         i.exact, i.x, key=i.key, cutoff=0.01 * i.number, **FEW
     ),
     "entropy_curve": lambda i: ex.entropy_curve(i.model, i.x, key=i.key, **FEW),
+    "entropy_curve: per coordinate": lambda i: ex.entropy_curve(
+        i.model, i.x, key=i.key, per_coordinate=ex.estimators.CosineTransform(bands=True), **FEW
+    ),
     "entropy_rates": lambda i: ex.entropy.entropy_rates(i.exact, i.x, key=i.key, **FEW),
     "fit": lambda i: ex.fit(i.model, i.x, key=i.key, steps=4, learning_rate=1e-3 * i.number),
     "fit: options": lambda i: ex.fit(
