@@ -245,6 +245,9 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
     "mutual_information": lambda i: ex.mutual_information(
         i.conditional, i.x, i.labels, key=i.key, **FEW
     ),
+    "mutual_information: pointwise": lambda i: ex.mutual_information(
+        i.conditional, i.x, i.labels, key=i.key, pointwise=True, num_evaluations=4096
+    ),
     "neural_entropy": lambda i: ex.neural_entropy(i.model, i.x, key=i.key, **FEW),
     "optimise_schedule": _optimise,
     "path_entropy": lambda i: ex.path_entropy(i.exact, i.x, key=i.key, num_steps=4).mean,
@@ -372,6 +375,7 @@ SLOW = {
     "entropy_rates",
     "geodesic_deviation",
     "mutual_information",
+    "mutual_information: pointwise",
     "displacement_interpolation: sinkhorn",
     "log_prob: Jarzynski",
     "log_prob: ProbabilityFlow",

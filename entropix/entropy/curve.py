@@ -95,8 +95,20 @@ def entropy_curve(
     data: DataLike,
     *,
     key: Key,
-    per_coordinate: bool | Callable = False,
+    per_coordinate: Literal[True] | Callable,
     per_sample: bool = False,
+    **options: Any,
+) -> PointwiseCurve: ...
+
+
+@overload
+def entropy_curve(
+    model: AbstractModel,
+    data: DataLike,
+    *,
+    key: Key,
+    per_coordinate: bool | Callable = False,
+    per_sample: Literal[True],
     **options: Any,
 ) -> PointwiseCurve: ...
 
