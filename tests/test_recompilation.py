@@ -236,6 +236,9 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
     "log_prob: DenoisingError": lambda i: ex.log_prob(
         i.model, i.x, key=i.key, method=ex.DenoisingError(16)
     ),
+    "log_prob: per coordinate": lambda i: ex.log_prob(
+        i.model, i.x, key=i.key, method=ex.PathBound(32), per_coordinate=True
+    ),
     "log_prob: Jarzynski": lambda i: ex.log_prob(
         i.model, i.x, key=i.key, method=ex.density.Jarzynski(2, 4)
     ),

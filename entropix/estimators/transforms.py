@@ -87,10 +87,13 @@ class Partition(eqx.Module):
         a, b = a.reshape(-1), b.reshape(-1)
         if self.matrix is not None:
             a, b = a @ self.matrix, b @ self.matrix
-        product = a * b
+        return self.group(a * b)
+
+    def group(self, values: Float[Array, " dim"]) -> Float[Array, "..."]:
+        """The parts, of shape `self.shape`, of values for each coefficient."""
         if self.bands is not None:
-            product = jax.ops.segment_sum(product, self.bands, self.shape[0])
-        return product.reshape(self.shape)
+            values = jax.ops.segment_sum(values, self.bands, self.shape[0])
+        return values.reshape(self.shape)
 
 
 @eqx.filter_jit
