@@ -259,7 +259,7 @@ def test_parts_of_a_functional_of_ones_own(data):
     """Any functional whose rate returns an array."""
 
     class Squares(ex.interfaces.AbstractFunctional):
-        process: ex.VariancePreserving
+        process: ex.VariancePreserving  # pyright: ignore[reportIncompatibleMethodOverride]
         uses_noise = False
         control = None
 
@@ -275,3 +275,37 @@ def test_parts_of_a_functional_of_ones_own(data):
     # int (sigma^2 / 2) ds = (B(t1) - B(cut-off)) / 2.
     expected = (8.05 * 2 / 2 + np.log(0.99)) / 2
     assert np.all(np.abs(curve.value[1] - expected) < 4 * curve.mc_stderr[1])
+
+
+class Many(ex.interfaces.AbstractFunctional):
+    """More parts than the data have coordinates."""
+
+    process: ex.VariancePreserving  # pyright: ignore[reportIncompatibleMethodOverride]
+    uses_noise = False
+    control = None
+
+    def rate(self, s, y, z, condition):
+        return jnp.sum(y**2) * jnp.arange(2000.0)
+
+
+@pytest.mark.slow(reason="four programs to compile")
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_memory_does_not_grow_with_evaluations(data, per_sample):
+    def memory(count):
+        def value(key):
+            return integrate_parts(
+                Many(process()),
+                data[:16],
+                key=key,
+                num_evaluations=count,
+                per_sample=per_sample,
+                chunk_size=64,
+                cutoff=0.1,
+            ).value
+
+        compiled = jax.jit(value).lower(jax.random.key(0)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    few, many = memory(1024), memory(8192)
+    one = 4 * 2000  # bytes of the parts of an evaluation
+    assert many - few < 0.05 * (8192 - 1024) * one
