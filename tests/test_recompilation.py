@@ -222,6 +222,9 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
         i.exact, i.x, key=i.key, cutoff=0.01 * i.number, **FEW
     ),
     "entropy_curve": lambda i: ex.entropy_curve(i.model, i.x, key=i.key, **FEW),
+    "entropy_curve: per coordinate": lambda i: ex.entropy_curve(
+        i.model, i.x, key=i.key, per_coordinate=ex.estimators.CosineTransform(bands=True), **FEW
+    ),
     "entropy_rates": lambda i: ex.entropy.entropy_rates(i.exact, i.x, key=i.key, **FEW),
     "fit": lambda i: ex.fit(i.model, i.x, key=i.key, steps=4, learning_rate=1e-3 * i.number),
     "fit: options": lambda i: ex.fit(
@@ -266,6 +269,9 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
     "log_prob: DenoisingError": lambda i: ex.log_prob(
         i.model, i.x, key=i.key, method=ex.DenoisingError(16)
     ),
+    "log_prob: per coordinate": lambda i: ex.log_prob(
+        i.model, i.x, key=i.key, method=ex.PathBound(32), per_coordinate=True
+    ),
     "log_prob: Jarzynski": lambda i: ex.log_prob(
         i.model, i.x, key=i.key, method=ex.density.Jarzynski(2, 4)
     ),
@@ -274,6 +280,9 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
     ),
     "mutual_information": lambda i: ex.mutual_information(
         i.conditional, i.x, i.labels, key=i.key, **FEW
+    ),
+    "mutual_information: pointwise": lambda i: ex.mutual_information(
+        i.conditional, i.x, i.labels, key=i.key, pointwise=True, num_evaluations=4096
     ),
     "neural_entropy": lambda i: ex.neural_entropy(i.model, i.x, key=i.key, **FEW),
     "optimise_schedule": _optimise,
@@ -413,6 +422,7 @@ SLOW = {
     "entropy_rates",
     "geodesic_deviation",
     "mutual_information",
+    "mutual_information: pointwise",
     "displacement_interpolation: sinkhorn",
     "log_prob: Jarzynski",
     "log_prob: ProbabilityFlow",

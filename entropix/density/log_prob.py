@@ -1,10 +1,11 @@
 """Log densities under a model: one call, several methods."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, overload
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import (
@@ -16,9 +17,31 @@ from entropix._core.checks import (
     samples,
 )
 from entropix._core.precision import full_precision
-from entropix.density.path_bound import PathBound
-from entropix.estimators import check_cutoff
+from entropix.density.parts import log_prob_parts
+from entropix.density.path_bound import DenoisingError, PathBound
+from entropix.distributions import IsotropicGaussian
+from entropix.estimators import Partition, PointwiseCurve, check_cutoff
 from entropix.interfaces import AbstractDensityMethod, AbstractModel, SampleEstimates
+
+
+@overload
+def log_prob(
+    model: AbstractModel,
+    x: DataLike,
+    *,
+    per_coordinate: Literal[False] = False,
+    **options: Any,
+) -> SampleEstimates: ...
+
+
+@overload
+def log_prob(
+    model: AbstractModel,
+    x: DataLike,
+    *,
+    per_coordinate: Literal[True] | Callable,
+    **options: Any,
+) -> PointwiseCurve: ...
 
 
 @full_precision
@@ -32,7 +55,9 @@ def log_prob(
     condition: PyTree = None,
     chunk_size: int = 4096,
     cutoff: DataLike | None = None,
-) -> SampleEstimates:
+    per_coordinate: bool | Callable = False,
+    num_times: int = 17,
+) -> SampleEstimates | PointwiseCurve:
     r"""Log density of samples under a model, in nats, with standard errors.
 
     Data on a set of lower dimension have no density, and a model that has learnt this has an
@@ -53,9 +78,17 @@ def log_prob(
         condition: None, or conditions of the samples: a pytree of arrays with leading axis N.
         chunk_size: evaluations held in memory at once.
         cutoff: smallest noise standard deviation included. None takes the whole axis.
+        per_coordinate: True to divide each value by coordinate, or an orthogonal transform of one
+            example to divide it by coefficient or band: see `entropix.estimators.transforms`. For
+            `DenoisingError`, and for `PathBound` with the prior of a process; both then take at
+            least 32 evaluations.
+        num_times: edges of the intervals of log-SNR, with `per_coordinate`.
 
     Returns:
-        `.value` and `.stderr`, shape (N,), `.cutoff`, and `.mean`, an `Estimate`.
+        `.value` and `.stderr`, shape (N,), `.cutoff`, and `.mean`, an `Estimate`. With
+        `per_coordinate` a `PointwiseCurve` with `.value` of shape (N, *parts), the mean in
+        `.total`, and in `.intervals` what each interval adds to the density of a Gaussian with the
+        mean and the variance of each coordinate.
 
     Raises:
         ValueError: if an argument is malformed, a key is missing, or a value is not finite.
@@ -74,7 +107,7 @@ def log_prob(
     References:
         Song et al., 2101.09258; Premkumar, 2410.06986. Each method has its own.
     """
-    x = samples(x, "x", minimum=1)
+    x = samples(x, "x", minimum=1 if per_coordinate is False else 2)
     check_example_shape(model, x, "x")
     condition = conditions(condition, x.shape[0])
     method = PathBound() if method is None else method
@@ -84,12 +117,31 @@ def log_prob(
         raise ValueError(
             f"`method` must be a density method such as PathBound(), got {type(method).__name__}."
         )
+    prior = model.prior if prior is None else prior
+    cutoff = check_cutoff(model, cutoff)
+    if per_coordinate is not False:
+        if key is None:
+            raise ValueError("`key` must be given with `per_coordinate`, got None.")
+        bound, prior_std = _by_parts(method, prior)
+        return log_prob_parts(
+            model,
+            x,
+            partition=Partition.of(per_coordinate, x[0]),
+            reference=bound.reference,
+            num_evaluations=bound.num_evaluations,
+            prior_std=prior_std,
+            condition=condition,
+            cutoff=cutoff,
+            key=key,
+            chunk_size=positive_integer(chunk_size, "chunk_size"),
+            num_times=positive_integer(num_times, "num_times", 2),
+        )
     result = method.evaluate(
         model,
         x,
-        prior=model.prior if prior is None else prior,
+        prior=prior,
         condition=condition,
-        cutoff=check_cutoff(model, cutoff),
+        cutoff=cutoff,
         key=key,
         chunk_size=positive_integer(chunk_size, "chunk_size"),
     )
@@ -100,3 +152,15 @@ def log_prob(
             "is not finite on the whole axis."
         )
     return result
+
+
+def _by_parts(method: AbstractDensityMethod, prior: Any) -> tuple[PathBound, Array | None]:
+    """The settings of a method that can be divided, and the standard deviation of its prior."""
+    if isinstance(method, DenoisingError):
+        return method.bound, None
+    if isinstance(method, PathBound) and isinstance(prior, IsotropicGaussian):
+        return method, prior.std
+    raise ValueError(
+        "`method` must be DenoisingError(), or PathBound() with the prior of a process, where "
+        f"`per_coordinate` is given, got {type(method).__name__} with {type(prior).__name__}."
+    )

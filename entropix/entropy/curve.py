@@ -7,14 +7,24 @@ diffusion; with the exact field in place of the network's it is the total entrop
 $S_{tot}$.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, overload
 
 import equinox as eqx
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, RealScalarLike, squared_norm
+from entropix._core.checks import check_example_shape, samples
 from entropix._core.precision import full_precision
-from entropix.estimators import EntropyControl, EntropyCurve, Proposal, integrate
+from entropix.estimators import (
+    EntropyControl,
+    EntropyCurve,
+    Partition,
+    PointwiseCurve,
+    Proposal,
+    integrate,
+    integrate_parts,
+)
 from entropix.interfaces import (
     AbstractFunctional,
     AbstractGaussianProcess,
@@ -44,10 +54,12 @@ class EntropyProduction(AbstractFunctional):
     r"""$\|a - \nabla\log p\|^2$: its integral is $S_{NN}$, and $S_{tot}$ of an exact model.
 
     Here $a = 2b/\sigma^2$ is the thermodynamic force. For a Gaussian process it is the equilibrium
-    score, and the integrand is $\|e\|^2$, the squared norm of the entropy field.
+    score, and the integrand is $\|e\|^2$, the squared norm of the entropy field. With a partition
+    `rate` returns its parts, for `entropix.estimators.integrate_parts`.
     """
 
     model: AbstractModel = eqx.field(converter=checked_model)
+    partition: Partition | None = None
     uses_noise = False
     control = EntropyControl()
 
@@ -57,11 +69,48 @@ class EntropyProduction(AbstractFunctional):
 
     def rate(
         self, s: RealScalarLike, y: Float[Array, "*shape"], z: PyTree, condition: PyTree
-    ) -> Float[Array, ""]:
+    ) -> Float[Array, "..."]:
         if isinstance(self.process, AbstractGaussianProcess):
-            return squared_norm(self.model.entropy_field(s, y, condition))
-        force = thermodynamic_force(self.process, s, y)
-        return squared_norm(force - self.model.score(s, y, condition))
+            field = self.model.entropy_field(s, y, condition)
+        else:
+            field = thermodynamic_force(self.process, s, y) - self.model.score(s, y, condition)
+        return squared_norm(field) if self.partition is None else self.partition.inner(field, field)
+
+
+@overload
+def entropy_curve(
+    model: AbstractModel,
+    data: DataLike,
+    *,
+    key: Key,
+    per_coordinate: Literal[False] = False,
+    per_sample: Literal[False] = False,
+    **options: Any,
+) -> EntropyCurve: ...
+
+
+@overload
+def entropy_curve(
+    model: AbstractModel,
+    data: DataLike,
+    *,
+    key: Key,
+    per_coordinate: Literal[True] | Callable,
+    per_sample: bool = False,
+    **options: Any,
+) -> PointwiseCurve: ...
+
+
+@overload
+def entropy_curve(
+    model: AbstractModel,
+    data: DataLike,
+    *,
+    key: Key,
+    per_coordinate: bool | Callable = False,
+    per_sample: Literal[True],
+    **options: Any,
+) -> PointwiseCurve: ...
 
 
 @full_precision
@@ -78,7 +127,9 @@ def entropy_curve(
     control_variate: bool = True,
     chunk_size: int = 4096,
     proposal: Proposal | None = None,
-) -> EntropyCurve:
+    per_coordinate: bool | Callable = False,
+    per_sample: bool = False,
+) -> EntropyCurve | PointwiseCurve:
     r"""The entropy $\int\frac{\sigma^2}{2}E\|e\|^2 ds$ of a model along its process, in nats.
 
     The total is `neural_entropy`; its documentation explains the quantity, the estimator and its
@@ -100,9 +151,17 @@ def entropy_curve(
             or a similar model. None takes that of a pilot pass, which changes with the model; with
             a given one, the estimate is a smooth function of the model for a fixed key, and its
             gradient is exactly that function's.
+        per_coordinate: True for the entropy of each coordinate, $\int\frac{\sigma^2}{2}E\,e_i^2
+            ds$, or an orthogonal transform W of one example for that of each of its coefficients,
+            $(We)_i^2$, or bands: see `entropix.estimators.transforms`. No control variate is
+            used, and `.total` is the sum.
+        per_sample: whether each sample has an entropy of its own; `num_evaluations` must then be at
+            least 16 for each of them. No control variate is used, and `.total` is the mean.
 
     Returns:
         The curve; `.total` is an `Estimate`, with `.cutoff` and `.slope` where a cut-off was given.
+        With `per_coordinate` or `per_sample` a `PointwiseCurve`, which has an array of the size of
+        `num_times` times the parts (times the samples).
 
     Raises:
         ValueError: if an argument is malformed.
@@ -116,10 +175,33 @@ def entropy_curve(
         >>> curve = ex.entropy_curve(model, data, key=jax.random.key(1), num_evaluations=1024)
         >>> curve.cumulative.shape, bool(curve.cumulative[-1] == curve.total.value)
         ((65,), True)
+        >>> pixels = ex.entropy_curve(
+        ...     model, data, key=jax.random.key(1), per_coordinate=True, num_evaluations=1024
+        ... )
+        >>> pixels.value.shape, pixels.intervals.shape
+        ((1,), (64, 1))
 
     References:
         Neural Entropy, 2409.03817.
     """
+    if per_coordinate is not False or per_sample:
+        data = samples(data)
+        check_example_shape(model, data, "data")
+        by = None if per_coordinate is False else Partition.of(per_coordinate, data[0])
+        return integrate_parts(
+            EntropyProduction(model, by),
+            data,
+            key=key,
+            num_evaluations=num_evaluations,
+            per_sample=per_sample,
+            condition=condition,
+            cutoff=cutoff,
+            times=times,
+            num_times=num_times,
+            chunk_size=chunk_size,
+            proposal=proposal,
+            divergence=model.divergence,
+        )
     return integrate(
         EntropyProduction(model),
         data,

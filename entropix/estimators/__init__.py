@@ -16,9 +16,15 @@ from entropix.estimators.integral import all_exact as all_exact
 from entropix.estimators.integral import check_divergence as check_divergence
 from entropix.estimators.integral import integrate as integrate
 from entropix.estimators.integral import rates_along as rates_along
+from entropix.estimators.pointwise import PointwiseCurve as PointwiseCurve
+from entropix.estimators.pointwise import integrate_parts as integrate_parts
 from entropix.estimators.proposal import Proposal as Proposal
 from entropix.estimators.proposal import learn_proposal as learn_proposal
 from entropix.estimators.reference import DenoisingControl as DenoisingControl
 from entropix.estimators.reference import EntropyControl as EntropyControl
 from entropix.estimators.reference import GaussianReference as GaussianReference
 from entropix.estimators.reference import reference_of as reference_of
+from entropix.estimators.transforms import CosineTransform as CosineTransform
+from entropix.estimators.transforms import FourierTransform as FourierTransform
+from entropix.estimators.transforms import HaarTransform as HaarTransform
+from entropix.estimators.transforms import Partition as Partition

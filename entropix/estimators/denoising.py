@@ -3,6 +3,7 @@
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealScalarLike, inner
+from entropix.estimators.transforms import Partition
 from entropix.interfaces import AbstractGaussianProcess
 
 
@@ -13,7 +14,8 @@ def error_difference(
     z: Float[Array, "*shape"],
     field: Float[Array, "*shape"],
     reference: Float[Array, "*shape"],
-) -> Float[Array, ""]:
+    partition: Partition | None = None,
+) -> Float[Array, "..."]:
     r"""$\|s_1 + z/\Sigma\|^2 - \|s_2 + z/\Sigma\|^2$ of two scores, per $\frac{\sigma^2}{2}ds$.
 
     It is multiplied out as $(s_1 - s_2)\cdot(s_1 + s_2 + 2z/\Sigma)$, so that no large squares are
@@ -26,7 +28,9 @@ def error_difference(
         z: the noise in it.
         field: $e_1$.
         reference: $e_2$.
+        partition: None for the difference, or how it is divided into parts.
     """
     # Both scores are these fields plus the equilibrium score.
     scores = field + reference + 2 * process.equilibrium_score(s, y)
-    return inner(field - reference, scores + 2 * z / process.std(s))
+    product = inner if partition is None else partition.inner
+    return product(field - reference, scores + 2 * z / process.std(s))

@@ -20,7 +20,7 @@ It is estimated in two passes.
 Memory is bounded by `chunk_size` evaluations (and a few numbers per evaluation), also under
 differentiation, where chunks are recomputed.
 
-Four programs are compiled: `_prepare`, `_rates`, `_aim` and `_combine`. Only `_rates` contains the
+Four programs are compiled: `prepare`, `rates`, `aim` and `_combine`. Only `rates` contains the
 functional and its model; it serves the pilot and the main pass, whose blocks have one size. The
 others depend on the process, and are compiled once for all models.
 """
@@ -55,7 +55,7 @@ from entropix.models import ExactModel
 
 BLOCKS = 7  # of one size: a pilot, and six of the main pass
 # The relative error of a sum of evaluations, in units of the rounding of one number.
-_ROUNDING = 8.0
+ROUNDING = 8.0
 # A Monte Carlo variance made up by one difference is not known: such an estimate is refused where
 # its error is not small, relative to the value and in nats. The threshold is low on purpose: of a
 # badly trained network, two or three of two hundred differences may make up most of an error that
@@ -132,6 +132,65 @@ def integrate(
             functional is not finite.
         DivergenceError: if the integral is known or seen to be infinite.
     """
+    data, condition, cutoff, times = checked_arguments(
+        functional,
+        data,
+        key=key,
+        num_evaluations=num_evaluations,
+        condition=condition,
+        cutoff=cutoff,
+        times=times,
+        num_times=num_times,
+        chunk_size=chunk_size,
+        proposal=proposal,
+        divergence=divergence,
+    )
+    process: Any = functional.process
+    cost = 2 if functional.uses_noise else 1
+    chunk = max(chunk_size // cost, 1)
+    pilot = prepare(process, data, cutoff, key, num_evaluations // cost)
+    arguments = (functional, data, condition, pilot.reference)
+    # No derivative of the pilot is needed.
+    value, control = rates(frozen(arguments), frozen(pilot.places), pilot.key, chunk)
+    main = aim(pilot, data, value, control, np.asarray(control_variate), proposal)
+    blocks = main.blocks
+    if not is_concrete((arguments, blocks)):
+        # Traced programs are not called but copied: one with all blocks is enough.
+        blocks = [jax.tree.map(lambda *parts: jnp.concatenate(parts), *blocks)]
+    found = [rates(arguments, places, pilot.key, chunk) for places in blocks]
+    curve = _combine(
+        process,
+        functional.control,
+        pilot,
+        main,
+        data,
+        tuple(value for value, _ in found),
+        tuple(control for _, control in found),
+        cutoff,
+        times,
+        num_times,
+        cost,
+        chunk,
+    )
+    curve = check_ends(curve, main.ends, cutoff, data, trained=not all_exact(functional))
+    return eqx.tree_at(lambda c: c.total, curve, check_estimate(curve.total))
+
+
+def checked_arguments(
+    functional: AbstractFunctional,
+    data: DataLike,
+    *,
+    key: Key,
+    num_evaluations: int,
+    condition: PyTree,
+    cutoff: DataLike | None,
+    times: DataLike | None,
+    num_times: int,
+    chunk_size: int,
+    proposal: Proposal | None,
+    divergence: str | None,
+) -> tuple[Array, PyTree, Array | None, Array | None]:
+    """The arguments of `integrate`, checked: data, condition, cut-off and times, converted."""
     data = samples(data)
     prng_key(key)
     condition = conditions(condition, data.shape[0])
@@ -153,36 +212,7 @@ def integrate(
     check_divergence(divergence, cutoff)
     if times is not None:
         times = _check_times(as_float(times, "times"), process)
-    cost = 2 if functional.uses_noise else 1
-    chunk = max(chunk_size // cost, 1)
-    pilot = _prepare(process, data, cutoff, key, num_evaluations // cost)
-    arguments = (functional, data, condition, pilot.reference)
-    frozen = arguments, pilot.places
-    if not is_concrete(frozen):  # no derivative of the pilot is needed
-        frozen = jax.tree.map(_stop_gradient, frozen)
-    value, control = _rates(frozen[0], frozen[1], pilot.key, chunk)
-    main = _aim(pilot, data, value, control, np.asarray(control_variate), proposal)
-    blocks = main.blocks
-    if not is_concrete((arguments, blocks)):
-        # Traced programs are not called but copied: one with all blocks is enough.
-        blocks = [jax.tree.map(lambda *parts: jnp.concatenate(parts), *blocks)]
-    found = [_rates(arguments, places, pilot.key, chunk) for places in blocks]
-    curve = _combine(
-        process,
-        functional.control,
-        pilot,
-        main,
-        data,
-        tuple(value for value, _ in found),
-        tuple(control for _, control in found),
-        cutoff,
-        times,
-        num_times,
-        cost,
-        chunk,
-    )
-    curve = check_ends(curve, main.ends, cutoff, data, trained=not all_exact(functional))
-    return eqx.tree_at(lambda c: c.total, curve, _check_estimate(curve.total))
+    return data, condition, cutoff, times
 
 
 def check_divergence(reason: str | None, cutoff: DataLike | None) -> None:
@@ -210,6 +240,13 @@ def _check_times(times: Array, process: AbstractKernelProcess) -> Array:
         if np.any(np.diff(host) <= 0) or host[0] < low or host[-1] > high:
             raise ValueError(f"`times` must increase within [{low:g}, {high:g}].")
     return times
+
+
+def frozen(tree: PyTree) -> PyTree:
+    """A pytree as it is, treated as a constant by differentiation."""
+    if is_concrete(tree):
+        return tree
+    return jax.tree.map(_stop_gradient, tree)
 
 
 def _stop_gradient(leaf: Any) -> Any:
@@ -242,9 +279,10 @@ def _open_unit(bits: Array, dtype: Any) -> Array:
 
 
 @eqx.filter_jit
-def _prepare(
+def prepare(
     process: AbstractKernelProcess, data: Array, cutoff: Array | None, key: Key, positions: int
 ) -> _Pilot:
+    """The axis, the reference and the places of the pilot."""
     num_blocks = min(max(positions // 64, 2), BLOCKS)
     block = 2 * -(-positions // (2 * num_blocks))
     pairs, draws = (num_blocks - 1) * block // 2, min(max(block // 24, 4), 64)
@@ -267,7 +305,7 @@ def _prepare(
 
 
 @eqx.filter_jit
-def _rates(
+def rates(
     arguments: tuple[AbstractFunctional, Array, PyTree, GaussianReference],
     places: _Places,
     key: Key,
@@ -320,7 +358,7 @@ class _Main(eqx.Module):
 
 
 @eqx.filter_jit
-def _aim(
+def aim(
     pilot: _Pilot,
     data: Array,
     values: Array,
@@ -328,6 +366,7 @@ def _aim(
     control_variate: ArrayLike,
     proposal: Proposal | None,
 ) -> _Main:
+    """The proposal and the places of the main pass, from the values of the pilot."""
     axis, fraction, sweep = pilot.axis, pilot.fraction, pilot.fraction.shape[0]
     values, controls = jax.lax.stop_gradient((values, controls))
     rate, at_ends = values[:sweep], values[sweep:].reshape(pilot.ends.shape[0], -1)
@@ -470,7 +509,7 @@ def _accumulate(
     mc_variance = jnp.maximum(stratified + part_covariance / count, stratified / 4)
     # Where the control variate leaves nothing to chance, rounding is what remains.
     size = jax.lax.stop_gradient(jnp.abs(known)) + sums["size"] / count
-    mc_variance = mc_variance + (_ROUNDING * jnp.finfo(dtype).eps * size) ** 2
+    mc_variance = mc_variance + (ROUNDING * jnp.finfo(dtype).eps * size) ** 2
     data_variance = jnp.maximum(own_covariance, 0.0) / data.shape[0]
     # The variance is uncertain if few differences dominate: their number, (sum d^2)^2 / sum d^4.
     largest = jnp.max(steps)
@@ -498,7 +537,7 @@ def rates_along(times: Array, cumulative: Array, variance: Array) -> tuple[Array
     return rate, jnp.where(length > 0, jnp.sqrt(spread) / safe, 0.0)
 
 
-def _check_estimate(estimate: Estimate) -> Estimate:
+def check_estimate(estimate: Estimate) -> Estimate:
     """Refuse a value that is not finite, or a large error that a few evaluations make up."""
     finite = "the field of the model must be finite on the whole axis, got NaN or infinity"
     few = (

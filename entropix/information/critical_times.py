@@ -36,9 +36,9 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import (
+    check_example_shape,
     check_same_process,
     conditions,
-    example_shape,
     is_concrete,
     positive_integer,
     prng_key,
@@ -235,7 +235,7 @@ def critical_times(
             f"{type(model.process).__name__}."
         )
     data = samples(data)
-    example_shape(model, data, "data")
+    check_example_shape(model, data, "data")
     marginal_model = model if marginal_model is None else marginal_model
     check_same_process(model.process, marginal_model.process, "marginal_model")
     cutoff = check_cutoff(model, cutoff)

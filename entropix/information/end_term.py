@@ -28,8 +28,10 @@ from entropix._core.chunks import in_chunks, unchunk
 from entropix.estimators import (
     EntropyCurve,
     GaussianReference,
+    PointwiseCurve,
     check_cutoff,
     integrate,
+    integrate_parts,
     log_snr_of_std,
 )
 from entropix.information.forms import DenoisingForm, ScoreForm
@@ -78,8 +80,50 @@ def with_end_term(
     total = eqx.tree_at(
         lambda e: e.bias, total, jnp.zeros_like(total.value), is_leaf=lambda x: x is None
     )
+    return _on_own_process(total, cutoff, stretch)
+
+
+def parts_with_end_term(
+    functional: ScoreForm | DenoisingForm,
+    data: DataLike,
+    *,
+    key: Key,
+    condition: PyTree,
+    cutoff: DataLike | None,
+    num_evaluations: int,
+    chunk_size: int,
+    **options: Any,
+) -> PointwiseCurve:
+    """As `with_end_term`, by parts: an end term is not divided, and is the bias of the total.
+
+    The times are those of the process along which the integral is taken: of exact models, another.
+    """
+    data = samples(data)
+    common = {"condition": condition, "num_evaluations": num_evaluations, "chunk_size": chunk_size}
+    if functional.pair.is_exact:
+        cutoff = check_cutoff(functional, cutoff)
+        moved, moved_cutoff, stretch = _along_another(functional, data, cutoff)
+        curve = integrate_parts(moved, data, key=key, cutoff=moved_cutoff, **common, **options)
+        total = _on_own_process(curve.total, cutoff, stretch)
+        bias = jnp.zeros_like(total.value)
+    else:
+        integral_key, end_key = jax.random.split(key)
+        curve = integrate_parts(
+            functional, data, key=integral_key, cutoff=cutoff, **common, **options
+        )
+        count = min(_PAIRS, max(num_evaluations // 4, 128))
+        end = end_term(functional, data, condition, key=end_key, count=count, chunk_size=chunk_size)
+        total, bias = curve.total, -end.value
+    total = eqx.tree_at(lambda e: e.bias, total, bias, is_leaf=lambda x: x is None)
+    return eqx.tree_at(lambda c: c.total, curve, total)
+
+
+def _on_own_process(total: Estimate, cutoff: Array | None, stretch: Array | None) -> Estimate:
+    """An estimate of a moved functional with the cut-off and the slope of its own process."""
     if cutoff is None:
         return total
+    assert stretch is not None  # as there is a cut-off
+    assert total.slope is not None
     return eqx.tree_at(lambda e: (e.cutoff, e.slope), total, (cutoff, stretch * total.slope))
 
 

@@ -31,7 +31,7 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import RealScalarLike, squared_norm
 from entropix._core.checks import choice
-from entropix.estimators import GaussianReference, all_exact, error_difference
+from entropix.estimators import GaussianReference, Partition, all_exact, error_difference
 from entropix.interfaces import AbstractFunctional, AbstractGaussianProcess, AbstractModel
 
 
@@ -113,6 +113,7 @@ class ScoreForm(AbstractFunctional):
     """The squared difference of the fields."""
 
     pair: ModelPair
+    partition: Partition | None = None
     uses_noise = False
     control = None
 
@@ -122,15 +123,17 @@ class ScoreForm(AbstractFunctional):
 
     def rate(
         self, s: RealScalarLike, y: Float[Array, "*shape"], z: PyTree, condition: PyTree
-    ) -> Float[Array, ""]:
+    ) -> Float[Array, "..."]:
         field, reference = self.pair(s, y, condition)
-        return squared_norm(field - reference)
+        gap = field - reference
+        return squared_norm(gap) if self.partition is None else self.partition.inner(gap, gap)
 
 
 class DenoisingForm(AbstractFunctional):
     """The difference of the denoising errors."""
 
     pair: ModelPair
+    partition: Partition | None = None
     uses_noise = True
     control = None
 
@@ -140,15 +143,20 @@ class DenoisingForm(AbstractFunctional):
 
     def rate(
         self, s: RealScalarLike, y: Float[Array, "*shape"], z: PyTree, condition: PyTree
-    ) -> Float[Array, ""]:
+    ) -> Float[Array, "..."]:
         field, reference = self.pair(s, y, condition)
-        return error_difference(self.process, s, y, z, reference, field)
+        return error_difference(self.process, s, y, z, reference, field, self.partition)
 
 
-def in_form(pair: ModelPair, form: str | None) -> ScoreForm | DenoisingForm:
-    """The integrand of a divergence in one of its two forms; None takes the advice above."""
+def in_form(
+    pair: ModelPair, form: str | None, partition: Partition | None = None
+) -> ScoreForm | DenoisingForm:
+    """The integrand of a divergence in one of its two forms; None takes the advice above.
+
+    With a partition it is an array of parts, for `integrate_parts`.
+    """
     if form is None:
         form = "score" if pair.is_exact else "denoising"
     if choice(form, "form", ("score", "denoising")) == "score":
-        return ScoreForm(pair)
-    return DenoisingForm(pair)
+        return ScoreForm(pair, partition)
+    return DenoisingForm(pair, partition)

@@ -7,14 +7,57 @@ end term is part of the value; see `entropix.information.end_term` for it, and
 `entropix.information.forms` for the two forms of the integral.
 """
 
+from collections.abc import Callable
+from typing import Any, Literal, overload
+
 from jaxtyping import PyTree
 
 from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import check_same_process, conditions, samples
 from entropix._core.precision import full_precision
-from entropix.information.end_term import with_end_term
+from entropix.estimators import Partition, PointwiseCurve
+from entropix.information.end_term import parts_with_end_term, with_end_term
 from entropix.information.forms import ModelPair, in_form
 from entropix.interfaces import AbstractModel, Estimate
+
+
+@overload
+def mutual_information(
+    model: AbstractModel,
+    data: DataLike,
+    condition: PyTree,
+    *,
+    key: Key,
+    pointwise: Literal[False] = False,
+    per_coordinate: Literal[False] = False,
+    **options: Any,
+) -> Estimate: ...
+
+
+@overload
+def mutual_information(
+    model: AbstractModel,
+    data: DataLike,
+    condition: PyTree,
+    *,
+    key: Key,
+    pointwise: Literal[True],
+    per_coordinate: bool | Callable = False,
+    **options: Any,
+) -> PointwiseCurve: ...
+
+
+@overload
+def mutual_information(
+    model: AbstractModel,
+    data: DataLike,
+    condition: PyTree,
+    *,
+    key: Key,
+    pointwise: bool = False,
+    per_coordinate: Literal[True] | Callable,
+    **options: Any,
+) -> PointwiseCurve: ...
 
 
 @full_precision
@@ -29,7 +72,10 @@ def mutual_information(
     num_evaluations: int = 16_384,
     cutoff: DataLike | None = None,
     chunk_size: int = 4096,
-) -> Estimate:
+    pointwise: bool = False,
+    per_coordinate: bool | Callable = False,
+    num_times: int = 17,
+) -> Estimate | PointwiseCurve:
     r"""$I(X; C)$ from a conditional model and a marginal one, in nats.
 
     $I(X; C) = I(X_T; C) + \int\frac{\sigma^2}{2}E\|e(y|c) - e(y)\|^2\,ds$ is the form "score"; the
@@ -57,11 +103,19 @@ def mutual_information(
         num_evaluations: evaluations of each field.
         cutoff: smallest noise standard deviation included. None takes the whole axis.
         chunk_size: evaluations held in memory at once.
+        pointwise: whether each sample has an integral of its own; in the form "denoising" and for
+            exact models it is $\log p(x|c)/p(x)$. `num_evaluations` must then be at least 32 for
+            each sample (16 in the form "score").
+        per_coordinate: True to divide the integral into those of each coordinate, or an orthogonal
+            transform of one example to divide it by coefficient or band: see
+            `entropix.estimators.transforms`.
+        num_times: edges of the intervals of log-SNR, with `pointwise` or `per_coordinate`.
 
     Returns:
         An `Estimate`. The end term $I(X_T; C)$ in it is that of Gaussians fitted to the fields at
         `t1`, with a mean of its own for each sample's condition; its error, with an allowance for
-        what is not Gaussian, is a part of `.stderr`.
+        what is not Gaussian, is a part of `.stderr`. With `pointwise` or `per_coordinate` a
+        `PointwiseCurve`, which does not contain the end term: that is `-.total.bias`.
 
     Raises:
         ValueError: if there is no condition, or the processes differ.
@@ -89,6 +143,19 @@ def mutual_information(
     condition = _given(condition, data.shape[0], "condition")
     marginal_model = model if marginal_model is None else marginal_model
     check_same_process(model.process, marginal_model.process, "marginal_model")
+    if pointwise or per_coordinate is not False:
+        by = None if per_coordinate is False else Partition.of(per_coordinate, data[0])
+        return parts_with_end_term(
+            in_form(ModelPair(model, marginal_model, marginal=True), form, by),
+            data,
+            key=key,
+            condition=(condition, None),
+            cutoff=cutoff,
+            num_evaluations=num_evaluations,
+            chunk_size=chunk_size,
+            per_sample=pointwise,
+            num_times=num_times,
+        )
     return with_end_term(
         in_form(ModelPair(model, marginal_model, marginal=True), form),
         data,

@@ -78,8 +78,11 @@ class AbstractFunctional(eqx.Module):
     @abc.abstractmethod
     def rate(
         self, s: RealScalarLike, y: Float[Array, "*shape"], z: PyTree, condition: PyTree
-    ) -> Float[Array, ""]:
-        r"""$f(s, y, z)$, per $\frac{\sigma^2}{2}ds$.
+    ) -> Float[Array, "..."]:
+        r"""$f(s, y, z)$, per $\frac{\sigma^2}{2}ds$: a scalar.
+
+        An array of parts, such as one for each coordinate, is integrated part by part by
+        `entropix.estimators.integrate_parts`.
 
         Args:
             s: time.
