@@ -83,7 +83,8 @@ def of_samples():
     yield f, "data", lambda v: ex.mutual_information(trained, v, labels, key=KEY)
     f = ex.information.conditional_mutual_information
     yield f, "data", lambda v, f=f: f(trained, v, labels, labels, key=KEY)
-    for f in (ex.entropy.path_functional, ex.estimators.integrate):
+    estimators = (ex.estimators.integrate, ex.estimators.integrate_parts)
+    for f in (ex.entropy.path_functional, *estimators):
         yield f, "data", lambda v, f=f: f(ex.entropy.EntropyProduction(model), v, key=KEY)
     yield own(ex.optimise.KineticAction)
     yield own(ex.optimise.EstimatorVariance, cutoff=0.1)
@@ -220,7 +221,7 @@ def test_the_table_is_complete():
     others = {"make_mesh", "network_size", "curve_with_end_term", "error_difference"}
     others |= {"check_ends", "end_points", "judge_ends", "judge_sizes", "resolved_points"}
     others |= {"learn_proposal", "reference_of", "call_network", "check_parts"}
-    others |= {"schedule_cost", "unbiased_w2_bound"}
+    others |= {"schedule_cost", "unbiased_w2_bound", "from_diffusers"}
     known = {function.__name__ for function, *_ in entries()}
     packages = [ex, *(value for value in vars(ex).values() if inspect.ismodule(value))]
     missing = []

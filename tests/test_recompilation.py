@@ -131,6 +131,10 @@ def _optimise(i: Inputs):
     return ex.optimise_schedule(i.learnable, objective, key=i.key, steps=2, tolerance=1e-6 * i.seed)
 
 
+def _halved(state, level, condition):
+    return state / 2
+
+
 def _score_norm(s, y, condition):
     return (y**2).sum()
 
@@ -256,6 +260,12 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
     "integrate": lambda i: ex.estimators.integrate(
         ex.entropy.EntropyProduction(i.exact), i.x, key=i.key, num_evaluations=512
     ),
+    "integrate_parts": lambda i: ex.entropy_curve(
+        i.exact, i.x, key=i.key, per_coordinate=True, num_evaluations=512
+    ),
+    "from_denoiser": lambda i: ex.models.from_denoiser(
+        _halved, shape=(2,), level=np.linspace(0.99, 0.01 * i.number, 8)
+    ).score(0.5, i.x[0]),
     "kl_divergence": lambda i: ex.kl_divergence(i.exact, i.other, i.x, key=i.key, **FEW),
     "log_prob": lambda i: ex.log_prob(i.model, i.x, key=i.key, method=ex.PathBound(16)),
     "log_prob: prior": lambda i: ex.log_prob(
@@ -416,7 +426,7 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
 NOTHING_TO_COMPILE = {"make_mesh", "network_size", "datasets.available", "datasets.stream"}
 # Checks, and what is computed by NumPy.
 NOTHING_TO_COMPILE |= {"check_cutoff", "check_divergence", "check_ends", "check_times"}
-NOTHING_TO_COMPILE |= {"equilibrium_std", "unbiased_w2_bound"}
+NOTHING_TO_COMPILE |= {"equilibrium_std", "unbiased_w2_bound", "from_diffusers"}
 SLOW = {
     "critical_times",
     "entropy_rates",

@@ -100,3 +100,21 @@ def test_what_is_no_proposal():
     model = ex.ExactModel(small_gaussian(), ex.CosinePath())
     with as_shipped(), pytest.raises(ValueError, match="`proposal` must be"):
         ex.neural_entropy(model, jnp.ones((4, 2)), key=jax.random.key(0), proposal="uniform")
+
+
+def test_gradient_in_the_data_goes_through_the_control_variate():
+    """Its known integral moves with the moments of the data; the reference itself is a constant."""
+    process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
+    model = ex.ExactModel(ex.Gaussian([0.0, 0.0], 9 * np.eye(2)), process)
+    data = model.distribution.sample(256, key=jax.random.key(0))
+
+    @jax.jit
+    def entropy_and_slope(stretch):
+        def entropy(stretch):
+            options = {"key": jax.random.key(1), "num_evaluations": 4096}
+            return ex.neural_entropy(model, stretch * data, **options).value
+
+        return jax.value_and_grad(entropy)(stretch)
+
+    (low, _), (_, slope), (high, _) = map(entropy_and_slope, jnp.asarray([0.9, 1.0, 1.1]))
+    assert float(slope) == pytest.approx(float(high - low) / 0.2, rel=0.05)
