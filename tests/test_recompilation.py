@@ -265,7 +265,7 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
     ),
     "from_denoiser": lambda i: ex.models.from_denoiser(
         _halved, shape=(2,), level=np.linspace(0.99, 0.01 * i.number, 8)
-    ).score(0.5, i.x[0]),
+    ).score(0.5, jax.device_put(i.x[0])),
     "kl_divergence": lambda i: ex.kl_divergence(i.exact, i.other, i.x, key=i.key, **FEW),
     "log_prob": lambda i: ex.log_prob(i.model, i.x, key=i.key, method=ex.PathBound(16)),
     "log_prob: prior": lambda i: ex.log_prob(
