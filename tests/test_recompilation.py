@@ -428,6 +428,10 @@ NOTHING_TO_COMPILE = {"make_mesh", "network_size", "datasets.available", "datase
 NOTHING_TO_COMPILE |= {"check_cutoff", "check_divergence", "check_ends", "check_times"}
 NOTHING_TO_COMPILE |= {"equilibrium_std", "unbiased_w2_bound", "from_diffusers"}
 SLOW = {
+    "conditional_mutual_information",
+    "networks",
+    "schedule_cost",
+    "speed_accuracy",
     "critical_times",
     "entropy_rates",
     "geodesic_deviation",

@@ -62,6 +62,7 @@ class Shrink(eqx.Module):
         return -self.rate * jnp.sin(y) if condition is None else -condition * jnp.sin(y)
 
 
+@pytest.mark.slow(reason="several programs")
 def test_of_an_inexact_model_with_conditions(x64):
     """As `log_prob` finds by a solve in the other direction."""
     model = ex.EntropyMatching(Shrink(jnp.asarray(0.3)), vp(), shape=(2,))
@@ -88,6 +89,7 @@ def test_of_a_model_without_a_score(x64):
     np.testing.assert_allclose(density.value, flow(model, x), atol=1e-3)
 
 
+@pytest.mark.slow(reason="repeats")
 def test_probes_are_unbiased_and_know_their_error():
     covariance = np.eye(6) + 0.5
     model = ex.ExactModel(ex.Gaussian(np.zeros(6), covariance), vp())

@@ -58,6 +58,7 @@ def log_mean_exp(weights):
     return float(value), float(jnp.std(jnp.exp(weights - value), ddof=1) / weights.size**0.5)
 
 
+@pytest.mark.slow(reason="several large programs")
 def test_a_wrong_field_at_a_point(x64):
     """Mean: the path bound. Exponential mean: the density of the reverse SDE."""
     x = jnp.asarray([[1.0, -2.0]])

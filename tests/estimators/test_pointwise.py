@@ -192,6 +192,7 @@ def test_errors_are_honest(fresh):
         assert np.all((ratio > 0.8) & (ratio < 1.25)), ratio
 
 
+@pytest.mark.slow(reason="several programs")
 def test_chunks_do_not_change_the_result(data):
     def curve(chunk_size, per_sample):
         return ex.entropy_curve(

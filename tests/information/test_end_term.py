@@ -245,6 +245,7 @@ def test_information_of_numbers_and_total_correlation(form):
         assert float(e.stderr) < 0.1 * truth
 
 
+@pytest.mark.slow(reason="several programs")
 def test_entropy_of_data_that_are_not_erased():
     """A prior of the process's own width would add 0.38 nats for each dimension."""
     gaussian = ex.Gaussian([10.0, -20.0], 75.0**2 * np.array([[1.0, 0.5], [0.5, 0.8]]))

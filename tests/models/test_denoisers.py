@@ -133,7 +133,13 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize(
+    "clock",
+    [
+        "vp",
+        *(pytest.param(n, marks=pytest.mark.slow(reason="as vp")) for n in ("ve", "straight")),
+    ],
+)
 def test_fields_are_the_exact_ones(clock, x64, getkey):
     process = CLOCKS[clock]()
     models = {name: adapted(name, process) for name in PUBLISHED}

@@ -137,6 +137,7 @@ def test_patches_stay_in_place(getkey):
     assert all(same[i, :, j, :, i, :, j, :].all() for i in range(3) for j in range(2))
 
 
+@pytest.mark.slow(reason="large networks; the codec has tests of its own")
 def test_saved_and_loaded(tmp_path, getkey):
     network = awake(NETWORKS["unet-attention"](condition_dim=2, precision="bfloat16"))
     y = jax.random.normal(getkey(), network.shape)

@@ -52,6 +52,7 @@ def test_costs_of_gaussian_data_are_the_closed_forms(x64, line):
     np.testing.assert_allclose(found["edm"].entropy, exploding, rtol=1e-3)
 
 
+@pytest.mark.slow(reason="repeats")
 def test_monte_carlo_errors_are_those_of_monte_carlo(x64, line):
     """The standard error of S_NN at uniform times, against the scatter of its summands."""
     model, processes = line

@@ -44,6 +44,7 @@ def spoil(folder, step):
             path.write_bytes(np.random.default_rng(0).bytes(max(path.stat().st_size, 64)))
 
 
+@pytest.mark.slow(reason="three runs")
 def test_goes_on_to_the_same_bits(tmp_path, whole):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", stop_at=12)

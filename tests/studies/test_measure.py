@@ -302,6 +302,7 @@ def test_a_killed_run_resumes_to_the_same_numbers(mixture, tmp_path, monkeypatch
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow(reason="measures twice")
 def test_a_finished_run_can_be_measured_again(mixture, tmp_path):
     out = tmp_path / "out"
     measure("mixture2", options(out, training={"seeds": 2}))

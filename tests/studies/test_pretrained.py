@@ -54,6 +54,7 @@ def folder(tmp_path_factory):
 # ------------------------------------------------------------------ a model that was saved
 
 
+@pytest.mark.slow(reason="trains and measures")
 def test_the_numbers_are_those_of_the_study_that_trained_it(tmp_path):
     trained = measure("mixture2", options(tmp_path / "trained"))
     again = measure("mixture2", of_model(tmp_path / "out", tmp_path / "trained" / "model-0.eqx"))

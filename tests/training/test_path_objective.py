@@ -249,6 +249,7 @@ def test_resumed_equals_uninterrupted(tmp_path, whole):
             fit(small_langevin_model(), data, **options | {"loss": other})
 
 
+@pytest.mark.slow(reason="two training programs")
 def test_ensembles(whole):
     options = OPTIONS | {"loss": LOSS}
     keys = jnp.stack([KEY, jax.random.key(1)])

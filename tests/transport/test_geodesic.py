@@ -118,6 +118,7 @@ def test_deviation_of_a_gaussian(x64):
     assert float(found.relative[2]) == pytest.approx(truth[2] / float(found.w2), rel=0.2)
 
 
+@pytest.mark.slow(reason="several programs")
 def test_the_geodesic_does_not_deviate(x64):
     """The path with a linear standard deviation, of an isotropic Gaussian."""
     v = 0.3

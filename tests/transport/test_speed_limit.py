@@ -454,6 +454,7 @@ def test_cutoff():
     assert float(result.efficiency) == 0  # the budget is infinite
 
 
+@pytest.mark.slow(reason="a large program")
 def test_a_network_and_its_gradient(x64):
     """Of length and W2 in the process and the network, against finite differences."""
     network = ex.FourierMLP(2, widths=(8,), num_features=4, key=jax.random.key(5))
