@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import pathlib
 
 
 # Set before jax is imported, and only where the caller has not chosen otherwise.
@@ -28,6 +29,15 @@ _QUICK = [
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     _QUICK.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(_QUICK))
+
+# Programs that take long to compile are kept between runs, in a folder that git ignores; with a
+# limit on its size, JAX locks it, so that several processes may use it.
+_cache = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
+if os.access(_cache.parent.parent, os.W_OK):
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(400 * 10**6))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 from jaxtyping import install_import_hook  # noqa: E402
 
