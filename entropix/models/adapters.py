@@ -1,9 +1,9 @@
 r"""Models made elsewhere: any function of a noisy state and a noise level.
 
 A denoiser at a known noise level is all that the estimators need, whatever process, framework or
-parametrisation it came from. What differs is said in three words: what the function returns
-(`parametrisation`), which multiple of the state it is given (`state`) and how the noise level is
-written (`level`).
+parametrisation it came from. Three arguments say what differs: what the function returns
+(`parametrisation`), which multiple of the state it is given (`state`), and how the noise level is
+expressed (`level`).
 
 | `state` | | `level` | |
 |---|---|---|---|
