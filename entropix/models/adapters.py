@@ -117,7 +117,8 @@ class DenoiserAdapter(AbstractDenoiserModel):
             state = z / alpha
         elif self.state == "flow":
             state = z / (alpha + sigma)
-        elif self.data_std is not None:
+        elif self.state == "edm":
+            assert self.data_std is not None
             state = z / edm_std(alpha, sigma, self.data_std)
         out = self._call(state, log_snr, condition, key)
         if self.output == "denoiser":

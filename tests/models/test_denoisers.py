@@ -81,6 +81,9 @@ PUBLISHED = {
     "flow": ("flow", "flow", "time"),
     "edm": ("edm", "edm", "edm"),
     "score": ("score", "ve", "std"),
+    # Not usual, and not to be taken for what is.
+    "F of another state": ("edm", "vp", "log_snr"),
+    "noise of a scaled state": ("noise", "edm", "edm"),
 }
 
 
@@ -91,9 +94,10 @@ def adapted(name, process=None, **options):
         function,
         shape=(2,),
         parametrisation=output,
+        state=state,
         level=ALPHA_BAR if level == "table" else level,
         log_snr_range=RANGE,
-        data_std=STD if output == "edm" else None,
+        data_std=STD if "edm" in (output, state) else None,
         process=process,
         **options,
     )
