@@ -2,7 +2,10 @@
 
 from entropix.estimators.axis import LogSNRAxis as LogSNRAxis
 from entropix.estimators.axis import check_cutoff as check_cutoff
+from entropix.estimators.axis import finite_log_snr as finite_log_snr
 from entropix.estimators.axis import log_snr_of_std as log_snr_of_std
+from entropix.estimators.axis import log_snr_per_log_std as log_snr_per_log_std
+from entropix.estimators.axis import std_of_log_snr as std_of_log_snr
 from entropix.estimators.denoising import error_difference as error_difference
 from entropix.estimators.ends import EndRates as EndRates
 from entropix.estimators.ends import check_ends as check_ends

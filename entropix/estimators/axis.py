@@ -24,17 +24,31 @@ from entropix.interfaces import AbstractGaussianProcess, AbstractKernelProcess
 from entropix.models import highest_log_snr
 
 
+def finite_log_snr(log_snr: Array) -> Array:
+    """A log-SNR, infinite ones where squares of the noise (or the signal) come close to underflow.
+
+    That is 65 in float32 and 531 in float64: what lies beyond is smaller than any number that can
+    be held.
+    """
+    limit = -0.75 * jnp.log(jnp.finfo(log_snr.dtype).tiny)
+    return jnp.clip(log_snr, -limit, limit)
+
+
 def _end_log_snr(process: AbstractKernelProcess, time: Array) -> Array:
     """log-SNR at an end of the axis; an infinite one is a constant, with a zero gradient.
 
-    An infinite end is put where squares of the noise (or the signal) come close to underflow, 65
-    in float32 and 531 in float64: what lies beyond is smaller than any number that can be held.
+    An infinite end is put where `finite_log_snr` has it.
     """
     frozen = jax.lax.stop_gradient(process.log_snr(time))
     is_finite = jnp.isfinite(frozen)
     inside = jnp.where(is_finite, time, (process.t0 + process.t1) / 2)
-    limit = -0.75 * jnp.log(jnp.finfo(frozen.dtype).tiny)
-    return jnp.where(is_finite, process.log_snr(inside), jnp.clip(frozen, -limit, limit))
+    return jnp.where(is_finite, process.log_snr(inside), finite_log_snr(frozen))
+
+
+@eqx.filter_jit
+def std_of_log_snr(process: AbstractGaussianProcess, log_snr: Array) -> Array:
+    r"""$\Sigma$ at a log-SNR; at the nearer end outside the range of the process."""
+    return process.std(process.time_of_log_snr(log_snr))
 
 
 @eqx.filter_jit
@@ -49,6 +63,12 @@ def log_snr_of_std(process: AbstractGaussianProcess, std: Array) -> Array:
         return 2 * (process.log_scale(process.time_of_log_snr(value)) - jnp.log(std)), None
 
     return jax.lax.scan(step, -2 * jnp.log(std), None, length=64)[0]
+
+
+def log_snr_per_log_std(process: AbstractGaussianProcess, s: Array) -> Array:
+    r"""$d\lambda/d\ln\Sigma$ without its sign, at a time of a process."""
+    # -d lambda = (sigma^2 / Sigma^2) ds and d ln Sigma = (Sigma^2)' ds / (2 Sigma^2).
+    return 2 * process.sigma_squared(s) / process.var_rate(s)
 
 
 def check_cutoff(source: Any, cutoff: DataLike | None) -> Array | None:
@@ -75,18 +95,13 @@ def check_cutoff(source: Any, cutoff: DataLike | None) -> Array | None:
         )
     if highest is None:
         return cutoff
-    least = _std_of_log_snr(process, highest)
+    least = std_of_log_snr(process, highest)
     return least if cutoff is None else jnp.maximum(cutoff, least)
 
 
 @eqx.filter_jit
 def _last_std(process: AbstractGaussianProcess) -> Array:
     return process.std(process.t1)
-
-
-@eqx.filter_jit
-def _std_of_log_snr(process: AbstractGaussianProcess, log_snr: Array) -> Array:
-    return process.std(process.time_of_log_snr(log_snr))
 
 
 class LogSNRAxis(eqx.Module):
@@ -157,3 +172,8 @@ class LogSNRAxis(eqx.Module):
         if not self.has_cutoff:
             return process.t0
         return process.time_of_log_snr(self.log_snr(0.0))
+
+    def slope(self, process: AbstractKernelProcess, rates: Array) -> Array:
+        r"""$dI/d(-\ln\Sigma)$ at the cut-off, from rates per unit of $-d\lambda$ there."""
+        assert isinstance(process, AbstractGaussianProcess)  # as there is a cut-off
+        return log_snr_per_log_std(process, self.start_time(process)) * jnp.mean(rates)

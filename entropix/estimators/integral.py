@@ -26,6 +26,7 @@ others depend on the process, and are compiled once for all models.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -253,12 +254,15 @@ def _stop_gradient(leaf: Any) -> Any:
     return jax.lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf
 
 
-class _Places(eqx.Module):
-    """Where a functional is evaluated: log-SNRs, numbers of data points, numbers of noises."""
+class Places(eqx.Module):
+    """Where a functional is evaluated: log-SNRs, numbers of data points, numbers of noises.
 
-    log_snr: Float[Array, " n"]
-    index: Int[Array, " n"]
-    noise: Int[Array, " n"]
+    Of many places, or of one.
+    """
+
+    log_snr: Float[Array, "*n"]
+    index: Int[Array, "*n"]
+    noise: Int[Array, "*n"]
 
 
 class _Pilot(eqx.Module):
@@ -268,7 +272,7 @@ class _Pilot(eqx.Module):
     axis: LogSNRAxis
     fraction: Float[Array, " sweep"]
     ends: Float[Array, " points"]
-    places: _Places
+    places: Places
     bits: Array  # for the main pass, shape (pairs, 5)
     key: Key  # of the noise
 
@@ -299,15 +303,44 @@ def prepare(
     # The same data points and noise at every end point.
     number = jnp.concatenate([jnp.arange(sweep), jnp.tile(jnp.arange(draws), ends.shape[0])])
     log_snr = jnp.concatenate([axis.log_snr(fraction), jnp.repeat(ends, draws)])
-    places = _Places(log_snr, index[number], number)
+    places = Places(log_snr, index[number], number)
     bits = bits[2 * block :].reshape(pairs, 5)
     return _Pilot(reference, axis, fraction, ends, places, bits, noise_key)
+
+
+def at_place(
+    functional: AbstractFunctional,
+    data: Array,
+    condition: PyTree,
+    key: Key,
+    place: Places,
+    rate: Callable[[Array, Array, PyTree, PyTree], PyTree],
+) -> PyTree:
+    r"""`rate(s, y, z, condition)` per unit of $-d\lambda$ at one place.
+
+    It is averaged over the noise and its reflection where the functional uses the noise.
+    """
+    process: Any = functional.process
+    x = data[place.index]
+    chosen = jax.tree.map(lambda c: c[place.index], condition)
+    z = process.draw_noise(x, key=jax.random.fold_in(key, place.noise))
+    s = process.time_of_log_snr(place.log_snr)
+
+    def at(z: PyTree) -> PyTree:
+        return rate(s, process.perturb(s, x, z), z, chosen)
+
+    if functional.uses_noise:
+        pair = jax.tree.map(lambda *v: jnp.stack(v), z, process.reflect_noise(z))
+        found = jax.tree.map(lambda v: jnp.mean(v, axis=0), jax.vmap(at)(pair))
+    else:
+        found = at(z)
+    return jax.tree.map(lambda v: process.measure(s) * v, found)
 
 
 @eqx.filter_jit
 def rates(
     arguments: tuple[AbstractFunctional, Array, PyTree, GaussianReference],
-    places: _Places,
+    places: Places,
     key: Key,
     chunk: int,
 ) -> tuple[Array, Array]:
@@ -316,25 +349,16 @@ def rates(
     process: Any = functional.process
     variate = functional.control
 
-    def one(place: _Places) -> tuple[Array, Array]:
-        x = data[place.index]
-        chosen = jax.tree.map(lambda c: c[place.index], condition)
-        z = process.draw_noise(x, key=jax.random.fold_in(key, place.noise))
-        s = process.time_of_log_snr(place.log_snr)
+    def both(
+        s: Array, y: Array, z: PyTree, condition: PyTree
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        value = functional.rate(s, y, z, condition)
+        if variate is None:
+            return value, jnp.zeros_like(value)
+        return value, reference.control(variate, process, s, y, z)
 
-        def at(z: PyTree) -> tuple[Array, Array]:
-            y = process.perturb(s, x, z)
-            value = functional.rate(s, y, z, chosen)
-            if variate is None:
-                return value, jnp.zeros_like(value)
-            return value, reference.control(variate, process, s, y, z)
-
-        if functional.uses_noise:
-            pair = jax.tree.map(lambda *v: jnp.stack(v), z, process.reflect_noise(z))
-            found = jax.tree.map(lambda v: jnp.mean(v, axis=0), jax.vmap(at)(pair))
-        else:
-            found = at(z)
-        return jax.tree.map(lambda v: process.measure(s) * v, found)
+    def one(place: Places) -> tuple[Array, Array]:
+        return at_place(functional, data, condition, key, place, both)
 
     count = places.log_snr.shape[0]
     out = in_chunks(lambda block, _: jax.vmap(one)(block), places, count, chunk)
@@ -354,7 +378,7 @@ class _Main(eqx.Module):
     density: Float[Array, " n"]
     keep: Float[Array, " n"]
     index: Int[Array, " pairs"]
-    blocks: tuple[_Places, ...]
+    blocks: tuple[Places, ...]
 
 
 @eqx.filter_jit
@@ -385,14 +409,14 @@ def aim(
     fraction, density, keep = proposal.place((stratum + offset) / count)
     # Numbers of noise that the pilot has not used.
     noise = (jnp.iinfo(jnp.int32).max - jnp.arange(count)).astype(int)
-    places = _Places(axis.log_snr(fraction), jnp.repeat(index, 2), noise)
+    places = Places(axis.log_snr(fraction), jnp.repeat(index, 2), noise)
     block = values.shape[0]
     blocks = [
         jax.tree.map(lambda leaf, i=i: leaf[i : i + block], places) for i in range(0, count, block)
     ]
     if axis.has_cutoff:  # one more block, for the slope there
         start = jnp.full_like(blocks[0].log_snr, axis.log_snr(0.0))
-        blocks.append(_Places(start, blocks[0].index, blocks[0].noise))
+        blocks.append(Places(start, blocks[0].index, blocks[0].noise))
     return _Main(ends, proposal, stratum, fraction, density, keep, index, tuple(blocks))
 
 
@@ -416,11 +440,7 @@ def _combine(
     evaluations = cost * (pilot.places.index.shape[0] + value.shape[0])
     slope = None
     if cutoff is not None:
-        assert isinstance(process, AbstractGaussianProcess)
-        start = axis.start_time(process)
-        # -d lambda = (sigma^2 / Sigma^2) ds and d ln Sigma = (Sigma^2)' ds / (2 Sigma^2).
-        factor = 2 * process.sigma_squared(start) / process.var_rate(start)
-        slope = factor * jnp.mean(value[count:])
+        slope = axis.slope(process, value[count:])
     if times is None:
         edges = jnp.linspace(0.0, 1.0, num_times, dtype=data.dtype)
         times = axis.times(process, edges)

@@ -36,8 +36,10 @@ from entropix.estimators.axis import LogSNRAxis
 from entropix.estimators.ends import check_ends
 from entropix.estimators.integral import (
     ROUNDING,
+    Places,
     aim,
     all_exact,
+    at_place,
     check_estimate,
     checked_arguments,
     frozen,
@@ -282,10 +284,7 @@ def _divide(
         total_mc, total_error = jnp.sqrt(mc[-1]), jnp.sqrt(population[-1])
     slope = None
     if slope_rates is not None:
-        start = axis.start_time(process)
-        # As for the whole: see `entropix.estimators.integral`.
-        factor = 2 * process.sigma_squared(start) / process.var_rate(start)
-        slope = factor * jnp.mean(slope_rates)
+        slope = axis.slope(process, slope_rates)
     total = Estimate(
         value=total_value,
         stderr=total_error,
@@ -333,20 +332,9 @@ class _Evaluator(eqx.Module):
         return jax.eval_shape(rate).shape
 
     def _parts(self, index: Array, log_snr: Array, number: Array) -> Array:
+        place = Places(log_snr, index, number)
         functional = self.functional
-        process: Any = functional.process
-        x = self.data[index]
-        chosen = jax.tree.map(lambda c: c[index], self.condition)
-        z = process.draw_noise(x, key=jax.random.fold_in(self.key, number))
-        s = process.time_of_log_snr(log_snr)
-
-        def at(z: PyTree) -> Array:
-            return functional.rate(s, process.perturb(s, x, z), z, chosen)
-
-        if functional.uses_noise:
-            pair = jax.tree.map(lambda *v: jnp.stack(v), z, process.reflect_noise(z))
-            return process.measure(s) * jnp.mean(jax.vmap(at)(pair), axis=0)
-        return process.measure(s) * at(z)
+        return at_place(functional, self.data, self.condition, self.key, place, functional.rate)
 
     def __call__(self, index: Array, level: Array, number: Array) -> tuple[Array, Array]:
         """Parts (P + 1,) and the bin of the axis, at one level of the proposal."""

@@ -51,20 +51,20 @@ from entropix.estimators import (
     GaussianReference,
     all_exact,
     check_cutoff,
+    finite_log_snr,
     integrate,
     log_snr_of_std,
+    log_snr_per_log_std,
     rates_along,
+    std_of_log_snr,
 )
-from entropix.information.end_term import curve_with_end_term
+from entropix.information.end_term import curve_with_end_term, erasing_process
 from entropix.information.forms import DenoisingForm, ModelPair, ScoreForm, in_form
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel, Estimate
-from entropix.processes import LinearSchedule, VariancePreserving
 
 
 # How far the search for a collapse goes beyond that of the Gaussian, in log-SNR.
 _MARGINS = (2.0, 8.0, 24.0)
-# B(t1) of the process along which exact models are continued, as in `end_term`.
-_ERASURE = 60.0
 
 
 class CriticalTime(eqx.Module):
@@ -351,17 +351,12 @@ class _Crossing(eqx.Module):
 @eqx.filter_jit
 def _crossing(process: AbstractGaussianProcess, curve: EntropyCurve, level: Array) -> _Crossing:
     """The total of the curve includes what the end of its process has not erased."""
-    information, log_snr = curve.total.value - curve.cumulative, _finite(curve.log_snr)
+    information, log_snr = curve.total.value - curve.cumulative, finite_log_snr(curve.log_snr)
     # The first crossing from the noise, also of a curve that is not monotone within its error.
     risen = jax.lax.cummax(information[::-1])
     found = jax.lax.stop_gradient(jnp.interp(level, risen, log_snr[::-1]))
-    std = process.std(process.time_of_log_snr(found))
+    std = std_of_log_snr(process, found)
     return _Crossing(found, std, risen[-1] >= level, log_snr[0])
-
-
-def _finite(log_snr: Array) -> Array:
-    limit = -0.75 * jnp.log(jnp.finfo(log_snr.dtype).tiny)
-    return jnp.clip(log_snr, -limit, limit)
 
 
 def _is_missing(crossing: _Crossing) -> bool:
@@ -392,7 +387,7 @@ def _refined(
     s = process.time_of_log_snr(crossing.log_snr)
     assert total.slope is not None  # there is a cut-off
     # A slope per -ln Sigma as one per unit of log-SNR.
-    rate = total.slope * process.var_rate(s) / (2 * process.sigma_squared(s))
+    rate = total.slope / log_snr_per_log_std(process, s)
     rate = jax.lax.stop_gradient(jnp.where(rate > 0, rate, jnp.inf))
     log_snr = crossing.log_snr + (level.value - total.value) / rate
     stderr = jnp.hypot(total.stderr, level.stderr) / rate
@@ -417,7 +412,7 @@ def _collapse(
     gaussian, margins = _gaussian_collapse(data, level), _MARGINS
     log_snr = None if cutoff is None else log_snr_of_std(own, cutoff)
     if all_exact(model):  # known at any noise: taken along a process that ends in it
-        model = model.with_process(_erasing(data))
+        model = model.with_process(erasing_process(GaussianReference.from_data(data).mean_variance))
     process, found = model.process, None
     beyond = _gaussian_information(process, data)
     first, second = jax.random.split(key)
@@ -425,7 +420,7 @@ def _collapse(
         margins = margins[-1:]
     for margin in margins:
         lowest = gaussian + margin if log_snr is None else log_snr
-        std = _std_at(process, lowest)
+        std = std_of_log_snr(process, lowest)
         curve = integrate(ConditionalEntropy(model), data, key=first, cutoff=std, **options)
         curve = eqx.tree_at(lambda c: c.total, curve, _added(curve.total, beyond))
         found = _crossing(process, curve, level)
@@ -445,18 +440,6 @@ def _collapse(
 def _added(total: Estimate, beyond: Estimate) -> Estimate:
     value, stderr = total.value + beyond.value, jnp.hypot(total.stderr, beyond.stderr)
     return eqx.tree_at(lambda e: (e.value, e.stderr), total, (value, stderr))
-
-
-@eqx.filter_jit
-def _std_at(process: AbstractGaussianProcess, log_snr: Array) -> Array:
-    return process.std(process.time_of_log_snr(log_snr))
-
-
-@eqx.filter_jit
-def _erasing(data: Array) -> VariancePreserving:
-    """A process that ends in noise, with an equilibrium as wide as the data."""
-    variance = GaussianReference.from_data(data).mean_variance
-    return VariancePreserving(LinearSchedule(_ERASURE, _ERASURE), jnp.sqrt(variance))
 
 
 @eqx.filter_jit
@@ -525,7 +508,7 @@ def _class_curve(curve: EntropyCurve, prior: Estimate, half: CriticalTime) -> Cl
         return jnp.sqrt(jnp.maximum(stderr**2 - mc_stderr**2, 0.0))
 
     sampled = from_data(total.stderr, total.mc_stderr) + from_data(curve.stderr, curve.mc_stderr)
-    level = -_finite(curve.log_snr)
+    level = -finite_log_snr(curve.log_snr)
     rate, rate_stderr = rates_along(level, curve.cumulative, curve.mc_stderr**2)
     return ClassEntropy(
         log_snr=curve.log_snr,

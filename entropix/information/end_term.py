@@ -33,6 +33,7 @@ from entropix.estimators import (
     integrate,
     integrate_parts,
     log_snr_of_std,
+    std_of_log_snr,
 )
 from entropix.information.forms import DenoisingForm, ScoreForm
 from entropix.information.normals import (
@@ -128,6 +129,16 @@ def _on_own_process(total: Estimate, cutoff: Array | None, stretch: Array | None
 
 
 @eqx.filter_jit
+def erasing_process(variance: Array) -> VariancePreserving:
+    """A process that ends in noise, for data of a variance, a constant for derivatives.
+
+    Its equilibrium is as wide as the data: with it, entropy fields lose least to cancellation.
+    """
+    schedule = LinearSchedule(_ERASURE, _ERASURE)
+    return VariancePreserving(schedule, jax.lax.stop_gradient(jnp.sqrt(variance)))
+
+
+@eqx.filter_jit
 def _along_another(
     functional: ScoreForm | DenoisingForm, data: Array, cutoff: Array | None
 ) -> tuple[ScoreForm | DenoisingForm, Array | None, Array | None]:
@@ -137,14 +148,12 @@ def _along_another(
     per $-\ln\Sigma$ of the new process into one of the old.
     """
     own = functional.process
-    # An equilibrium as wide as the data: with it, entropy fields lose least to cancellation.
     variance = GaussianReference.from_data(data).mean_variance
     log_snr = None
     if cutoff is not None:
         log_snr = log_snr_of_std(own, cutoff)
         variance = variance + jax.lax.stop_gradient(jnp.exp(-log_snr))
-    schedule = LinearSchedule(_ERASURE, _ERASURE)
-    process = VariancePreserving(schedule, jax.lax.stop_gradient(jnp.sqrt(variance)))
+    process = erasing_process(variance)
     moved = eqx.tree_at(lambda f: f.pair, functional, functional.pair.with_process(process))
     if log_snr is None:
         return moved, None, None
@@ -154,8 +163,7 @@ def _along_another(
         s = process.time_of_log_snr(log_snr)
         return process.equilibrium_gain(s) * process.scale(s)
 
-    std = process.std(process.time_of_log_snr(log_snr))
-    return moved, std, share(process) / share(own)
+    return moved, std_of_log_snr(process, log_snr), share(process) / share(own)
 
 
 def curve_with_end_term(
