@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from entropix._core.extras import needed
+
 
 _DESCRIPTION = (
     "Measure how much information a diffusion model stores. `entropix COMMAND --help` lists the "
@@ -23,12 +25,7 @@ def parse(words: list[str], commands: dict[str, Callable[..., Any]]) -> Any:
     Raises:
         ValueError: in one line, if the words are not understood, or tyro is not installed.
     """
-    try:
-        import tyro
-    except ImportError as error:
-        raise ValueError(
-            "the command line needs tyro: python -m pip install 'entropix[studies]'."
-        ) from error
+    tyro = needed("tyro", "the command line", "tyro", "studies")
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):

@@ -22,16 +22,15 @@ and report it. The model's own process ends at the lower end; under another proc
 of the data, the denoiser is continued as `with_process` states.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from entropix._core.arrays import Key, RealScalarLike, as_float
+from entropix._core.arrays import DataLike, Key, RealScalarLike, State, as_float
 from entropix._core.checks import choice, is_concrete, positive, with_key
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.models.denoisers import (
@@ -52,7 +51,14 @@ STATES = ("vp", "ve", "flow", "edm")
 LEVELS = ("log_snr", "std", "time", "edm")
 # What goes with an output in the models that are published.
 _STATE = {"denoiser": "ve", "noise": "vp", "v": "vp", "flow": "flow", "edm": "edm", "score": "ve"}
-_LEVEL = {"denoiser": "std", "noise": "log_snr", "v": "log_snr", "flow": "time", "edm": "edm"}
+_LEVEL = {
+    "denoiser": "std",
+    "noise": "log_snr",
+    "v": "log_snr",
+    "flow": "time",
+    "edm": "edm",
+    "score": "std",
+}
 
 
 class DenoiserAdapter(AbstractDenoiserModel):
@@ -92,12 +98,12 @@ class DenoiserAdapter(AbstractDenoiserModel):
             return jnp.exp(-log_snr / 2)
         return 1 / (1 + jnp.exp(log_snr / 2)) if self.level == "time" else -log_snr / 8
 
-    def _call(self, state: Array, log_snr: Array, condition: Any, key: Key | None) -> Array:
+    def _call(self, state: Array, log_snr: Array, condition: PyTree, key: Key | None) -> Array:
         level = self._noise_level(log_snr)
         if not self.batched:
             out = self.network(state, level, condition, **with_key(self.network, key))
         else:
-            one = None if condition is None else _leading(condition)
+            one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], condition)
             out = self.network(state[None], level[None], one, **with_key(self.network, key))
         out = as_float(out, "function")
         expected = (1, *state.shape) if self.batched else state.shape
@@ -109,8 +115,8 @@ class DenoiserAdapter(AbstractDenoiserModel):
         return out.reshape(state.shape)
 
     def split(
-        self, s: RealScalarLike, y: Float[Array, "*shape"], condition: Any, key: Key | None
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+        self, s: RealScalarLike, y: State, condition: PyTree, key: Key | None
+    ) -> tuple[State, State]:
         log_snr, z, alpha, sigma = unit_state(self.process, s, y)
         state = z
         if self.state == "ve":
@@ -135,19 +141,15 @@ class DenoiserAdapter(AbstractDenoiserModel):
         return from_edm(z, alpha, sigma, out, self.data_std)
 
 
-def _leading(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], tree)
-
-
 def from_denoiser(
     function: Callable,
     *,
     shape: tuple[int, ...],
     parametrisation: str = "denoiser",
-    log_snr_range: Sequence[float] | ArrayLike | None = None,
+    log_snr_range: DataLike | None = None,
     state: str | None = None,
-    level: str | Sequence[float] | ArrayLike | None = None,
-    data_std: ArrayLike | None = None,
+    level: str | DataLike | None = None,
+    data_std: RealScalarLike | None = None,
     process: AbstractGaussianProcess | None = None,
     batched: bool = False,
 ) -> AbstractModel:
@@ -198,8 +200,7 @@ def from_denoiser(
         )
     choice(parametrisation, "parametrisation", OUTPUTS)
     state = choice(_STATE[parametrisation] if state is None else state, "state", STATES)
-    if level is None:
-        level = _LEVEL.get(parametrisation, "std")
+    level = _LEVEL[parametrisation] if level is None else level
     steps = None if isinstance(level, str) else _table(level)
     level = choice(level, "level", LEVELS) if isinstance(level, str) else "step"
     if "edm" in (parametrisation, state):
@@ -246,7 +247,7 @@ def highest_log_snr(tree: PyTree) -> Array | None:
     return None if not bounds else jnp.min(jnp.stack(bounds))
 
 
-def _table(alpha_bar: Any) -> Array:
+def _table(alpha_bar: DataLike) -> Array:
     """The log-SNR of each step."""
     table = np.asarray(alpha_bar, float)
     if table.ndim != 1 or table.size < 2 or not np.all((table > 0) & (table < 1)):

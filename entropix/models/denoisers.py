@@ -28,14 +28,13 @@ the second form of $e$ where the noise dominates, so that nothing cancels there.
 
 import abc
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.arrays import Key, RealScalarLike, State
 from entropix._core.checks import positive
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.models.moved import move
@@ -92,8 +91,8 @@ class AbstractDenoiserModel(AbstractNetworkModel):
 
     @abc.abstractmethod
     def split(
-        self, s: RealScalarLike, y: Float[Array, "*shape"], condition: Any, key: Key | None
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+        self, s: RealScalarLike, y: State, condition: PyTree, key: Key | None
+    ) -> tuple[State, State]:
         r"""The denoiser and the noise, $y = \mu D + \Sigma\epsilon$."""
 
     @property
@@ -104,34 +103,19 @@ class AbstractDenoiserModel(AbstractNetworkModel):
         return move(self, process)
 
     def denoise(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         r"""$D(y, s)$, the model's $E[x|y]$."""
         return self.split(s, y, condition, key)[0]
 
     def score(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         return -self.split(s, y, condition, key)[1] / self.process.std(s)
 
     def entropy_field(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         process = self.process
         denoised, noise = self.split(s, y, condition, key)
         near_data = process.log_snr(s) > 0
@@ -142,13 +126,8 @@ class AbstractDenoiserModel(AbstractNetworkModel):
         return jnp.where(near_data, process.equilibrium_precision(s) * y - noise / std, near_noise)
 
     def velocity(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        condition: Any = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "*shape"]:
+        self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> State:
         process = self.process
         denoised, noise = self.split(s, y, condition, key)
         return process.scale_rate(s) * denoised + process.var_rate(s) / (2 * process.std(s)) * noise
@@ -195,8 +174,8 @@ class DenoiserPrediction(AbstractDenoiserModel):
         self.shape = example_shape(network, shape)
 
     def split(
-        self, s: RealScalarLike, y: Float[Array, "*shape"], condition: Any, key: Key | None
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+        self, s: RealScalarLike, y: State, condition: PyTree, key: Key | None
+    ) -> tuple[State, State]:
         log_snr, z, alpha, sigma = unit_state(self.process, s, y)
         return from_denoised(
             z, alpha, sigma, call_network(self.network, log_snr, z, condition, key)
@@ -231,8 +210,8 @@ class VPrediction(AbstractDenoiserModel):
         self.shape = example_shape(network, shape)
 
     def split(
-        self, s: RealScalarLike, y: Float[Array, "*shape"], condition: Any, key: Key | None
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+        self, s: RealScalarLike, y: State, condition: PyTree, key: Key | None
+    ) -> tuple[State, State]:
         log_snr, z, alpha, sigma = unit_state(self.process, s, y)
         return from_v(z, alpha, sigma, call_network(self.network, log_snr, z, condition, key))
 
@@ -279,8 +258,8 @@ class EDMPrediction(AbstractDenoiserModel):
         self.shape = example_shape(network, shape)
 
     def split(
-        self, s: RealScalarLike, y: Float[Array, "*shape"], condition: Any, key: Key | None
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+        self, s: RealScalarLike, y: State, condition: PyTree, key: Key | None
+    ) -> tuple[State, State]:
         log_snr, z, alpha, sigma = unit_state(self.process, s, y)
         state = z / edm_std(alpha, sigma, self.data_std)
         output = call_network(self.network, log_snr, state, condition, key)

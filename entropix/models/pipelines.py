@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import ArrayLike
 
+from entropix._core.extras import needed
 from entropix.interfaces import AbstractModel
 from entropix.models.adapters import from_denoiser
-from entropix.models.pytorch import TorchFunction, optional
+from entropix.models.pytorch import TorchFunction
 
 
 _OUTPUTS = {"epsilon": "noise", "sample": "denoiser", "v_prediction": "v"}
@@ -42,9 +43,9 @@ def from_diffusers(
         A model of examples of shape (channels, height, width), usually with values in [-1, 1].
 
     Raises:
-        ImportError: if PyTorch or diffusers is not installed.
-        ValueError: if the folder holds no pipeline, weights are missing or no safetensors, or the
-            scheduler or what the network predicts is not known.
+        ValueError: if PyTorch or diffusers is not installed, the folder holds no pipeline, weights
+            are missing or no safetensors, or the scheduler or what the network predicts is not
+            known.
     """
     folder = pathlib.Path(folder)
     index = _index(folder)
@@ -72,7 +73,7 @@ def from_diffusers(
         )
 
     def call(module: Any, states: Any, levels: Any, labels: Any) -> Any:
-        torch = optional("torch")
+        torch = needed("torch", "a model of PyTorch", "torch", "torch")
 
         options: dict[str, Any] = {}
         if given is not None:
@@ -118,7 +119,7 @@ def _index(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _component(folder: pathlib.Path, index: dict[str, Any], name: str) -> Any:
-    diffusers = optional("diffusers")
+    diffusers = needed("diffusers", "a model of PyTorch", "diffusers", "torch")
 
     entry = index[name]
     library, kind = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)

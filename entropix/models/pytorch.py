@@ -5,7 +5,6 @@ runs as fast as in PyTorch. Everything that needs values works, and derivatives 
 direction, which `ProbabilityFlow` needs. Gradients in the reverse direction do not.
 """
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,20 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from entropix._core.checks import positive_integer
-
-
-def optional(name: str) -> Any:
-    """A package of the extra `torch`, imported where it is needed.
-
-    Raises:
-        ImportError: if it is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"{name} is needed for models of PyTorch: python -m pip install 'entropix[torch]'."
-        ) from error
+from entropix._core.extras import needed
 
 
 class TorchFunction(eqx.Module):
@@ -49,7 +35,7 @@ class TorchFunction(eqx.Module):
             arguments.
 
     Raises:
-        ImportError: if PyTorch is not installed (the extra `torch`).
+        ValueError: if PyTorch is not installed (the extra `torch`).
     """
 
     module: Any = eqx.field(static=True)
@@ -65,7 +51,7 @@ class TorchFunction(eqx.Module):
         batch_size: int = 256,
         call: Callable | None = None,
     ):
-        torch = optional("torch")
+        torch = needed("torch", "a model of PyTorch", "torch", "torch")
 
         if not isinstance(module, torch.nn.Module):
             raise ValueError(f"`module` must be a torch.nn.Module, got {type(module).__name__}.")
@@ -104,13 +90,13 @@ class TorchFunction(eqx.Module):
         return evaluate(state, level)
 
     def _values(self, state: Any, level: Any, condition: Any) -> np.ndarray:
-        torch = optional("torch")
+        torch = needed("torch", "a model of PyTorch", "torch", "torch")
 
         with torch.inference_mode():
             return self._batches(self._apply, state, level, condition)
 
     def _tangents(self, state: Any, level: Any, condition: Any, tangent: Any) -> np.ndarray:
-        torch = optional("torch")
+        torch = needed("torch", "a model of PyTorch", "torch", "torch")
 
         def push(state: Any, level: Any, condition: Any, tangent: Any) -> Any:
             def at(states: Any) -> Any:
@@ -141,7 +127,7 @@ class TorchFunction(eqx.Module):
 
     def _batches(self, fn: Callable, state: Any, level: Any, condition: Any, *more: Any) -> Any:
         """Apply `fn` to tensors of at most `batch_size` examples, whatever the leading axes."""
-        torch = optional("torch")
+        torch = needed("torch", "a model of PyTorch", "torch", "torch")
 
         host = np.asarray(state)
         leading = np.shape(level)

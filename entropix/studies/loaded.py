@@ -281,8 +281,8 @@ def probe(model: AbstractModel, points: np.ndarray, condition: Any) -> str | Non
                     return f"its field is not finite at log-SNR {float(level):.3g}"
     except (ValueError, TypeError, RuntimeError, IndexError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        # Of an error on the host, only the last line of the traceback says what it is.
-        hosted = "Traceback (most recent call last)" in str(error)
+        # Of an error on the host, only the last line of its traceback says what it is.
+        hosted = isinstance(error, jax.errors.JaxRuntimeError)
         said = (lines[-1] if hosted else " ".join(lines)) if lines else type(error).__name__
         return said[:300].rstrip(".")
     return None
