@@ -1,7 +1,6 @@
 """The one progress bar of the package, on the terminal."""
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,13 +31,6 @@ class ProgressBar:
         """Another text in front of the bar."""
         if self._bar is not None:
             self._bar.set_description(description)
-
-    def write(self, line: str) -> None:
-        """Print a line on stderr without breaking the bar; it is printed without a bar too."""
-        if self._bar is None:
-            print(line, file=sys.stderr)
-        else:
-            self._bar.write(line, file=sys.stderr)
 
 
 @contextlib.contextmanager
