@@ -22,6 +22,7 @@ from entropix._core.checks import (
     positive_integer,
     samples,
 )
+from entropix._core.formatting import short_repr
 from entropix._core.mesh import DATA, axis_size, check_mesh
 from entropix._core.precision import PRECISIONS
 from entropix.interfaces import AbstractLoss, AbstractModel, AbstractStream
@@ -102,6 +103,8 @@ class Fit(eqx.Module):
 
     model: AbstractModel
     history: History
+
+    __repr__ = short_repr
 
 
 def fit(
