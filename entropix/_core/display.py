@@ -5,7 +5,6 @@ import html
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import equinox as eqx
 import numpy as np
 from jaxtyping import ArrayLike
 
@@ -17,17 +16,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def labelled(*dims: str, units: str = "nats", coordinate: bool = False) -> Any:
-    """A field of a result, with names for its axes and a unit.
+# The errors of an `Estimate`.
+ERRORS = ("stderr", "mc_stderr")
+
+
+def label(dims: str = "", units: str = "nats") -> dict[str, Any]:
+    """Names for the axes of a field, and its unit: `eqx.field(metadata=label("time"))`.
 
     Args:
-        *dims: names of its last axes. Axes before them are those of a batch. A last name `"*part"`
-            stands for any number of axes, `part_0`, `part_1`, ...
+        dims: names of its last axes, separated by spaces. Axes before them are those of a batch. A
+            last name `"*part"` stands for any number of axes, `part_0`, `part_1`, ...
         units: of its values.
-        coordinate: whether it labels an axis.
     """
-    about = {"dims": dims, "units": units, "coordinate": coordinate}
-    return eqx.field(metadata={"entropix": about})
+    return {"entropix": {"dims": tuple(dims.split()), "units": units, "coordinate": False}}
+
+
+def axis(dims: str, units: str) -> dict[str, Any]:
+    """The same for a field that labels an axis."""
+    about = label(dims, units)["entropix"]
+    return {"entropix": about | {"coordinate": True}}
 
 
 def _fields(result: Any) -> Iterator[tuple[str, dict[str, Any], Any]]:
@@ -35,14 +42,17 @@ def _fields(result: Any) -> Iterator[tuple[str, dict[str, Any], Any]]:
     for field in dataclasses.fields(result):
         about = field.metadata.get("entropix")
         if about is not None:
-            yield field.name, dict(about), getattr(result, field.name)
+            value = getattr(result, field.name)
+            parts = value if isinstance(value, dict) else {"": value}
+            for part, of_part in parts.items():
+                yield "_".join(filter(None, (field.name, part))), dict(about), of_part
 
 
 def with_errors(name: str, value: Any) -> dict[str, Any]:
     """An estimate as three arrays: `name`, `name_stderr` and `name_mc_stderr`; others as it is."""
     if not hasattr(value, "mc_stderr"):
         return {name: value}
-    errors = {f"{name}_{error}": getattr(value, error) for error in ("stderr", "mc_stderr")}
+    errors = {f"{name}_{error}": getattr(value, error) for error in ERRORS}
     return {name: value.value} | errors
 
 

@@ -36,14 +36,14 @@ class _Text:
         return self.text
 
 
-def short_repr(module: eqx.Module) -> str:
+def short_repr(self: eqx.Module) -> str:
     """Equinox's own text of a module, with values for single numbers and sizes for networks."""
 
     def arrays_of(node: Any) -> list[Any]:
         return [leaf for leaf in jax.tree.leaves(node) if eqx.is_array(leaf)]
 
     def is_large(node: Any) -> bool:
-        if node is module or not isinstance(node, eqx.Module | tuple | list):
+        if node is self or not isinstance(node, eqx.Module | tuple | list):
             return False
         layer = type(node).__module__.startswith("equinox.nn")
         return layer or len(arrays_of(node)) > (_MOST_ARRAYS if isinstance(node, eqx.Module) else 2)
@@ -61,4 +61,4 @@ def short_repr(module: eqx.Module) -> str:
                 return _Text(str(np.asarray(node).item()))
         return node
 
-    return eqx.tree_pformat(jax.tree.map(shown, module, is_leaf=is_large))
+    return eqx.tree_pformat(jax.tree.map(shown, self, is_leaf=is_large))

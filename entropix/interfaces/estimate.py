@@ -119,7 +119,7 @@ class Estimate(eqx.Module):
     __radd__ = __add__
 
     def __sub__(self, number: ArrayLike) -> "Estimate":
-        return self + (-number) if _is_number(number, "-") else NotImplemented
+        return self + jnp.negative(number) if _is_number(number, "-") else NotImplemented
 
     def __rsub__(self, number: ArrayLike) -> "Estimate":
         return -self + number if _is_number(number, "-") else NotImplemented

@@ -171,6 +171,9 @@ def test_results_as_a_record_with_named_dimensions():
     )
     assert jnp.allclose(field, by_threes, rtol=1e-5)
     record = fits.record(entropy=entropy, field=field)
+    assert fits.to_xarray()["loss"].equals(record["loss"])
+    assert "kappa" in fits._repr_html_()
+    assert len(repr(fits).splitlines()) < 40
     assert record["entropy"].dims == ("kappa", "num_samples", "seed")
     assert record["entropy_stderr"].shape == (2, 3, 2)
     assert record["field"].dims == ("kappa", "num_samples", "seed", "field_0")
@@ -293,7 +296,10 @@ def test_bad_ensembles():
             {"over": {"learning_rate": [1e-3]}, "optimiser": optax.sgd(1e-3)},
             "`optimiser` must be left",
         ),
-        ({"over": {"num_samples": [31]}}, "must be an integer from the batch size, 32, to"),
+        (
+            {"over": {"num_samples": [31]}, "batch_size": 32},
+            "must be an integer from the batch size, 32, to",
+        ),
         ({"over": {"num_samples": [40, 65]}}, "to the number of samples, 64, got 65"),
         ({"precision": "exact"}, "`precision` must be one of"),
         ({"mesh": 8}, "`mesh` must be made by make_mesh, got int"),
