@@ -40,7 +40,8 @@ def short_repr(self: eqx.Module) -> str:
     """Equinox's own text of a module, with values for single numbers and sizes for networks."""
 
     def arrays_of(node: Any) -> list[Any]:
-        return [leaf for leaf in jax.tree.leaves(node) if eqx.is_array(leaf)]
+        kinds = jax.Array | np.ndarray | jax.ShapeDtypeStruct
+        return [leaf for leaf in jax.tree.leaves(node) if isinstance(leaf, kinds)]
 
     def is_large(node: Any) -> bool:
         if node is self or not isinstance(node, eqx.Module | tuple | list):
