@@ -92,7 +92,7 @@ def test_numbers_shift_and_scale():
     batch = jax.vmap(lambda e, c: c * e - c)(three, jnp.arange(3.0))
     np.testing.assert_allclose(batch.value, [0.0, 5.0, 12.0], rtol=1e-6)
     np.testing.assert_allclose(batch.stderr, [0.0, 0.3, 0.6], rtol=1e-6)
-    for wrong in (True, "1", None, np.array([True])):
+    for wrong in (True, None, np.array([True])):
         with as_shipped(), pytest.raises(TypeError, match="unsupported operand"):
             given * wrong
 
@@ -106,22 +106,15 @@ def test_two_estimates():
     assert str(a.plus(b, independent=False)) == "8.00 ± 0.70"
     batch = jax.vmap(lambda c: (c * a).minus(b, independent=True))(jnp.array([1.0, 2.0]))
     np.testing.assert_allclose(batch.stderr, [0.5, np.hypot(0.6, 0.4)], rtol=1e-6)
-    with (
-        as_shipped(),
-        pytest.raises(ValueError, match=r"`a - b` of two estimates must say .* `a.minus\(b, ind"),
+    for mistake, message in (
+        (lambda: a - b, r"`a - b` of two estimates must say .* `a.minus\(b, independent=True"),
+        (lambda: a + b, r"`a \+ b` of two estimates must say .* `a.plus\(b, independent=True"),
+        (lambda: a * b, "must have a number as `b`, got two estimates"),
+        (lambda: a / b, "must have a number as `b`, got two estimates"),
+        (lambda: a.minus(1.0, independent=True), "`other` must be an Estimate, got float"),
     ):
-        a - b
-    with (
-        as_shipped(),
-        pytest.raises(ValueError, match=r"`a \+ b` of two estimates must say .* `a.plus\(b, ind"),
-    ):
-        a + b
-    for product in (lambda: a * b, lambda: a / b):
-        with (
-            as_shipped(),
-            pytest.raises(ValueError, match="must have a number as `b`, got two estimates"),
-        ):
-            product()
+        with as_shipped(), pytest.raises(ValueError, match=message):
+            mistake()
     cut = estimate(cutoff=0.1)
     assert float(cut.minus(cut, independent=False).cutoff) == pytest.approx(0.1)
     assert float(cut.minus(a, independent=True).cutoff) == pytest.approx(0.1)
