@@ -71,8 +71,8 @@ def check_parts(network: Any, process: Any, *, gaussian: bool = True) -> None:
     if not accepts(network, 0.0, None, None):
         raise ValueError(
             "`network` must be callable as network(log_snr, y, condition=None), got "
-            f"{_name(network)} called as network{inspect.signature(network)}. A function makes it "
-            "so: lambda log_snr, y, condition=None: ..., or see `Your own network` in the manual."
+            f"{_name(network)}, called as network({_arguments(network)}). A function around it "
+            "will do: lambda log_snr, y, condition=None: ...; or see `Your own network`."
         )
     leaves = jax.tree.leaves(network, is_leaf=lambda x: isinstance(x, eqx.nn.StateIndex))
     if any(isinstance(leaf, eqx.nn.StateIndex) for leaf in leaves):
@@ -129,7 +129,7 @@ def call_network(
         ValueError: if it cannot be called as `network(log_snr, y, condition)`, or its result has
             not the shape of y.
     """
-    given = f"log_snr of shape (), y of shape {jnp.shape(y)}, condition {_shapes(condition)}"
+    given = "log_snr, y, condition = " + eqx.tree_pformat((level, y, condition))
     try:
         out = network(level, y, condition, **with_key(network, key))
     except (TypeError, IndexError, AttributeError) as error:  # of arguments in another order, say
@@ -143,7 +143,7 @@ def call_network(
     if not eqx.is_array_like(out) or jnp.shape(out) != jnp.shape(y):
         raise ValueError(
             f"`network` must return an array of y's shape {jnp.shape(y)}, as network(log_snr, y, "
-            f"condition), got {_shapes(out)} for {given}."
+            f"condition), got {eqx.tree_pformat(out)}, for {given}."
         )
     return out
 
@@ -152,8 +152,9 @@ def _name(network: Callable) -> str:
     return getattr(network, "__name__", type(network).__name__)
 
 
-def _shapes(tree: PyTree) -> str:
-    """The shape of an array; a structure of shapes of anything else."""
-    if eqx.is_array_like(tree):
-        return f"of shape {jnp.shape(tree)}"
-    return eqx.tree_pformat(tree)
+def _arguments(network: Callable) -> str:
+    """Names and defaults of the arguments, as they are written in a definition."""
+    empty = inspect.Parameter.empty
+    given = inspect.signature(network).parameters.values()
+    bare = inspect.Signature([parameter.replace(annotation=empty) for parameter in given])
+    return str(bare)[1:-1]

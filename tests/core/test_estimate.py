@@ -93,7 +93,7 @@ def test_numbers_shift_and_scale():
     np.testing.assert_allclose(batch.value, [0.0, 5.0, 12.0], rtol=1e-6)
     np.testing.assert_allclose(batch.stderr, [0.0, 0.3, 0.6], rtol=1e-6)
     for wrong in (True, None, np.array([True])):
-        with as_shipped(), pytest.raises(TypeError, match="unsupported operand"):
+        with as_shipped(), pytest.raises(TypeError, match="operand"):
             given * wrong
 
 

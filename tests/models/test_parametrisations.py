@@ -229,10 +229,10 @@ def exchanged(y, log_snr, condition):
         (lambda m, p: m(wrong_shape, p).score(0.5, jnp.ones(2)), "network.*shape"),
         (lambda m, p: m(wrong_shape, p).entropy_field(0.5, jnp.ones(2)), "network.*shape"),
         (lambda m, p: m(scalar, p).velocity(0.5, jnp.ones(2)), "network.*shape"),
-        (lambda m, p: m(lambda log_snr, y: y, p), CALL + "got <lambda> called as"),
+        (lambda m, p: m(lambda log_snr, y: y, p), CALL + "got <lambda>, called as"),
         (
             lambda m, p: m(eqx.nn.Linear(2, 2, key=jax.random.key(0)), p),
-            CALL + "got Linear called as",
+            CALL + "got Linear, called as",
         ),
         (lambda m, p: m(exchanged, p).score(0.5, jnp.ones(2)), CALL + "-> array of y's shape, got"),
         (lambda m, p: m(lambda t, y, c: y + c["a"], p).score(0.5, jnp.ones(2)), CALL),
