@@ -429,7 +429,7 @@ def _collapse(
     assert found is not None
     if _is_missing(found):
         return _missing(own, found)
-    options = {**options, "num_times": 2}
+    # With as many times as before, although one would do: the same program.
     total = integrate(
         ConditionalEntropy(model), data, key=second, cutoff=found.std, **options
     ).total
@@ -492,7 +492,6 @@ def _class_entropy(
     found = _crossing(process, curve, level.value)
     if _is_missing(found):
         return _class_curve(curve, prior, _missing(process, found))
-    options["num_times"] = 2
     total = curve_with_end_term(functional, data, key=second, cutoff=found.std, **options).total
     return _class_curve(curve, prior, _refined(process, process, found, total, level))
 
