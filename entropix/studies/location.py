@@ -339,17 +339,16 @@ def _along_noise(axes: "Axes", record: "xarray.Dataset", name: str) -> None:
 
 def _classes(axes: "Axes", record: "xarray.Dataset") -> None:
     """H(label | noisy state) with a band of two standard errors, for each seed."""
-    for i in range(record.sizes["seed"]):
+    x = record["class_log_snr"].values[0]
+    inside = np.isfinite(x)
+    values, errors = (record[n].values for n in ("class_entropy", "class_entropy_stderr"))
+    for i, colour in enumerate(sequential_colours(len(values))):
         x = record["class_log_snr"].values[i]
-        inside = np.isfinite(x)
-        value, error = (
-            record[n].values[i, inside] for n in ("class_entropy", "class_entropy_stderr")
-        )
-        axes.plot(x[inside], value, color=f"C{i % 10}", lw=1.4)
-        low, high = value - 2 * error, value + 2 * error
-        axes.fill_between(x[inside], low, high, color=f"C{i % 10}", alpha=0.25, lw=0)
+        axes.plot(x, values[i], color=colour, lw=1.4)
+        low, high = values[i] - 2 * errors[i], values[i] + 2 * errors[i]
+        axes.fill_between(x, low, high, color=colour, alpha=0.25, lw=0)
     axes.axhline(float(record["label_entropy"]), color="0.6", lw=0.8, ls=":")
     axes.axhline(0, color="0.8", lw=0.8)
     axes.set_ylabel("H(label | noisy state) [nats]")
-    frame(axes, x[inside], np.gradient(value, -x[inside]))
+    frame(axes, x[inside], np.gradient(values[0, inside], -x[inside]))
     mark_times(axes, record)
