@@ -40,6 +40,7 @@ from entropix._core.checks import conditions, is_concrete, positive_integer, prn
 from entropix._core.chunks import in_chunks, unchunk
 from entropix.estimators.axis import LogSNRAxis, check_cutoff
 from entropix.estimators.ends import EndRates, check_ends, end_points, judge_ends
+from entropix.estimators.noise_end import with_noise_end
 from entropix.estimators.proposal import Proposal, learn_proposal
 from entropix.estimators.reference import GaussianReference
 from entropix.interfaces import (
@@ -179,7 +180,8 @@ def integrate(
         from_noise,
     )
     curve = check_ends(curve, main.ends, cutoff, data, trained=not all_exact(functional))
-    return eqx.tree_at(lambda c: c.total, curve, check_estimate(curve.total))
+    total = with_noise_end(check_estimate(curve.total), functional, process, pilot.reference)
+    return eqx.tree_at(lambda c: c.total, curve, total)
 
 
 def checked_arguments(

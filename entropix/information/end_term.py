@@ -229,6 +229,7 @@ class EndTerm(eqx.Module):
             total.cutoff,
             total.slope,
             jnp.zeros_like(total.value),
+            largest_noise=total.largest_noise,
         )
 
 

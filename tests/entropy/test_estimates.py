@@ -343,5 +343,5 @@ def test_a_refused_error_says_how_many_evaluations_are_needed():
     """With twenty times as many the error would be a tenth of the value."""
     number = {"num_evaluations": 1024, "num_effective": jnp.asarray(1.0)}
     estimate = ex.Estimate(jnp.asarray(1.06), jnp.asarray(0.48), jnp.asarray(0.48), **number)
-    with pytest.raises(ValueError, match="take more `num_evaluations`.*About 32768 evaluations"):
+    with pytest.raises(ValueError, match=r"take more `num_evaluations`.*About 32768 evaluations"):
         check_estimate(estimate)
