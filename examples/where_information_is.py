@@ -23,7 +23,7 @@ HELD_OUT = 400
 
 def main(out: Path, steps: int = 1500, evaluations: int = 65_536) -> np.ndarray:
     """Train, measure and plot; returns the class entropy from the data end to the noise end."""
-    noise_key, model_key, fit_key, key = jax.random.split(jax.random.key(0), 4)
+    noise_key, model_key, guess_key, fit_key, key = jax.random.split(jax.random.key(0), 5)
     digits = ex.datasets.load("digits")
     # Uniform noise of one grey level gives the integers a density.
     x = ex.distributions.dequantise(digits.points, key=noise_key)
@@ -33,8 +33,14 @@ def main(out: Path, steps: int = 1500, evaluations: int = 65_536) -> np.ndarray:
     train, held_out = x[HELD_OUT:], x[:HELD_OUT]
 
     process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
-    inner = ex.FourierMLP(64, condition_dim=11, widths=(256, 256), key=model_key)
-    network = ex.networks.ConditionDropout(inner, condition_dim=10, rate=0.4)
+    # Labels are evidence for latent classes, which the network otherwise guesses.
+    network = ex.networks.LatentCondition(
+        ex.FourierMLP(64, widths=(256, 256), condition_dim=16, key=model_key),
+        ex.FourierMLP(64, widths=(128,), out_dim=16, key=guess_key),
+        condition_dim=10,
+        num_classes=16,
+    )
+    network = ex.networks.ConditionDropout(network, condition_dim=10, rate=0.5)
     model = ex.EntropyMatching(network, process, ex.GaussianScaling.from_data(train, process))
     options = {"condition": label[HELD_OUT:], "steps": steps, "batch_size": 128}
     model = ex.fit(model, train, key=fit_key, **options).model
