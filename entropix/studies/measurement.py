@@ -18,13 +18,24 @@ from entropix.networks import ConditionDropout, FourierMLP, LatentCondition
 from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff, report_times
 from entropix.studies.data import PreparedData, data_attributes, prepare_data
 from entropix.studies.estimates import (
-    STAGES,
+    STAGES as ESTIMATES,
+)
+from entropix.studies.estimates import (
     Subject,
     measure_data,
     measure_truth,
     with_relative_error,
 )
 from entropix.studies.figures import plot_entropy, plot_loss
+from entropix.studies.location import (
+    LOCATION,
+    location_labels,
+    location_notes,
+    location_tables,
+    measure_critical_times,
+    measure_location,
+    plot_location,
+)
 from entropix.studies.options import EstimationOptions, MeasureOptions, TrainingOptions
 from entropix.studies.pictures import plot_log_density, plot_samples
 from entropix.studies.record import TRAINING, Schema
@@ -102,6 +113,7 @@ SCHEMA: Schema = TRAINING | {
     "prior_kl": ((), "nats", "KL(p_T || prior)"),
     "kl_bound": (_SEED, "nats", "upper bound on KL(data || model): path KL + KL(p_T || prior)"),
     "negative_log_likelihood_exact": ((), "nats", "exact -E log p on held-out data, data units"),
+    **LOCATION,
 }
 LABELS = {
     "neural_entropy": "neural entropy S_NN, held-out data",
@@ -124,6 +136,10 @@ LABELS = {
     "mutual_information": "I(X; label), held-out data, from denoising errors",
     "mutual_information_score": "I(X; label), held-out data, from scores",
     "label_entropy": "H(label)",
+}
+STAGES = ESTIMATES | {
+    "where it is": measure_location,
+    "critical times": measure_critical_times,
 }
 _PER_SEED = {
     "neural_entropy": "S_NN, held-out",
@@ -328,7 +344,7 @@ def measure_all(
     """
     key = jax.random.fold_in(jax.random.key(data_seed), _TRUTH)
     first = with_relative_error(subject(0), jax.random.fold_in(key, _PILOT))
-    found = measure_data(first) | measure_truth(first, key)
+    found = measure_data(first) | measure_truth(first, key) | location_labels(first)
 
     def equal(index: int) -> Subject:
         return dataclasses.replace(subject(index), options=first.options)
@@ -343,11 +359,14 @@ def measure_all(
 def model_figures(data: PreparedData) -> Figures:
     """Figures of what is measured of a model of the data."""
     samples = functools.partial(plot_samples, data=data)
+    location = functools.partial(plot_location, data=data)
+    parts = "scale of images" if data.dataset.kind == "image" else "column"
     return {
         "entropy.png": (
             "Entropy rate against log-SNR, and its integral from the data end",
             plot_entropy,
         ),
+        "information.png": (f"Where S_NN is, and at which noise for each {parts}", location),
         "samples.png": ("Held-out data and samples of the first seed", samples),
         "log_density.png": (
             "Lower bound on log p for data and generated samples",
@@ -383,7 +402,7 @@ def measure_report(record: "xarray.Dataset") -> Report:
         f"Evaluations: {evaluations_text(record)}",
         f"Training: {a['training_text']}",
     ]
-    tables = results_tables(record, LABELS, _PER_SEED)
+    tables = results_tables(record, LABELS, _PER_SEED) + location_tables(record)
     return Report(record, f"measure: {a['name']}", facts, tables, [], notes_on(record))
 
 
@@ -434,4 +453,4 @@ def notes_on(record: "xarray.Dataset") -> list[str]:
             "H(label) is the entropy of the frequencies of the labels, the largest "
             "possible mutual information"
         )
-    return notes
+    return notes + location_notes(record)

@@ -29,11 +29,13 @@ from entropix.studies.cutoff import (
     with_cutoff,
 )
 from entropix.studies.data import PreparedData, data_attributes, prepare_data
-from entropix.studies.estimates import STAGES, Subject, errors_of
+from entropix.studies.estimates import Subject, errors_of
 from entropix.studies.loaded import LoadedModel, arranged, load_model, probe
+from entropix.studies.location import location_tables
 from entropix.studies.measurement import (
     LABELS,
     SCHEMA,
+    STAGES,
     check_effort,
     evaluations_text,
     measure_all,
@@ -263,7 +265,7 @@ class PretrainedStudy(AbstractStudy):
             f"Cut-off: {a['cutoff_text']}",
             f"Evaluations: {evaluations_text(record)}",
         ]
-        tables = results_tables(record, LABELS, {})
+        tables = results_tables(record, LABELS, {}) + location_tables(record)
         notes = notes_on(record)
         if self.required:
             notes.append(
