@@ -15,6 +15,7 @@ from jaxtyping import Array, ArrayLike, PyTree
 
 from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import positive_integer
+from entropix._core.extras import install
 from entropix._core.mesh import to_host
 from entropix.interfaces import AbstractLoss, AbstractModel, AbstractStream, Estimate
 from entropix.persistence import AbstractCheckpoint
@@ -111,9 +112,7 @@ class EnsembleFit(eqx.Module):
         try:
             import xarray
         except ImportError as error:
-            raise ImportError(
-                "`record` needs xarray: python -m pip install 'entropix[studies]'"
-            ) from error
+            raise ImportError(f"`record` needs xarray: {install('studies')}") from error
         found: dict[str, Any] = {}
         for name, result in results.items():
             if isinstance(result, Estimate):
