@@ -1,0 +1,84 @@
+"""What `mkdocs build` does for this site beyond its plugins.
+
+Mathematics is converted to MathML, which browsers show without JavaScript. After a build, every
+page is checked to load nothing from another host, and the search to know the words that newcomers
+look for.
+"""
+
+import json
+import re
+from html import unescape
+from pathlib import Path
+
+import math_core
+import ziamath
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+
+# For systems without a font for mathematics; docs/stylesheets/site.css names it last.
+FONT = Path(ziamath.__file__).parent / "fonts" / "STIXTwoMath-Regular.ttf"
+
+# Written by pymdownx.arithmatex in its generic mode.
+FORMULA = re.compile(
+    r'<(?P<tag>span|div) class="arithmatex">\\(?P<kind>[(\[])(?P<tex>.*?)\\[)\]]</(?P=tag)>',
+    flags=re.DOTALL,
+)
+CONVERTER = math_core.LatexToMathML(fancy_error=False)
+
+# What a browser loads with a page: not the links, which a reader may follow.
+LOADED = re.compile(
+    r"""<(?:script|img|source|iframe|video|audio|embed)\b[^>]*?\bsrc=["']?(?P<src>[^"'\s>]+)"""
+    r"""|<link\b(?![^>]*rel=["']?(?:canonical|next|prev|alternate))[^>]*?\bhref=["']?(?P<href>[^"'\s>]+)"""
+    r"""|url\(["']?(?P<url>[^"')]+)|@import\s+["'](?P<sheet>[^"']+)"""
+    r"""|(?P<widget>data-md-component=["']?source\b)""",  # asks the interface of GitHub
+)
+WORDS = ("pretrained", "PyTorch", "W&B", "notebook", "missing values")
+
+
+def mathematics(page: str) -> str:
+    """The page with MathML in place of LaTeX; `ValueError` names a formula that cannot be read."""
+
+    def convert(formula: re.Match) -> str:
+        tex = unescape(formula["tex"]).strip()
+        try:
+            found = CONVERTER.convert_with_local_state(tex, displaystyle=formula["kind"] == "[")
+        except math_core.LatexError as error:
+            raise ValueError(f"{error}, in the formula {tex}") from error
+        return f'<{formula["tag"]} class="arithmatex">{found}</{formula["tag"]}>'
+
+    return FORMULA.sub(convert, page)
+
+
+def foreign(text: str) -> list[str]:
+    """What a page or style sheet loads from other hosts."""
+    found = [next(filter(None, match.groups())) for match in LOADED.finditer(text)]
+    return [address for address in found if re.match(r"(?:[a-z]+:)?//|data-md-component", address)]
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the font for mathematics."""
+    files.append(File.generated(config, f"stylesheets/{FONT.name}", abs_src_path=str(FONT)))
+    return files
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Convert the mathematics of a page."""
+    try:
+        return mathematics(html)
+    except ValueError as error:
+        raise PluginError(f"{page.file.src_uri}: {error}") from error
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Check what was built."""
+    site = Path(config.site_dir)
+    for path in [*site.rglob("*.html"), *site.rglob("*.css")]:
+        if loaded := foreign(path.read_text()):
+            raise PluginError(f"{path.relative_to(site)} loads {loaded[0]} from another host.")
+    index = json.loads((site / "search" / "search_index.json").read_text())
+    known = unescape(" ".join(entry["title"] + entry["text"] for entry in index["docs"]))
+    if unknown := [word for word in WORDS if word.lower() not in known.lower()]:
+        raise PluginError(f"the search finds no page for {', '.join(unknown)}.")
