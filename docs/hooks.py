@@ -7,6 +7,7 @@ look for.
 
 import json
 import re
+import runpy
 from html import unescape
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = runpy.run_path(str(ROOT / "docs" / "notebooks" / "make.py"))
 
 # For systems without a font for mathematics; docs/stylesheets/site.css names it last.
 FONT = Path(ziamath.__file__).parent / "fonts" / "STIXTwoMath-Regular.ttf"
@@ -62,6 +66,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the font for mathematics."""
     files.append(File.generated(config, f"stylesheets/{FONT.name}", abs_src_path=str(FONT)))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Link the pages of examples to their notebooks, and show the changelog of the repository."""
+    source = Path(page.file.src_uri)
+    if source.name == "changelog.md":
+        return (ROOT / "CHANGELOG.md").read_text().replace("](docs/", "](")
+    notebook = f"notebooks/{source.stem}.ipynb"
+    if source.parent.name == "examples" and files.get_file_from_path(notebook):
+        title, _, text = markdown.partition("\n")
+        address = NOTEBOOKS["colab"](source.stem)
+        links = f"[Notebook](../{notebook}) \N{MIDDLE DOT} [Open in Colab]({address})"
+        return f"{title}\n\n{links}\n{text}"
+    return markdown
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:

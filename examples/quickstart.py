@@ -24,9 +24,10 @@ def main(out: Path, steps: int = 2500, samples: int = 8192, evaluations: int = 1
     # Data, a process that turns them into noise, and a network that learns to reverse it.
     data = ex.datasets.load("eight-gaussians", num_samples=samples, key=data_key)
     process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
-    network = ex.FourierMLP(data.dim, key=model_key)
+    network = ex.FourierMLP(data.dim, widths=(128, 128, 128), key=model_key)
     model = ex.EntropyMatching(network, process, ex.GaussianScaling.from_data(data.points, process))
-    model = ex.fit(model, data.points, key=fit_key, steps=steps, batch_size=256).model
+    training = {"steps": steps, "batch_size": 256, "learning_rate": 5e-3}
+    model = ex.fit(model, data.points, key=fit_key, **training).model
 
     # The entropy that the process produces, what the network stores of it, and their path KL.
     exact = ex.ExactModel(data.distribution, process)
@@ -43,30 +44,29 @@ def main(out: Path, steps: int = 2500, samples: int = 8192, evaluations: int = 1
     times = places**2  # most happens at the start
     noise = model.prior.sample(600, key=data_key)
     forward = ex.solve_forward(process, data.points[:600], key=key, save=times)
-    backward = ex.solve_reverse(model, noise, key=key, save=times[::-1])
+    backward = ex.solve_reverse(model, noise, key=key, save=times[::-1]).states[::-1]
 
     # Two rows of panels, and the curves between them: each panel is above or below its time.
-    plt.rcParams["font.size"] = 11
-    figure = plt.figure(figsize=(5.4, 5.6), layout="constrained")
-    above, middle, below = figure.subfigures(3, height_ratios=(1.15, 2.4, 1.15))
-    for part, states, colour, words in (
-        (above, forward.states, "C0", "diffusion turns data into noise \N{RIGHTWARDS ARROW}"),
-        (below, backward.states[::-1], "C1", "\N{LEFTWARDS ARROW} the network gives back data"),
-    ):
-        part.suptitle(words, color=colour, fontsize=12)
-        for panel, points in zip(part.subplots(1, len(times)), states, strict=True):
-            panel.scatter(*points.T, s=1.5, color=colour, linewidths=0)
-            panel.set(xticks=[], yticks=[], xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), aspect="equal")
-    axes = middle.subplots()
-    for curve, style, words in (
-        (produced, "C0-", f"produced: {produced.total} nats"),
-        (stored, "C1--", f"stored by the network: {stored.total} nats"),
-    ):
-        axes.plot(curve.times**0.5, curve.cumulative, style, lw=2.5, label=words)
-    axes.set(xlim=(-0.125, 1.125), ylim=(0, None), xlabel="time $s$", ylabel="entropy (nats)")
-    axes.set_xticks(places, [f"{s:.2g}" for s in times])
-    axes.legend(loc="lower right")
-    figure.savefig(out, dpi=200)
+    figure, axes = plt.subplot_mosaic(
+        [list("abcde"), ["curves"] * 5, list("vwxyz")],
+        height_ratios=(1, 2.4, 1),
+        figsize=(4.9, 5.1),
+        layout="constrained",
+    )
+    for names, states, colour in (("abcde", forward.states, "C0"), ("vwxyz", backward, "C1")):
+        for name, points in zip(names, states, strict=True):
+            axes[name].scatter(*points.T, s=1.5, color=colour, linewidths=0)
+            axes[name].set(xticks=[], yticks=[], xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), aspect=1)
+    axes["c"].set_title("diffusion turns data into noise \N{RIGHTWARDS ARROW}", color="C0")
+    axes["x"].set_title("\N{LEFTWARDS ARROW} the network turns noise into data", color="C1")
+    for curve, style, words in ((produced, "C0-", "produced"), (stored, "C1--", "stored")):
+        label = f"{words}: {curve.total} nats"
+        axes["curves"].plot(curve.times**0.5, curve.cumulative, style, lw=2.5, label=label)
+    axes["curves"].set(xlim=(-0.125, 1.125), ylim=(0, None))
+    axes["curves"].set(xlabel="time $s$", ylabel="entropy (nats)")
+    axes["curves"].set_xticks(places, [f"{s:.2g}" for s in times])
+    axes["curves"].legend(loc="lower right")
+    figure.savefig(out, dpi=220)
     plt.close(figure)
     return float(stored.total.value / produced.total.value)
 

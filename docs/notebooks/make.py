@@ -53,7 +53,11 @@ def program(example: str) -> tuple[str, list[str]]:
     assert isinstance(last, ast.Return), "`main` ends with what it returns"
     parts = paragraphs(lines, body, main.body[0])
     # A figure is shown at the end of the cell that makes it: all that draws is one cell.
-    first = next(i for i, part in enumerate(parts) if re.search(r"plt\.(subplots|figure)\(", part))
+    first = next(
+        i
+        for i, part in enumerate(parts)
+        if re.search(r"plt\.(subplots|subplot_mosaic|figure)\(", part)
+    )
     figure = "\n\n".join([*parts[first:], ast.get_source_segment(example, last.value)])
     figure = re.sub(r"^(figure\.savefig\(out|plt\.close).*\n", "", figure, flags=re.MULTILINE)
 
