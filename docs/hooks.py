@@ -1,8 +1,8 @@
 """What `mkdocs build` does for this site beyond its plugins.
 
-Mathematics is converted to MathML, which browsers show without JavaScript. After a build, every
-page is checked to load nothing from another host, and the search to know the words that newcomers
-look for.
+Mathematics is converted to MathML, which browsers show without JavaScript, and signatures are
+wrapped. After a build, every page is checked to load nothing from another host, and the search to
+know the words that newcomers look for.
 """
 
 import json
@@ -32,6 +32,12 @@ FORMULA = re.compile(
 )
 CONVERTER = math_core.LatexToMathML(fancy_error=False)
 
+# Of mkdocstrings and Pygments: a signature, and the space before an argument in it.
+SIGNATURE = re.compile(r'<div class="doc-signature.*?</div>', flags=re.DOTALL)
+ARGUMENT = re.compile(
+    r'(?<=,</span>) (?=<span class="n">\w+</span><span class="p">:</span>|<span class="o">\*)'
+)
+
 # What a browser loads with a page: not the links, which a reader may follow.
 LOADED = re.compile(
     r"""<(?:script|img|source|iframe|video|audio|embed)\b[^>]*?\bsrc=["']?(?P<src>[^"'\s>]+)"""
@@ -54,6 +60,19 @@ def mathematics(page: str) -> str:
         return f'<{formula["tag"]} class="arithmatex">{found}</{formula["tag"]}>'
 
     return FORMULA.sub(convert, page)
+
+
+def signatures(page: str) -> str:
+    """The page with one argument a line in signatures of several lines.
+
+    The formatter puts all of them on one line where they fit.
+    """
+
+    def wrap(found: re.Match) -> str:
+        indented = "    <" in found[0]  # several lines
+        return ARGUMENT.sub("\n    ", found[0]) if indented else found[0]
+
+    return SIGNATURE.sub(wrap, page)
 
 
 def foreign(text: str) -> list[str]:
@@ -83,9 +102,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Convert the mathematics of a page."""
+    """Convert the mathematics of a page, and wrap its signatures."""
     try:
-        return mathematics(html)
+        return mathematics(signatures(html))
     except ValueError as error:
         raise PluginError(f"{page.file.src_uri}: {error}") from error
 

@@ -136,6 +136,18 @@ def test_mathematics_becomes_mathml(hooks):
         hooks["mathematics"](r'<span class="arithmatex">\(\nonsense\)</span>')
 
 
+def test_signatures_of_several_lines_have_one_argument_on_each(hooks):
+    argument = '<span class="n">{}</span><span class="p">:</span> <span class="n">int</span>'
+    x, y = argument.format("x"), argument.format("y")
+    given = f'{x}<span class="p">,</span> <span class="o">*</span><span class="p">,</span> {y}'
+    one = f'<div class="doc-signature highlight">f({given})</div>'
+    assert hooks["signatures"](one) == one
+    several = f'<div class="doc-signature highlight">f(\n<a></a>    {given}\n)</div>'
+    lines = re.sub("<.*?>", "", hooks["signatures"](several)).splitlines()
+    assert lines == ["f(", "    x: int,", "    *,", "    y: int", ")"]
+    assert hooks["signatures"](given) == given
+
+
 @pytest.mark.parametrize(
     "text",
     [
