@@ -51,6 +51,7 @@ def make_model(key):
 # Code that runs before the first block of a page.
 GIVEN = {
     # Components wide enough for the fluctuation theorem to have a variance.
+    "docs/cheatsheet.md": MODEL,
     "docs/concepts/demon.md": MODEL.replace("[0.3, 0.3]", "[1.2, 1.2]"),
     "docs/concepts/entropy.md": MODEL,
     "docs/densities.md": TWO_SETS,
@@ -87,6 +88,8 @@ SHORT = {
 }
 # Pages that take more than a few seconds.
 SLOW = {
+    "docs/cheatsheet.md",
+    "docs/coming-from.md",
     "docs/concepts/demon.md",
     "docs/concepts/entropy.md",
     "docs/devices.md",

@@ -1,6 +1,7 @@
 """Every example runs at a small size and shows what it claims."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+NOTEBOOKS = EXAMPLES.parent / "docs" / "notebooks"
 
 
 def bridge(result):
@@ -188,6 +190,28 @@ def test_example(name, tmp_path, capsys):
     found = module.main(out, **sizes)
     check(found)
     assert out.read_bytes().startswith(b"\x89PNG")
+    assert says in capsys.readouterr().out
+
+
+@pytest.mark.slow  # each trains and compiles
+@pytest.mark.parametrize("name", ["own_network", "quickstart", "schedule_optimisation"])
+def test_notebook(name, capsys):
+    """The cells of a notebook run from top to bottom, with the settings of its example here."""
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    _, says, sizes = CASES[name]
+    cells = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text())["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert sources[0].splitlines()[-1].startswith("%pip install ")
+    scope = {"__name__": "__main__"}
+    given = 0
+    for source in sources[1:]:
+        exec(compile(source, f"{name}.ipynb", "exec"), scope)
+        if source.startswith(tuple(f"{size} = " for size in sizes)):
+            scope |= sizes
+            given += 1
+    assert given == 1
+    assert pyplot.get_fignums(), "a notebook leaves its figure open, to be shown"
+    pyplot.close("all")
     assert says in capsys.readouterr().out
 
 

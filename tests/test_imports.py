@@ -12,6 +12,7 @@ import sys
 import pytest
 
 import entropix
+from entropix._core.extras import DISTRIBUTION
 
 
 # Heavy, optional, or both: imported by the function that needs them.
@@ -67,7 +68,11 @@ def test_import_creates_no_arrays(fresh_import):
 
 
 def test_version_is_the_metadata():
-    assert entropix.__version__ == importlib.metadata.version("entropix")
+    try:
+        installed = importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("a source tree that is not installed under its own name")
+    assert entropix.__version__ == installed
 
 
 def test_changelog_knows_the_version():

@@ -4,6 +4,14 @@ import importlib
 from types import ModuleType
 
 
+DISTRIBUTION = "entropix-jax"  # the name on the package index; the import name is `entropix`
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra of this package."""
+    return f"python -m pip install '{DISTRIBUTION}[{extra}]'"
+
+
 def needed(module: str, reason: str, package: str, extra: str) -> ModuleType:
     """Import an optional dependency.
 
@@ -19,6 +27,4 @@ def needed(module: str, reason: str, package: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(
-            f"{reason} needs {package}: python -m pip install 'entropix[{extra}]'."
-        ) from error
+        raise ValueError(f"{reason} needs {package}: {install(extra)}.") from error

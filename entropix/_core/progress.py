@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from entropix._core.extras import install
+
 
 class ProgressBar:
     """A bar that may not be shown; see `progress_bar`."""
@@ -56,7 +58,7 @@ def progress_bar(
         from tqdm import tqdm
     except ImportError as error:
         raise ImportError(
-            "a progress bar (`progress=True`) needs tqdm: python -m pip install 'entropix[studies]'"
+            f"a progress bar (`progress=True`) needs tqdm: {install('studies')}"
         ) from error
     with tqdm(total=total, initial=initial, unit=unit, desc=description) as bar:
         yield ProgressBar(bar)

@@ -234,7 +234,7 @@ class EstimatorVariance(eqx.Module):
     With s uniform on $[s_\epsilon, t_1]$ and $\Sigma(s_\epsilon)$ the cut-off, one draw of
 
     $$(t_1 - s_\epsilon)\,\frac{-\lambda'(s)}{2}\,\|z - \hat z\|^2, \qquad \text{or} \qquad
-      (t_1 - s_\epsilon)\,\frac{\sigma^2}{2}\,\|e - e_{ref}\|^2 \text{ with `reference_model`},$$
+      (t_1 - s_\epsilon)\,\frac{\sigma^2}{2}\,\|e - e_{ref}\|^2 \text{ with a reference model},$$
 
     has a mean that does not depend on the schedule between fixed ends, and a variance that does
     (Kingma et al., 2107.00630, section 5.1 and appendix I): the least is reached where the second

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from entropix._core.extras import DISTRIBUTION
 from entropix._core.files import check_regular
 from entropix._core.memory import check_fits
 
@@ -40,7 +41,7 @@ _CODES = {dtype.name: code for code, dtype in _DTYPES.items()}
 def package_version() -> str:
     """The version that goes into headers."""
     try:
-        return importlib.metadata.version("entropix")
+        return importlib.metadata.version(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from entropix._core.checks import positive_integer
+from entropix._core.extras import install
 from entropix._core.mesh import to_host
 from entropix.persistence.checkpoint import (
     AbstractCheckpoint,
@@ -55,7 +56,7 @@ class ShardedCheckpoint(AbstractCheckpoint):
             import orbax.checkpoint  # noqa: F401
         except ImportError as error:
             raise ImportError(
-                "ShardedCheckpoint needs orbax-checkpoint: python -m pip install 'entropix[scale]'"
+                f"ShardedCheckpoint needs orbax-checkpoint: {install('scale')}"
             ) from error
         try:
             self.folder = pathlib.Path(os.path.abspath(os.path.expanduser(folder)))

@@ -54,18 +54,22 @@ def test_options_that_do_not_apply(tmp_path):
 @pytest.mark.parametrize(
     ("module", "name", "message"),
     [
-        ("pandas", "x.csv", r"reading .csv needs pandas: python -m pip install 'entropix\[data\]'"),
+        (
+            "pandas",
+            "x.csv",
+            r"reading .csv needs pandas: python -m pip install 'entropix-jax\[data\]'",
+        ),
         (
             "pyarrow",
             "x.parquet",
-            r"reading .parquet needs pyarrow: python -m pip install 'entropix\[data\]'",
+            r"reading .parquet needs pyarrow: python -m pip install 'entropix-jax\[data\]'",
         ),
         (
             "PIL.Image",
             "images",
-            r"reading images needs pillow: python -m pip install 'entropix\[data\]'",
+            r"reading images needs pillow: python -m pip install 'entropix-jax\[data\]'",
         ),
-        ("sklearn.datasets", "digits", r"'digits' needs scikit-learn: .*entropix\[studies\]"),
+        ("sklearn.datasets", "digits", r"'digits' needs scikit-learn: .*entropix-jax\[studies\]"),
     ],
 )
 def test_missing_dependencies(tmp_path, monkeypatch, module, name, message):

@@ -239,7 +239,7 @@ def test_without_the_library(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     says = (
         r"reading a Hugging Face dataset needs datasets: "
-        r"python -m pip install 'entropix\[streams\]'"
+        r"python -m pip install 'entropix-jax\[streams\]'"
     )
     refused("hf:mnist", says)
     (tmp_path / "dataset_dict.json").write_text("{}")
