@@ -29,8 +29,8 @@ from entropix.interfaces import (
     AbstractModel,
     AbstractPrior,
 )
-from entropix.models import from_diffusers, highest_log_snr
-from entropix.persistence import load
+from entropix.models import TorchFunction, from_diffusers, highest_log_snr
+from entropix.persistence import describe, load
 
 
 # The log-SNRs, from that of the data, at which a model is evaluated once.
@@ -48,33 +48,44 @@ class LoadedModel:
     Attributes:
         model: as it was read.
         pipeline: whether it came from a diffusers pipeline.
-        path: the file or folder.
+        path: the file or folder; None for a model that was given in Python.
     """
 
     model: AbstractModel
     pipeline: bool
-    path: Path
+    path: Path | None
 
     @property
     def text(self) -> str:
         """The model in words."""
+        where = "" if self.path is None else f"{self.path}, "
         if self.pipeline:
             module = self.model.network.module  # pyright: ignore[reportAttributeAccessIssue]
-            return f"{self.path}, a diffusers pipeline with a {type(module).__name__}"
+            return f"{where}a diffusers pipeline with a {type(module).__name__}"
         network = getattr(self.model, "network", None)
         of = "" if network is None else f" of a {type(network).__name__}"
-        return f"{self.path}, {type(self.model).__name__}{of}"
+        return f"{where}{type(self.model).__name__}{of}"
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the file; of a pipeline, of its settings and the sizes of its weights."""
+        """A hash of all that the model was read from; without a file, of its parameters."""
         digest = hashlib.sha256()
+        if self.path is None:
+            digest.update(repr(describe(self.model)).encode())
+            for function in jax.tree.leaves(self.model, is_leaf=_is_torch):
+                if _is_torch(function):
+                    digest.update(function.fingerprint.encode())
+            return digest.hexdigest()[:16]
         files = sorted(self.path.rglob("*")) if self.pipeline else [self.path]
         for file in (file for file in files if file.is_file()):
             digest.update(file.name.encode())
-            small = not self.pipeline or file.suffix == ".json"
-            digest.update(file.read_bytes() if small else str(file.stat().st_size).encode())
+            with open(file, "rb") as stream:  # weights may be larger than the memory
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
         return digest.hexdigest()[:16]
+
+
+def _is_torch(node: Any) -> bool:
+    return isinstance(node, TorchFunction)
 
 
 def load_model(path: str) -> LoadedModel:
@@ -105,11 +116,25 @@ def load_model(path: str) -> LoadedModel:
         raise ValueError(text) from error
     if not isinstance(model, AbstractModel):
         raise ValueError(f"`model` must hold a model, got a {type(model).__name__} in {path!r}.")
-    if not isinstance(model.process, AbstractGaussianProcess):
-        raise ValueError(
-            f"`model` must have a Gaussian process, got {type(model.process).__name__}."
-        )
-    return LoadedModel(model, folder, where)
+    return _gaussian(LoadedModel(model, folder, where))
+
+
+def given_model(model: AbstractModel) -> LoadedModel:
+    """A model that was given in Python.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not isinstance(model, AbstractModel):
+        raise ValueError(f"`model` must be a model, got {type(model).__name__}.")
+    return _gaussian(LoadedModel(model, False, None))
+
+
+def _gaussian(loaded: LoadedModel) -> LoadedModel:
+    process = loaded.model.process
+    if not isinstance(process, AbstractGaussianProcess):
+        raise ValueError(f"`model` must have a Gaussian process, got {type(process).__name__}.")
+    return loaded
 
 
 # ------------------------------------------------------------------ the order of the data

@@ -30,7 +30,7 @@ from entropix.studies.cutoff import (
 )
 from entropix.studies.data import PreparedData, data_attributes, prepare_data
 from entropix.studies.estimates import STAGES, Subject, errors_of
-from entropix.studies.loaded import LoadedModel, arranged, load_model, probe
+from entropix.studies.loaded import LoadedModel, arranged, given_model, load_model, probe
 from entropix.studies.measurement import (
     LABELS,
     SCHEMA,
@@ -77,6 +77,7 @@ def prepare_pretrained(
     source: str | os.PathLike[str] | Dataset,
     options: MeasureOptions,
     *,
+    model: AbstractModel | None = None,
     command: Sequence[str] = (),
 ) -> "PretrainedStudy":
     """Check the request and claim the output folder.
@@ -87,8 +88,13 @@ def prepare_pretrained(
     effort, asked = options.estimation, options.pretrained
     check_effort(effort)
     check_seed(options.training.seed, "seed")
-    assert asked.model is not None
-    loaded = load_model(asked.model)
+    if model is not None:
+        if asked.model is not None:
+            raise ValueError(f"`model` must be given once, got {asked.model!r} besides a model.")
+        loaded = given_model(model)
+    else:
+        assert asked.model is not None
+        loaded = load_model(asked.model)
     wanted = _data_options(options.data, asked.model_range, loaded)
     data = prepare_data(source, wanted, options.condition)
     model = arranged(loaded, data.dataset.shape)
@@ -109,7 +115,7 @@ def prepare_pretrained(
         options.output,
         name=data.dataset.name,
         configuration={
-            "model": asked.model,
+            "model": loaded.text if loaded.path is None else asked.model,
             "model_fingerprint": loaded.fingerprint,
             "model_range": asked.model_range,
             "seed": options.training.seed,
