@@ -176,10 +176,9 @@ def prepare_measure(
         from entropix.studies.pretrained import prepare_pretrained  # it imports this module
 
         return prepare_pretrained(source, options, model=model, command=command)
-    if options.pretrained.model_range:
-        raise ValueError(
-            f"`model_range` must be omitted without `model`, got {options.pretrained.model_range}."
-        )
+    for name, value in dataclasses.asdict(options.pretrained).items():
+        if value:
+            raise ValueError(f"`{name}` must be omitted without `model`, got {value}.")
     effort = options.estimation
     check_effort(effort)
     process = make_process(options.process)

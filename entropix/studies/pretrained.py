@@ -94,7 +94,13 @@ def prepare_pretrained(
         loaded = given_model(model)
     else:
         assert asked.model is not None
-        loaded = load_model(asked.model)
+        loaded = load_model(asked.model, asked.model_precision, asked.model_condition)
+    for name in ("model_precision", "model_condition"):
+        if getattr(asked, name) is not None and not loaded.pipeline:
+            raise ValueError(
+                f"`{name}` must be omitted for a model that is not a pipeline of diffusers, got "
+                f"{getattr(asked, name)!r}."
+            )
     wanted = _data_options(options.data, asked.model_range, loaded)
     data = prepare_data(source, wanted, options.condition)
     model = arranged(loaded, data.dataset.shape)
@@ -118,6 +124,7 @@ def prepare_pretrained(
             "model": loaded.text if loaded.path is None else asked.model,
             "model_fingerprint": loaded.fingerprint,
             "model_range": asked.model_range,
+            "model_precision": asked.model_precision,
             "seed": options.training.seed,
             **dataclasses.asdict(options.data),
             **({} if data.condition is None else dataclasses.asdict(options.condition)),

@@ -10,6 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from sklearn.datasets import load_digits
 
 import entropix as ex
@@ -96,11 +97,12 @@ def digits():
     return images[:, None] / 8 - 1
 
 
-def trained(steps=20):
+def trained(steps=40):
     """The Equinox network after a short training, as a model."""
     model = model_of(Network(jax.random.key(0)))
-    fit = ex.fit(model, digits(), key=jax.random.key(1), steps=steps, batch_size=16)
-    return fit.model
+    adam = optax.adam(5e-3)
+    key = jax.random.key(1)
+    return ex.fit(model, digits(), key=key, steps=steps, batch_size=16, optimiser=adam).model
 
 
 def with_linen(network):
