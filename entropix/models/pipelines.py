@@ -23,6 +23,7 @@ def from_diffusers(
     *,
     condition: ArrayLike | None = None,
     batch_size: int = 256,
+    precision: str | None = None,
 ) -> AbstractModel:
     r"""The network of a `diffusers` pipeline on disk, with the noise levels of its scheduler.
 
@@ -38,6 +39,8 @@ def from_diffusers(
             class labels, which are the `condition` of the estimators (integers), and for
             unconditional ones.
         batch_size: how many examples the network is given at a time.
+        precision: of matrix products and convolutions, "bfloat16" or "float16", see
+            `TorchFunction`; None for that of the weights.
 
     Returns:
         A model of examples of shape (channels, height, width), usually with values in [-1, 1].
@@ -64,9 +67,8 @@ def from_diffusers(
             f"`folder` must hold a network of known sample_size, got none in {folder}."
         )
     height, width = (size, size) if isinstance(size, int) else size
-    given = None if condition is None else np.asarray(condition, np.float32)
-    takes_text = config.get("cross_attention_dim") is not None and name == "unet"
-    if takes_text and given is None:
+    given = None if condition is None else _embedding(condition, config, name)
+    if given is None and name == "unet" and config.get("cross_attention_dim") is not None:
         raise ValueError(
             "`condition` must be given for a network with cross attention: the embedding "
             f"(tokens, {config['cross_attention_dim']}) of a prompt."
@@ -77,7 +79,7 @@ def from_diffusers(
 
         options: dict[str, Any] = {}
         if given is not None:
-            embedding = torch.from_numpy(given)
+            embedding = torch.from_numpy(given).to(states.device, states.dtype)
             options["encoder_hidden_states"] = embedding.expand(len(states), *embedding.shape)
         if labels is not None:
             options["class_labels"] = labels.reshape(len(states)).long()
@@ -91,7 +93,7 @@ def from_diffusers(
         def call(module: Any, states: Any, levels: Any, labels: Any) -> Any:
             return scaled(module, states, levels * last, labels)
 
-    function = TorchFunction(network, batch_size=batch_size, call=call)
+    function = TorchFunction(network, batch_size=batch_size, call=call, precision=precision)
     shape = (int(config["in_channels"]), int(height), int(width))
     if table is None:
         # The first of its steps is the least noise: t = 1/steps.
@@ -132,6 +134,21 @@ def _component(folder: pathlib.Path, index: dict[str, Any], name: str) -> Any:
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise ValueError(f"`folder` must hold the {name} of its pipeline: {reason}.") from error
+
+
+def _embedding(condition: ArrayLike, config: Any, name: str) -> np.ndarray:
+    """What a text-conditioned network is given."""
+    given = np.array(condition, np.float32)
+    width = config.get("cross_attention_dim")
+    if name == "unet" and width is None:
+        raise ValueError("`condition` must be None for a network without cross attention.")
+    fits = given.ndim == 2 and (not isinstance(width, int) or given.shape[1] == width)
+    if not fits or not np.isfinite(given).all():
+        raise ValueError(
+            f"`condition` must be a finite array of shape (tokens, {width or 'width'}), "
+            f"got shape {given.shape}."
+        )
+    return given
 
 
 def _noise(scheduler: Any) -> tuple[np.ndarray | None, str, float]:

@@ -1,119 +1,116 @@
-"""PyTorch modules as functions of JAX: inference on the host, batch by batch.
+"""PyTorch modules as functions of JAX: evaluation on the host, batch by batch.
 
 A call leaves the compiled program, so it costs a copy of its inputs and outputs; the module itself
-runs as fast as in PyTorch. Everything that needs values works, and derivatives in the forward
-direction, which `ProbabilityFlow` needs. Gradients in the reverse direction do not.
+runs as fast as in PyTorch. Derivatives with respect to the state, the level and a condition are
+those of PyTorch, in both directions and of any order. The parameters are constants.
 """
 
+import dataclasses
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from entropix._core.checks import positive_integer
-from entropix._core.extras import needed
+from entropix._core.checks import choice, positive_integer
+from entropix.models.torch_call import call_torch, torch_module
+
+
+PRECISIONS = ("bfloat16", "float16")
 
 
 class TorchFunction(eqx.Module):
     """A PyTorch module as `function(state, level, condition=None)`, for `from_denoiser`.
 
     Written for one example; under `jax.vmap` the module is called with batches. It is put into
-    evaluation mode, and its parameters are constants.
+    evaluation mode, and its parameters are constants. It is called on the device and in the dtype
+    of its parameters; levels have at least single precision.
 
     Args:
         module: `module(states, levels)` or, with a condition, `module(states, levels, condition)`,
             with tensors of shape (n, *shape), (n,) and (n, ...). An output with a `.sample` (those
             of diffusers) is unwrapped, and so is a tuple, of which the first entry is taken.
-        shape: of one output; None: that of the state. Further channels (a learned variance) are
-            ignored.
+            Further channels (a learned variance) are ignored.
         batch_size: how many examples are handed over at a time, at most.
         call: None, or a function `call(module, states, levels, condition)` for modules with other
             arguments.
+        precision: dtype of matrix products and convolutions, "bfloat16" or "float16", by PyTorch's
+            automatic mixed precision (`torch.autocast`); None for that of the parameters.
 
     Raises:
-        ValueError: if PyTorch is not installed (the extra `torch`).
+        ValueError: if PyTorch is not installed (the extra `torch`), or an argument is not as above.
     """
 
     module: Any = eqx.field(static=True)
-    shape: tuple[int, ...] | None = eqx.field(static=True)
     batch_size: int = eqx.field(static=True)
     call: Callable | None = eqx.field(static=True)
+    precision: str | None = eqx.field(static=True)
 
     def __init__(
         self,
         module: Any,
         *,
-        shape: tuple[int, ...] | None = None,
         batch_size: int = 256,
         call: Callable | None = None,
+        precision: str | None = None,
     ):
-        torch = needed("torch", "a model of PyTorch", "torch", "torch")
-
-        if not isinstance(module, torch.nn.Module):
+        if not isinstance(module, torch_module().nn.Module):
             raise ValueError(f"`module` must be a torch.nn.Module, got {type(module).__name__}.")
         self.module = module.eval()
-        self.shape = shape
         self.batch_size = positive_integer(batch_size, "batch_size")
         self.call = call
+        self.precision = None if precision is None else choice(precision, "precision", PRECISIONS)
 
     def __call__(
-        self, state: Float[Array, "*shape"], level: Float[Array, ""], condition: Any = None
+        self, state: Float[Array, "*shape"], level: Float[Array, ""], condition: PyTree = None
     ) -> Float[Array, "*shape"]:
-        state, level = jnp.asarray(state), jnp.asarray(level)
+        state = jnp.asarray(state)
+        leaves, structure = jax.tree.flatten(condition)
+        args = [jnp.asarray(leaf) for leaf in (state, level, *leaves)]
+        function = _Evaluation(self.module, self.call, self.precision, structure)
+        result = jax.ShapeDtypeStruct(state.shape, state.dtype)
+        return call_torch(function, args, [result], self.batch_size)[0]
 
-        @jax.custom_jvp
-        def evaluate(state: Array, level: Array) -> Array:
-            result = jax.ShapeDtypeStruct(state.shape, state.dtype)
-            return jax.pure_callback(
-                self._values, result, state, level, condition, vmap_method="broadcast_all"
-            )
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the class of the module and its parameters."""
+        torch = torch_module()
+        digest = hashlib.sha256(f"{type(self.module).__name__} {self.precision}".encode())
+        for name, tensor in self.module.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
 
-        @evaluate.defjvp
-        def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
-            state, level = primals
-            result = jax.ShapeDtypeStruct(state.shape, state.dtype)
-            tangent = jax.pure_callback(
-                self._tangents,
-                result,
-                state,
-                level,
-                condition,
-                tangents[0],
-                vmap_method="broadcast_all",
-            )
-            return evaluate(state, level), tangent
 
-        return evaluate(state, level)
+@dataclasses.dataclass(frozen=True)
+class _Evaluation:
+    """The module as a function of the leaves of its arguments."""
 
-    def _values(self, state: Any, level: Any, condition: Any) -> np.ndarray:
-        torch = needed("torch", "a model of PyTorch", "torch", "torch")
+    module: Any
+    call: Callable | None
+    precision: str | None
+    structure: Any
 
-        with torch.inference_mode():
-            return self._batches(self._apply, state, level, condition)
-
-    def _tangents(self, state: Any, level: Any, condition: Any, tangent: Any) -> np.ndarray:
-        torch = needed("torch", "a model of PyTorch", "torch", "torch")
-
-        def push(state: Any, level: Any, condition: Any, tangent: Any) -> Any:
-            def at(states: Any) -> Any:
-                return self._apply(states, level, condition)
-
-            return torch.func.jvp(at, (state,), (tangent,))[1]
-
-        with torch.no_grad():
-            return self._batches(push, state, level, condition, tangent)
-
-    def _apply(self, states: Any, levels: Any, condition: Any) -> Any:
-        if self.call is not None:
-            out = self.call(self.module, states, levels, condition)
-        elif condition is None:
-            out = self.module(states, levels)
-        else:
-            out = self.module(states, levels, condition)
+    def __call__(self, states: Any, levels: Any, *leaves: Any) -> tuple[Any]:
+        torch = torch_module()
+        own = next((p for p in self.module.parameters() if p.is_floating_point()), states)
+        device, dtype = own.device, own.dtype
+        fine = torch.promote_types(dtype, torch.float32)
+        given = [leaf.to(device, dtype if leaf.is_floating_point() else None) for leaf in leaves]
+        condition = jax.tree.unflatten(self.structure, given)
+        args = (states.to(device, dtype), levels.to(device, fine))
+        precision = None if self.precision is None else getattr(torch, self.precision)
+        with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
+            if self.call is not None:
+                out = self.call(self.module, *args, condition)
+            elif condition is None:
+                out = self.module(*args)
+            else:
+                out = self.module(*args, condition)
         out = getattr(out, "sample", out)
         out = out[0] if isinstance(out, tuple) else out
         if out.ndim == states.ndim and out.shape[1] > states.shape[1]:
@@ -123,25 +120,4 @@ class TorchFunction(eqx.Module):
                 f"`module` must return a tensor of shape {tuple(states.shape)}, "
                 f"got {tuple(out.shape)}."
             )
-        return out
-
-    def _batches(self, fn: Callable, state: Any, level: Any, condition: Any, *more: Any) -> Any:
-        """Apply `fn` to tensors of at most `batch_size` examples, whatever the leading axes."""
-        torch = needed("torch", "a model of PyTorch", "torch", "torch")
-
-        host = np.asarray(state)
-        leading = np.shape(level)
-        shape = host.shape[len(leading) :]
-
-        def flat(leaf: Any) -> Any:
-            leaf = np.array(leaf)  # a copy: tensors want to own what they may write to
-            return torch.from_numpy(leaf.reshape(-1, *leaf.shape[len(leading) :]))
-
-        parts = jax.tree.map(flat, (state, level, condition, *more))
-        count = parts[0].shape[0]
-        out = np.empty((count, *shape), host.dtype)
-        for start in range(0, count, self.batch_size):
-            stop = start + self.batch_size
-            batch = jax.tree.map(lambda leaf, a=start, b=stop: leaf[a:b], parts)
-            out[start:stop] = fn(*batch).to(torch.float32).numpy()
-        return out.reshape(host.shape)
+        return (out.to(states.device, states.dtype),)

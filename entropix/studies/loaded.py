@@ -29,12 +29,19 @@ from entropix.interfaces import (
     AbstractModel,
     AbstractPrior,
 )
-from entropix.models import from_diffusers, highest_log_snr
-from entropix.persistence import load
+from entropix.models import TorchFunction, from_diffusers, highest_log_snr
+from entropix.persistence import describe, load
 
 
 # The log-SNRs, from that of the data, at which a model is evaluated once.
 _PROBES = (-6.0, 0.0, 6.0)
+# The arguments of what reads a model, and the options of a study.
+_OPTIONS = {
+    "folder": "model",
+    "path": "model",
+    "precision": "model_precision",
+    "condition": "model_condition",
+}
 _PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".bin")
 
 
@@ -48,37 +55,61 @@ class LoadedModel:
     Attributes:
         model: as it was read.
         pipeline: whether it came from a diffusers pipeline.
-        path: the file or folder.
+        path: the file or folder; None for a model that was given in Python.
+        condition: the file with the embedding that a pipeline is given, or None.
     """
 
     model: AbstractModel
     pipeline: bool
-    path: Path
+    path: Path | None
+    condition: Path | None = None
 
     @property
     def text(self) -> str:
         """The model in words."""
+        where = "" if self.path is None else f"{self.path}, "
         if self.pipeline:
-            module = self.model.network.module  # pyright: ignore[reportAttributeAccessIssue]
-            return f"{self.path}, a diffusers pipeline with a {type(module).__name__}"
+            function: TorchFunction = self.model.network  # pyright: ignore[reportAttributeAccessIssue]
+            precision = "" if function.precision is None else f" in {function.precision}"
+            given = "" if self.condition is None else f", given the embedding {self.condition}"
+            kind = type(function.module).__name__
+            return f"{where}a diffusers pipeline with a {kind}{precision}{given}"
         network = getattr(self.model, "network", None)
         of = "" if network is None else f" of a {type(network).__name__}"
-        return f"{self.path}, {type(self.model).__name__}{of}"
+        return f"{where}{type(self.model).__name__}{of}"
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the file; of a pipeline, of its settings and the sizes of its weights."""
+        """A hash of all that the model was read from; without a file, of its parameters."""
         digest = hashlib.sha256()
+        if self.path is None:
+            digest.update(repr(describe(self.model)).encode())
+            for function in jax.tree.leaves(self.model, is_leaf=_is_torch):
+                if _is_torch(function):
+                    digest.update(function.fingerprint.encode())
+            return digest.hexdigest()[:16]
         files = sorted(self.path.rglob("*")) if self.pipeline else [self.path]
+        files += [] if self.condition is None else [self.condition]
         for file in (file for file in files if file.is_file()):
             digest.update(file.name.encode())
-            small = not self.pipeline or file.suffix == ".json"
-            digest.update(file.read_bytes() if small else str(file.stat().st_size).encode())
+            with open(file, "rb") as stream:  # weights may be larger than the memory
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
         return digest.hexdigest()[:16]
 
 
-def load_model(path: str) -> LoadedModel:
+def _is_torch(node: Any) -> bool:
+    return isinstance(node, TorchFunction)
+
+
+def load_model(
+    path: str, precision: str | None = None, condition: str | None = None
+) -> LoadedModel:
     """The model of a file written by `entropix.save`, or of the folder of a diffusers pipeline.
+
+    Args:
+        path: of the file or folder.
+        precision: of a pipeline, see `TorchFunction`.
+        condition: a .npy file with the embedding that a pipeline is given.
 
     Raises:
         ValueError: in one line, if there is none.
@@ -97,19 +128,52 @@ def load_model(path: str) -> LoadedModel:
             "save the network with `save_pretrained`, or measure it with "
             "entropix.models.from_denoiser."
         )
+    given = None if condition is None else Path(condition).expanduser()
+    embedding = None if given is None else _embedding(given)
     try:
         with _quiet():
-            model = from_diffusers(where) if folder else load(where)
+            if folder:
+                model = from_diffusers(where, condition=embedding, precision=precision)
+            else:
+                model = load(where)
     except (ImportError, OSError, ValueError) as error:
-        text = str(error).replace("`folder`", "`model`").replace("`path`", "`model`")
+        text = str(error)
+        for name, option in _OPTIONS.items():
+            text = text.replace(f"`{name}`", f"`{option}`")
         raise ValueError(text) from error
     if not isinstance(model, AbstractModel):
         raise ValueError(f"`model` must hold a model, got a {type(model).__name__} in {path!r}.")
-    if not isinstance(model.process, AbstractGaussianProcess):
+    return _gaussian(LoadedModel(model, folder, where, given))
+
+
+def _embedding(path: Path) -> np.ndarray:
+    try:
+        with open(path, "rb") as stream:
+            return np.lib.format.read_array(stream, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or "it is no array in the .npy format"
         raise ValueError(
-            f"`model` must have a Gaussian process, got {type(model.process).__name__}."
-        )
-    return LoadedModel(model, folder, where)
+            f"`model_condition` must be a .npy file with the embedding of a prompt, got {path}: "
+            f"{reason}."
+        ) from error
+
+
+def given_model(model: AbstractModel) -> LoadedModel:
+    """A model that was given in Python.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if not isinstance(model, AbstractModel):
+        raise ValueError(f"`model` must be a model, got {type(model).__name__}.")
+    return _gaussian(LoadedModel(model, False, None))
+
+
+def _gaussian(loaded: LoadedModel) -> LoadedModel:
+    process = loaded.model.process
+    if not isinstance(process, AbstractGaussianProcess):
+        raise ValueError(f"`model` must have a Gaussian process, got {type(process).__name__}.")
+    return loaded
 
 
 # ------------------------------------------------------------------ the order of the data

@@ -12,7 +12,7 @@ import numpy as np
 from entropix._core.arrays import Key
 from entropix._core.checks import positive, positive_integer
 from entropix.datasets import Dataset
-from entropix.interfaces import AbstractGaussianProcess
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.models import EntropyMatching, GaussianScaling
 from entropix.networks import ConditionDropout, FourierMLP, LatentCondition
 from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff, report_times
@@ -149,15 +149,20 @@ _PER_SEED = {
 
 
 def measure(
-    source: str | os.PathLike[str] | Dataset, options: MeasureOptions = MeasureOptions()
+    source: str | os.PathLike[str] | Dataset,
+    options: MeasureOptions = MeasureOptions(),
+    *,
+    model: AbstractModel | None = None,
 ) -> "xarray.Dataset":
     """Train entropy-matching models on data and measure what they store.
 
-    With `options.pretrained.model` nothing is trained, and that model is measured.
+    With `model` or `options.pretrained.model` nothing is trained, and that model is measured.
 
     Args:
         source: a data set, or what `entropix.datasets.load` takes.
         options: see `MeasureOptions`.
+        model: a model, such as one of `entropix.models.from_denoiser`. It takes vectors, images
+            with their channels last, or images with their channels first.
 
     Returns:
         The record, which is also written to the output folder, with report, figures and models. Its
@@ -168,13 +173,14 @@ def measure(
             the request.
         FolderError: if the output folder cannot be written to any more; `resume` continues the run.
     """
-    return prepare_measure(source, options).run()
+    return prepare_measure(source, options, model=model).run()
 
 
 def prepare_measure(
     source: str | os.PathLike[str] | Dataset,
     options: MeasureOptions = MeasureOptions(),
     *,
+    model: AbstractModel | None = None,
     command: Sequence[str] = (),
 ) -> AbstractStudy:
     """Check the request and claim the output folder: the study of `measure`, ready to run.
@@ -182,14 +188,13 @@ def prepare_measure(
     Args and errors are those of `measure`; `command` is the command line, if the request came
     from one. Nothing is left behind if the request is refused.
     """
-    if options.pretrained.model is not None:
+    if model is not None or options.pretrained.model is not None:
         from entropix.studies.pretrained import prepare_pretrained  # it imports this module
 
-        return prepare_pretrained(source, options, command=command)
-    if options.pretrained.model_range:
-        raise ValueError(
-            f"`model_range` must be omitted without `model`, got {options.pretrained.model_range}."
-        )
+        return prepare_pretrained(source, options, model=model, command=command)
+    for name, value in dataclasses.asdict(options.pretrained).items():
+        if value:
+            raise ValueError(f"`{name}` must be omitted without `model`, got {value}.")
     effort = options.estimation
     check_effort(effort)
     process = make_process(options.process)

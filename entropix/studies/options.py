@@ -177,6 +177,12 @@ class ModelOptions:
     """With --model: LOW and HIGH, the values in which the model expects the smallest and the
     largest value of the data, such as -1 1; the data are rescaled. Otherwise the data of a pipeline
     must lie in [-1, 1], and those of other models are taken as they are."""
+    model_precision: str | None = None
+    """With --model FOLDER: bfloat16 or float16, the dtype of the matrix products and convolutions
+    of a pipeline. auto: the dtype of its weights."""
+    model_condition: str | None = None
+    """With --model FOLDER: a .npy file with the embedding of a prompt, of shape (tokens, width),
+    which a text-conditioned pipeline is given for all samples."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,8 +29,8 @@ from entropix.studies.cutoff import (
     with_cutoff,
 )
 from entropix.studies.data import PreparedData, data_attributes, prepare_data
-from entropix.studies.estimates import Subject, errors_of
-from entropix.studies.loaded import LoadedModel, arranged, load_model, probe
+from entropix.studies.estimates import STAGES, Subject, errors_of
+from entropix.studies.loaded import LoadedModel, arranged, given_model, load_model, probe
 from entropix.studies.location import location_tables
 from entropix.studies.measurement import (
     LABELS,
@@ -79,6 +79,7 @@ def prepare_pretrained(
     source: str | os.PathLike[str] | Dataset,
     options: MeasureOptions,
     *,
+    model: AbstractModel | None = None,
     command: Sequence[str] = (),
 ) -> "PretrainedStudy":
     """Check the request and claim the output folder.
@@ -89,8 +90,19 @@ def prepare_pretrained(
     effort, asked = options.estimation, options.pretrained
     check_effort(effort)
     check_seed(options.training.seed, "seed")
-    assert asked.model is not None
-    loaded = load_model(asked.model)
+    if model is not None:
+        if asked.model is not None:
+            raise ValueError(f"`model` must be given once, got {asked.model!r} besides a model.")
+        loaded = given_model(model)
+    else:
+        assert asked.model is not None
+        loaded = load_model(asked.model, asked.model_precision, asked.model_condition)
+    for name in ("model_precision", "model_condition"):
+        if getattr(asked, name) is not None and not loaded.pipeline:
+            raise ValueError(
+                f"`{name}` must be omitted for a model that is not a pipeline of diffusers, got "
+                f"{getattr(asked, name)!r}."
+            )
     wanted = _data_options(options.data, asked.model_range, loaded)
     data = prepare_data(source, wanted, options.condition)
     model = arranged(loaded, data.dataset.shape)
@@ -111,9 +123,10 @@ def prepare_pretrained(
         options.output,
         name=data.dataset.name,
         configuration={
-            "model": asked.model,
+            "model": loaded.text if loaded.path is None else asked.model,
             "model_fingerprint": loaded.fingerprint,
             "model_range": asked.model_range,
+            "model_precision": asked.model_precision,
             "seed": options.training.seed,
             **dataclasses.asdict(options.data),
             **({} if data.condition is None else dataclasses.asdict(options.condition)),

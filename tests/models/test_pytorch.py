@@ -66,11 +66,82 @@ def test_the_same_numbers_as_in_jax(pair):
     np.testing.assert_allclose(other.mc_stderr, one.mc_stderr, rtol=1e-3)
 
 
-def test_forward_derivatives(pair):
-    """Those that the probability flow needs."""
-    y, v = jnp.asarray([0.3, -1.0, 0.7]), jnp.asarray([1.0, 0.5, -2.0])
-    one, other = (jax.jvp(lambda y, m=model: m.score(0.4, y), (y,), (v,))[1] for model in pair)
+def loss(model):
+    """A function of the noise level and a batch of states."""
+    score = jax.vmap(model.score, in_axes=(None, 0))
+    return lambda s, y: jnp.sum(jnp.sin(score(s, y)))
+
+
+DIRECTION = jnp.asarray([[1.0, 0.5, -2.0], [0.2, 0.0, 1.0]])
+DERIVATIVES = {
+    "forward": lambda f: lambda s, y: jax.jvp(f, (s, y), (1.0, DIRECTION))[1],
+    "reverse": lambda f: jax.grad(f, argnums=(0, 1)),
+    "forward over reverse": lambda f: (
+        lambda s, y: jax.jvp(lambda y: jax.grad(f, 1)(s, y), (y,), (DIRECTION,))[1]
+    ),
+    "reverse over forward": lambda f: (
+        lambda s, y: jax.grad(lambda y: jax.jvp(f, (s, y), (0.0, DIRECTION))[1])(y)
+    ),
+    "reverse over reverse": lambda f: (
+        lambda s, y: jax.grad(lambda s: jnp.sum(jax.grad(f, 1)(s, y) ** 2))(s)
+    ),
+    "transpose of forward": lambda f: (
+        lambda s, y: jax.linear_transpose(lambda t: jax.jvp(f, (s, y), (0.0, t))[1], y)(1.0)[0]
+    ),
+    "jacobian": lambda f: jax.jacrev(f, 1),
+}
+
+
+@pytest.mark.parametrize("kind", DERIVATIVES)
+def test_derivatives(pair, kind):
+    """By state and noise level, under jit and vmap."""
+    y = jnp.asarray([[0.3, -1.0, 0.7], [0.0, 0.4, -0.2]])
+    one, other = (jax.jit(DERIVATIVES[kind](loss(model)))(0.4, y) for model in pair)
+    for expected, got in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_through_the_probability_flow(pair):
+    """Reverse through the solver, to the initial state."""
+    y = jnp.asarray([[0.3, -1.0, 0.7]])
+
+    def total(model):
+        return lambda y: jnp.sum(ex.solve_flow(model, y, num_steps=4).final ** 2)
+
+    one, other = (jax.jit(jax.grad(total(model)))(y) for model in pair)
     np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5)
+
+
+def test_conditions_precision_and_batches():
+    """Conditions of whole numbers and of numbers that are differentiated; bfloat16; chunks."""
+
+    class Module(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(DIM, DIM)
+            self.counts = []
+
+        def forward(self, states, levels, condition):
+            self.counts.append(len(states))
+            shift = condition["shift"] * condition["label"].float()[:, None]
+            return self.linear(states) + shift + levels[:, None]
+
+    module = Module()
+    function = ex.models.TorchFunction(module, batch_size=4)
+    states = jnp.asarray(np.random.default_rng(0).normal(size=(6, DIM)), jnp.float32)
+    label, shift = jnp.arange(6), jnp.ones(DIM)
+
+    def at(shift, function=function):
+        one = lambda y, c: function(y, jnp.float32(0.5), {"shift": shift, "label": c})  # noqa: E731
+        return jax.vmap(one)(states, label)
+
+    weight, bias = (p.detach().numpy() for p in module.linear.parameters())
+    expected = states @ weight.T + bias + np.arange(6)[:, None] + 0.5
+    np.testing.assert_allclose(at(shift), expected, rtol=1e-5)
+    assert module.counts == [4, 2]
+    np.testing.assert_allclose(jax.grad(lambda s: jnp.sum(at(s)))(shift), 15 * np.ones(DIM))
+    rough = at(shift, ex.models.TorchFunction(module, precision="bfloat16"))
+    assert 0 < np.max(np.abs(rough - expected)) < 0.03
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +219,8 @@ def test_what_is_no_pipeline(pipeline, tmp_path, spoil, match):
 def test_mistakes():
     with pytest.raises(ValueError, match=r"`module` must be a torch\.nn\.Module"):
         ex.models.TorchFunction(lambda x, t: x)
+    with pytest.raises(ValueError, match="`precision` must be one of"):
+        ex.models.TorchFunction(torch.nn.Linear(2, 2), precision="int8")
 
     class Wrong(torch.nn.Module):
         def forward(self, states, levels):

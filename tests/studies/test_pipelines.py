@@ -11,6 +11,7 @@ import xarray
 
 import entropix as ex
 from entropix.cli import main
+from entropix.studies.loaded import load_model
 
 
 torch = pytest.importorskip("torch")
@@ -42,7 +43,28 @@ def folder(tmp_path_factory):
         )
         scheduler = diffusers.DDPMScheduler(num_train_timesteps=1000)
         diffusers.DDPMPipeline(network, scheduler).save_pretrained(path / name)
+    network = diffusers.UNet2DConditionModel(
+        sample_size=SIDE,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=1,
+        block_out_channels=(8,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        mid_block_type=None,
+        up_block_types=("CrossAttnUpBlock2D",),
+        norm_num_groups=4,
+        cross_attention_dim=6,
+        attention_head_dim=4,
+    )
+    network.save_pretrained(path / "text" / "unet")
+    scheduler.save_pretrained(path / "text" / "scheduler")
+    parts = {"unet": network, "scheduler": scheduler}
+    index = {name: ["diffusers", type(part).__name__] for name, part in parts.items()}
+    index = json.dumps({"_class_name": "StableDiffusionPipeline"} | index)
+    (path / "text" / "model_index.json").write_text(index)
     rng = np.random.default_rng(0)
+    np.save(path / "prompt.npy", rng.normal(size=(5, 6)))
+    np.save(path / "narrow.npy", rng.normal(size=(5, 7)))
     images = rng.integers(0, 256, size=(COUNT, SIDE, SIDE)).astype(np.uint8)
     np.save(path / "levels.npy", images)
     np.save(path / "images.npy", (images / 127.5 - 1).astype(np.float32))
@@ -96,6 +118,45 @@ def test_a_pipeline_of_classes(folder, tmp_path, monkeypatch):
     assert "mutual_information" not in record
 
 
+def test_an_embedding_and_a_precision(folder, tmp_path):
+    """The embedding of a prompt from a file; in bfloat16 the field is nearly the same."""
+    prompt = str(folder / "prompt.npy")
+    fine = load_model(str(folder / "text"), None, prompt)
+    rough = load_model(str(folder / "text"), "bfloat16", prompt)
+    assert rough.text.endswith(f"UNet2DConditionModel in bfloat16, given the embedding {prompt}")
+    s = fine.model.process.time_of_log_snr(fine.model.steps[500])
+    y = jax.random.normal(jax.random.key(0), (1, SIDE, SIDE))
+    values = [-loaded.model.process.std(s) * loaded.model.score(s, y) for loaded in (fine, rough)]
+    network = diffusers.UNet2DConditionModel.from_pretrained(
+        folder / "text" / "unet", low_cpu_mem_usage=False
+    )
+    size = np.sqrt(fine.model.process.scale(s) ** 2 + fine.model.process.var(s))
+    with torch.inference_mode():
+        expected = network(
+            torch.from_numpy(np.array(y / size))[None],
+            torch.tensor([500.0]),
+            torch.from_numpy(np.load(prompt).astype(np.float32))[None],
+        ).sample[0]
+    np.testing.assert_allclose(values[0], expected, rtol=2e-3, atol=2e-3)
+    assert 0 < np.max(np.abs(values[1] - values[0])) < 0.05
+    # Derivatives of attention, of both kinds.
+    total = jax.jit(lambda a: jax.numpy.sum(fine.model.score(s, a * y)))
+    slope = (total(1.01) - total(0.99)) / 0.02
+    for derivative in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_allclose(jax.jit(derivative(total))(1.0), slope, rtol=0.02)
+
+
+def test_a_fingerprint_is_that_of_the_weights(folder, tmp_path):
+    shutil.copytree(folder / "grey", tmp_path / "copy")
+    before = load_model(str(tmp_path / "copy")).fingerprint
+    assert before == load_model(str(folder / "grey")).fingerprint
+    weights = tmp_path / "copy" / "unet" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert load_model(str(tmp_path / "copy")).fingerprint != before
+
+
 REFUSED = {
     "levels": ("levels.npy", "grey", None, "got values in [0, 255]: `--model-range -1 1` rescales"),
     "another size": ("larger.npy", "grey", None, "(1, 9, 9), channels first, got a model of"),
@@ -105,6 +166,22 @@ REFUSED = {
     "no weights": ("images.npy", "copy", "weights", "must hold the unet"),
     "unknown prediction": ("images.npy", "copy", "prediction", "predicts one of"),
     "not finite": ("images.npy", "copy", "nan", "not finite"),
+    "no prompt": ("images.npy", "text", None, "`model_condition` must be given for a network"),
+    "another prompt": (
+        "images.npy",
+        "text",
+        "narrow.npy",
+        "(tokens, 6), got shape (5, 7)",
+    ),
+    "no array": (
+        "images.npy",
+        "text",
+        "text/model_index.json",
+        "it is no array in the",
+    ),
+    "no file": ("images.npy", "text", "none.npy", "No such file or directory"),
+    "no attention": ("images.npy", "grey", "prompt.npy", "`model_condition` must be None"),
+    "precision": ("images.npy", "grey", "int8", "`model_precision` must be one of 'bfloat16'"),
 }
 
 
@@ -114,6 +191,8 @@ def test_bad_pipelines(folder, tmp_path, monkeypatch, capsys, case):
     data, model, how, says = REFUSED[case]
     words = ["--channels", "last"] if data == "colours.npy" else []
     words += ["--condition", str(folder / "labels.npy")] if how == "labels" else []
+    words += ["--model-condition", str(folder / how)] if "." in str(how) else []
+    words += ["--model-precision", how] if how == "int8" else []
     where = folder / model
     if model == "copy":
         where = tmp_path / "copy"

@@ -16,7 +16,7 @@ from entropix.datasets import Dataset
 from entropix.studies import ModelOptions, TrainingOptions, measure
 from entropix.studies.data import prepare_data
 from entropix.studies.estimates import Subject, with_relative_error
-from entropix.studies.loaded import Layout, arranged, load_model
+from entropix.studies.loaded import Layout, arranged, given_model, load_model
 from entropix.studies.pretrained import prepare_pretrained
 from tests.studies.common import DATA, ESTIMATION, options
 
@@ -46,7 +46,8 @@ def folder(tmp_path_factory):
     ex.save(path / "wrong.eqx", ex.EntropyMatching(wrong, process, scaling))
     ex.save(path / "process.eqx", process)
     (path / "damaged.eqx").write_bytes((path / "good.eqx").read_bytes()[:-8])
-    (path / "weights.pkl").write_bytes(b"pickle")
+    for suffix in ("pkl", "pt", "ckpt"):
+        (path / f"weights.{suffix}").write_bytes(b"pickle")
     (path / "empty").mkdir()
     return path
 
@@ -159,6 +160,14 @@ REFUSED = {
     "no pipeline": ("empty", [], "must hold a diffusers pipeline with a model_index.json"),
     "a process": ("process.eqx", [], "must hold a model, got a VariancePreserving"),
     "a pickle": ("weights.pkl", [], "a pickle may run any code"),
+    "a checkpoint": ("weights.ckpt", [], "a pickle may run any code"),
+    "a checkpoint of PyTorch": ("weights.pt", [], "save the network with `save_pretrained`"),
+    "a precision": (
+        "good.eqx",
+        ["--model-precision", "bfloat16"],
+        "`model_precision` must be omit",
+    ),
+    "an embedding": ("good.eqx", ["--model-condition", "x.npy"], "`model_condition` must be"),
     "damaged": ("damaged.eqx", [], "`model` must be"),
     "another size": ("good.eqx", ["digits"], "samples of the shape of the data"),
     "not finite": ("nan.eqx", [], "not finite"),
@@ -198,6 +207,19 @@ def test_bad_requests(capsys, tmp_path, monkeypatch, folder, case):
     file, words, says = REFUSED[case]
     data = words if words[:1] == ["digits"] else ["mixture2", "--num-samples", "160", *words]
     assert_refused(capsys, [*data, "--model", str(folder / file)], says)
+
+
+def test_a_model_given_in_python(tmp_path):
+    """It must be given once; its fingerprint is that of its parameters."""
+    process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
+    models = [
+        ex.ScoreMatching(ex.FourierMLP(2, widths=(8,), key=jax.random.key(i)), process)
+        for i in (0, 0, 1)
+    ]
+    one, same, other = (given_model(model).fingerprint for model in models)
+    assert one == same != other
+    with pytest.raises(ValueError, match=r"`model` must be given once, got 'x\.eqx'"):
+        prepare_pretrained("mixture2", of_model(tmp_path, "x.eqx"), model=models[0])
 
 
 def test_a_range_needs_a_model(capsys, tmp_path, monkeypatch):
