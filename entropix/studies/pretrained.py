@@ -29,7 +29,7 @@ from entropix.studies.cutoff import (
     with_cutoff,
 )
 from entropix.studies.data import PreparedData, data_attributes, prepare_data
-from entropix.studies.estimates import STAGES, Subject, errors_of
+from entropix.studies.estimates import Subject, errors_of
 from entropix.studies.loaded import LoadedModel, arranged, given_model, load_model, probe
 from entropix.studies.location import location_tables
 from entropix.studies.measurement import (
