@@ -18,14 +18,14 @@ import numpy as np
 import entropix as ex
 
 
-def main(out: Path, steps: int = 4000, width: int = 512, evaluations: int = 65_536) -> np.ndarray:
+def main(out: Path, steps: int = 6000, width: int = 512, evaluations: int = 65_536) -> np.ndarray:
     """Train, measure and plot; returns the class entropy from the data end to the noise end."""
     model_key, guess_key, noise_key, fit_key, key = jax.random.split(jax.random.key(0), 5)
     digits = ex.datasets.load("digits")
     order = np.random.default_rng(0).permutation(len(digits.points))
     levels, label = digits.points[order], jax.nn.one_hot(np.asarray(digits.labels)[order], 10)
-    # Uniform noise of one grey level gives the integers a density: eight draws of each.
-    keys = jax.random.split(noise_key, 8)
+    # Uniform noise of one grey level gives the integers a density: 32 draws of each.
+    keys = jax.random.split(noise_key, 32)
     x = jnp.stack([ex.distributions.dequantise(levels, key=k) for k in keys])
     x = (x - jnp.mean(x)) / jnp.std(x)
     train, held_out, told = x[:, 400:].reshape(-1, 64), x[0, :400], label[:400]
@@ -40,7 +40,7 @@ def main(out: Path, steps: int = 4000, width: int = 512, evaluations: int = 65_5
     )
     network = ex.networks.ConditionDropout(network, condition_dim=10, rate=0.5)
     model = ex.EntropyMatching(network, process, ex.GaussianScaling.from_data(train, process))
-    options = {"condition": jnp.tile(label[400:], (8, 1)), "loss": ex.Denoising(num_draws=2)}
+    options = {"condition": jnp.tile(label[400:], (32, 1)), "loss": ex.Denoising(num_draws=2)}
     model = ex.fit(model, train, key=fit_key, steps=steps, batch_size=128, **options).model
 
     cosines = ex.estimators.CosineTransform(bands=True)
