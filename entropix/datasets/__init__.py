@@ -1,6 +1,8 @@
 """Embedded and file-based data: loading, validation, standardisation, dequantisation."""
 
 from entropix.datasets.dataset import Dataset as Dataset
+from entropix.datasets.description import Description as Description
+from entropix.datasets.description import describe as describe
 from entropix.datasets.embedded import available as available
 from entropix.datasets.embedded import paper_mixture as paper_mixture
 from entropix.datasets.loading import load as load

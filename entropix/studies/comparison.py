@@ -37,8 +37,8 @@ from entropix.studies.study import (
 )
 from entropix.studies.training import (
     checked_training,
+    make_models,
     make_process,
-    mlp_model,
     process_parameters,
     process_text,
     training_text,
@@ -119,7 +119,8 @@ def prepare_information(
     pair = prepare_pair(first, second, options.data)
     # A divergence may be finite where the entropies are not: the process needs no cut-off.
     cutoff = choose_cutoff(options.estimation.cutoff, process, pair[1], of_entropy=False)
-    settings = checked_training(options.training, sum(data.num_train for data in pair))
+    count, shape = sum(data.num_train for data in pair), pair[0].example_shape
+    settings = checked_training(options.training, count, shape)
     workspace = Workspace.claim(
         options.output,
         name="-".join(data.dataset.name for data in pair),
@@ -164,8 +165,8 @@ class InformationStudy(AbstractTrainedStudy):
 
     def make_model(self) -> Callable[[Key], EntropyMatching]:
         """The function from a key to an untrained model of both sets."""
-        points = pooled(list(self.pair))
-        return mlp_model(points, self.process, self.settings.widths, condition_dim=1)
+        points, shape = pooled(list(self.pair)), self.pair[0].example_shape
+        return make_models(self.settings, points, self.process, shape, condition_dim=1)
 
     def attributes(self) -> dict[str, Any]:
         first, second = self.pair

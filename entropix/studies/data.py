@@ -15,7 +15,14 @@ import numpy as np
 
 from entropix._core.arrays import Key
 from entropix._core.checks import choice
-from entropix.datasets import Dataset, Projection, Standardisation, load
+from entropix.datasets import (
+    Dataset,
+    Description,
+    Projection,
+    Standardisation,
+    describe,
+    load,
+)
 from entropix.distributions import Gaussian, GaussianMixture, dequantise
 from entropix.interfaces import AbstractDistribution
 from entropix.studies.labels import Condition, make_condition
@@ -70,6 +77,13 @@ class PreparedData:
         return self.augmented.shape[1]
 
     @property
+    def example_shape(self) -> tuple[int, ...]:
+        """Of one example for a network: that of an image, unless it is projected, or (D,)."""
+        if self.dataset.kind == "image" and self.projection is None and self.dataset.shape:
+            return tuple(self.dataset.shape)
+        return (self.dim,)
+
+    @property
     def log_det(self) -> float:
         """Added to a log density in the coordinates of the model, it gives that of the data."""
         return float(self.standardisation.log_det)
@@ -100,6 +114,13 @@ class PreparedData:
         for part in (self.augmented, self.held_out, *conditions):
             digest.update(repr((part.shape, str(part.dtype))).encode() + part.tobytes())
         return digest.hexdigest()[:16]
+
+    @functools.cached_property
+    def description(self) -> Description | None:
+        """What stands in the way of a density; None if the density is known, and for images."""
+        if self.distribution is not None or self.dataset.kind == "image":
+            return None
+        return describe(self.original)
 
     def projected(self, projection: Projection) -> "PreparedData":
         """The same in principal components."""

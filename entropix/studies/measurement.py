@@ -11,10 +11,12 @@ import numpy as np
 
 from entropix._core.arrays import Key
 from entropix._core.checks import positive, positive_integer
+from entropix._core.formatting import format_with_error
 from entropix.datasets import Dataset
 from entropix.interfaces import AbstractGaussianProcess
 from entropix.models import EntropyMatching, GaussianScaling
 from entropix.networks import ConditionDropout, FourierMLP, LatentCondition
+from entropix.studies.baselines import GAUSSIANS
 from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff, report_times
 from entropix.studies.data import PreparedData, data_attributes, prepare_data
 from entropix.studies.estimates import (
@@ -25,10 +27,11 @@ from entropix.studies.estimates import (
     with_relative_error,
 )
 from entropix.studies.figures import plot_entropy, plot_loss
+from entropix.studies.findings import finding_attributes
 from entropix.studies.options import EstimationOptions, MeasureOptions, TrainingOptions
 from entropix.studies.pictures import plot_log_density, plot_samples
 from entropix.studies.record import TRAINING, Schema
-from entropix.studies.report import Report, results_tables, spread_note
+from entropix.studies.report import Report, Table, estimate_text, results_tables, spread_note
 from entropix.studies.study import (
     AbstractStudy,
     AbstractTrainedStudy,
@@ -40,8 +43,10 @@ from entropix.studies.study import (
 from entropix.studies.training import (
     Training,
     checked_training,
+    make_models,
+    make_network,
     make_process,
-    mlp_model,
+    num_steps,
     process_parameters,
     process_text,
     training_text,
@@ -56,9 +61,26 @@ if TYPE_CHECKING:
 _TRUTH, _PILOT = 0x7A17, 0x9110
 # More latent classes than classes of labels, so that some may describe styles.
 _MIN_LATENT = 16
+# The width of the guess of a latent class from an image.
+_GUESS = 256
 _SEED, _TIME = ("seed",), ("seed", "time")
 _RATED = ("seed", "rated_sample")
 _LOG_RATE = "nats per unit log-SNR"
+
+
+def _gaussian_schema() -> Schema:
+    """The variables of the Gaussians with the moments of the training data."""
+    rated, bits = ("rated_sample",), "bits per dimension"
+    found: Schema = {}
+    for name, text in GAUSSIANS.items():
+        found |= {
+            f"negative_log_likelihood_{name}": ((), "nats", f"-E log g, held-out, g: {text}"),
+            f"bits_per_dim_{name}": ((), bits, f"the same per dimension, g: {text}"),
+            f"log_prob_{name}": (rated, "nats", f"log g of held-out samples, g: {text}"),
+            f"log_prob_{name}_train": (rated, "nats", f"the same of training samples, g: {text}"),
+        }
+    return found
+
 
 SCHEMA: Schema = TRAINING | {
     "neural_entropy": (_SEED, "nats", "neural entropy S_NN on held-out data"),
@@ -72,11 +94,8 @@ SCHEMA: Schema = TRAINING | {
     "negative_log_likelihood": (_SEED, "nats", "upper bound on -E log p, held-out, data units"),
     "negative_log_likelihood_train": (_SEED, "nats", "the same on training data"),
     "bits_per_dim": (_SEED, "bits per dimension", "the bound per dimension, for integer levels"),
-    "negative_log_likelihood_gaussian": (
-        (),
-        "nats",
-        "-E log g, held-out, data units, g the Gaussian with the moments of the training data",
-    ),
+    "storage_limit": ((), "nats", "ln N of the training samples, the entropy of naming one"),
+    **_gaussian_schema(),
     "log_prob": (_RATED, "nats", "lower bound on log p, held-out samples, data units"),
     "log_prob_train": (_RATED, "nats", "the same for training samples"),
     "log_prob_generated": (_RATED, "nats", "the same for generated samples"),
@@ -114,8 +133,8 @@ LABELS = {
     "negative_log_likelihood": "bound on -log p, held-out data",
     "negative_log_likelihood_train": "bound on -log p, training data",
     "negative_log_likelihood_exact": "exact -log p, held-out data",
-    "negative_log_likelihood_gaussian": "-log of a Gaussian density, held-out data",
     "bits_per_dim": "bound on -log p, held-out data, per dimension",
+    "storage_limit": "ln N of the training data, to name one of them",
     "wasserstein2": "W2, held-out data to samples",
     "wasserstein2_null": "W2, held-out data to training data",
     "transport_w2_lower": "W2 from data to noise, lower bound by moments",
@@ -179,7 +198,7 @@ def prepare_measure(
     process = make_process(options.process)
     data = prepare_data(source, options.data, options.condition)
     cutoff = choose_cutoff(effort.cutoff, process, data)
-    settings = checked_training(options.training, data.num_train)
+    settings = checked_training(options.training, data.num_train, data.example_shape)
     workspace = Workspace.claim(
         options.output,
         name=data.dataset.name,
@@ -236,22 +255,22 @@ class MeasureStudy(AbstractTrainedStudy):
 
     def make_model(self) -> Callable[[Key], EntropyMatching]:
         """The function from a key to an untrained model: of the data, with labels if there are."""
-        data, widths = self.data, self.settings.widths
+        data, settings, shape = self.data, self.settings, self.data.example_shape
         condition, rate = data.condition, self.options.condition.condition_dropout
         if condition is None:
-            return mlp_model(data.train, self.process, widths)
+            return make_models(settings, data.train, self.process, shape)
         scaling = GaussianScaling.from_data(data.train, self.process)
 
         def continuous(key: Key) -> Any:
-            size = condition.dim + 1  # ConditionDropout adds a one
-            return FourierMLP(data.dim, widths=widths, condition_dim=size, key=key)
+            return make_network(settings, shape, key, condition.dim + 1)  # the flag of a dropout
 
         def discrete(key: Key) -> Any:
             # Labels reach the network as evidence for latent classes, which it otherwise guesses.
             key, guess_key = jax.random.split(key)
-            latent, half = max(_MIN_LATENT, 3 * condition.dim // 2), (-(-widths[0] // 2),)
+            latent, half = max(_MIN_LATENT, 3 * condition.dim // 2), (-(-settings.widths[0] // 2),)
+            half = half if settings.network == "mlp" else (_GUESS,)
             return LatentCondition(
-                FourierMLP(data.dim, widths=widths, condition_dim=latent, key=key),
+                make_network(settings, shape, key, latent),
                 FourierMLP(data.dim, widths=half, out_dim=latent, key=guess_key),
                 condition_dim=condition.dim,
                 num_classes=latent,
@@ -275,6 +294,9 @@ class MeasureStudy(AbstractTrainedStudy):
             "process": self.options.process.process,
             "process_text": process_text(self.options.process),
             "training_text": training_text(self.settings, self.process),
+            "num_steps": num_steps(self.settings),
+            "network": self.settings.network,
+            **finding_attributes(data, self.process),
             "relative_error": self.options.estimation.relative_error or 0.0,
         }
 
@@ -383,8 +405,36 @@ def measure_report(record: "xarray.Dataset") -> Report:
         f"Evaluations: {evaluations_text(record)}",
         f"Training: {a['training_text']}",
     ]
-    tables = results_tables(record, LABELS, _PER_SEED)
-    return Report(record, f"measure: {a['name']}", facts, tables, [], notes_on(record))
+    tables = [*results_tables(record, LABELS, _PER_SEED), *baseline_tables(record)]
+    title, notes = f"measure: {a['name']}", notes_on(record)
+    return Report(record, title, facts, tables, verdicts(record), notes)
+
+
+def verdicts(record: "xarray.Dataset") -> list[str]:
+    """The sentence of the verdict."""
+    return [f"verdict: {record.attrs['verdict_text']}"]
+
+
+def baseline_tables(record: "xarray.Dataset") -> list[Table]:
+    """The model beside the Gaussians of the training data."""
+    bits = "bits_per_dim" in record
+    rows = [["density", "-log p [nats]", *(["bits per dimension"] if bits else [])]]
+    rows[0].append("above the model [nats]")
+    named = {"": "bound of the model"} | {f"_{name}": text for name, text in GAUSSIANS.items()}
+    for suffix, text in named.items():
+        of = f"negative_log_likelihood{suffix}"
+        if of not in record:
+            rows.append([text, "none", *([""] if bits else []), "it has no density"])
+            continue
+        row = [text, estimate_text(record, of)]
+        if bits:
+            row.append(estimate_text(record, f"bits_per_dim{suffix}"))
+        if suffix:
+            model, other = record["log_prob"].mean("seed"), record[f"log_prob{suffix}"]
+            above = (model - other).values
+            row.append(format_with_error(above.mean(), above.std(ddof=1) / np.sqrt(len(above))))
+        rows.append([*row, ""] if not suffix else row)
+    return [Table(rows, "Held-out data, against Gaussians with the moments of the training data")]
 
 
 def notes_on(record: "xarray.Dataset") -> list[str]:
@@ -405,6 +455,11 @@ def notes_on(record: "xarray.Dataset") -> list[str]:
         "is what perfect samples would have",
         "Speed limit: the path of the density from data to noise is at least as long as W2. "
         f"Efficiency is W2^2 / (S_NN x noise budget); {efficiency}",
+        "The Gaussians have the moments of the training data: isotropic in the coordinates of the "
+        "model, diagonal, and with the full covariance. What a model gains over the last is what "
+        "it has found beyond the covariance",
+        "ln N is the entropy of the empirical distribution: what it takes to name one of the N "
+        "training samples, and so to have memorised all of them",
     ]
     if "path_kl" in record:
         notes.append(

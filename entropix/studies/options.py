@@ -94,16 +94,29 @@ class TrainingOptions:
     seed: int = 0
     """Seed of the first network; the others follow it. The result for a seed does not depend on
     which other seeds are trained."""
-    steps: int = 6000
-    """Number of training steps."""
+    network: Literal["auto", "mlp", "unet", "dit"] = "auto"
+    """mlp: hidden layers; unet: convolutions at several resolutions, for images; dit: a transformer
+    over patches of an image. auto: unet for images above 12 x 12, otherwise mlp."""
+    size: Literal["auto", "small", "medium", "large"] = "auto"
+    """How large the network is. auto: medium for mlp, small for the others, whose medium and large
+    are meant for an accelerator."""
+    widths: tuple[int, ...] = ()
+    """mlp: widths of the hidden layers; unet: channels at each resolution. auto: by --size; two
+    layers of width 2 sqrt(N D), to a power of two between 64 and 512, for a medium mlp."""
+    steps: int | None = None
+    """Number of training steps. auto: 200 passes through the N training samples, between 1500 and
+    6000 steps."""
+    patience: int | None = None
+    """Stop a network when its held-out loss has not decreased for this number of steps, and keep
+    the one of least held-out loss; 0: keep the last. auto: a quarter of the steps."""
     batch_size: int | None = None
-    """Samples per training step. auto: 128, or all of them if there are fewer."""
+    """Samples per training step. auto: 128 for mlp, 64 for the others, or all of them if there are
+    fewer."""
     num_draws: int = 2
     """Noise draws per sample and training step."""
-    learning_rate: float = 3e-3
-    """Peak learning rate. It warms up, then decays to zero along a cosine."""
-    widths: tuple[int, ...] = (512, 512)
-    """Widths of the hidden layers."""
+    learning_rate: float | None = None
+    """Peak learning rate. It warms up, then decays to zero along a cosine. auto: 3e-3 for mlp, 2e-3
+    for unet, 1e-3 for dit."""
     checkpoint_every: int = 500
     """Training steps between checkpoints. A run that is killed loses at most this number."""
 

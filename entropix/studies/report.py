@@ -1,6 +1,7 @@
 """A record in words: tables and sentences, for the terminal and for `report.md`."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import xarray
 
 Rows = list[list[str]]
+# Words in front of a sentence, which are printed in bold.
+_MARK = re.compile("^(verdict|contradiction):")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Report:
         for table in self.tables:
             lines += ["", *table.markdown()]
         if findings := self._findings():
-            marked = (f.replace("contradiction:", "**Contradiction:**", 1) for f in findings)
+            marked = (_MARK.sub(lambda m: f"**{m[0].capitalize()}**", f) for f in findings)
             lines += ["", *(f"- {finding}." for finding in marked)]
         lines += ["", "## How to read the results", "", *(f"- {note}." for note in self.notes)]
         for file, caption in figures.items():
@@ -121,7 +124,7 @@ def results_tables(
     for name, label in labels.items():
         if name in record:
             unit = record[name].attrs["units"]
-            rows.append([label, _estimate(record, name), "" if unit == "1" else unit])
+            rows.append([label, estimate_text(record, name), "" if unit == "1" else unit])
     tables = [Table(rows)]
     seeds = record["seed"].values.tolist()
     shown = {name: label for name, label in per_seed.items() if name in record}
@@ -137,7 +140,8 @@ def results_tables(
     return tables
 
 
-def _estimate(record: "xarray.Dataset", name: str) -> str:
+def estimate_text(record: "xarray.Dataset", name: str) -> str:
+    """A quantity of all seeds with its standard error."""
     values = np.atleast_1d(record[name].values)
     text = f"{values.mean():.4g}"
     if f"{name}_stderr" in record:

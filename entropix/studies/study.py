@@ -34,7 +34,7 @@ from entropix.studies.folder import CHECKPOINT, RECORD, REPORT, OutputFolder
 from entropix.studies.options import OutputOptions, TrainingOptions
 from entropix.studies.record import Schema, assemble, write_record
 from entropix.studies.report import Report
-from entropix.studies.training import Training, training, weighting
+from entropix.studies.training import Training, num_steps, training, weighting
 from entropix.training import EnsembleFit
 
 
@@ -303,13 +303,13 @@ class AbstractTrainedStudy(AbstractStudy):
     @property
     def cells(self) -> dict[str, int]:
         """All networks are trained together."""
-        return {"training": self.settings.steps}
+        return {"training": num_steps(self.settings)}
 
     def measure(self, task: Task) -> Outcome:
         fits = self.training.fit(
             task,
             self.make_model(),
-            steps=self.settings.steps,
+            steps=num_steps(self.settings),
             process=self.process,
             **self.examples(),
         )
@@ -324,6 +324,7 @@ class AbstractTrainedStudy(AbstractStudy):
             "log_snr": np.asarray(self.process.log_snr(times)),
             "loss": np.asarray(history.loss),
             "loss_held_out": np.asarray(history.holdout_loss),
+            "best_step": np.asarray(history.best_step),
             "time": times,
             "step": np.asarray(history.step),
             "check": np.asarray(history.holdout_step),
