@@ -119,8 +119,8 @@ def prepare_information(
     pair = prepare_pair(first, second, options.data)
     # A divergence may be finite where the entropies are not: the process needs no cut-off.
     cutoff = choose_cutoff(options.estimation.cutoff, process, pair[1], of_entropy=False)
-    count, shape = sum(data.num_train for data in pair), pair[0].example_shape
-    settings = checked_training(options.training, count, shape)
+    count = sum(data.num_train for data in pair)
+    settings = checked_training(options.training, pair[0], process, count)
     workspace = Workspace.claim(
         options.output,
         name="-".join(data.dataset.name for data in pair),

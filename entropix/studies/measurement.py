@@ -14,7 +14,7 @@ from entropix._core.checks import positive, positive_integer
 from entropix._core.formatting import format_with_error
 from entropix.datasets import Dataset
 from entropix.interfaces import AbstractGaussianProcess
-from entropix.models import EntropyMatching, GaussianScaling
+from entropix.models import EntropyMatching
 from entropix.networks import ConditionDropout, FourierMLP, LatentCondition
 from entropix.studies.baselines import GAUSSIANS
 from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff, report_times
@@ -43,6 +43,7 @@ from entropix.studies.study import (
 from entropix.studies.training import (
     Training,
     checked_training,
+    gaussian_parts,
     make_models,
     make_network,
     make_process,
@@ -198,7 +199,7 @@ def prepare_measure(
     process = make_process(options.process)
     data = prepare_data(source, options.data, options.condition)
     cutoff = choose_cutoff(effort.cutoff, process, data)
-    settings = checked_training(options.training, data.num_train, data.example_shape)
+    settings = checked_training(options.training, data, process)
     workspace = Workspace.claim(
         options.output,
         name=data.dataset.name,
@@ -259,7 +260,7 @@ class MeasureStudy(AbstractTrainedStudy):
         condition, rate = data.condition, self.options.condition.condition_dropout
         if condition is None:
             return make_models(settings, data.train, self.process, shape)
-        scaling = GaussianScaling.from_data(data.train, self.process)
+        parts = gaussian_parts(settings, data.train, self.process)
 
         def continuous(key: Key) -> Any:
             return make_network(settings, shape, key, condition.dim + 1)  # the flag of a dropout
@@ -279,7 +280,7 @@ class MeasureStudy(AbstractTrainedStudy):
         def make(key: Key) -> EntropyMatching:
             network = (continuous if condition.entropy is None else discrete)(key)
             network = ConditionDropout(network, condition.dim, rate)
-            return EntropyMatching(network, self.process, scaling)
+            return EntropyMatching(network, self.process, **parts)
 
         return make
 

@@ -100,6 +100,10 @@ class TrainingOptions:
     size: Literal["auto", "small", "medium", "large"] = "auto"
     """How large the network is. auto: medium for mlp, small for the others, whose medium and large
     are meant for an accelerator."""
+    gaussian: Literal["auto", "yes", "no"] = "auto"
+    """Add the field of the Gaussian with the mean and covariance of the training data to the
+    network, which then learns what is beyond the covariance. auto: yes, unless the density of the
+    data is known, or the process or the number of dimensions, above 4096, does not allow it."""
     widths: tuple[int, ...] = ()
     """mlp: widths of the hidden layers; unet: channels at each resolution. auto: by --size; two
     layers of width 2 sqrt(N D), to a power of two between 64 and 512, for a medium mlp."""

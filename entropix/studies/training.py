@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from entropix._core.arrays import Key
 from entropix._core.checks import choice, positive, positive_integer
 from entropix.interfaces import AbstractGaussianProcess, AbstractTimes
-from entropix.models import EntropyMatching, GaussianScaling
+from entropix.models import EntropyMatching, GaussianPart, GaussianScaling
 from entropix.networks import DiT, Flattened, FourierMLP, UNet
 from entropix.persistence import Checkpoint
 from entropix.processes import (
@@ -28,6 +28,9 @@ from entropix.studies.options import ProcessOptions, TrainingOptions
 from entropix.training import Denoising, EnsembleFit, Holdout, fit_ensemble
 
 
+if TYPE_CHECKING:
+    from entropix.studies.data import PreparedData
+
 # By kind of network: batch size, learning rate, size.
 _DEFAULTS: dict[str, tuple[int, float, str]] = {
     "mlp": (128, 3e-3, "medium"),
@@ -42,6 +45,8 @@ _NARROWEST, _WIDEST = 64, 512
 # Channels of a U-Net at each resolution; width and depth of a transformer.
 _CHANNELS = {"small": (16, 32, 64), "medium": (32, 64, 128), "large": (64, 128, 256)}
 _TRANSFORMERS = {"small": (96, 4), "medium": (192, 6), "large": (384, 8)}
+# The largest number of coordinates with a full covariance.
+_MOST_COORDINATES = 4096
 _PASSES, _FEWEST_STEPS, _MOST_STEPS = 200, 1500, 6000
 # Evaluations of the held-out loss in a training, the largest number of steps between two, and the
 # share of the cost of the steps that may be spent on them.
@@ -176,13 +181,21 @@ def make_models(
         shape: see `make_network`.
         condition_dim: see `make_network`.
     """
-    scaling = GaussianScaling.from_data(points, process)
+    parts = gaussian_parts(options, points, process)
 
     def make(key: Key) -> EntropyMatching:
         network = make_network(options, shape, key, condition_dim)
-        return EntropyMatching(network, process, scaling)
+        return EntropyMatching(network, process, **parts)
 
     return make
+
+
+def gaussian_parts(
+    options: TrainingOptions, points: np.ndarray, process: AbstractGaussianProcess
+) -> dict[str, Any]:
+    """What models take from the moments of the data: scaling, and Gaussian part if it is wanted."""
+    part = GaussianPart.from_data(points) if options.gaussian == "yes" else None
+    return {"scaling": GaussianScaling.from_data(points, process), "gaussian": part}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -319,6 +332,11 @@ def last_loss(fits: EnsembleFit) -> np.ndarray:
 
 def network_text(options: TrainingOptions) -> str:
     """The network, for a report."""
+    part = " added to a Gaussian" if options.gaussian == "yes" else ""
+    return f"{_network_text(options)}{part}"
+
+
+def _network_text(options: TrainingOptions) -> str:
     if options.network == "mlp":
         return widths_text(options.widths)
     if options.network == "unet":
@@ -336,13 +354,17 @@ def widths_text(widths: Sequence[int]) -> str:
 
 
 def checked_training(
-    options: TrainingOptions, num_samples: int, shape: tuple[int, ...]
+    options: TrainingOptions,
+    data: "PreparedData",
+    process: AbstractGaussianProcess,
+    num_samples: int | None = None,
 ) -> TrainingOptions:
     r"""The options with all that is chosen automatically filled in.
 
     | option | rule |
     |---|---|
     | network | a U-Net for images above 12 x 12, otherwise hidden layers |
+    | gaussian | yes, unless the density is known, D > 4096 or the entropy infinite |
     | widths | two hidden layers of width $2\sqrt{ND}$, rounded to a power of two, 64 to 512 |
     | batch size | 128, for images networks 64, at most N |
     | steps | 200 passes through the data, 1500 to 6000 |
@@ -350,12 +372,15 @@ def checked_training(
 
     Args:
         options: as requested.
-        num_samples: N, the number of training samples.
-        shape: of one example: (D,), or that of an image.
+        data: in the coordinates of the model.
+        process: the forward process.
+        num_samples: N, the number of training samples; None for that of `data`.
 
     Raises:
         ValueError: naming an option that is out of its range.
     """
+    shape = data.example_shape
+    num_samples = data.num_train if num_samples is None else num_samples
     positive_integer(options.seeds, "seeds")
     for seed in (options.seed, options.seed + options.seeds - 1):
         check_seed(seed, "seed")
@@ -378,6 +403,15 @@ def checked_training(
     elif network == "dit":
         raise ValueError(f"`widths` must be omitted for the network dit, got {widths}: use --size.")
     check_widths(widths)
+    gaussian = choice(options.gaussian, "gaussian", ("auto", "yes", "no"))
+    if gaussian == "yes" and not process.is_finite:
+        raise ValueError(
+            "`gaussian` must be auto or no for a process of infinite entropy, "
+            f"{type(process).__name__}, got 'yes'."
+        )
+    if gaussian == "auto":
+        allowed = process.is_finite and data.dim <= _MOST_COORDINATES
+        gaussian = "yes" if allowed and data.distribution is None else "no"
     if options.batch_size is not None:
         batch_size = positive_integer(options.batch_size, "batch_size")
     else:
@@ -394,6 +428,7 @@ def checked_training(
     options = dataclasses.replace(
         options,
         network=network,
+        gaussian=gaussian,
         size=size,
         widths=widths,
         batch_size=batch_size,

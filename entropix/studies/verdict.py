@@ -8,7 +8,7 @@ errors:
 | verdict | rule |
 |---|---|
 | overfitted | more than half of the advantage on training data is missing on held-out data, $A_{train} - A$ exceeds its error m times, and $A < A_{train}/2$ |
-| undertrained | the held-out loss was least in the last tenth of the steps, and fell in the second half of the training by more than m standard errors of $E\log p$ |
+| undertrained | the held-out loss was least in the last tenth of the steps; and in the second half of the training it fell by more than m standard errors of $E\log p$, or, for data that are not Gaussian, by more than the scatter of the curve explains, at half the rate of the first half or more, per unit of learning rate |
 | worse than a Gaussian | $A < -m\,\mathrm{stderr}$, and the data are not Gaussian |
 | Gaussian data | $A$ is at most $m\,\mathrm{stderr}$; if it is below $-m\,\mathrm{stderr}$, Mardia's tests of the data find no deviation from a Gaussian |
 | fine | none of these, and nothing was found in the data |
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 # A difference counts beyond this number of its standard errors.
 MARGIN = 3.0
 _LAST = 0.9  # of the steps: a loss that is least after them was still falling
+# The sum of the learning rates of the second half of a cosine, relative to that of the first.
+_SECOND_HALF = (np.pi - 2) / (np.pi + 2)
 _NAMES = {"gaussian": "the Gaussian with full covariance", "diagonal": "a diagonal Gaussian"}
 
 
@@ -65,13 +67,15 @@ def verdict(record: "xarray.Dataset") -> dict[str, str]:
             f"{format_with_error(on_train, train_stderr)} nats on training data, and by "
             f"{format_with_error(advantage, stderr)} on held-out data"
         )
-    falling = _falling(record)
-    if falling is not None:
-        found["undertrained"] = (
-            f"undertrained: the held-out loss was still falling, by {falling:.2g} nats in the "
-            "second half of the training; train longer (--steps, --minutes)"
-        )
     is_gaussian = record.attrs.get("gaussian_data", 0) == 1
+    falling = _falling(record, by_rate=not is_gaussian)
+    if falling is not None:
+        unit = record["loss_held_out"].attrs["units"]
+        found["undertrained"] = (
+            f"undertrained: the held-out loss was still falling, by {falling:.2g}"
+            f"{' nats' if unit == 'nats' else ''} in the second half of the training; train longer "
+            "(--steps, --minutes)"
+        )
     if advantage < -MARGIN * stderr and not is_gaussian:
         found["worse than a Gaussian"] = (
             f"worse than a Gaussian: -log p is {format_with_error(-advantage, stderr)} nats above "
@@ -103,9 +107,14 @@ def _paired(record: "xarray.Dataset", part: str, gaussian: str) -> tuple[float, 
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-def _falling(record: "xarray.Dataset") -> float | None:
-    """By how much the held-out loss fell in the second half, if it was still falling."""
-    if "best_step" not in record or record["loss_held_out"].attrs["units"] != "nats":
+def _falling(record: "xarray.Dataset", *, by_rate: bool) -> float | None:
+    """By how much the held-out loss fell in the second half, if it was still falling.
+
+    Args:
+        record: of a measurement.
+        by_rate: whether an undiminished rate is enough.
+    """
+    if "best_step" not in record:
         return None
     last = float(record["best_step"].mean())
     if last < _LAST * record.attrs["num_steps"]:
@@ -115,6 +124,10 @@ def _falling(record: "xarray.Dataset") -> float | None:
     half, end = (loss[(share > a) & (share <= b)] for a, b in ((0.4, 0.6), (_LAST, 1.0)))
     if not len(half) or not len(end):
         return None
-    fall = float(half.mean() - end.mean())
+    before, fall = float(loss[0] - half.mean()), float(half.mean() - end.mean())
     error = float(record["negative_log_likelihood_stderr"].mean())
-    return fall if fall > MARGIN * error else None
+    in_nats = record["loss_held_out"].attrs["units"] == "nats"
+    jumps = np.diff(loss[share > 0.5])  # of a trend and of independent errors
+    scatter = float(np.std(jumps)) * np.sqrt(0.5 * (1 / len(half) + 1 / len(end)))
+    steady = by_rate and fall > MARGIN * scatter and fall >= 0.5 * _SECOND_HALF * before
+    return fall if steady or (in_nats and fall > MARGIN * error) else None

@@ -167,8 +167,8 @@ def options(out, training=None, **data):
         (mixture(), {}, "fine"),
         (mixture(), {"training": {"steps": 100, "learning_rate": 3e-4}}, "undertrained"),
         (
-            mixture(150),
-            {"training": {"steps": 4000, "batch_size": 64, "widths": (256, 256)}},
+            np.random.default_rng(0).normal(size=(150, 4)),
+            {"training": {"steps": 4000, "batch_size": 120, "widths": (256, 256)}},
             "overfitted",
         ),
         (gaussian(), {}, "gaussian"),

@@ -125,7 +125,7 @@ def prepare_schedule(
             "`model` must be auto or trained for data whose density is not known, got 'exact'."
         )
     exact = data.distribution is not None and comparison.model != "trained" and not comparison.train
-    settings = checked_training(options.training, data.num_train, data.example_shape)
+    settings = checked_training(options.training, data, process)
     options = dataclasses.replace(options, training=settings)
     workspace = Workspace.claim(
         options.output,
