@@ -13,6 +13,7 @@ Three kinds of data differ in what their columns mean, and hence in what is allo
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -42,6 +43,7 @@ class Dataset:
         distribution: the exact distribution that the points were drawn from, or None if unknown.
         source: the file, or where the data come from; errors name it.
         notes: what was assumed as they were read, a sentence each.
+        categories: of columns of text that were encoded as 0, 1, ..., the values in this order.
 
     Raises:
         ValueError: on a wrong shape, fewer than two samples, entries that are not finite numbers,
@@ -58,6 +60,7 @@ class Dataset:
     distribution: AbstractDistribution | None = None
     source: str = ""
     notes: tuple[str, ...] = ()
+    categories: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         subject = repr(self.source) if self.source else "`points`"
@@ -95,6 +98,7 @@ class Dataset:
         levels: int | None = None,
         channels: str = "auto",
         notes: tuple[str, ...] = (),
+        categories: Mapping[str, tuple[str, ...]] | None = None,
     ) -> "Dataset":
         """A data set from an array of any rank from one to four, its kind inferred.
 
@@ -120,6 +124,7 @@ class Dataset:
             channels: for images with four axes, `"last"` for (N, H, W, C), or `"first"` for
                 (N, C, H, W), which becomes the other; `"auto"`: the axis of 1, 3 or 4 entries.
             notes: earlier assumptions.
+            categories: of encoded columns.
 
         Raises:
             ValueError: as `Dataset`, or on a wrong rank, or `levels` on which the values do not
@@ -155,6 +160,7 @@ class Dataset:
             columns=columns,
             source=source,
             notes=tuple(note for note in said if note is not None),
+            categories={} if categories is None else categories,
         )
 
     @property
@@ -196,9 +202,13 @@ class Dataset:
             parts.append(f"{missing} NaN or missing")
         if infinite:
             parts.append(f"{infinite} infinite")
+        hint = ""
+        if missing and self.source:
+            rows = int(np.isnan(points).any(axis=1).sum())
+            hint = f": drop_missing=True (--drop-missing) leaves out {rows} of {len(points)} rows"
         raise ValueError(
             f"{subject} must hold finite numbers, got {' and '.join(parts)} of {points.size}, "
-            f"the first in sample {row}, {self._column(column)} (counted from 0)."
+            f"the first in sample {row}, {self._column(column)} (counted from 0){hint}."
         )
 
     def _check_spread(self, points: np.ndarray, subject: str) -> None:
@@ -209,11 +219,13 @@ class Dataset:
             )
         if len(constant) and self.kind == "table":
             first = int(constant[0])
-            others = f" and {len(constant) - 1} more" if len(constant) > 1 else ""
+            others = ", ".join(self._column(int(i)) for i in constant[1:5])
+            others = f", nor {others}" if others else ""
+            others += f" and {len(constant) - 5} more" if len(constant) > 5 else ""
             raise ValueError(
                 f"{subject} must have no constant column, got {self._column(first)}, all "
-                f"{points[0, first]:.6g}{others}: drop it, or pass kind='image' (constant pixels) "
-                f"or kind='points' (coordinates of one space)."
+                f"{points[0, first]:.6g}{others}: leave out what is constant (drop=, --drop), or "
+                f"pass kind='image' (constant pixels) or kind='points' (coordinates of one space)."
             )
 
 

@@ -233,17 +233,16 @@ def _step(values: np.ndarray, eps: float) -> float:
     """
     if len(values) < 2:
         return 0.0
-    gaps, margin = np.diff(values), 16 * eps * float(np.abs(values).max())
+    gaps, reach = np.diff(values), float(values[-1] - values[0])
+    margin = 16 * eps * float(np.abs(values).max())
     step = float(gaps.min())
-    reach = float(values[-1] - values[0])
     # Finer levels than these say nothing: any numbers lie on them.
     while step > max(8 * margin, 1e-6 * reach, reach / (100 * len(values))):
-        # Rounding of the step itself adds up over the levels: refine it over the whole range.
-        step = reach / max(round(reach / step), 1)
-        from_levels = np.abs((values - values[0]) - np.round((values - values[0]) / step) * step)
-        if from_levels.max() <= margin:
-            return step
-        step = float(from_levels[from_levels > margin].min())
+        counts = np.round(gaps / step)
+        rest = np.abs(gaps - counts * step)
+        if (rest <= margin + 1e-3 * step).all():
+            return reach / float(counts.sum())
+        step = float(rest[rest > margin + 1e-3 * step].min())
     return 0.0
 
 

@@ -5,7 +5,7 @@ third-party parser raises, on a damaged file above all, becomes one line of `Val
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,8 @@ class Raw(NamedTuple):
     """What a file holds: samples along the first axis, and perhaps labels and column names.
 
     `channels` is `"last"` where the format puts the channels of images there; `notes` lists the
-    assumptions made.
+    assumptions made; `kept` says which rows were kept, where some may have been dropped;
+    `categories` holds the values of encoded columns, in the order of their numbers.
     """
 
     array: np.ndarray
@@ -28,6 +29,8 @@ class Raw(NamedTuple):
     columns: tuple[str, ...] | None = None
     channels: str = "auto"
     notes: tuple[str, ...] = ()
+    kept: np.ndarray | None = None
+    categories: Mapping[str, tuple[str, ...]] = {}
 
 
 def quoted(path: Path | str) -> str:

@@ -25,6 +25,7 @@ from entropix._core.files import check_regular
 from entropix._core.memory import check_fits
 from entropix.datasets.files import Raw, chosen, quoted, reading
 from entropix.datasets.images import pixels
+from entropix.datasets.tables import Table, TableOptions, chosen_columns
 
 
 PREFIX = "hf:"
@@ -72,7 +73,11 @@ def open_huggingface(source: Path | str, split: str | None) -> Any:
 
 
 def read_huggingface(
-    source: Path | str, split: str | None, columns: str | None, label: str | None
+    source: Path | str,
+    split: str | None,
+    columns: str | None,
+    label: str | None,
+    options: TableOptions = TableOptions(),
 ) -> Raw:
     """Read a whole dataset into memory.
 
@@ -82,6 +87,7 @@ def read_huggingface(
         columns: the column of the examples; None as for `Columns.of`.
         label: the column of the labels. None: the only one that holds names of classes, or
             otherwise one that is called `label`, if there is any.
+        options: which columns and rows of a table are read.
     """
     dataset = open_huggingface(source, split)
     subject = quoted(source)
@@ -90,6 +96,14 @@ def read_huggingface(
         label = names[0] if len(names) == 1 else None
     if not len(dataset):
         raise ValueError(f"{subject} must hold samples, got none.")
+    if options.selects:
+        if options.columns is None:
+            found = columns_of(dataset, columns, label, subject)
+            names = found.examples if found.kind == "table" else dataset.column_names
+            options = dataclasses.replace(options, columns=(*names, *options.encode))
+        with reading(subject, "a Hugging Face dataset"):
+            frame = dataset.with_format("arrow")[:].to_pandas()
+        return chosen_columns(Table(frame, subject), label, options)
     used = columns_of(dataset, columns, label, subject)
     rows = dataset.with_format("arrow", columns=used.names)
     examples, labels = [], []

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from entropix._core.arrays import Key
 from entropix._core.checks import choice
+from entropix._core.extras import needed
 from entropix._core.files import check_regular
 from entropix.datasets.arrays import read_npy, read_npz
 from entropix.datasets.cifar import is_cifar, read_cifar
@@ -20,14 +22,22 @@ from entropix.datasets.files import Raw, quoted
 from entropix.datasets.huggingface import PREFIX, is_huggingface, read_huggingface
 from entropix.datasets.idx import is_idx_folder, read_idx, read_idx_folder
 from entropix.datasets.images import read_folder
-from entropix.datasets.tables import read_label_table, read_table
+from entropix.datasets.tables import (
+    TABLES,
+    Table,
+    TableOptions,
+    chosen_columns,
+    read_label_table,
+    read_table,
+)
 
 
 # train-images-idx3-ubyte, train-images.idx3-ubyte, x.idx, x.idx3, each with .gz or without.
 _IDX_NAME = re.compile(r".+([-.]idx\d?|ubyte)(\.gz)?", flags=re.IGNORECASE)
 _ALLOWED = (
-    ".npy, .npz, .csv, .parquet, .idx or *-ubyte (also with .gz), an archive of CIFAR-10 "
-    "(.tar.gz), or a folder of PNG images, of IDX files, of CIFAR-10 or of a Hugging Face dataset"
+    ".npy, .npz, .csv, .tsv, .txt, .dat, .data, .xlsx, .parquet, .idx or *-ubyte (also with .gz), "
+    "an archive of CIFAR-10 (.tar.gz), or a folder of PNG images, of IDX files, of CIFAR-10 or of "
+    "a Hugging Face dataset"
 )
 
 
@@ -43,6 +53,12 @@ def load(
     levels: int | None = None,
     channels: str = "auto",
     keep_na: bool = False,
+    columns: str | Sequence[str] | None = None,
+    drop: str | Sequence[str] = (),
+    drop_missing: bool = False,
+    encode: str | Sequence[str] = (),
+    delimiter: str | None = None,
+    decimal: str | None = None,
 ) -> Dataset:
     """Load an embedded data set, a file, or a data set of many files.
 
@@ -51,7 +67,7 @@ def load(
     | `"digits"`, `"mixture3"`, `"moons"`, ... | one of `available()` |
     | `.npy` | an array of shape (N,), (N, D), (N, H, W) or (N, H, W, C) |
     | `.npz` | the same, under the name `array` |
-    | `.csv`, `.parquet` | a table of numbers, one sample per row |
+    | `.csv`, `.tsv`, `.txt`, `.xlsx`, `.parquet` | a table of numbers, one sample per row |
     | `.idx`, `*-ubyte`, with `.gz` or not | an IDX file, as MNIST has |
     | a folder | PNG images of one size, perhaps in one subfolder per label |
     | a folder of IDX files | MNIST, Fashion-MNIST: `train-images-idx3-ubyte`, `t10k-...`; splits |
@@ -65,8 +81,8 @@ def load(
         num_samples: the number of samples to draw from a synthetic set; None for 8192. Other data
             are read completely.
         key: random key, required by synthetic sets and ignored by the others.
-        array: the array of an `.npz` file, or the column of a Hugging Face dataset, that holds the
-            samples; None if there is only one.
+        array: the array of an `.npz` file, the column of a Hugging Face dataset, or the sheet of an
+            `.xlsx` file, that holds the samples; None if there is only one, or for the first sheet.
         kind: `"table"`, `"image"` or `"points"`, overriding the inferred kind (see `Dataset`).
         labels: what holds one label for each sample: a file of any of the formats above; a column
             of a table or of a Hugging Face dataset, or an array of an `.npz` file, which is then
@@ -81,6 +97,16 @@ def load(
             `Dataset.from_array`.
         keep_na: whether NA, None, null and the like are labels in a `.csv` file. An empty field is
             always a missing label.
+        columns: names of the columns of a table that are read, in this order; their numbers,
+            counted from 0, where they have no names. None: all but that of the labels. This and the
+            next three hold for any data of two axes.
+        drop: names of columns that are left out.
+        drop_missing: whether rows with a missing value, in a column that is read, are left out; a
+            note says how many.
+        encode: names of columns, of text or not, that become the numbers 0, 1, ... of their values
+            in alphabetical order, see `Dataset.categories`.
+        delimiter: of fields in a text file, one character, `"tab"` or `"space"`. None: detected.
+        decimal: the decimal mark in a text file, `"."` or `","`. None: detected.
 
     Returns:
         The validated data set, in the units of its source: neither standardised nor dequantised.
@@ -97,18 +123,18 @@ def load(
         >>> ex.datasets.load("mixture3", num_samples=4096, key=jax.random.key(0))
         Dataset('mixture3': 4096 x 3 float32, points (3,), 5 labels, drawn from a GaussianMixture)
     """
+    table = TableOptions(
+        columns=None if columns is None else _names(columns),
+        drop=_names(drop),
+        drop_missing=drop_missing,
+        encode=_names(encode),
+        delimiter=delimiter,
+        decimal=decimal,
+        keep_na=keep_na,
+    )
+    given = None
     if labels is not None and os.path.isfile(labels):
-        data = load(
-            source,
-            num_samples=num_samples,
-            key=key,
-            array=array,
-            kind=kind,
-            split=split,
-            levels=levels,
-            channels=channels,
-        )
-        return dataclasses.replace(data, labels=_labels_of(Path(labels), keep_na))
+        given, labels = _labels_of(Path(labels), table), None
     if kind is not None:
         choice(kind, "kind", KINDS)
     text = source if isinstance(source, str) else ""
@@ -124,30 +150,38 @@ def load(
         _check_absent(array, "array", "unless the source is an .npz file", source)
         _check_absent(split, "split", "for data without splits", source)
         _check_absent(levels, "levels", "for data whose levels are known", source)
+        _check_no_table(table, source)
         data = embedded(text, num_samples, key)
         _check_labels(named, data.labels, data.source)
+        if given is not None:
+            data = dataclasses.replace(data, labels=given)
         if kind in (None, data.kind):
             return data
         return dataclasses.replace(data, kind=kind, levels=None)
     if path is None:
-        raw = read_huggingface(text, split, array, None if named == "labels" else named)
+        raw = read_huggingface(text, split, array, None if named == "labels" else named, table)
         name, where = re.split(r"[:/]", text)[-1], text
     else:
         check_regular(path, "`source`")
-        raw = _read(path, array, named, split, keep_na)
+        raw = _read(path, array, named, split, table)
         stem = path.name.removesuffix(".gz")
         name = path.resolve().name or "root" if path.is_dir() else stem.rsplit(".", 1)[0] or stem
         where = str(path)
+    if given is not None and raw.kept is not None:
+        if len(given) != len(raw.kept):
+            raise ValueError(f"`labels` must have shape ({len(raw.kept)},), got {given.shape}.")
+        given = given[raw.kept]
     return Dataset.from_array(
         raw.array,
         name=name,
         kind=kind,
-        labels=raw.labels,
+        labels=raw.labels if given is None else given,
         columns=raw.columns,
         source=where,
         levels=levels,
         channels=raw.channels if channels == "auto" else channels,
         notes=raw.notes,
+        categories=raw.categories,
     )
 
 
@@ -175,15 +209,19 @@ def _read(
     array: str | None = None,
     labels: str | None = None,
     split: str | None = None,
-    keep_na: bool = False,
+    options: TableOptions = TableOptions(),
 ) -> Raw:
     suffix = "" if path.is_dir() else path.suffix.lower()
     if path.is_dir() and is_huggingface(path):
-        raw = read_huggingface(path, split, array, None if labels == "labels" else labels)
+        named = None if labels == "labels" else labels
+        raw = read_huggingface(path, split, array, named, options)
         _check_labels(labels if labels == "labels" else None, raw.labels, str(path))
         return raw
-    if suffix != ".npz":
-        _check_absent(array, "array", "unless the source is an .npz file", path)
+    if suffix not in (".npz", ".xlsx"):
+        _check_absent(array, "array", "unless the source is an .npz or .xlsx file", path)
+    if suffix in TABLES:
+        _check_absent(split, "split", "for data without splits", path)
+        return read_table(path, labels, options, array)
     if is_cifar(path):
         raw = read_cifar(path, split)
     elif path.is_dir() and is_idx_folder(path):
@@ -191,10 +229,9 @@ def _read(
     else:
         _check_absent(split, "split", "for data without splits", path)
         if suffix == ".npz":
-            return read_npz(path, array, labels)
-        if suffix in (".csv", ".parquet"):
-            return read_table(path, labels, keep_na)
-        if path.is_dir():
+            raw = read_npz(path, array, labels)
+            labels = None
+        elif path.is_dir():
             raw = read_folder(path)
         elif suffix == ".npy":
             raw = read_npy(path)
@@ -205,15 +242,38 @@ def _read(
                 f"{quoted(path)} must be one of {_ALLOWED}, got the extension {suffix!r}."
             )
     _check_labels(labels, raw.labels, str(path))
-    return raw
+    if raw.array.ndim != 2 or not options.selects:
+        _check_no_table(options, path)
+        return raw
+    pandas = needed("pandas", "choosing columns", "pandas", "data")
+    table = Table(pandas.DataFrame(raw.array), quoted(path), named=False)
+    part = chosen_columns(table, None, options)
+    kept = slice(None) if part.kept is None else part.kept
+    return part._replace(labels=None if raw.labels is None else raw.labels[kept])
 
 
-def _labels_of(path: Path, keep_na: bool) -> np.ndarray:
+def _labels_of(path: Path, options: TableOptions) -> np.ndarray:
     """The labels that a file holds: one axis, or a second of size one."""
-    if path.suffix.lower() in (".csv", ".parquet"):
-        return read_label_table(path, keep_na)
+    if path.suffix.lower() in TABLES:
+        return read_label_table(path, options)
     array = _read(path).array
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (str(given),) if isinstance(given, str) else tuple(map(str, given))
+
+
+def _check_no_table(options: TableOptions, source: Any) -> None:
+    """Options of tables are refused for other data."""
+    plain = TableOptions(keep_na=options.keep_na)
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value != getattr(plain, field.name):
+            raise ValueError(
+                f"`{field.name}` must be left out for data that are no table, got {value!r} for "
+                f"{str(source)!r}."
+            )
 
 
 def _check_absent(value: Any, name: str, when: str, source: Any) -> None:

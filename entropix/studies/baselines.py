@@ -49,12 +49,13 @@ def measure_gaussians(data: PreparedData, count: int) -> Found:
     parts = {"": data.held_out[:count], "_train": data.train[:count]}
     centred = {k: np.asarray(part, np.float64) - mean for k, part in parts.items()}
     found: Found = {}
+    in_data_units = {k: np.asarray(data.log_jacobian(part)) for k, part in parts.items()}
     for name in GAUSSIANS:
         rated = _log_probs(name, covariance, centred)
         if rated is None:
             continue
         for suffix, values in rated.items():
-            found[f"log_prob_{name}{suffix}"] = values + data.log_det
+            found[f"log_prob_{name}{suffix}"] = values + in_data_units[suffix]
         surprise = -found[f"log_prob_{name}"]
         errors = {"": surprise.mean(), "_stderr": surprise.std(ddof=1) / np.sqrt(len(surprise))}
         for suffix, value in errors.items():

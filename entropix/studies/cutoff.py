@@ -7,6 +7,7 @@ from typing import TypeVar
 import jax.numpy as jnp
 import numpy as np
 
+from entropix.datasets import Standardisation
 from entropix.entropy import EntropyCurve
 from entropix.estimators import log_snr_of_std
 from entropix.interfaces import AbstractGaussianProcess, DivergenceError
@@ -73,14 +74,24 @@ def choose_cutoff(
             f"chosen, because the equilibrium of {type(process).__name__} collapses at the "
             "data end",
         )
-    if data.dataset.levels is not None and not data.dequantised:
+    map_ = data.standardisation
+    if (
+        data.dataset.levels is not None
+        and not data.dequantised
+        and isinstance(map_, Standardisation)
+    ):
         # The noise that dequantisation would have added: below it, single levels are resolved.
-        level = float(1 / jnp.mean(data.standardisation.std)) / np.sqrt(12)
+        level = float(1 / jnp.mean(map_.std)) / np.sqrt(12)
         return Cutoff(
             min(level, 0.5 * float(process.std(process.t1))),
             "chosen, because the data are integer levels without dequantisation",
         )
-    return Cutoff(None, "none: the data have a density")
+    found = data.description
+    if found is None:
+        return Cutoff(None, "none: the data have a density")
+    if not found.has_density:
+        return default_cutoff(data, f"chosen, because {found.obstacle}")
+    return Cutoff(None, "none: neither atoms nor linear dependence were found in the data")
 
 
 def default_cutoff(data: PreparedData, reason: str) -> Cutoff:

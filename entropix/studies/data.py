@@ -13,11 +13,12 @@ import os
 import jax
 import numpy as np
 
-from entropix._core.arrays import Key
+from entropix._core.arrays import DataLike, Key, as_float
 from entropix._core.checks import choice
 from entropix.datasets import (
     Dataset,
     Description,
+    NormalScores,
     Projection,
     Standardisation,
     describe,
@@ -33,6 +34,7 @@ from entropix.studies.training import check_seed
 # A network that sees a single noise draw of a small set memorises that draw. More draws cost only
 # memory, which is bounded.
 _MAX_DRAWS, _MAX_NUMBERS = 32, 2**22
+_DESCRIBED = 2**24  # numbers of the data that are examined
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,8 +52,10 @@ class PreparedData:
         condition: of the whole data set, or None.
         order: indices of the held-out samples in the data set, shape (M,), and of the others, (N,).
         distribution: the exact distribution in the coordinates of the model, or None if unknown.
-        standardisation: the affine map from `dataset` to the coordinates of the model.
+        standardisation: the map from `dataset` to the coordinates of the model.
         projection: from `original` to principal components, or None.
+        noise: the columns to which uniform noise was added, and its width in each.
+        description: of the data with this noise; None if they are known to have a density.
     """
 
     dataset: Dataset
@@ -63,8 +67,10 @@ class PreparedData:
     condition: Condition | None
     order: tuple[np.ndarray, np.ndarray]
     distribution: AbstractDistribution | None
-    standardisation: Standardisation
+    standardisation: Standardisation | NormalScores
     projection: Projection | None = None
+    noise: tuple[tuple[str, float], ...] = ()
+    description: Description | None = None
 
     @property
     def train(self) -> np.ndarray:
@@ -83,10 +89,13 @@ class PreparedData:
             return tuple(self.dataset.shape)
         return (self.dim,)
 
-    @property
-    def log_det(self) -> float:
-        """Added to a log density in the coordinates of the model, it gives that of the data."""
-        return float(self.standardisation.log_det)
+    def log_jacobian(self, points: DataLike) -> jax.Array:
+        """Added to a log density in the coordinates of the model, it gives that of the data.
+
+        Args:
+            points: in the coordinates of the model, shape (n, D).
+        """
+        return self.standardisation.log_jacobian(self.standardisation.inverse(as_float(points)))
 
     @property
     def noise_draws(self) -> int:
@@ -115,13 +124,6 @@ class PreparedData:
             digest.update(repr((part.shape, str(part.dtype))).encode() + part.tobytes())
         return digest.hexdigest()[:16]
 
-    @functools.cached_property
-    def description(self) -> Description | None:
-        """What stands in the way of a density; None if the density is known, and for images."""
-        if self.distribution is not None or self.dataset.kind == "image":
-            return None
-        return describe(self.original)
-
     def projected(self, projection: Projection) -> "PreparedData":
         """The same in principal components."""
         whole = np.concatenate([self.train, self.held_out])
@@ -141,7 +143,21 @@ class PreparedData:
             projection=projection,
         )
 
-    def standardised(self, standardisation: Standardisation) -> "PreparedData":
+    def described(self) -> "PreparedData":
+        """The same, examined for what stands in the way of a density."""
+        if self.distribution is not None or self.dequantised:
+            return self
+        dataset = self.dataset
+        whole = np.concatenate([self.train, self.held_out])[: _DESCRIBED // self.dim]
+        found = describe(Dataset(whole, name=dataset.name, kind="points", columns=dataset.columns))
+        if dataset.kind == "image":  # levels have notes of their own
+            none = np.zeros(self.dim, bool)
+            found = dataclasses.replace(found, discrete=none, tail_index=np.full(self.dim, np.inf))
+        notes = (*self.original.notes, *found.sentences)
+        original = dataclasses.replace(self.original, notes=notes)
+        return dataclasses.replace(self, original=original, description=found)
+
+    def standardised(self, standardisation: Standardisation | NormalScores) -> "PreparedData":
         """The same in standardised coordinates."""
         augmented, held_out = (
             np.asarray(standardisation.forward(p)) for p in (self.augmented, self.held_out)
@@ -194,13 +210,18 @@ def prepare_pair(
         for i, source in enumerate((first, second))
     ]
     one, other = (data.dataset for data in pair)
-    for name in ("shape", "columns", "levels"):
+    for name in ("shape", "columns", "levels", "categories"):
         here, there = getattr(one, name), getattr(other, name)
         if here != there:
             raise ValueError(
                 f"the two data sets must have the same {name}, got {here} for {one.name!r} and "
                 f"{there} for {other.name!r}."
             )
+    if pair[0].noise != pair[1].noise:
+        raise ValueError(
+            "`dequantise_columns` must name columns with the same levels in both data sets, got "
+            f"{dict(pair[0].noise)} for {one.name!r} and {dict(pair[1].noise)} for {other.name!r}."
+        )
     here, there = _in_coordinates(pair, options)
     return here, there
 
@@ -237,20 +258,35 @@ def _read(
             levels=options.levels,
             channels=options.channels,
             keep_na=condition.keep_na,
+            columns=options.columns or None,
+            drop=options.drop,
+            drop_missing=options.drop_missing,
+            encode=options.encode,
+            delimiter=options.delimiter,
+            decimal=options.decimal,
         )
     labels = make_condition(dataset.labels, condition, options.data_seed)
     dequantised = options.dequantise and dataset.levels is not None
     order = _split(len(dataset.points), options.held_out, split_key)
+    steps = _steps(dataset, options)
+
+    def noisy(points: np.ndarray, key: Key) -> np.ndarray:
+        if dequantised:
+            return np.asarray(dequantise(points, key=key))
+        low = dataset.points.min(axis=0)[steps > 0]
+        levels = np.round((points[:, steps > 0] - low) / steps[steps > 0])
+        points = points.copy()
+        points[:, steps > 0] = low + steps[steps > 0] * np.asarray(dequantise(levels, key=key))
+        return points
+
     held_out, train = (dataset.points[index] for index in order)
     augmented = train
-    if dequantised:
+    if dequantised or steps.any():
         held_key, train_key = jax.random.split(noise_key)
-        held_out = np.asarray(dequantise(held_out, key=held_key))
+        held_out = noisy(held_out, held_key)
+        draws = max(1, min(_MAX_DRAWS, _MAX_NUMBERS // train.size))
         augmented = np.concatenate(
-            [
-                np.asarray(dequantise(train, key=jax.random.fold_in(train_key, i)))
-                for i in range(max(1, min(_MAX_DRAWS, _MAX_NUMBERS // train.size)))
-            ]
+            [noisy(train, jax.random.fold_in(train_key, i)) for i in range(draws)]
         )
     return PreparedData(
         dataset=dataset,
@@ -263,7 +299,31 @@ def _read(
         order=order,
         distribution=dataset.distribution,
         standardisation=Standardisation.identity(train.shape[1]),
+        noise=tuple((_names(dataset)[i], float(steps[i])) for i in np.flatnonzero(steps)),
     )
+
+
+def _names(dataset: Dataset) -> tuple[str, ...]:
+    """The columns as options call them."""
+    return dataset.columns or tuple(map(str, range(dataset.dim)))
+
+
+def _steps(dataset: Dataset, options: DataOptions) -> np.ndarray:
+    """The width of the noise of each column, shape (D,); 0 where none is added."""
+    names, wanted = _names(dataset), options.dequantise_columns
+    if not wanted and not options.encode:
+        return np.zeros(dataset.dim)
+    found = describe(dataset).steps
+    if wanted == ("all",) and "all" not in names:
+        return found
+    for name in wanted:
+        if name not in names or found[names.index(name)] == 0:
+            usable = ", ".join(repr(k) for k, step in zip(names, found, strict=True) if step > 0)
+            raise ValueError(
+                "`dequantise_columns` must be 'all' or name columns with values on equidistant "
+                f"levels, here {usable or 'none'}; got {name!r}."
+            )
+    return np.where([name in (*wanted, *options.encode) for name in names], found, 0.0)
 
 
 def _split(count: int, fraction: float, key: Key) -> tuple[np.ndarray, np.ndarray]:
@@ -284,12 +344,13 @@ def _in_coordinates(sets: list[PreparedData], options: DataOptions) -> list[Prep
     if options.components is not None:
         projection = Projection.fit(pooled(sets), options.components)
         sets = [data.projected(projection) for data in sets]
+    sets = [data.described() for data in sets]
     standardisation = _standardisation(sets, options.standardise)
     return [data.standardised(standardisation) for data in sets]
 
 
-def _standardisation(sets: list[PreparedData], mode: str) -> Standardisation:
-    choice(mode, "standardise", ("auto", "none", "feature", "global"))
+def _standardisation(sets: list[PreparedData], mode: str) -> Standardisation | NormalScores:
+    choice(mode, "standardise", ("auto", "none", "feature", "global", "ranks"))
     if mode == "auto":
         # Where the true density is known, published values are in its units.
         mode = "feature" if all(data.dataset.kind == "table" for data in sets) else "global"
@@ -299,16 +360,20 @@ def _standardisation(sets: list[PreparedData], mode: str) -> Standardisation:
         return Standardisation.identity(train.shape[1])
     if mode == "feature":
         return Standardisation.per_feature(train)
+    if mode == "ranks":
+        return NormalScores.fit(train)
     return Standardisation.global_scale(train)
 
 
 def _transformed(
-    distribution: AbstractDistribution | None, standardisation: Standardisation
+    distribution: AbstractDistribution | None, standardisation: Standardisation | NormalScores
 ) -> AbstractDistribution | None:
     """The distribution of (x - mean) / std, for the families closed under it."""
-    mean, std = standardisation.mean, standardisation.std
     if distribution is None or standardisation.name == "identity":
         return distribution
+    if isinstance(standardisation, NormalScores):
+        return None
+    mean, std = standardisation.mean, standardisation.std
     if isinstance(distribution, GaussianMixture):
         return GaussianMixture(
             distribution.weights, (distribution.means - mean) / std, distribution.stds / std
@@ -334,7 +399,7 @@ def data_attributes(data: PreparedData) -> dict[str, object]:
         "num_train": data.num_train,
         "num_held_out": len(data.held_out),
         "standardisation": data.standardisation.name,
-        "standardisation_log_det": data.log_det,
+        "standardisation_log_det": float(data.log_jacobian(data.held_out).mean()),
         "coordinates_text": coordinates_text(data),
         "dequantised": data.dequantised,
         "components": 0 if data.projection is None else data.dim,
@@ -354,6 +419,9 @@ def data_text(data: PreparedData) -> str:
     if dataset.levels is not None:
         noise = ", with uniform noise of one level" if data.dequantised else ", without added noise"
         text += f", {dataset.levels} integer levels{noise}"
+    if data.noise:
+        columns = ", ".join(f"{name} ({width:.3g})" for name, width in data.noise)
+        text += f", with uniform noise of one level in {columns}"
     if data.distribution is not None:
         text += ", drawn from a known density"
     if data.projection is not None:
@@ -364,12 +432,14 @@ def data_text(data: PreparedData) -> str:
 
 def coordinates_text(data: PreparedData) -> str:
     """The coordinates of the model in words."""
+    map_ = data.standardisation
+    if isinstance(map_, NormalScores):
+        return "normal scores of each feature, by a smooth map of its ranks"
     texts = {
         "identity": "those of the data",
         "per-feature": "each feature with mean 0 and standard deviation 1",
-        "global": f"mean 0, all divided by {float(data.standardisation.std[0]):.6g} "
-        "(mean variance 1)",
-        "range": f"those of the data less {float(data.standardisation.mean[0]):.6g}, divided by "
-        f"{float(data.standardisation.std[0]):.6g}",
+        "global": f"mean 0, all divided by {float(map_.std[0]):.6g} (mean variance 1)",
+        "range": f"those of the data less {float(map_.mean[0]):.6g}, divided by "
+        f"{float(map_.std[0]):.6g}",
     }
-    return texts[data.standardisation.name]
+    return texts[map_.name]

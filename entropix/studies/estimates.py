@@ -228,20 +228,22 @@ def measure_densities(subject: Subject, key: Key, found: Found) -> Found:
 
         # The whole axis where the bound is finite, whatever the cut-off of the entropies.
         whole, fallback = Cutoff(None, ""), Cutoff(subject.cutoff, "")
-        return with_cutoff(estimate, whole, lambda: fallback)[0]
+        rated = with_cutoff(estimate, whole, lambda: fallback)[0]
+        in_data_units = rated.value + data.log_jacobian(points[:count])
+        return dataclasses.replace(rated, value=in_data_units)
 
     first, second = subject.conditions
     held_out, train = bound(data.held_out, 0, first), bound(data.train, 1, second)
     made = data.standardisation.forward(found["samples"])
     generated = bound(made, 2, subject.generated_conditions(options.samples))
     out = {
-        "log_prob": held_out.value + data.log_det,
+        "log_prob": held_out.value,
         "log_prob_stderr": held_out.stderr,
-        "log_prob_train": train.value + data.log_det,
-        "log_prob_generated": generated.value + data.log_det,
-        "negative_log_likelihood": -(held_out.mean.value + data.log_det),
+        "log_prob_train": train.value,
+        "log_prob_generated": generated.value,
+        "negative_log_likelihood": -held_out.mean.value,
         "negative_log_likelihood_stderr": held_out.mean.stderr,
-        "negative_log_likelihood_train": -(train.mean.value + data.log_det),
+        "negative_log_likelihood_train": -train.mean.value,
         "negative_log_likelihood_train_stderr": train.mean.stderr,
     }
     if data.dequantised and data.projection is None:
@@ -343,7 +345,7 @@ def measure_truth(subject: Subject, key: Key) -> Found:
         return {}
     curve = subject.curve(exact, data.held_out, jax.random.fold_in(key, 0))
     points = jnp.asarray(data.held_out[: subject.num_rated])  # those of the path bound
-    truth = np.asarray(exact.distribution.log_prob(points)) + data.log_det
+    truth = np.asarray(exact.distribution.log_prob(points) + data.log_jacobian(points))
     kl, kl_stderr = _prior_kl(exact, subject.model.prior, jax.random.fold_in(key, 1))
     return on_host(
         {

@@ -18,8 +18,22 @@ class DataOptions:
     num_samples: int | None = None
     """Number of samples drawn from a synthetic data set. auto: 8192."""
     array: str | None = None
-    """The array of an .npz file, or the column of a Hugging Face data set, to read. auto: the only
-    one."""
+    """The array of an .npz file, the column of a Hugging Face data set, or the sheet of an .xlsx
+    file, to read. auto: the only one, or the first sheet."""
+    columns: tuple[str, ...] = ()
+    """Columns of a table to read, by name, or by number from 0 where they have no names. auto: all
+    but that of --condition."""
+    drop: tuple[str, ...] = ()
+    """Columns of a table to leave out."""
+    drop_missing: bool = False
+    """Leave out rows with a missing value in a column that is read; how many is reported."""
+    encode: tuple[str, ...] = ()
+    """Columns, of text or not, to turn into the numbers 0, 1, ... of their values in alphabetical
+    order, with uniform noise one unit wide."""
+    delimiter: str | None = None
+    """Separates the fields of a text file: one character, tab or space. auto: detected."""
+    decimal: str | None = None
+    """The decimal mark of a text file, . or ,. auto: detected."""
     split: str | None = None
     """The split to read, for data that have splits (MNIST, CIFAR-10, Hugging Face): train, test,
     all, or any other name they use. auto: train. --held-out divides the samples of this split."""
@@ -34,10 +48,13 @@ class DataOptions:
     """Fraction of the samples not used for training. The main results are measured on them."""
     dequantise: bool = True
     """Add uniform noise, one grey level wide, to integer images, so that they have a density."""
-    standardise: Literal["auto", "none", "feature", "global"] = "auto"
+    dequantise_columns: tuple[str, ...] = ()
+    """Columns with values on equidistant levels (integers, counts, rounded numbers) to which
+    uniform noise one level wide is added, so that they have a density; all: every such column."""
+    standardise: Literal["auto", "none", "feature", "global", "ranks"] = "auto"
     """Change of units. feature: each feature to unit variance; global: all coordinates divided by
-    the same number. auto: feature for tables, global for images and points, none if the true
-    density is known."""
+    the same number; ranks: each feature to a normal distribution, for heavy tails. auto: feature
+    for tables, global for images and points, none if the true density is known."""
     components: int | None = None
     """Work in this number of principal components of the training data. auto: in all
     coordinates."""

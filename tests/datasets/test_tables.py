@@ -43,7 +43,7 @@ def test_csv_of_integers_has_no_header(tmp_path):
 def test_csv_of_pixels(tmp_path):
     path = tmp_path / "x.csv"
     pd.DataFrame([[0, 3, 9], [0, 1, 0]], columns=list("abc")).to_csv(path, index=False)
-    refused(path, "no constant column, got column 'a', all 0: drop it")
+    refused(path, "no constant column, got column 'a', all 0: leave out what is constant")
     data = load(path, kind="image")
     assert (data.kind, data.shape, data.levels) == ("image", (3,), 10)
 
@@ -73,8 +73,8 @@ def test_csv_refusals(tmp_path, text, message):
     refused(path, message)
 
 
-def test_csv_of_another_encoding(tmp_path):
-    (tmp_path / "x.csv").write_bytes(b"\xff\xfe1,2\n3,4\n")
+def test_csv_of_no_text(tmp_path):
+    (tmp_path / "x.csv").write_bytes(b"1,2\n\xff\x00,4\n")
     refused(tmp_path / "x.csv", "cannot be read: 'utf-8' codec can't decode")
 
 
@@ -162,7 +162,7 @@ def test_what_may_be_an_index_is_kept_with_a_note(tmp_path, name):
     data = load(tmp_path / "x.csv")
     assert data.dim == 3
     assert len(data.notes) == 1
-    assert re.search(said + ".* kept as data: leave it out of the file", data.notes[0])
+    assert re.search(said + ".* kept as data: drop=.* leaves it out", data.notes[0])
 
 
 def test_a_plain_table_needs_no_note(tmp_path):

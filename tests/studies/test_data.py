@@ -62,7 +62,9 @@ def test_the_truth_follows_the_data_into_other_coordinates(name, mode):
     data = prepare_data(name, DataOptions(num_samples=200, standardise=mode))
     assert data.distribution is not None
     original = data.dataset.distribution.log_prob(data.standardisation.inverse(data.held_out))
-    moved = data.distribution.log_prob(jax.numpy.asarray(data.held_out)) + data.log_det
+    moved = data.distribution.log_prob(jax.numpy.asarray(data.held_out)) + data.log_jacobian(
+        data.held_out
+    )
     np.testing.assert_allclose(moved, original, atol=1e-4)
 
 

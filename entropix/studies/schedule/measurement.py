@@ -1,5 +1,6 @@
 """What `schedule` measures for one seed, and of networks trained with two schedules."""
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -165,14 +166,16 @@ def _measure_network(study: "ScheduleStudy", model: AbstractModel, key: Key) -> 
         lambda: default_cutoff(data, ""),
     )
     method = PathBound(num_evaluations=_DENSITY_EVALUATIONS, reference=data.train)
-    density = log_prob(model, data.held_out[:_RATED], key=density_key, method=method).mean
+    rated = data.held_out[:_RATED]
+    density = log_prob(model, rated, key=density_key, method=method)
+    density = dataclasses.replace(density, value=density.value + data.log_jacobian(rated)).mean
     count = min(study.num_samples, len(data.held_out))
     sampler = FewStepSampler(model, study.options.comparison.sampler)
     levels = uniform_levels(model.process, study.options.search.target_steps)
     generated = sampler(levels, sample_key, count)
     found = {
         **errors_of("neural_entropy", total),
-        "negative_log_likelihood": -(density.value + data.log_det),
+        "negative_log_likelihood": -density.value,
         "negative_log_likelihood_stderr": density.stderr,
         "wasserstein2": wasserstein(data.held_out[:count], generated).value,
     }

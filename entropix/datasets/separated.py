@@ -1,0 +1,238 @@
+r"""Text of separated values: encoding, delimiter, decimal mark and header, as the text shows them.
+
+| | recognised by |
+|---|---|
+| encoding | UTF-8, or UTF-16 with a byte order mark; anything else is taken for Latin-1, with a note |
+| delimiter | of tab, semicolon, `\|`, comma, and white space: the one in the first line that divides most lines into as many fields |
+| decimal mark | the comma, if more fields are numbers with it only than with the point only |
+| header | a first line in which some field is text where the second has a number, or all fields are text; or one of text and whole numbers none of which recurs in its column; or the numbers of the columns, 0, 1, ..., above a line that is not of integers |
+| counts | a first line `N,D,class,class,...` above N lines of D + 1 fields, as the tables of scikit-learn have: the last column is the class |
+
+The table itself is read by pandas. Quoted fields may hold delimiters and line ends.
+"""  # noqa: E501
+
+import csv
+import dataclasses
+import io
+import itertools
+import re
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from entropix._core.extras import needed
+from entropix._core.memory import check_fits
+from entropix.datasets.files import quoted, reading
+
+
+if TYPE_CHECKING:
+    import pandas
+
+SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".data")
+_DELIMITERS = ("\t", ";", "|", ",")
+_SPACE = r"\s+"
+_NAMED = {"tab": "\t", "\\t": "\t", "space": _SPACE, "comma": ",", "semicolon": ";"}
+_LINES = 64  # that are looked at
+# What is missing in UCI's, weather and other tables, besides what pandas takes for missing.
+_MISSING = ("?", "-", ".")
+
+
+@dataclasses.dataclass(frozen=True)
+class Separated:
+    """A table of text.
+
+    Attributes:
+        frame: as pandas reads it.
+        named: whether the columns have names.
+        decimal: the decimal mark.
+        classes: the names of the classes in the last column, of a header of counts.
+        notes: what was assumed.
+    """
+
+    frame: "pandas.DataFrame"
+    named: bool
+    decimal: str
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def read_separated(
+    path: Path, delimiter: str | None, decimal: str | None, text: bool = False
+) -> Separated:
+    """Read a file.
+
+    Args:
+        path: the file.
+        delimiter: one character, or `"tab"`, `"space"` (any white space); None: detected.
+        decimal: `"."` or `","`; None: detected.
+        text: whether all fields are text, in which NA and the like are no missing values.
+    """
+    pandas = needed("pandas", f"reading {path.suffix.lower()}", "pandas", "data")
+    subject, expected = quoted(path), f"a {path.suffix.lower()} table"
+    if delimiter is not None:
+        delimiter = _NAMED.get(delimiter, delimiter)
+        if delimiter != _SPACE and (len(delimiter) != 1 or delimiter in '"\r\n'):
+            raise ValueError(
+                f"`delimiter` must be one character, 'tab' or 'space', got {delimiter!r}."
+            )
+    if decimal not in (None, ".", ","):
+        raise ValueError(f"`decimal` must be '.' or ',', got {decimal!r}.")
+    check_fits(3 * path.stat().st_size, subject, "a table")
+    with reading(path, expected):
+        content, notes = _decoded(path.read_bytes(), subject)
+    lines = list(itertools.islice(filter(str.strip, io.StringIO(content, newline=None)), _LINES))
+    if not lines:
+        raise ValueError(f"{subject} must be {expected}, got an empty file.")
+    counts = _counts(content)
+    body = lines[1:] if counts else lines
+    with reading(path, expected), warnings.catch_warnings():
+        delimiter = _delimiter(body) if delimiter is None else delimiter
+        rows = _rows(body, delimiter)
+        header = not counts and is_header(rows)
+        if decimal is None:
+            decimal, note = _decimal(rows[header:], subject)
+            notes += note
+        # pandas only warns where it cuts off fields for which the header has no name.
+        warnings.simplefilter("error", pandas.errors.ParserWarning)
+        missing = {"keep_default_na": False, "na_values": [""], "dtype": str} if text else {}
+        frame = pandas.read_csv(
+            io.StringIO(content),
+            sep=delimiter,
+            decimal=decimal,
+            header=0 if header else None,
+            skiprows=_first_line(content) if counts else 0,
+            index_col=False,
+            skipinitialspace=True,
+            low_memory=False,
+            **({"na_values": list(_MISSING)} | missing),
+        )
+    if not counts:
+        return Separated(frame, header, decimal, (), notes)
+    notes += (
+        f"the first line of {subject} counts {counts[0]} samples of {counts[1]} columns and is no "
+        "data; the last column is the class of each sample",
+    )
+    return Separated(frame, False, decimal, tuple(counts[2:]), notes)
+
+
+def _decoded(content: bytes, subject: str) -> tuple[str, tuple[str, ...]]:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16"), ()
+    try:
+        return content.decode("utf-8-sig"), ()
+    except UnicodeDecodeError as error:
+        if b"\x00" in content:  # no text at all
+            raise
+        byte = content[error.start]
+        return content.decode("latin-1"), (
+            f"{subject} is not UTF-8 (byte {byte:#x}) and is read as Latin-1",
+        )
+
+
+def _first_line(content: str) -> int:
+    """The number of lines up to the first that is not blank, and with it."""
+    return next(i for i, line in enumerate(io.StringIO(content), 1) if line.strip())
+
+
+def _counts(content: str) -> list[str]:
+    """N, D and the names of classes, if the first line counts what follows; otherwise nothing."""
+    filled = (line for line in io.StringIO(content) if line.strip())
+    first = [field.strip() for field in next(filled).split(",")]
+    if len(first) < 3 or not (first[0].isdecimal() and first[1].isdecimal()):
+        return []
+    if any(_is_number(field) for field in first[2:]):
+        return []
+    following = next(filled, "")
+    if following.count(",") != int(first[1]) or 1 + sum(1 for _ in filled) != int(first[0]):
+        return []
+    return first
+
+
+def _rows(lines: list[str], delimiter: str) -> list[list[str]]:
+    """Fields without the blanks around them; the last row may be cut."""
+    if delimiter == _SPACE:
+        return [line.split() for line in lines]
+    rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    return [[field.strip() for field in row] for row in rows]
+
+
+def _delimiter(lines: list[str]) -> str:
+    best, agreeing = "", 0
+    for mark in _DELIMITERS:
+        counts = [len(row) for row in _rows(lines, mark)]
+        usual, same = Counter(counts).most_common(1)[0]
+        if min(usual, counts[0]) > 1 and same > agreeing:
+            best, agreeing = mark, same
+    if agreeing:
+        return best
+    rows = _rows(lines, _SPACE)
+    # Otherwise a single column, in which a comma is a decimal mark.
+    return _SPACE if len(rows[0]) > 1 and len({len(row) for row in rows}) == 1 else "\t"
+
+
+_EXPONENT = r"([eE][+-]?\d+)?"
+
+
+def number_pattern(decimal: str) -> re.Pattern[str]:
+    """Numbers with this decimal mark, perhaps with groups of three digits divided by the other."""
+    mark, group = re.escape(decimal), re.escape("," if decimal == "." else ".")
+    whole = rf"(\d{{1,3}}({group}\d{{3}})+|\d+)"
+    return re.compile(rf"[+-]?({whole}({mark}\d*)?|{mark}\d+){_EXPONENT}")
+
+
+def _decimal(rows: list[list[str]], subject: str) -> tuple[str, tuple[str, ...]]:
+    """The decimal mark, and a note where the numbers allow both."""
+    point, comma = number_pattern("."), number_pattern(",")
+    either, counts = [], [0, 0]
+    for field in itertools.chain.from_iterable(rows):
+        if "," not in field and "." not in field:
+            continue
+        as_point, as_comma = bool(point.fullmatch(field)), bool(comma.fullmatch(field))
+        if as_point and as_comma:
+            either.append(field)
+        counts[0] += as_point and not as_comma
+        counts[1] += as_comma and not as_point
+    if counts[0] != counts[1] or not either:
+        return ("," if counts[1] > counts[0] else "."), ()
+    mark = "," if sum("," in field for field in either) > len(either) / 2 else "."
+    other = "." if mark == "," else ","
+    if mark == ".":  # 1.234 as everywhere else
+        return mark, ()
+    return mark, (
+        f"{subject} has numbers such as {either[0]!r}, read with a decimal comma: "
+        f"decimal={other!r} (--decimal {other}) takes the comma for a mark of thousands",
+    )
+
+
+def is_header(rows: list[list[str]]) -> bool:
+    """Whether the first of some rows holds names; the table of the module states the rules."""
+    first, second = rows[0], rows[1] if len(rows) > 1 else []
+    texts = [bool(field) and not _is_number(field) for field in first]
+    filled = [bool(field) for field in first]
+    names = first[1:] if not first[0] else first
+    if not any(texts):
+        counted = names == [str(i) for i in range(len(names))]
+        whole = all(field.lstrip("+-").isdigit() for field in second)
+        if first[0]:
+            return counted and not whole
+        distinct = all(map(str.isdigit, names)) and len(set(names)) == len(names)
+        return bool(names) and (counted or (distinct and not whole))
+    over = zip(texts, second, strict=False)
+    if texts == filled or any(text and _is_number(below) for text, below in over):
+        return True
+    # Text above text and numbers above numbers: no header if a value recurs below, or a number
+    # is no name such as a year.
+    numbers = [field for field, text in zip(first, texts, strict=True) if field and not text]
+    if not all(field.isdigit() for field in numbers) or len(set(numbers)) < len(numbers):
+        return False
+    below = [row for row in rows[1:] if len(row) == len(first)]
+    return not any(text and first[i] == row[i] for row in below for i, text in enumerate(texts))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return any(number_pattern(mark).fullmatch(text) for mark in ".,")
+    return True
