@@ -58,6 +58,8 @@ GIVEN = {
     "docs/getting-started.md": TWO_SETS
     + "np.save('samples.npy', np.random.default_rng(0).normal(size=(3000, 3)))\n",
     "docs/howto/conditional.md": MODEL,
+    "docs/howto/logging.md": MODEL,
+    "docs/howto/notebook.md": MODEL,
     "docs/howto/own-estimand.md": MODEL,
     "docs/howto/own-network.md": MODEL,
     "docs/howto/own-process.md": MODEL,
@@ -90,6 +92,8 @@ SLOW = {
     "docs/devices.md",
     "docs/getting-started.md",
     "docs/howto/conditional.md",
+    "docs/howto/logging.md",
+    "docs/howto/notebook.md",
     "docs/howto/own-process.md",
     "docs/howto/seeds.md",
     "README.md",

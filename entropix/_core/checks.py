@@ -169,6 +169,19 @@ def prng_key(key: Any, name: str = "key") -> Any:
     return key
 
 
+def accepts(function: Callable, *args: Any, **kwargs: Any) -> bool:
+    """Whether a function can be called like this; True where its signature is not known."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
+
+
 def with_key(network: Any, key: Any) -> dict[str, Any]:
     """`{"key": key}` for a network that accepts a key (for dropout), otherwise nothing."""
     try:

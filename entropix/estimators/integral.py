@@ -27,7 +27,7 @@ others depend on the process, and are compiled once for all models.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -38,6 +38,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 from entropix._core.arrays import DataLike, Key, as_float
 from entropix._core.checks import conditions, is_concrete, positive_integer, prng_key, samples
 from entropix._core.chunks import in_chunks, unchunk
+from entropix._core.display import axes_or_new, axis, draw_band, label, lines_of
 from entropix.estimators.axis import LogSNRAxis, check_cutoff
 from entropix.estimators.ends import EndRates, check_ends, end_points, judge_ends
 from entropix.estimators.proposal import Proposal, learn_proposal
@@ -48,11 +49,15 @@ from entropix.interfaces import (
     AbstractGaussianProcess,
     AbstractKernelProcess,
     AbstractModel,
+    AbstractResult,
     DivergenceError,
     Estimate,
 )
 from entropix.models import ExactModel
 
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BLOCKS = 7  # of one size: a pilot, and six of the main pass
 # The relative error of a sum of evaluations, in units of the rounding of one number.
@@ -65,7 +70,7 @@ _LEAST_EFFECTIVE = 1.1
 _SMALL_RELATIVE, _SMALL_ERROR = 0.1, 0.05
 
 
-class EntropyCurve(eqx.Module):
+class EntropyCurve(AbstractResult):
     """How an integral, such as a model's entropy, accumulates along the process, in nats.
 
     Attributes:
@@ -80,15 +85,36 @@ class EntropyCurve(eqx.Module):
         proposal: where the evaluations were placed; pass it on to use it again.
     """
 
-    times: Float[Array, "*seeds k"]
-    log_snr: Float[Array, "*seeds k"]
-    rate: Float[Array, "*seeds k"]
-    rate_stderr: Float[Array, "*seeds k"]
-    cumulative: Float[Array, "*seeds k"]
-    stderr: Float[Array, "*seeds k"]
-    mc_stderr: Float[Array, "*seeds k"]
-    total: Estimate
+    times: Float[Array, "*seeds k"] = eqx.field(metadata=axis("time", "time"))
+    log_snr: Float[Array, "*seeds k"] = eqx.field(metadata=axis("time", "1"))
+    rate: Float[Array, "*seeds k"] = eqx.field(metadata=label("time", "nats per unit time"))
+    rate_stderr: Float[Array, "*seeds k"] = eqx.field(metadata=label("time", "nats per unit time"))
+    cumulative: Float[Array, "*seeds k"] = eqx.field(metadata=label("time"))
+    stderr: Float[Array, "*seeds k"] = eqx.field(metadata=label("time"))
+    mc_stderr: Float[Array, "*seeds k"] = eqx.field(metadata=label("time"))
+    total: Estimate = eqx.field(metadata=label())
     proposal: Proposal
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw `cumulative` against log-SNR, from data to noise, or against time without one."""
+        ax = axes_or_new(ax)
+        curves = (self.times, self.log_snr, self.cumulative, self.stderr)
+        for times, log_snr, value, error in zip(*map(lines_of, curves), strict=True):
+            inside = np.isfinite(log_snr)
+            x = log_snr if inside.sum() > 1 else times
+            inside = inside if inside.sum() > 1 else np.isfinite(times)
+            draw_band(ax, x[inside], value[inside], error[inside])
+            if x is log_snr:
+                # As far as the entropy grows: the log-SNR itself goes to infinity.
+                grown = np.abs(value - value[0]), np.abs(value[-1] - value)
+                seen = x[inside & (np.minimum(*grown) > 1e-3 * np.abs(value[-1] - value[0]))]
+                if seen.size > 1 and not ax.xaxis_inverted():
+                    ax.set_xlim(seen.max() + 1, seen.min() - 1)
+                ax.set_xlabel("log-SNR  (data → noise)")
+            else:
+                ax.set_xlabel("time")
+        ax.set_ylabel("entropy from the data end [nats]")
+        return ax
 
 
 def integrate(

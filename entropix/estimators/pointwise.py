@@ -22,7 +22,7 @@ sum, not the part.
 All sums are taken within chunks of evaluations: memory is that of one chunk and of the result.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -32,6 +32,7 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, RealScalarLike, safe_sqrt
 from entropix._core.chunks import in_chunks, unchunk
+from entropix._core.display import axes_or_new, axis, label
 from entropix.estimators.axis import LogSNRAxis
 from entropix.estimators.ends import check_ends
 from entropix.estimators.integral import (
@@ -47,10 +48,14 @@ from entropix.estimators.integral import (
     rates,
 )
 from entropix.estimators.proposal import Proposal
-from entropix.interfaces import AbstractFunctional, Estimate
+from entropix.interfaces import AbstractFunctional, AbstractResult, Estimate
 
 
-class PointwiseCurve(eqx.Module):
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class PointwiseCurve(AbstractResult):
     """An integral by parts and by intervals of log-SNR, in nats.
 
     The leading axis of `value` is that of the samples where the call had `per_sample=True`; the
@@ -70,16 +75,36 @@ class PointwiseCurve(eqx.Module):
         proposal: where the evaluations were placed.
     """
 
-    times: Float[Array, "*seeds k"]
-    log_snr: Float[Array, "*seeds k"]
-    value: Float[Array, "..."]
-    stderr: Float[Array, "..."]
-    mc_stderr: Float[Array, "..."]
-    intervals: Float[Array, "..."]
-    intervals_stderr: Float[Array, "..."]
-    intervals_mc_stderr: Float[Array, "..."]
-    total: Estimate
+    times: Float[Array, "*seeds k"] = eqx.field(metadata=axis("time", "time"))
+    log_snr: Float[Array, "*seeds k"] = eqx.field(metadata=axis("time", "1"))
+    value: Float[Array, "..."] = eqx.field(metadata=label("*part"))
+    stderr: Float[Array, "..."] = eqx.field(metadata=label("*part"))
+    mc_stderr: Float[Array, "..."] = eqx.field(metadata=label("*part"))
+    intervals: Float[Array, "..."] = eqx.field(metadata=label("interval *part"))
+    intervals_stderr: Float[Array, "..."] = eqx.field(metadata=label("interval *part"))
+    intervals_mc_stderr: Float[Array, "..."] = eqx.field(metadata=label("interval *part"))
+    total: Estimate = eqx.field(metadata=label())
     proposal: Proposal
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the parts: as an image if they have two axes or more, else with their errors.
+
+        Of more than two axes, the mean over all but the last two is shown.
+        """
+        ax = axes_or_new(ax)
+        value, error = np.asarray(self.value), np.asarray(self.stderr)
+        if value.shape[-1:] == (1,):
+            value, error = value[..., 0], error[..., 0]
+        if value.ndim < 2:
+            index, value, error = np.arange(value.size), value.ravel(), error.ravel()
+            ax.errorbar(index, value, 2 * error, fmt="o", ms=3, lw=1)
+            ax.set_xlabel("part")
+            ax.set_ylabel("integral of each part [nats]")
+            return ax
+        image = value.reshape(-1, *value.shape[-2:]).mean(axis=0)
+        shown = ax.imshow(image, aspect="auto")
+        ax.figure.colorbar(shown, ax=ax, label="integral of each part [nats]")
+        return ax
 
 
 def integrate_parts(

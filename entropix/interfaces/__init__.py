@@ -20,6 +20,7 @@ from entropix.interfaces.process import AbstractLearnable as AbstractLearnable
 from entropix.interfaces.process import AbstractProcess as AbstractProcess
 from entropix.interfaces.process import AbstractSchedule as AbstractSchedule
 from entropix.interfaces.process import AbstractWarp as AbstractWarp
+from entropix.interfaces.result import AbstractResult as AbstractResult
 from entropix.interfaces.sampler import AbstractDenoiser as AbstractDenoiser
 from entropix.interfaces.sampler import AbstractSampler as AbstractSampler
 from entropix.interfaces.sampler import NoiseLevel as NoiseLevel

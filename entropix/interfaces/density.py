@@ -1,18 +1,25 @@
 """Estimates for single samples, and the interface of ways to compute log densities."""
 
 import abc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import Key
-from entropix.interfaces.estimate import Estimate
+from entropix._core.display import axes_or_new, label, lines_of
+from entropix.interfaces.estimate import Estimate, common_cutoff
 from entropix.interfaces.model import AbstractModel
+from entropix.interfaces.result import AbstractResult
 
 
-class SampleEstimates(eqx.Module):
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class SampleEstimates(AbstractResult):
     """An estimate for each of N samples, such as its log density in nats.
 
     Attributes:
@@ -22,10 +29,55 @@ class SampleEstimates(eqx.Module):
         cutoff: the smallest noise standard deviation included, or None where there is no cut-off.
     """
 
-    value: Float[Array, "*seeds n"]
-    stderr: Float[Array, "*seeds n"]
+    value: Float[Array, "*seeds n"] = eqx.field(metadata=label("sample"))
+    stderr: Float[Array, "*seeds n"] = eqx.field(metadata=label("sample"))
     num_evaluations: int = eqx.field(static=True)
     cutoff: Float[Array, "*seeds"] | None = None
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw a histogram of the values."""
+        ax = axes_or_new(ax)
+        for values in lines_of(self.value):
+            ax.hist(values, bins="auto", histtype="step")
+            ax.axvline(np.mean(values), color=ax.patches[-1].get_edgecolor(), ls=":", lw=1)
+        ax.set_xlabel("value [nats]")
+        ax.set_ylabel("samples")
+        return ax
+
+    def minus(self, other: "SampleEstimates", *, independent: bool) -> "SampleEstimates":
+        """The difference for each sample, of two models on the same samples.
+
+        Its `.mean` is the paired difference: an error of the spread of the differences, which is
+        far smaller than that of the difference of two means.
+
+        Args:
+            other: values of the same samples, in their order.
+            independent: whether the keys of the two differ. True: the Monte Carlo errors of a
+                sample add in quadrature. False: they add up, which no correlation exceeds.
+
+        Raises:
+            ValueError: if `other` has another shape, or both have a cut-off and not the same.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from entropix.interfaces import SampleEstimates
+            >>> a = SampleEstimates(jnp.array([1.0, 5.0, 9.0]), jnp.full(3, 0.03), 16)
+            >>> b = SampleEstimates(jnp.array([0.9, 4.8, 8.9]), jnp.full(3, 0.04), 16)
+            >>> print(a.minus(b, independent=True).mean)
+            0.133 ± 0.033
+        """
+        if self.value.shape != other.value.shape:
+            raise ValueError(
+                f"`other` must have values of the same samples, shape {self.value.shape}, "
+                f"got {other.value.shape}."
+            )
+        add = jnp.hypot if independent else jnp.add
+        return SampleEstimates(
+            self.value - other.value,
+            add(self.stderr, other.stderr),
+            self.num_evaluations + other.num_evaluations,
+            common_cutoff(self.cutoff, other.cutoff),
+        )
 
     @property
     @eqx.filter_jit

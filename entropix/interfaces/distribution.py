@@ -6,6 +6,7 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.formatting import short_repr
 from entropix.interfaces.process import AbstractGaussianProcess
 
 
@@ -15,6 +16,8 @@ class AbstractDistribution(eqx.Module):
     `sample`, `log_prob` and `score` take any leading axes; the fields under diffusion
     (`denoise`, `entropy_field`) are written for one example, as models are.
     """
+
+    __repr__ = short_repr
 
     @property
     @abc.abstractmethod

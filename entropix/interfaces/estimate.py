@@ -1,11 +1,23 @@
-"""`Estimate`: a value with its standard errors."""
+r"""`Estimate`: a value with its standard errors, and what may be computed with it.
+
+Numbers shift and scale an estimate. Two estimates are another matter: the error of $A \pm B$ holds
+their covariance, of which neither knows anything. They may share samples, keys or both, and a
+subset or another scale of the data looks like data of its own. So the caller says it:
+`a.minus(b, independent=...)`, and `a - b` is refused.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.core
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
+from entropix._core.checks import equal, is_concrete
+from entropix._core.display import html_table
 from entropix._core.formatting import format_with_error
 
 
@@ -28,7 +40,19 @@ class Estimate(eqx.Module):
             $(\sum d^2)^2 / \sum d^4$. If it is small, the error itself is uncertain. None where it
             was not counted.
 
-    Prints as `259.88 ± 0.12`, with a bias that exceeds the error. `float(estimate)` is its value.
+    Prints as `259.88 ± 0.12`, with a bias that exceeds the error, or as `f"{estimate:.3f}"` asks.
+    `float(estimate)` is its value. Numbers can be added and multiplied, `(estimate - 1) / 2`; two
+    estimates are combined by `plus` and `minus`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import entropix as ex
+        >>> a = ex.Estimate(jnp.asarray(5.0), jnp.asarray(0.3), jnp.asarray(0.1))
+        >>> b = ex.Estimate(jnp.asarray(3.0), jnp.asarray(0.4), jnp.asarray(0.2))
+        >>> print(2 * a - 1, f"{a:.1f}", a.minus(b, independent=True), sep=", ")
+        9.00 ± 0.60, 5.0 ± 0.3, 2.00 ± 0.50
+        >>> print(b.sigmas_from(2.0))
+        2.5
     """
 
     value: Array
@@ -39,6 +63,9 @@ class Estimate(eqx.Module):
     slope: Array | None = None
     bias: Array | None = None
     num_effective: Array | None = None
+
+    # NumPy's numbers and arrays leave the arithmetic to this class.
+    __array_ufunc__ = None
 
     def __float__(self) -> float:
         return float(self.value)
@@ -60,3 +87,170 @@ class Estimate(eqx.Module):
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self)):
             return eqx.tree_pformat(self)
         return f"Estimate({self})"
+
+    def __format__(self, spec: str) -> str:
+        if not spec or not is_concrete(self):
+            return str(self)
+
+        def text(part: Array) -> str:
+            if np.ndim(part) == 0:
+                return format(float(part), spec)
+            style: Any = {"float_kind": lambda number: format(number, spec)}
+            return np.array2string(np.asarray(part), formatter=style)
+
+        return f"{text(self.value)} ± {text(self.stderr)}"
+
+    def _repr_html_(self) -> str:
+        if not is_concrete(self) or np.ndim(self.value) > 0:
+            return html_table("Estimate", {"value": str(self.value), "error": str(self.stderr)})
+        rows = {"value": str(self), "Monte Carlo error alone": f"{float(self.mc_stderr):.2g}"}
+        if self.num_evaluations:
+            rows["evaluations"] = f"{self.num_evaluations:,}"
+        return html_table("Estimate", rows)
+
+    # ------------------------------------------------------------------ arithmetic
+
+    def __add__(self, number: ArrayLike) -> "Estimate":
+        if not _is_number(number, "+"):
+            return NotImplemented
+        value = self.value + number
+        return _broadcast(eqx.tree_at(lambda e: e.value, self, value))
+
+    __radd__ = __add__
+
+    def __sub__(self, number: ArrayLike) -> "Estimate":
+        return self + jnp.negative(number) if _is_number(number, "-") else NotImplemented
+
+    def __rsub__(self, number: ArrayLike) -> "Estimate":
+        return -self + number if _is_number(number, "-") else NotImplemented
+
+    def __mul__(self, number: ArrayLike) -> "Estimate":
+        return (
+            self._scaled(lambda part: part * number) if _is_number(number, "*") else NotImplemented
+        )
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, number: ArrayLike) -> "Estimate":
+        return (
+            self._scaled(lambda part: part / number) if _is_number(number, "/") else NotImplemented
+        )
+
+    def __neg__(self) -> "Estimate":
+        return self._scaled(jnp.negative)
+
+    def _scaled(self, scale: Callable[[Array], Array]) -> "Estimate":
+        """With a linear function of the value."""
+        return _broadcast(
+            Estimate(
+                scale(self.value),
+                jnp.abs(scale(self.stderr)),
+                jnp.abs(scale(self.mc_stderr)),
+                self.num_evaluations,
+                self.cutoff,
+                None if self.slope is None else scale(self.slope),
+                None if self.bias is None else scale(self.bias),
+                self.num_effective,
+            )
+        )
+
+    def plus(self, other: "Estimate", *, independent: bool) -> "Estimate":
+        r"""The sum of two estimates, $A + B$.
+
+        Args:
+            other: B.
+            independent: True if A and B share neither samples nor keys: errors add in quadrature,
+                $\sqrt{\sigma_A^2 + \sigma_B^2}$. False if they may share them: errors add up,
+                $\sigma_A + \sigma_B$, which no correlation exceeds.
+
+        Raises:
+            ValueError: if `other` is no estimate, or both have a cut-off and not the same.
+        """
+        if not isinstance(other, Estimate):
+            raise ValueError(f"`other` must be an Estimate, got {type(other).__name__}.")
+        add = jnp.hypot if independent else jnp.add
+
+        def total(one: Array | None, two: Array | None) -> Array | None:
+            if one is None or two is None:
+                return two if one is None else one
+            return one + two
+
+        return _broadcast(
+            Estimate(
+                self.value + other.value,
+                add(self.stderr, other.stderr),
+                add(self.mc_stderr, other.mc_stderr),
+                self.num_evaluations + other.num_evaluations,
+                common_cutoff(self.cutoff, other.cutoff),
+                total(self.slope, other.slope),
+                total(self.bias, other.bias),
+            )
+        )
+
+    def minus(self, other: "Estimate", *, independent: bool) -> "Estimate":
+        """The difference of two estimates, see `plus`.
+
+        Of two models on the same samples, values for each sample have a far smaller error:
+        `log_prob(a, x, ...).minus(log_prob(b, x, ...), independent=...).mean`.
+
+        Args:
+            other: what is subtracted.
+            independent: see `plus`.
+
+        Raises:
+            ValueError: as `plus`.
+        """
+        if not isinstance(other, Estimate):
+            raise ValueError(f"`other` must be an Estimate, got {type(other).__name__}.")
+        return self.plus(-other, independent=independent)
+
+    def sigmas_from(self, truth: ArrayLike) -> Array:
+        """How many standard errors the value lies above a number: (value - truth) / stderr.
+
+        A bias is not subtracted. Without an error, it is infinite unless value and truth are equal.
+
+        Args:
+            truth: what the value is compared with.
+        """
+        gap = self.value - truth
+        known = self.stderr > 0
+        certain = jnp.where(gap == 0, 0.0, jnp.copysign(jnp.inf, gap))
+        return jnp.where(known, gap / jnp.where(known, self.stderr, 1.0), certain)
+
+
+def _is_number(other: Any, sign: str) -> bool:
+    """Whether the operand is a real number or an array of them.
+
+    Raises:
+        ValueError: for two estimates.
+    """
+    if isinstance(other, Estimate):
+        if sign in "+-":
+            way = "plus" if sign == "+" else "minus"
+            raise ValueError(
+                f"`a {sign} b` of two estimates must say whether they share samples or keys: use "
+                f"`a.{way}(b, independent=True)` if they share none, independent=False if they do."
+            )
+        raise ValueError(f"`a {sign} b` must have a number as `b`, got two estimates.")
+    if isinstance(other, np.ndarray | jax.Array):
+        return any(jnp.issubdtype(other.dtype, kind) for kind in (np.integer, np.floating))
+    return isinstance(other, int | float | np.integer | np.floating) and not isinstance(other, bool)
+
+
+def _broadcast(estimate: Estimate) -> Estimate:
+    """Every array of the shape of all of them together."""
+    shape = jnp.broadcast_shapes(*(jnp.shape(leaf) for leaf in jax.tree.leaves(estimate)))
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, shape), estimate)
+
+
+def common_cutoff(one: Array | None, other: Array | None) -> Array | None:
+    """The cut-off of two estimates that are combined.
+
+    Raises:
+        ValueError: if both have one, and they differ.
+    """
+    if one is None or other is None:
+        return other if one is None else one
+    if not equal(one, other, traced=True):
+        raise ValueError(f"`cutoff` must be the same in both estimates, got {one} and {other}.")
+    return one

@@ -8,6 +8,7 @@ from equinox import AbstractVar
 from jaxtyping import PyTree
 
 from entropix._core.arrays import Key, RealScalarLike, State
+from entropix._core.formatting import short_repr
 from entropix.interfaces.distribution import AbstractDistribution, AbstractPrior
 from entropix.interfaces.process import AbstractGaussianProcess
 
@@ -20,6 +21,8 @@ class AbstractModel(eqx.Module):
     -\frac{\sigma^2}{2} e$, the last if $b$ is conservative. Methods take one example: a scalar `s`,
     `y` of shape `shape`, and a `condition` for the network; callers vmap.
     """
+
+    __repr__ = short_repr
 
     # Gaussian, except in parametrisations that need no log-SNR; callers that need one check it.
     process: AbstractVar[Any]

@@ -13,6 +13,7 @@ from equinox import AbstractVar
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import Key, RealLike, RealScalarLike
+from entropix._core.formatting import short_repr
 
 
 class AbstractSchedule(eqx.Module):
@@ -21,6 +22,8 @@ class AbstractSchedule(eqx.Module):
     `decay` is $e^{-B/2}$ and `decay_rate` its derivative, kept separate because they stay finite
     where the rate does not.
     """
+
+    __repr__ = short_repr
 
     @property
     @abc.abstractmethod
@@ -84,6 +87,8 @@ class AbstractProcess(eqx.Module):
 
     t0: AbstractVar[Array]
     t1: AbstractVar[Array]
+
+    __repr__ = short_repr
 
     @abc.abstractmethod
     def drift(self, s: RealScalarLike, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, RealScalarLike, State, as_float
-from entropix._core.checks import choice, is_concrete, positive, with_key
+from entropix._core.checks import accepts, choice, is_concrete, positive, with_key
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.models.denoisers import (
     AbstractDenoiserModel,
@@ -193,7 +193,7 @@ def from_denoiser(
         >>> model.shape
         (3,)
     """
-    if not callable(function):
+    if not callable(function) or not accepts(function, None, 0.0, None):
         raise ValueError(
             "`function` must be callable as function(state, level, condition), "
             f"got {type(function).__name__}."

@@ -1,5 +1,6 @@
 """The common part of models that contain a network."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from equinox import AbstractVar
 from jaxtyping import Array, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike
-from entropix._core.checks import with_key
+from entropix._core.checks import accepts, with_key
 from entropix.distributions import IsotropicGaussian
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel, AbstractProcess
 
@@ -67,6 +68,12 @@ def check_parts(network: Any, process: Any, *, gaussian: bool = True) -> None:
             "`network` must be callable as network(log_snr, y, condition=None), "
             f"got {type(network).__name__}."
         )
+    if not accepts(network, 0.0, None, None):
+        raise ValueError(
+            "`network` must be callable as network(log_snr, y, condition=None), got "
+            f"{_name(network)}, called as network({_arguments(network)}). A function around it "
+            "will do: lambda log_snr, y, condition=None: ...; or see `Your own network`."
+        )
     leaves = jax.tree.leaves(network, is_leaf=lambda x: isinstance(x, eqx.nn.StateIndex))
     if any(isinstance(leaf, eqx.nn.StateIndex) for leaf in leaves):
         raise ValueError(
@@ -116,10 +123,38 @@ def time_level(process: AbstractProcess, s: RealScalarLike) -> Array:
 def call_network(
     network: Callable, level: RealScalarLike, y: Array, condition: PyTree, key: Key | None
 ) -> Array:
-    """Call a network, with a key if it accepts one (dropout)."""
-    out = network(level, y, condition, **with_key(network, key))
-    if jnp.shape(out) != jnp.shape(y):
+    """Call a network, with a key if it accepts one (dropout).
+
+    Raises:
+        ValueError: if it cannot be called as `network(log_snr, y, condition)`, or its result has
+            not the shape of y.
+    """
+    given = "log_snr, y, condition = " + eqx.tree_pformat((level, y, condition))
+    try:
+        out = network(level, y, condition, **with_key(network, key))
+    except (TypeError, IndexError, AttributeError) as error:  # of arguments in another order, say
         raise ValueError(
-            f"`network` must return an array of y's shape {jnp.shape(y)}, got {jnp.shape(out)}."
+            "`network` must be callable as network(log_snr, y, condition) -> array of y's shape, "
+            f"got an error of {_name(network)} for {given}: {error}"
+        ) from error
+    except ValueError as error:
+        error.add_note(f"It was raised by network(log_snr, y, condition), for {given}.")
+        raise
+    if not eqx.is_array_like(out) or jnp.shape(out) != jnp.shape(y):
+        raise ValueError(
+            f"`network` must return an array of y's shape {jnp.shape(y)}, as network(log_snr, y, "
+            f"condition), got {eqx.tree_pformat(out)}, for {given}."
         )
     return out
+
+
+def _name(network: Callable) -> str:
+    return getattr(network, "__name__", type(network).__name__)
+
+
+def _arguments(network: Callable) -> str:
+    """Names and defaults of the arguments, as they are written in a definition."""
+    empty = inspect.Parameter.empty
+    given = inspect.signature(network).parameters.values()
+    bare = inspect.Signature([parameter.replace(annotation=empty) for parameter in given])
+    return str(bare)[1:-1]

@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 
 from entropix._core.arrays import DataLike, Key, RealScalarLike, State
 from entropix._core.checks import checked, finite, positive_integer, with_key
+from entropix._core.formatting import short_repr
 from entropix.networks.parameters import Fixed
 
 
@@ -76,6 +77,8 @@ class ConditionDropout(eqx.Module):
                 f"got {type(condition).__name__} of {len(condition)}."
             )
         return tuple(condition), self.condition_dim
+
+    __repr__ = short_repr
 
     def __call__(
         self, log_snr: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike, State
 from entropix._core.checks import choice, exact_shape, positive_integer
+from entropix._core.formatting import short_repr
 from entropix.networks.embedding import NoiseEmbedding
 from entropix.networks.images import PRECISIONS, cast, image_shape, zeroed
 from entropix.networks.parameters import Fixed
@@ -120,6 +121,8 @@ class DiT(eqx.Module):
         grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2, 1)
         angles = (grid * frequencies).reshape(len(grid), -1)
         return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+    __repr__ = short_repr
 
     def __call__(self, log_snr: RealScalarLike, y: State, condition: PyTree = None) -> State:
         exact_shape(y, self.shape, "y")

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import DataLike, RealScalarLike
 from entropix._core.checks import exact_shape, finite, positive_integer
+from entropix._core.formatting import short_repr
 
 
 class LatentCondition(eqx.Module):
@@ -73,6 +74,8 @@ class LatentCondition(eqx.Module):
     def dim(self) -> int | None:
         """The dimension of the wrapped network, if it has one."""
         return getattr(self.network, "dim", None)
+
+    __repr__ = short_repr
 
     def __call__(
         self, log_snr: RealScalarLike, y: Float[Array, "*shape"], condition: Float[Array, " c"]

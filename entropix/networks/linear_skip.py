@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike, State
 from entropix._core.checks import optional_size, positive_integer, with_key
+from entropix._core.formatting import short_repr
 
 
 _LEVEL = 4.0  # log-SNR at which the bounded embedding is 1/2, as in FourierMLP
@@ -73,6 +74,8 @@ class LinearSkip(eqx.Module):
         positive_integer(width, "width")
         shape = (num_maps, self.dim, self.dim + (condition_dim or 0))
         self.maps, self.gate = _initial(key, shape, 9 + self.num_flags, width)
+
+    __repr__ = short_repr
 
     def __call__(
         self, log_snr: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike
 from entropix._core.checks import exact_shape, optional_size, positive, positive_integer
+from entropix._core.formatting import short_repr
 from entropix.networks.embedding import check_condition, fourier_features
 from entropix.networks.images import zeroed
 from entropix.networks.parameters import Fixed
@@ -91,6 +92,8 @@ class FourierMLP(eqx.Module):
             key, spread, sizes, half
         )
         self.frequencies = Fixed(frequencies)
+
+    __repr__ = short_repr
 
     def __call__(
         self, log_snr: RealScalarLike, y: Float[Array, " dim"], condition: PyTree = None

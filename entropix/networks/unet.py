@@ -17,6 +17,7 @@ from jaxtyping import Array, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike, State
 from entropix._core.checks import choice, positive_integer
+from entropix._core.formatting import short_repr
 from entropix.networks.embedding import NoiseEmbedding
 from entropix.networks.images import (
     PRECISIONS,
@@ -164,6 +165,8 @@ class UNet(eqx.Module):
             "dropout": 0.1,
         }
         return cls(shape, key=key, **{**defaults, **options})
+
+    __repr__ = short_repr
 
     def __call__(
         self, log_snr: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None

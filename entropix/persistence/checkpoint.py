@@ -9,6 +9,7 @@ import abc
 import errno
 import os
 import pathlib
+import warnings
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -87,7 +88,10 @@ class Checkpoint(AbstractCheckpoint):
     Args:
         path: the file, or an existing folder for `fit.ckpt` in it.
         every: steps between checkpoints.
-        resume: go on from the file if it is there. The run must be the same.
+        resume: go on from the file if it is there. The run must be the same, but may have more
+            steps: it is then extended. With `learning_rate` a function of the step (or an
+            optimiser) the numbers are those of one long run, bit for bit. The default cosine
+            depends on the number of steps: the rate jumps to that of the long run, with a warning.
 
     Raises:
         ValueError: if an argument is not as above.
@@ -194,7 +198,7 @@ def describe(tree: PyTree) -> list:
 
 
 def check_fingerprint(saved: dict, fingerprint: dict, path: pathlib.Path) -> None:
-    """Refuse a checkpoint of another run.
+    """Refuse a checkpoint of another run; one of fewer steps may be extended.
 
     Raises:
         ValueError: naming what differs, with the values that are short.
@@ -203,11 +207,19 @@ def check_fingerprint(saved: dict, fingerprint: dict, path: pathlib.Path) -> Non
     differing = []
     for name in sorted(saved.keys() | fingerprint.keys()):
         old, new = saved.get(name), fingerprint.get(name)
-        if old != new:
+        if old != new and not (name == "steps" and 0 < (old or 0) <= (new or 0)):
             both = isinstance(old, plain) and isinstance(new, plain)
             differing.append(f"`{name}`" + (f" ({old} there, {new} here)" if both else ""))
     if differing:
         raise ValueError(
             f"`resume` must continue the run of its checkpoint, got another setup than that of "
             f"{path}: {', '.join(differing)}."
+        )
+    extended = saved.get("steps") != fingerprint.get("steps")
+    if extended and fingerprint.get("learning_rate_follows_steps"):
+        warnings.warn(
+            f"the run of {saved['steps']} steps in {path} goes on to {fingerprint['steps']} with "
+            "the learning rate that a run of so many has there: its numbers are those of one long "
+            "run only if `learning_rate` is a function of the step.",
+            stacklevel=2,
         )

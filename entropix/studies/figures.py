@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from entropix._core.display import draw_band, draw_losses
+
 
 if TYPE_CHECKING:
     import xarray
@@ -163,32 +165,23 @@ def _band(
         text = f"range of {seeds} seeds"
         axes.fill_between(x, low, high, color=MODEL, alpha=0.15, lw=0, label=text)
         label = f"{label}, mean of {seeds} seeds"
-    low, high = mean - 2 * error, mean + 2 * error
-    axes.fill_between(x, low, high, color=MODEL, alpha=0.4, lw=0, label="± 2 std. errors")
-    axes.plot(x, mean, color=MODEL, lw=1.2, label=label)
+    draw_band(axes, x, mean, error, colour=MODEL, label=label, band="± 2 std. errors")
 
 
 def plot_loss(record: "xarray.Dataset", path: Path) -> None:
     """The loss of every step, its running mean, and the loss on held-out data."""
-    loss, step = record["loss"].values, record["step"].values
-    window = max(1, len(step) // 20)
-    weights = np.ones(window) / window
-    centre = np.convolve(step, weights, mode="valid")
+    loss = record["loss"].values
+    names = [f"seed {seed}" for seed in record["seed"].values] if len(loss) > 1 else [""]
     with figure(path, (5.0, 3.4)) as fig:
         axes = fig.subplots()
-        for i, seed in enumerate(record["seed"].values):
-            colour, of_seed = f"C{i % 10}", f", seed {seed}" if len(loss) > 1 else ""
-            axes.plot(step, loss[i], color=colour, lw=0.4, alpha=0.2)
-            smooth = np.convolve(loss[i], weights, mode="valid")
-            label = f"mean of {window} steps{of_seed}"
-            axes.plot(centre, smooth, color=colour, lw=1.3, label=label)
-            held_out = record["loss_held_out"].values[i]
-            label = f"held-out data{of_seed}"
-            axes.plot(record["check"], held_out, color=colour, lw=1.3, ls="--", label=label)
-        # The loss of single steps may lie far out: the frame shows the bulk.
-        low, high = np.quantile(loss, [0.01, 0.99])
-        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-        axes.set_xlabel("training step")
-        axes.set_ylabel(f"training loss [{record['loss'].attrs['units']}]")
+        draw_losses(
+            axes,
+            record["step"].values,
+            loss,
+            record["check"].values,
+            record["loss_held_out"].values,
+            names,
+            record["loss"].attrs["units"],
+        )
         if len(loss) <= 4:
             legend_above(fig, axes, columns=2)

@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -15,8 +15,11 @@ from jaxtyping import Array, ArrayLike, PyTree
 
 from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import positive_integer
+from entropix._core.display import html_table, rows_of, with_errors
+from entropix._core.extras import needed
+from entropix._core.formatting import short_repr
 from entropix._core.mesh import to_host
-from entropix.interfaces import AbstractLoss, AbstractModel, AbstractStream, Estimate
+from entropix.interfaces import AbstractLoss, AbstractModel, AbstractStream
 from entropix.persistence import AbstractCheckpoint
 from entropix.training.fit import Callback, Holdout, Settings, as_key, check_model
 from entropix.training.layout import Layout, map_members
@@ -26,6 +29,7 @@ from entropix.training.run import History, train
 
 if TYPE_CHECKING:
     import xarray
+    from matplotlib.axes import Axes
 
 # Settings of the training that may differ between members.
 _OF_TRAINING = ("learning_rate", "num_samples")
@@ -51,6 +55,24 @@ class EnsembleFit(eqx.Module):
     num_members: int = eqx.field(static=True)
     over: tuple[tuple[str, list[Any]], ...]
     num_seeds: int = eqx.field(static=True)
+
+    __repr__ = short_repr
+
+    def _repr_html_(self) -> str:
+        rows = {name: str(size) for name, size in self.dims.items()}
+        return html_table(f"{self.num_members} models", rows | rows_of(self.history))
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the losses of all members, see `History.plot`."""
+        return self.history.plot(ax)
+
+    def to_xarray(self) -> "xarray.Dataset":
+        """Losses and measurements as a labelled data set: `record()` without results.
+
+        Raises:
+            ValueError: if xarray is not installed.
+        """
+        return self.record()
 
     @property
     def dims(self) -> dict[str, int]:
@@ -105,22 +127,12 @@ class EnsembleFit(eqx.Module):
             are coordinates.
 
         Raises:
-            ImportError: if xarray is not installed.
-            ValueError: if a result lacks the axis of members.
+            ValueError: if a result lacks the axis of members, or xarray is not installed.
         """
-        try:
-            import xarray
-        except ImportError as error:
-            raise ImportError(
-                "`record` needs xarray: python -m pip install 'entropix[studies]'"
-            ) from error
+        xarray = needed("xarray", "`record`", "xarray", "studies")
         found: dict[str, Any] = {}
         for name, result in results.items():
-            if isinstance(result, Estimate):
-                errors = {"stderr": result.stderr, "mc_stderr": result.mc_stderr}
-                found |= {name: result.value} | {f"{name}_{k}": v for k, v in errors.items()}
-            else:
-                found[name] = result
+            found |= with_errors(name, result)
         dims = self.dims
         variables: dict[str, Any] = {}
 
@@ -139,6 +151,9 @@ class EnsembleFit(eqx.Module):
         history = self.history
         add("loss", history.loss, "step")
         add("best_step", history.best_step)
+        for name, result in history.measured.items():
+            for part, array in with_errors(f"measured_{name}", result).items():
+                add(part, array, "measured_step")
         coordinates = {
             name: values
             for name, values in self.over
@@ -148,6 +163,8 @@ class EnsembleFit(eqx.Module):
         if history.holdout_step.size:
             add("holdout_loss", history.holdout_loss, "holdout_step")
             coordinates["holdout_step"] = to_host(history.holdout_step)
+        if history.measured_step.size:
+            coordinates["measured_step"] = to_host(history.measured_step)
         return xarray.Dataset(variables, coordinates)
 
 
@@ -160,7 +177,7 @@ def fit_ensemble(
     members_at_once: int | None = None,
     condition: PyTree = None,
     steps: int = 2500,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     loss: AbstractLoss | None = None,
     optimiser: optax.GradientTransformation | eqx.Module | None = None,
     learning_rate: ArrayLike | Callable | None = None,
@@ -168,6 +185,8 @@ def fit_ensemble(
     holdout: DataLike | Holdout | None = None,
     checkpoint: str | os.PathLike | AbstractCheckpoint | None = None,
     callback: Callable | Callback | None = None,
+    measure: Callable | None = None,
+    measure_at: Iterable[int] | None = None,
     progress: bool = False,
     precision: str | None = None,
     mesh: Mesh | None = None,
@@ -204,14 +223,17 @@ def fit_ensemble(
             where products of stacked matrices are slower than single ones; all elsewhere.
         condition: as for `fit`, like all that follow.
         steps: gradient steps.
-        batch_size: examples per step.
+        batch_size: examples per step; None: 32, or as many as each member sees if they are fewer.
         loss: what is minimised.
         optimiser: an optax transformation with its learning rate.
         learning_rate: of the default optimiser, unless `over` has its values.
         ema_decay: of the moving average of the parameters.
         holdout: samples, or a `Holdout`; with `patience` each member stops by itself.
         checkpoint: a path, a `Checkpoint` or a `ShardedCheckpoint`, of all members.
-        callback: `callback(step, metrics)`; metrics have an axis of members.
+        callback: `callback(step, metrics)`; metrics, and what `model()` returns, have an axis of
+            members. If it returns True, the run stops.
+        measure: a function of one model, mapped over the members by `jax.vmap`.
+        measure_at: the steps after which it is called.
         progress: show a bar.
         precision: of products of matrices.
         mesh: devices.
@@ -250,6 +272,8 @@ def fit_ensemble(
         holdout=holdout,
         checkpoint=checkpoint,
         callback=callback,
+        measure=measure,
+        measure_at=measure_at,
         progress=progress,
         precision=precision,
         mesh=mesh,
@@ -271,7 +295,8 @@ def fit_ensemble(
     for model in models:
         check_model(model)
     _check_alike(models)
-    data, condition = settings.data(models[0], data)
+    counts = [n for n in grid.get("num_samples", ()) if isinstance(n, int) and n > 0]
+    settings, data, condition = settings.fitted(models[0], data, min(counts, default=None))
 
     templates, params, fixed = zip(*(split_model(model) for model in models), strict=True)
     losses: list[AbstractLoss] = []
@@ -314,7 +339,7 @@ def _limit(value: Any, data: Array | AbstractStream, settings: Settings) -> Arra
     """
     if isinstance(data, AbstractStream):
         raise ValueError("`num_samples` must be left out for a stream: choose its samples instead.")
-    if not isinstance(value, int) or not settings.batch_size <= value <= data.shape[0]:
+    if not isinstance(value, int) or not (settings.batch_size or 1) <= value <= data.shape[0]:
         raise ValueError(
             f"`num_samples` must be an integer from the batch size, {settings.batch_size}, to "
             f"the number of samples, {data.shape[0]}, got {value!r}."

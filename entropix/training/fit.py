@@ -1,8 +1,9 @@
 """Training of one model, and the settings that it shares with the training of many."""
 
 import dataclasses
+import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import equinox as eqx
@@ -15,13 +16,16 @@ from jaxtyping import Array, ArrayLike, PyTree
 
 from entropix._core.arrays import DataLike, Key, as_float
 from entropix._core.checks import (
+    accepts,
     check_example_shape,
     checked,
     choice,
     conditions,
+    optional_size,
     positive_integer,
     samples,
 )
+from entropix._core.formatting import short_repr
 from entropix._core.mesh import DATA, axis_size, check_mesh
 from entropix._core.precision import PRECISIONS
 from entropix.interfaces import AbstractLoss, AbstractModel, AbstractStream
@@ -37,6 +41,7 @@ from entropix.training.run import History, Run, train
 
 _LEARNING_RATE = 2e-3
 _EVERY = 100
+_BATCH_SIZE = 32
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,8 +75,10 @@ class Callback:
     """A function to be called in training, for `fit(..., callback=...)`.
 
     Args:
-        function: `function(step, metrics)`; metrics are the held-out loss, and the means of loss
-            and gradient norm since the last call.
+        function: `function(step, metrics)`, or `function(step, metrics, model)` with an argument of
+            that name. Metrics are the held-out loss, and the means of loss and gradient norm since
+            the last call. `model()` builds the model as it is then, with its averaged parameters;
+            it is to be called inside of the function. If the function returns True, the run stops.
         every: steps between calls; None: 100. If a `Holdout` has its own, the smaller one counts
             for both.
 
@@ -88,8 +95,25 @@ class Callback:
                 "`callback` must be callable as callback(step, metrics), "
                 f"got {type(self.function).__name__}."
             )
+        names = self._extra()
+        if not accepts(self.function, 0, {}, **dict.fromkeys(names)):
+            raise ValueError(
+                "`callback` must be callable as callback(step, metrics) or callback(step, metrics, "
+                f"model), got {self.function!r}{inspect.signature(self.function)}."
+            )
         if self.every is not None:
             positive_integer(self.every, "every")
+
+    def _extra(self) -> tuple[str, ...]:
+        """The name `model`, if the function has such an argument."""
+        try:
+            return ("model",) if "model" in inspect.signature(self.function).parameters else ()
+        except (TypeError, ValueError):
+            return ()
+
+    def __call__(self, step: int, metrics: dict[str, Any], model: Callable[[], Any]) -> Any:
+        """Call the function, with `model` if it asks for it."""
+        return self.function(step, metrics, **dict.fromkeys(self._extra(), model))
 
 
 class Fit(eqx.Module):
@@ -103,6 +127,8 @@ class Fit(eqx.Module):
     model: AbstractModel
     history: History
 
+    __repr__ = short_repr
+
 
 def fit(
     model: AbstractModel,
@@ -111,7 +137,7 @@ def fit(
     key: Key,
     condition: PyTree = None,
     steps: int = 2500,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     loss: AbstractLoss | None = None,
     optimiser: optax.GradientTransformation | eqx.Module | None = None,
     learning_rate: ArrayLike | Callable | None = None,
@@ -119,6 +145,8 @@ def fit(
     holdout: DataLike | Holdout | None = None,
     checkpoint: str | os.PathLike | AbstractCheckpoint | None = None,
     callback: Callable | Callback | None = None,
+    measure: Callable | None = None,
+    measure_at: Iterable[int] | None = None,
     progress: bool = False,
     precision: str | None = None,
     mesh: Mesh | None = None,
@@ -142,7 +170,8 @@ def fit(
         key: PRNG key.
         condition: arrays with a leading axis N, handed to the network along with the data.
         steps: gradient steps.
-        batch_size: examples per step, at most N.
+        batch_size: examples per step, at most N; None: 32, or N if that is less (of a stream, its
+            own).
         loss: what is minimised. None: `Denoising()`, or `FlowLoss()` for `FlowMatching`. A process
             without a closed transition kernel needs `LocalDenoising(...)` or
             `SlicedScoreMatching(...)`, whose reported loss is relative to $p_{eq}$.
@@ -158,7 +187,13 @@ def fit(
         checkpoint: a file, or a folder for `fit.ckpt`, written every 1000 steps; `Checkpoint(...)`
             to choose when, and to resume; or a `ShardedCheckpoint(...)`, written in the background
             by all processes, from which a run may resume on any number of devices.
-        callback: `callback(step, metrics)` every 100 steps, or a `Callback`.
+        callback: `callback(step, metrics)` every 100 steps, or a `Callback`. One with an argument
+            `model`, `callback(step, metrics, model)`, gets the model by calling `model()`. If it
+            returns True, the run stops.
+        measure: a function of the model that returns an `Estimate` or a number, or a dictionary of
+            them: `lambda model: ex.neural_entropy(model, data, key=key)`. They are in
+            `history.measured`, by name, with their errors.
+        measure_at: the steps after which `measure` is called, from 0 on; None: after the last.
         progress: show a bar with loss, rate and time left (needs tqdm).
         precision: of products of matrices in training: `"highest"`, `"bfloat16"`,
             `"tensorfloat32"`, ...; None for what JAX does by default (bfloat16 on TPUs).
@@ -199,6 +234,8 @@ def fit(
         holdout=holdout,
         checkpoint=checkpoint,
         callback=callback,
+        measure=measure,
+        measure_at=measure_at,
         progress=progress,
         precision=precision,
         mesh=mesh,
@@ -207,7 +244,7 @@ def fit(
     key = as_key(key)
     if key.shape != ():
         raise ValueError(f"`key` must be a single key, got keys of shape {key.shape}.")
-    data, condition = settings.data(model, data)
+    settings, data, condition = settings.fitted(model, data)
     template, params, fixed = split_model(model)
     bound = settings.loss_for(model, data)
     setup = settings.setup(template, fixed, bound, key)
@@ -222,7 +259,7 @@ class Settings:
 
     condition: PyTree
     steps: int
-    batch_size: int
+    batch_size: int | None
     loss: AbstractLoss | None
     optimiser: Any
     learning_rate: Any
@@ -230,6 +267,8 @@ class Settings:
     holdout: Any
     checkpoint: Any
     callback: Any
+    measure: Any
+    measure_at: Any
     progress: bool
     precision: str | None
     mesh: Any
@@ -238,8 +277,8 @@ class Settings:
         def put(name: str, value: Any) -> None:
             object.__setattr__(self, name, value)
 
-        for name in ("steps", "batch_size"):
-            put(name, positive_integer(getattr(self, name), name))
+        put("steps", positive_integer(self.steps, "steps"))
+        put("batch_size", optional_size(self.batch_size, "batch_size"))
         if self.loss is not None and not isinstance(self.loss, AbstractLoss):
             raise ValueError(
                 f"`loss` must be None or a loss such as Denoising(...) or LocalDenoising(...), "
@@ -266,13 +305,18 @@ class Settings:
             put("holdout", Holdout(self.holdout))
         if self.callback is not None and not isinstance(self.callback, Callback):
             put("callback", Callback(self.callback))
+        if self.measure is not None and not (callable(self.measure) and accepts(self.measure, 0)):
+            raise ValueError(
+                f"`measure` must be a function of the model, got {type(self.measure).__name__}."
+            )
+        put("measure_at", self._measured_at())
         if self.checkpoint is not None and not isinstance(self.checkpoint, AbstractCheckpoint):
             put("checkpoint", Checkpoint(self.checkpoint))
         if self.precision is not None:
             choice(self.precision, "precision", PRECISIONS)
         put("mesh", check_mesh(self.mesh))
         parts = axis_size(self.mesh, DATA)
-        if self.batch_size % parts:
+        if self.batch_size is not None and self.batch_size % parts:
             raise ValueError(
                 f"`batch_size` must be a multiple of the devices along {DATA!r}, {parts}, "
                 f"got {self.batch_size}."
@@ -289,31 +333,60 @@ class Settings:
                     "batch."
                 )
 
-    def data(
-        self, model: AbstractModel, data: DataLike | AbstractStream
-    ) -> tuple[Array | AbstractStream, PyTree]:
-        """Data and conditions that fit the model, and a batch size that fits the data."""
+    def _measured_at(self) -> tuple[int, ...]:
+        """The steps of `measure_at`, in their order."""
+        if self.measure is None:
+            if self.measure_at:
+                raise ValueError("`measure_at` must be None where no `measure` is given.")
+            return ()
+        if self.measure_at is None:
+            return (self.steps,)
+        given = self.measure_at
+        steps = list(given) if isinstance(given, Iterable) else [given]
+        if not all(isinstance(at, int | np.integer) and 0 <= at <= self.steps for at in steps):
+            raise ValueError(
+                f"`measure_at` must hold integers from 0 to `steps`, {self.steps}, got {given!r}."
+            )
+        return tuple(sorted({int(at) for at in steps}))
+
+    def fitted(
+        self,
+        model: AbstractModel,
+        data: DataLike | AbstractStream,
+        fewest: int | None = None,
+    ) -> "tuple[Settings, Array | AbstractStream, PyTree]":
+        """Settings with a batch size; data and conditions that fit the model and one another.
+
+        Args:
+            model: the model, or one of them.
+            data: see `fit`.
+            fewest: the least number of samples that a member sees; None for all.
+        """
         if not isinstance(data, AbstractStream):
             array, condition = check_data(model, data, self.condition)
-            if self.batch_size > array.shape[0]:
+            count = array.shape[0] if fewest is None else min(fewest, array.shape[0])
+            size, parts = self.batch_size, axis_size(self.mesh, DATA)
+            if size is None:
+                size = max(min(_BATCH_SIZE, count) // parts, 1) * parts
+            if size > array.shape[0]:
                 raise ValueError(
                     f"`batch_size` must be at most the number of samples, {array.shape[0]}, "
-                    f"got {self.batch_size}."
+                    f"got {size}."
                 )
-            return array, condition
+            return dataclasses.replace(self, batch_size=size), array, condition
         if model.shape is not None and tuple(data.shape) != model.shape:
             raise ValueError(
                 f"`data` must be a stream of examples of shape {model.shape} to fit `model`, "
                 f"got {tuple(data.shape)}."
             )
-        if data.batch_size != self.batch_size:
+        if self.batch_size not in (None, data.batch_size):
             raise ValueError(
                 f"`batch_size` must be that of the stream, {data.batch_size}, "
                 f"got {self.batch_size}."
             )
         if self.condition is not None:
             raise ValueError("`condition` must be None for a stream, which brings its own.")
-        return data, None
+        return dataclasses.replace(self, batch_size=data.batch_size), data, None
 
     def loss_for(self, model: AbstractModel, data: Array | AbstractStream) -> AbstractLoss:
         """The loss, with everything filled in that was left to the model."""
@@ -349,6 +422,7 @@ class Settings:
             rate = _LEARNING_RATE if rate is None else rate
             optimiser = ClippedAdam(rate if callable(rate) else WarmupCosine(rate, self.steps))
         decay = self.ema_decay
+        assert self.batch_size is not None  # of `fitted`
         return Setup(template, fixed, loss, optimiser, decay, key, limit, self.batch_size)
 
     def run(
@@ -376,7 +450,10 @@ class Settings:
             None if given is None else given.patience,
             min(intervals, default=_EVERY),
             self.checkpoint,
-            None if callback is None else callback.function,
+            callback,
+            self.measure,
+            self.measure_at,
+            self.optimiser is None and not callable(self.learning_rate),
             self.progress,
             self.precision,
             layout,

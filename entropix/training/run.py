@@ -1,8 +1,9 @@
 """Driving the compiled loop from Python: chunks, checks, checkpoints, and what the user sees."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -11,12 +12,21 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int, PyTree
 
+from entropix._core.display import (
+    ERRORS,
+    axes_or_new,
+    axis,
+    draw_losses,
+    label,
+    lines_of,
+    with_errors,
+)
 from entropix._core.mesh import DATA, spec, to_host
 from entropix._core.precision import training_precision
 from entropix._core.progress import progress_bar
-from entropix.interfaces import AbstractStream
+from entropix.interfaces import AbstractResult, AbstractStream, Estimate
 from entropix.persistence import AbstractCheckpoint, describe
-from entropix.training.layout import Layout, resized
+from entropix.training.layout import Layout, map_members, resized
 from entropix.training.loop import (
     Inputs,
     Setup,
@@ -24,12 +34,17 @@ from entropix.training.loop import (
     donating_chunk,
     holdout_loss,
     initial_state,
+    join_model,
     keeping_chunk,
 )
 from entropix.training.source import Source, epoch_order
 
 
-class History(eqx.Module):
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class History(AbstractResult):
     """The course of a run, as arrays; `history["loss"]` is `history.loss`.
 
     For an ensemble, losses and norms have a leading axis of members.
@@ -43,18 +58,40 @@ class History(eqx.Module):
         holdout_loss: the loss on all held-out data, always with the same draws.
         best_step: after how many steps the network had the parameters that were returned: those of
             the last, or with `patience` those of least held-out loss.
+        measured_step: the steps after which `measure` was called; empty without it.
+        measured: what it returned, by name: estimates, or arrays, of shape (*members, k).
     """
 
-    step: Int[Array, " steps"]
-    loss: Float[Array, "*members steps"]
-    gradient_norm: Float[Array, "*members steps"]
-    holdout_step: Int[Array, " points"]
-    holdout_loss: Float[Array, "*members points"]
-    best_step: Int[Array, "*members"]
+    step: Int[Array, " steps"] = eqx.field(metadata=axis("step", "1"))
+    loss: Float[Array, "*members steps"] = eqx.field(metadata=label("step"))
+    gradient_norm: Float[Array, "*members steps"] = eqx.field(metadata=label("step", "1"))
+    holdout_step: Int[Array, " points"] = eqx.field(metadata=axis("holdout_step", "1"))
+    holdout_loss: Float[Array, "*members points"] = eqx.field(metadata=label("holdout_step"))
+    best_step: Int[Array, "*members"] = eqx.field(metadata=label("", "1"))
+    measured_step: Int[Array, " k"] = eqx.field(metadata=axis("measured_step", "1"))
+    measured: dict[str, Estimate | Array] = eqx.field(metadata=label("measured_step"))
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the loss of every step, its running mean, and the loss on held-out data."""
+        ax = axes_or_new(ax)
+        losses = lines_of(self.loss)
+        names = [f"member {i}" for i in range(len(losses))] if len(losses) > 1 else [""]
+        draw_losses(
+            ax,
+            np.asarray(self.step),
+            losses,
+            np.asarray(self.holdout_step),
+            lines_of(self.holdout_loss),
+            names,
+            "nats",
+        )
+        if len(names) <= 4:
+            ax.legend()
+        return ax
 
     def keys(self) -> tuple[str, ...]:
         """The names of the arrays, so that `dict(history)` works."""
-        return tuple(field.name for field in dataclasses.fields(self))
+        return tuple(f.name for f in dataclasses.fields(self) if f.name != "measured")
 
     def __getitem__(self, name: str) -> Array:
         if name not in self.keys():
@@ -82,7 +119,11 @@ class Run:
         patience: steps without a new least held-out loss after which a member stops; None: never.
         every: steps between evaluations; a chunk of the compiled loop has at most these.
         checkpoint: where the run is saved, or None.
-        callback: called after each evaluation, or None.
+        callback: called every `every` steps, `callback(step, metrics, model)`, or None; the last
+            is a function without arguments. If it returns True, the run stops.
+        measure: from a model to an estimate, or to a dictionary of estimates and numbers, or None.
+        measure_at: after how many steps it is called.
+        follows_steps: whether the learning rate was made for `steps`.
         progress: whether to show a bar.
         precision: of products of matrices, or None for JAX's own.
         layout: members and devices.
@@ -98,6 +139,9 @@ class Run:
     every: int = 100
     checkpoint: AbstractCheckpoint | None = None
     callback: Callable | None = None
+    measure: Callable | None = None
+    measure_at: tuple[int, ...] = ()
+    follows_steps: bool = False
     progress: bool = False
     precision: str | None = None
     layout: Layout = dataclasses.field(default_factory=Layout)
@@ -105,9 +149,16 @@ class Run:
     def fingerprint(self, state: State) -> dict:
         """What two runs must share for one to resume from a checkpoint of the other."""
         setup, data = self.setup, self.data
+        if self.follows_steps:  # a run may be extended: `steps` alone tells their number
+            setup = eqx.tree_at(
+                lambda s: (s.optimiser.learning_rate.steps, s.optimiser.learning_rate.warmup),
+                setup,
+                replace_fn=jnp.zeros_like,
+            )
         optional = {"num_samples": setup.limit, "patience": self.patience}
         return {
             "steps": self.steps,
+            "learning_rate_follows_steps": self.follows_steps,
             "batch_size": setup.batch_size,
             "loss": type(setup.loss).__name__,
             **_fields(setup.loss),
@@ -170,7 +221,50 @@ class Run:
     def next_stop(self, step: int) -> int:
         """The end of the chunk that starts at `step`; it does not depend on where a run resumed."""
         intervals = [self.every] + ([] if self.checkpoint is None else [self.checkpoint.every])
-        return min(self.steps, *((step // every + 1) * every for every in intervals))
+        stops = [(step // every + 1) * every for every in intervals]
+        return min(self.steps, *stops, *(at for at in self.measure_at if at > step))
+
+    def model(self, params: PyTree, members: int | None) -> Any:
+        """The model, or the stacked models, with a copy of these parameters.
+
+        The loop gives the memory of its parameters to the next ones, and may have filled up the
+        members.
+        """
+        template, fixed = self.setup.template, self.setup.fixed
+        params = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params)
+        if members is not None:
+            template, params, fixed = resized((template, params, fixed), members)
+        return join_model(template, params, fixed)
+
+    def measured(self, step: int, params: PyTree, members: int | None) -> dict[str, np.ndarray]:
+        """What is added to the history by the measurement at a step, if there is one.
+
+        Raises:
+            ValueError: if it is not as `measure` must be.
+        """
+        if self.measure is None or step not in self.measure_at:
+            return {}
+        measure, model = self.measure, self.model(params, members)
+        if members is None:
+            found = measure(model)
+        else:
+            arrays, rest = eqx.partition(model, eqx.is_array)
+            found = map_members(lambda arrays: measure(eqx.combine(arrays, rest)), arrays, ())
+        found = found if isinstance(found, dict) else {"estimate": found}
+        parts: dict[str, np.ndarray] = {"measured_step": np.array([step], np.int32)}
+        for name, value in found.items():
+            for part, array in with_errors("value", value).items():
+                part = part.removeprefix("value_")
+                host = to_host(array) if eqx.is_array(array) else np.asarray(array)
+                expected = () if members is None else (members,)
+                if host.shape != expected or host.dtype.kind not in "fiub":
+                    raise ValueError(
+                        "`measure` must return an Estimate or a number, or a dictionary of them, "
+                        f"got {type(value).__name__} of shape {host.shape} and dtype {host.dtype} "
+                        f"for {name!r}."
+                    )
+                parts[f"measured_{part}__{name}"] = host[..., None]
+        return parts
 
 
 def _fields(module: Any) -> dict[str, Any]:
@@ -222,6 +316,7 @@ def train(run: Run) -> tuple[PyTree, History]:
 def _train(run: Run) -> tuple[PyTree, History]:
     layout, checkpoint = run.layout, run.checkpoint
     members = jax.tree.leaves(run.params)[0].shape[0] if layout.members else None
+    padded = None if members is None else layout.padded(members)
     run, now, fingerprint = _begin(run, members)
     sources, saved = run.sources(now.step), now.step
 
@@ -240,6 +335,9 @@ def _train(run: Run) -> tuple[PyTree, History]:
     advance = donating_chunk if checkpoint is None else keeping_chunk
     with progress_bar(run.steps, "training", "step", run.progress, initial=now.step) as bar:
         try:
+            if now.step == 0 and 0 in run.measure_at:
+                first = _with_members(run.measured(0, now.state.current, members), padded)
+                now = dataclasses.replace(now, history=_longer(now.history, first))
             while now.step < run.steps and now.active:
                 stop = run.next_stop(now.step)
                 count = stop - now.step
@@ -250,10 +348,16 @@ def _train(run: Run) -> tuple[PyTree, History]:
                 out = advance(inputs, (now.state, now.order))
                 losses, norms = (to_host(a)[..., :count] for a in (out.losses, out.norms))
                 _check_finite(now.step, losses, norms, to_host(out.finite))
-                found = {"loss": losses, "gradient_norm": norms}
-                metrics = {name: cut(values).mean(-1) for name, values in found.items()}
+                history = _longer(now.history, {"loss": losses, "gradient_norm": norms})
+                # Means since the last evaluation, wherever chunks ended for other reasons.
+                evaluated = stop % run.every == 0 or stop == run.steps
+                since = (stop - 1) // run.every * run.every
+                metrics = {
+                    name: cut(history[name][..., since:].mean(-1))
+                    for name in ("loss", "gradient_norm")
+                }
                 state, active = out.state, True
-                if run.holdout is not None:
+                if run.holdout is not None and evaluated:
                     value = holdout_loss(run.setup, state.current, run.holdout, layout)
                     if state.stopping is not None:
                         at, patience = jnp.int32(stop), jnp.int32(run.patience or 0)
@@ -262,20 +366,27 @@ def _train(run: Run) -> tuple[PyTree, History]:
                         active = bool(np.any(to_host(stopping.active)))
                     value = to_host(value)
                     metrics["holdout_loss"] = cut(value)
-                    found["holdout_step"] = np.array([stop], np.int32)
-                    found["holdout_loss"] = value[..., None]
+                    found = {"holdout_step": np.array([stop], np.int32)}
+                    history = _longer(history, found | {"holdout_loss": value[..., None]})
+                measured = run.measured(stop, state.current, members)
+                history = _longer(history, _with_members(measured, padded))
                 # From here on an interrupt finds the new chunk, before it found the old one.
-                now = _Moment(stop, state, out.order, _longer(now.history, found), active)
+                now = _Moment(stop, state, out.order, history, active)
                 bar.update(count, _shown(metrics))
                 last = stop == run.steps or not active
                 if checkpoint is not None and (stop % checkpoint.every == 0 or last):
                     saved = write()
-                if run.callback is not None:
+                if run.callback is not None and evaluated:
                     # Python floats for one network, arrays for several.
                     plain = {
                         k: np.asarray(v) if np.ndim(v) else float(v) for k, v in metrics.items()
                     }
-                    run.callback(stop, plain)
+                    model = functools.partial(run.model, now.state.current, members)
+                    answer = run.callback(stop, plain, model)
+                    if _is_true(answer) and not last:
+                        now = dataclasses.replace(now, active=False)
+                        if saved < stop:
+                            saved = write()
         except KeyboardInterrupt:
             if now.step > saved:
                 write()
@@ -289,7 +400,9 @@ def _train(run: Run) -> tuple[PyTree, History]:
     history = _with_members(now.history, members)
     step = np.arange(1, now.step + 1, dtype=jnp.result_type(int))
     # Placed as they are: `jnp.asarray` would compile a copy for each shape.
-    return cut(params), History(**jax.device_put({"step": step, "best_step": cut(best), **history}))
+    arrays = jax.device_put({"step": step, "best_step": cut(best), **history})
+    measured = {k: arrays.pop(k) for k in list(arrays) if k.startswith("measured_") and "__" in k}
+    return cut(params), History(**arrays, measured=_estimates(measured))
 
 
 def _begin(run: Run, members: int | None) -> tuple[Run, _Moment, dict]:
@@ -306,6 +419,7 @@ def _begin(run: Run, members: int | None) -> tuple[Run, _Moment, dict]:
         "gradient_norm": np.zeros((*shape, 0), norm_dtype),
         "holdout_step": np.zeros((0,), np.int32),
         "holdout_loss": np.zeros((*shape, 0), run.data.dtype),
+        "measured_step": np.zeros((0,), np.int32),
     }
     step, active = 0, True
     if checkpoint is not None and checkpoint.resume and checkpoint.exists():
@@ -320,13 +434,48 @@ def _with_members(history: dict[str, np.ndarray], size: int | None) -> dict[str,
     """A history whose axis of members is cut, or filled up, to `size`; None: it has none."""
     if size is None:
         return history
-    return {k: v if k == "holdout_step" else to_host(resized(v, size)) for k, v in history.items()}
+    return {k: v if k.endswith("_step") else to_host(resized(v, size)) for k, v in history.items()}
 
 
 def _longer(history: dict[str, np.ndarray], found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A history and what a chunk has added to it."""
-    joined = {k: np.concatenate([history[k], v], axis=-1) for k, v in found.items()}
+    """A history and what a chunk has added to it.
+
+    Raises:
+        ValueError: if a measurement differs from those before it.
+    """
+    known = {name for name in history if "__" in name}
+    new = {name for name in found if "__" in name}
+    if "measured_step" in found and history["measured_step"].size and known != new:
+        names = [sorted({n.split("__", 1)[1] for n in group}) for group in (known, new)]
+        raise ValueError(
+            f"`measure` must return what it returned before, {', '.join(names[0])} with the same "
+            f"errors, got {', '.join(names[1])}."
+        )
+    joined = {
+        k: np.concatenate([history[k], v], axis=-1) if k in history else v for k, v in found.items()
+    }
     return history | joined
+
+
+def _estimates(parts: dict[str, Array]) -> dict[str, Estimate | Array]:
+    """Measurements by name, from their parts `measured_value__name`, `measured_stderr__name`."""
+    found: dict[str, Estimate | Array] = {}
+    for key, value in parts.items():
+        kind, name = key.removeprefix("measured_").split("__", 1)
+        if kind == "value":
+            stderr, mc_stderr = (parts.get(f"measured_{error}__{name}") for error in ERRORS)
+            if stderr is None or mc_stderr is None:
+                found[name] = value
+            else:
+                found[name] = Estimate(value, stderr, mc_stderr)
+    return found
+
+
+def _is_true(answer: Any) -> bool:
+    """Whether a callback asks to stop: True, of Python, NumPy or JAX, and nothing else."""
+    if isinstance(answer, bool | np.bool_):
+        return bool(answer)
+    return eqx.is_array(answer) and answer.shape == () and answer.dtype == bool and bool(answer)
 
 
 def _check_finite(

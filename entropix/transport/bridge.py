@@ -180,7 +180,7 @@ def schroedinger_bridge(
     network: Callable | None = None,
     num_iterations: int = 5,
     steps: int = 1000,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     num_draws: int = 2,
     learning_rate: RealScalarLike | Callable = 2e-3,
     ema_decay: RealScalarLike | None = 0.99,
@@ -203,7 +203,7 @@ def schroedinger_bridge(
         num_iterations: projections of either direction. The errors of the costs hold the change
             made by the last one; after a single one they are infinite.
         steps: gradient steps of each projection; it starts from the last one's parameters.
-        batch_size: pairs per step, at most max(n, m).
+        batch_size: pairs per step, at most max(n, m); None: 256, or max(n, m) if that is less.
         num_draws: times and noises per pair; antithetic if even.
         learning_rate: of Adam: the peak of a cosine with a short warm-up, anew in each projection.
         ema_decay: of the moving average of the parameters, or None.
@@ -244,9 +244,10 @@ def schroedinger_bridge(
     positive_integer(num_iterations, "num_iterations")
     positive_integer(num_steps, "num_steps", 2)
     steps = positive_integer(steps, "steps")
-    batch_size = positive_integer(batch_size, "batch_size")
     positive_integer(num_draws, "num_draws")
     count = max(x.shape[0], y.shape[0])
+    size = min(256, count) if batch_size is None else batch_size
+    batch_size = positive_integer(size, "batch_size")
     if batch_size > count:
         raise ValueError(f"`batch_size` must be at most {count}, got {batch_size}.")
     functions = {"coupling(x, y, *, key)": coupling, "callback(iteration, bridge)": callback}

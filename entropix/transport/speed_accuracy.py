@@ -86,7 +86,7 @@ def speed_accuracy(
     *,
     shift: DataLike,
     key: Key,
-    num_samples: int = 500,
+    num_samples: int | None = None,
     num_steps: int = 128,
     num_times: int = 64,
     num_speeds: int = 4096,
@@ -103,7 +103,8 @@ def speed_accuracy(
         data: samples of the data distribution, shape (N, *shape), for the right side.
         shift: $\delta$, a number (the same in every coordinate) or an array of an example's shape.
         key: PRNG key.
-        num_samples: paths of each flow, between whose ends $W_1$ is taken.
+        num_samples: paths of each flow, between whose ends $W_1$ is taken; None: 500, or one for
+            each condition if there are fewer.
         num_steps: steps of the flow.
         num_times: nodes in time for the right side, see `speed_limit`.
         num_speeds: points at which each node's velocity is evaluated.
@@ -123,6 +124,8 @@ def speed_accuracy(
     data, condition = check_speed_options(
         data, condition, key, num_times=num_times, num_speeds=num_speeds, chunk_size=chunk_size
     )
+    if num_samples is None:
+        num_samples = 500 if condition is None else min(500, data.shape[0])
     count = positive_integer(num_samples, "num_samples", 2)
     positive_integer(num_steps, "num_steps")
     shift = finite(shift, "shift").astype(data.dtype)
@@ -140,7 +143,7 @@ def speed_accuracy(
     _, _, speeds = measure_speeds(model, data, condition, key=speed_key, **counts)
     duration = model.process.t1 - model.process.t0
     speed = speeds.action.estimate(data.shape[0], speeds.evaluations)
-    speed = jax.tree.map(lambda part: part / duration, speed)
+    speed = speed / duration
 
     noise = model.prior.sample(count, key=prior_key)
     if condition is not None and data.shape[0] < count:

@@ -18,6 +18,8 @@ $$W_2^2 \ge (1 - \mu)^2|m|^2 +
   \sum_j\left(\sqrt{\lambda_j} - \sqrt{\mu^2\lambda_j + \Sigma^2}\right)^2.$$
 """
 
+from typing import TYPE_CHECKING
+
 import equinox as eqx
 import jax
 import jax.core
@@ -26,15 +28,20 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, RealScalarLike, safe_sqrt
 from entropix._core.checks import positive_integer
+from entropix._core.display import axes_or_new, axis, label, lines_of
 from entropix._core.precision import full_precision
 from entropix.entropy import neural_entropy
 from entropix.estimators import GaussianReference
-from entropix.interfaces import AbstractGaussianProcess, AbstractModel, Estimate
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel, AbstractResult, Estimate
 from entropix.transport.couplings import Coupling, assignment, costs_of, sorted_coupling
 from entropix.transport.speed import SpeedProfile, Speeds, check_speed_options, measure_speeds
 
 
-class SpeedLimit(eqx.Module):
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class SpeedLimit(AbstractResult):
     r"""What `speed_limit` found. Lengths in units of the data, entropies in nats.
 
     Attributes:
@@ -54,18 +61,29 @@ class SpeedLimit(eqx.Module):
         dim: numbers in one sample.
     """
 
-    w2: Estimate
-    w2_lower: Estimate
-    length: Estimate
-    action: Estimate
-    total_entropy: Estimate
-    budget: Float[Array, "*seeds"]
-    efficiency: Estimate
-    times: Float[Array, "*seeds k"]
-    speed: Float[Array, "*seeds k"]
+    w2: Estimate = eqx.field(metadata=label("", "length"))
+    w2_lower: Estimate = eqx.field(metadata=label("", "length"))
+    length: Estimate = eqx.field(metadata=label("", "length"))
+    action: Estimate = eqx.field(metadata=label("", "length squared"))
+    total_entropy: Estimate = eqx.field(metadata=label())
+    budget: Float[Array, "*seeds"] = eqx.field(metadata=label("", "length squared"))
+    efficiency: Estimate = eqx.field(metadata=label("", "1"))
+    times: Float[Array, "*seeds k"] = eqx.field(metadata=axis("time", "time"))
+    speed: Float[Array, "*seeds k"] = eqx.field(metadata=label("time", "length per unit time"))
     quadrature: Float[Array, "*seeds 2"]
     num_samples: int = eqx.field(static=True)
     dim: int = eqx.field(static=True)
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the speed of the densities against time; the area below it is the length."""
+        ax = axes_or_new(ax)
+        for times, speed in zip(lines_of(self.times), lines_of(self.speed), strict=True):
+            (line,) = ax.plot(times, speed, lw=1.2)
+            ax.fill_between(times, speed, color=line.get_color(), alpha=0.15, lw=0)
+        ax.set_ylim(bottom=0)
+        ax.set_xlabel("time")
+        ax.set_ylabel("speed [length per unit time]")
+        return ax
 
     @property
     def efficiency_lower(self) -> Float[Array, "*seeds"]:

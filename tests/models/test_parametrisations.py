@@ -207,6 +207,13 @@ def test_shape_comes_from_the_network_or_the_scaling():
     assert ex.EntropyMatching(doubled, process, scaling).shape == (5,)
 
 
+CALL = r"`network` must be callable as network\(log_snr, y, condition.*"
+
+
+def exchanged(y, log_snr, condition):
+    return y[0] * log_snr
+
+
 @pytest.mark.parametrize(
     ("make", "name"),
     [
@@ -222,6 +229,15 @@ def test_shape_comes_from_the_network_or_the_scaling():
         (lambda m, p: m(wrong_shape, p).score(0.5, jnp.ones(2)), "network.*shape"),
         (lambda m, p: m(wrong_shape, p).entropy_field(0.5, jnp.ones(2)), "network.*shape"),
         (lambda m, p: m(scalar, p).velocity(0.5, jnp.ones(2)), "network.*shape"),
+        (lambda m, p: m(lambda log_snr, y: y, p), CALL + "got <lambda>, called as"),
+        (
+            lambda m, p: m(eqx.nn.Linear(2, 2, key=jax.random.key(0)), p),
+            CALL + "got Linear, called as",
+        ),
+        (lambda m, p: m(exchanged, p).score(0.5, jnp.ones(2)), CALL + "-> array of y's shape, got"),
+        (lambda m, p: m(lambda t, y, c: y + c["a"], p).score(0.5, jnp.ones(2)), CALL),
+        (lambda m, p: m(lambda t, y, c: y[c.a], p).score(0.5, jnp.ones(2)), CALL),
+        (lambda m, p: m(lambda t, y, c: (y, y), p).score(0.5, jnp.ones(2)), "network.*(f32|f64)"),
     ],
 )
 @pytest.mark.parametrize("model", MODELS.values())

@@ -111,18 +111,37 @@ def test_a_seed_that_diverges_is_named():
 def test_resumes_as_a_whole(tmp_path):
     data, keys = gaussian_data(), jax.random.split(jax.random.key(0), KEYS)
     checkpoint = ex.Checkpoint(tmp_path / "run", every=8, resume=True)
-    options = QUICK | {"checkpoint": checkpoint}
+    measured = QUICK | {"measure": first_bias, "measure_at": [0, 6, 20]}
+    options = measured | {"checkpoint": checkpoint}
 
-    def interrupt(step, metrics):
+    def interrupt(step, metrics, model):
         assert metrics["loss"].shape == (KEYS,)
+        assert model().network.head.bias.shape == (KEYS, 2)
         if step == 16:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         fit_ensemble(maker(data), data, keys=keys, callback=Callback(interrupt, 8), **options)
     resumed = fit_ensemble(maker(data), data, keys=keys, **options)
-    whole = fit_ensemble(maker(data), data, keys=keys, **QUICK)
+    whole = fit_ensemble(maker(data), data, keys=keys, **measured)
     assert_same(resumed, whole)
+    found = whole.history.measured["estimate"]
+    assert found.value.shape == found.mc_stderr.shape == (KEYS, 3)
+    assert_same(found.value[:, 2], whole.model.network.head.bias[:, 0])
+    record = whole.record()
+    assert record["measured_estimate_stderr"].dims == ("seed", "measured_step")
+    assert record["measured_step"].values.tolist() == [0, 6, 20]
+    options["checkpoint"] = ex.Checkpoint(tmp_path / "stopped", every=8)
+    stopped = fit_ensemble(maker(data), data, keys=keys, callback=stop, **options)
+    assert_same(stopped.history.loss, whole.history.loss[:, :8])
+
+
+stop = Callback(lambda step, metrics: np.all(metrics["loss"] < np.inf), 8)
+
+
+def first_bias(model):
+    value = model.network.head.bias[0]
+    return ex.Estimate(value, value, value)
 
 
 def grid_maker(data):
@@ -171,6 +190,9 @@ def test_results_as_a_record_with_named_dimensions():
     )
     assert jnp.allclose(field, by_threes, rtol=1e-5)
     record = fits.record(entropy=entropy, field=field)
+    assert fits.to_xarray()["loss"].equals(record["loss"])
+    assert "kappa" in fits._repr_html_()
+    assert len(repr(fits).splitlines()) < 40
     assert record["entropy"].dims == ("kappa", "num_samples", "seed")
     assert record["entropy_stderr"].shape == (2, 3, 2)
     assert record["field"].dims == ("kappa", "num_samples", "seed", "field_0")
@@ -293,7 +315,10 @@ def test_bad_ensembles():
             {"over": {"learning_rate": [1e-3]}, "optimiser": optax.sgd(1e-3)},
             "`optimiser` must be left",
         ),
-        ({"over": {"num_samples": [31]}}, "must be an integer from the batch size, 32, to"),
+        (
+            {"over": {"num_samples": [31]}, "batch_size": 32},
+            "must be an integer from the batch size, 32, to",
+        ),
         ({"over": {"num_samples": [40, 65]}}, "to the number of samples, 64, got 65"),
         ({"precision": "exact"}, "`precision` must be one of"),
         ({"mesh": 8}, "`mesh` must be made by make_mesh, got int"),

@@ -267,6 +267,58 @@ def test_callback_between_chunks():
     assert seen == [(5, names), (10, names), (12, names)]
 
 
+def scale(model):
+    """A measurement: the square of the last layer's bias, and an error of a tenth of it."""
+    value = jnp.sum(model.network.head.bias**2)
+    return {"scale": ex.Estimate(value, value / 10, value / 20), "plain": value}
+
+
+def test_a_callback_gets_the_model_and_may_stop():
+    kept, data = {}, gaussian_data()
+
+    def callback(step, metrics, model):
+        kept[step] = model()  # a copy: the loop reuses the memory of its own parameters
+        return step >= 8
+
+    model, options = small_model(), QUICK | {"callback": Callback(callback, 4)}
+    result = fit(model, data, key=KEY, **options)
+    assert sorted(kept) == [4, 8]
+    assert_same(kept[8], result.model)
+    assert result.history.loss.shape == (8,)
+    assert int(result.history.best_step) == 8
+    assert jnp.any(kept[4].network.head.bias != result.model.network.head.bias)
+    whole = fit(model, data, key=KEY, **QUICK)
+    assert_same(result.history.loss, whole.history.loss[:8])
+
+
+def test_measurements_are_in_the_history():
+    model, data = small_model(), gaussian_data()
+    result = fit(model, data, key=KEY, measure=scale, measure_at=[12, 0, 7], **QUICK)
+    history = result.history
+    assert history.measured_step.tolist() == [0, 7, 12]
+    found = history.measured["scale"]
+    assert found.value.shape == found.stderr.shape == (3,)
+    assert_same(found.value, history.measured["plain"])
+    assert float(found.value[0]) == 0  # the last layer is zero at first
+    assert float(found.value[2]) == float(scale(result.model)["plain"])
+    record = history.to_xarray()
+    assert record["measured_scale_stderr"].dims == ("measured_step",)
+    assert record["loss"].attrs["units"] == "nats"
+    assert_same(result.model, fit(model, data, key=KEY, **QUICK).model)  # nothing else changes
+    last = fit(model, data, key=KEY, measure=lambda m: scale(m)["scale"], **QUICK).history
+    assert last.measured_step.tolist() == [12]
+    assert float(last.measured["estimate"].stderr[0]) == float(found.stderr[2])
+    with pytest.raises(ValueError, match=r"`measure` must return .* got .* of shape \(2,\)"):
+        fit(model, data, key=KEY, measure=lambda m: m.network.head.bias, **QUICK)
+
+
+def test_small_data_have_a_batch_size():
+    data = gaussian_data(20)
+    few = {"steps": 12, "loss": ex.Denoising(2)}
+    result, same = (fit(small_model(), data, key=KEY, **few, **o) for o in ({}, {"batch_size": 20}))
+    assert_same(result, same)
+
+
 def test_progress_bar(capsys):
     pytest.importorskip("tqdm")
     fit(small_model(), gaussian_data(), key=KEY, progress=True, **QUICK)
@@ -295,7 +347,7 @@ def test_reduce_on_plateau_gets_the_loss():
 
 def test_fit_and_fit_ensemble_share_their_arguments():
     one, many = (inspect.signature(f).parameters for f in (fit, fit_ensemble))
-    assert len(one) <= 16
+    assert len(one) <= 18
     shared = {name: p for name, p in one.items() if name not in ("model", "data", "key")}
     own = ("make_model", "data", "keys", "over", "members_at_once")
     assert {name: p for name, p in many.items() if name not in own} == shared
@@ -330,6 +382,11 @@ def test_default_objective():
         ({"condition": jnp.zeros((3, 1))}, r"`condition` must have a leading axis of 64"),
         ({"holdout": jnp.zeros((3, 5))}, "`holdout` must have shape"),
         ({"callback": 3}, "`callback` must be callable"),
+        ({"callback": lambda step: None}, r"`callback` must be .* or callback\(step, metrics, mod"),
+        ({"callback": lambda step, metrics, m: None}, "`callback` must be callable as"),
+        ({"measure": 3}, "`measure` must be a function of the model, got int"),
+        ({"measure_at": [1]}, "`measure_at` must be None where no `measure` is given"),
+        ({"measure": lambda m: 0.0, "measure_at": [2501]}, "`measure_at` must hold integers from"),
         ({"checkpoint": 7}, "`checkpoint` must be the path of a file, got int"),
         ({"key": 7}, "`key` must be made by jax.random.key, got int"),
         ({"key": jax.random.split(KEY)}, "`key` must be a single key"),

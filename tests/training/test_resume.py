@@ -84,6 +84,50 @@ def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(tmp_path, whole):
         fit(small_model(), data, key=KEY, optimiser=bad, **options)
 
 
+def test_more_steps_extend_a_finished_run(tmp_path):
+    """As one long run where the rate is a function of the step; else with a warning."""
+    data = gaussian_data()
+    options = OPTIONS | {"checkpoint": ex.Checkpoint(tmp_path, resume=True), "measure": bias}
+    rate = {"learning_rate": constant_rate}
+    fit(small_model(), data, key=KEY, **options | rate | {"steps": 12, "measure_at": [4, 12]})
+    options |= {"measure_at": [4, 20]}
+    longer = fit(small_model(), data, key=KEY, **options | rate)
+    whole = fit(small_model(), data, key=KEY, **OPTIONS | rate)
+    assert_same(longer.model, whole.model)
+    assert_same(longer.history.loss, whole.history.loss)
+    assert longer.history.measured_step.tolist() == [4, 12, 20]
+    assert longer.history.measured["estimate"].shape == (3,)
+    other = options | rate | {"steps": 24, "measure": lambda m: {"other": 0.0}, "measure_at": [24]}
+    with pytest.raises(ValueError, match=r"`measure` must return what .* estimate .* got other"):
+        fit(small_model(), data, key=KEY, **other)
+
+    options["checkpoint"] = ex.Checkpoint(tmp_path / "cosine", resume=True)
+    fit(small_model(), data, key=KEY, **options | {"steps": 20})
+    with pytest.warns(UserWarning, match="the run of 20 steps .* goes on to 23"):
+        longer = fit(small_model(), data, key=KEY, **options)
+    assert longer.history.loss.shape == (23,)
+    assert jnp.all(jnp.isfinite(longer.history.loss))
+    finished = fit(small_model(), data, key=KEY, **options)  # now a run of 23 steps
+    assert_same(finished, longer)
+
+
+def test_a_run_that_a_callback_stopped_goes_on(tmp_path, whole):
+    data = gaussian_data()
+    options = OPTIONS | {"checkpoint": ex.Checkpoint(tmp_path, resume=True)}
+    stop = Callback(lambda step, metrics: metrics["loss"] < jnp.inf, 4)
+    stopped = fit(small_model(), data, key=KEY, callback=stop, **options)
+    assert stopped.history.loss.shape == (4,)
+    assert_same(fit(small_model(), data, key=KEY, **options).model, whole.model)
+
+
+def constant_rate(step):
+    return 1e-3
+
+
+def bias(model):
+    return model.network.head.bias[0]
+
+
 SCRIPT = """
 import jax, entropix as ex
 from tests.training.common import gaussian_data, small_model
@@ -162,8 +206,8 @@ def test_another_run_is_refused(tmp_path):
     for name, change in changes.items():
         with pytest.raises(ValueError, match=f"`resume` must continue the run of .*`{name}`"):
             fit(**base | change, checkpoint=ex.Checkpoint(path, resume=True))
-    with pytest.raises(ValueError, match=r"run.ckpt: .*`steps` \(8 there, 9 here\)\."):
-        fit(**base | {"steps": 9}, checkpoint=ex.Checkpoint(path, resume=True))
+    with pytest.raises(ValueError, match=r"run.ckpt: .*`steps` \(8 there, 7 here\)\."):
+        fit(**base | {"steps": 7}, checkpoint=ex.Checkpoint(path, resume=True))
     assert path.read_bytes() == before
     fit(**base | {"steps": 9}, checkpoint=path)  # without `resume`, a new run takes its place
     assert path.read_bytes() != before

@@ -212,6 +212,7 @@ def test_one_program_and_one_result(tmp_path):
     same = small_bridge()
     assert len(Counted.traced) == count
     assert_same(one, same)
+    assert_same(small_bridge(batch_size=None), small_bridge(batch_size=40))  # as many as there are
     assert [i for i, _ in seen] == [1, 2]
     assert_same(seen[1][1].forward, one.forward)
     assert one.loss.shape == (2, 2, 6)
