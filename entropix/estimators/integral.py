@@ -41,6 +41,7 @@ from entropix._core.chunks import in_chunks, unchunk
 from entropix._core.display import axes_or_new, axis, draw_band, label, lines_of
 from entropix.estimators.axis import LogSNRAxis, check_cutoff
 from entropix.estimators.ends import EndRates, check_ends, end_points, judge_ends
+from entropix.estimators.noise_end import with_noise_end
 from entropix.estimators.proposal import Proposal, learn_proposal
 from entropix.estimators.reference import GaussianReference
 from entropix.interfaces import (
@@ -78,7 +79,8 @@ class EntropyCurve(AbstractResult):
         log_snr: of those times; infinite at exact ends.
         rate: entropy per unit time around each of them.
         rate_stderr: its standard error (Monte Carlo).
-        cumulative: entropy between the data end (or the cut-off) and each time.
+        cumulative: entropy between the data end (or the cut-off) and each time; between each time
+            and the noise end where `integrate` was called with `from_noise`.
         stderr: standard error of `cumulative`, for the population.
         mc_stderr: the same for the given points.
         total: the whole integral.
@@ -131,6 +133,7 @@ def integrate(
     chunk_size: int = 4096,
     proposal: Proposal | None = None,
     divergence: str | None = None,
+    from_noise: bool = False,
 ) -> EntropyCurve:
     r"""The integral of a functional over the marginals of its process, as a curve.
 
@@ -150,6 +153,8 @@ def integrate(
         chunk_size: evaluations held in memory at once.
         proposal: see `entropy_curve`.
         divergence: why the integral is known to be infinite at the data end, or None.
+        from_noise: whether the curve accumulates from the noise end: `.cumulative` is then the
+            integral between each time and the noise end, with errors of its own.
 
     Returns:
         An `EntropyCurve`, in the units of the functional.
@@ -198,9 +203,11 @@ def integrate(
         num_times,
         cost,
         chunk,
+        from_noise,
     )
     curve = check_ends(curve, main.ends, cutoff, data, trained=not all_exact(functional))
-    return eqx.tree_at(lambda c: c.total, curve, check_estimate(curve.total))
+    total = with_noise_end(check_estimate(curve.total), functional, process, pilot.reference)
+    return eqx.tree_at(lambda c: c.total, curve, total)
 
 
 def checked_arguments(
@@ -460,6 +467,7 @@ def _combine(
     num_times: int,
     cost: int,
     chunk: int,
+    from_noise: bool,
 ) -> EntropyCurve:
     axis, reference, count = pilot.axis, pilot.reference, main.fraction.shape[0]
     value, control = jnp.concatenate(values), jnp.concatenate(controls)
@@ -467,25 +475,30 @@ def _combine(
     slope = None
     if cutoff is not None:
         slope = axis.slope(process, value[count:])
+    given = times is not None
     if times is None:
         edges = jnp.linspace(0.0, 1.0, num_times, dtype=data.dtype)
         times = axis.times(process, edges)
     else:
-        fractions = axis.fraction(process.log_snr(times))
-        edges = jnp.concatenate([fractions, jnp.ones_like(fractions[:1])]).astype(data.dtype)
+        edges = axis.fraction(process.log_snr(times)).astype(data.dtype)
+    if from_noise or given:  # the last edge is that of the whole integral
+        end = jnp.zeros_like(edges[:1]) if from_noise else jnp.ones_like(edges[:1])
+        edges = jnp.concatenate([edges, end])
     if variate is None:
         known = jnp.zeros_like(edges)
         linear = quadratic = jnp.zeros((edges.shape[0], reference.mean.shape[0]), edges.dtype)
     else:
         assert isinstance(process, AbstractGaussianProcess)
         keep = main.proposal.keep
-        known, linear, quadratic = reference.integrals(variate, process, axis, edges, keep)
+        bounds = jnp.concatenate([edges, jnp.ones_like(edges[:1])]) if from_noise else edges
+        own = reference.integrals(variate, process, axis, bounds, keep)
+        known, linear, quadratic = (v[-1] - v[:-1] for v in own) if from_noise else own
         moved = _by_moments(data, reference.mean, reference.basis, linear, quadratic)
         known = known + moved
     value = value[:count] - main.keep * control[:count]
     value = axis.jacobian(main.fraction) * value / main.density
     cumulative, mc_variance, data_variance, num_effective = _accumulate(
-        reference, main, data, edges, value, (known, linear, quadratic), chunk
+        reference, main, data, edges, value, (known, linear, quadratic), chunk, from_noise
     )
     total = Estimate(
         value=cumulative[-1],
@@ -498,10 +511,11 @@ def _combine(
     )
     reported = times.shape[0]
     cumulative, mc_variance = cumulative[:reported], mc_variance[:reported]
+    sign = -1 if from_noise else 1
     return EntropyCurve(
         times,
         process.log_snr(times),
-        *rates_along(times, cumulative, mc_variance),
+        *rates_along(times, sign * cumulative, sign * mc_variance),
         cumulative,
         jnp.sqrt(mc_variance + data_variance[:reported]),
         jnp.sqrt(mc_variance),
@@ -540,16 +554,19 @@ def _accumulate(
     values: Float[Array, " n"],
     control: tuple[Array, Array, Array],
     chunk: int,
+    from_noise: bool,
 ) -> tuple[Array, Array, Array, Array]:
-    """The integral up to each edge, its variances, and the effective number of differences."""
+    """The integral up to (or from) each edge, its variances, the number of differences."""
     known, linear, quadratic = control
     count, dtype = values.shape[0], data.dtype
     pairs = count // 2
 
+    def counted(fractions: Array) -> Array:
+        return fractions > edges if from_noise else fractions <= edges
+
     def chunk_sums(args: Any, weight: Array) -> dict[str, Array]:
         values, fractions, i = args
-        before = (fractions[..., None] <= edges) * weight[:, None, None]
-        parts = values[..., None] * before
+        parts = values[..., None] * counted(fractions[..., None]) * weight[:, None, None]
         # The control variate's own integral of each data point, beside what is left to chance.
         centred = jax.vmap(reference.rotate)(data[i]) - reference.mean
         own = centred @ linear.T + (centred**2 - reference.variances) @ quadratic.T
@@ -574,7 +591,7 @@ def _accumulate(
     both = jax.lax.stop_gradient(jnp.stack([values, main.fraction], axis=1))
     ordered, places = jnp.zeros_like(both).at[main.stratum].set(both).T
     steps = ((ordered[0::2] - ordered[1::2]) / count) ** 2
-    stratified = jnp.sum(steps[:, None] * (places[0::2, None] <= edges), axis=0)
+    stratified = jnp.sum(steps[:, None] * counted(places[0::2, None]), axis=0)
     # Two evaluations of a pair share their data point: their covariance does not average out.
     mc_variance = jnp.maximum(stratified + part_covariance / count, stratified / 4)
     # Where the control variate leaves nothing to chance, rounding is what remains.
@@ -615,6 +632,12 @@ def check_estimate(estimate: Estimate) -> Estimate:
         "values; take more `num_evaluations`, use float64, or leave the smallest noise out"
     )
 
+    def enough(value: Any, error: Any) -> int:
+        """The number of evaluations with which such an error would be small, as a power of two."""
+        allowed = np.maximum(_SMALL_RELATIVE * np.abs(value), _SMALL_ERROR)
+        wanted = estimate.num_evaluations * np.max((error / allowed) ** 2)
+        return 2 ** math.ceil(math.log2(wanted))
+
     def ruled_by_few(value: Any, error: Any, number: Any) -> Any:
         large = (error > _SMALL_RELATIVE * abs(value)) & (error > _SMALL_ERROR)
         return (number < _LEAST_EFFECTIVE) & large
@@ -626,7 +649,8 @@ def check_estimate(estimate: Estimate) -> Estimate:
             raise ValueError(f"{finite}.")
         if np.any(ruled_by_few(value, error, number)):
             raise ValueError(
-                f"{few}, got {value:.3g} ± {error:.2g} from an effective number of {number:.2g}."
+                f"{few}, got {value:.3g} ± {error:.2g} from an effective number of {number:.2g}. "
+                f"About {enough(value, error)} evaluations are needed."
             )
         return estimate
     value, error = estimate.value, estimate.mc_stderr

@@ -47,6 +47,7 @@ from entropix.estimators.integral import (
     prepare,
     rates,
 )
+from entropix.estimators.noise_end import with_noise_end
 from entropix.estimators.proposal import Proposal
 from entropix.interfaces import AbstractFunctional, AbstractResult, Estimate
 
@@ -212,7 +213,8 @@ def integrate_parts(
         pilot.places.index.shape[0],
     )
     curve = check_ends(curve, main.ends, cutoff, data, trained=not all_exact(functional))
-    return eqx.tree_at(lambda c: c.total, curve, check_estimate(curve.total))
+    total = with_noise_end(check_estimate(curve.total), functional, process, pilot.reference)
+    return eqx.tree_at(lambda c: c.total, curve, total)
 
 
 class Summed(AbstractFunctional):
@@ -415,7 +417,7 @@ def _of_population(evaluator: _Evaluator, count: int, chunk: int) -> Any:
     size = jnp.concatenate([out.size, jnp.sum(out.size, axis=0)[None]]) / total
     still = jax.lax.stop_gradient(value)
     covariance = out.products / (2 * count) - still**2
-    stratified = out.squares / total**2
+    stratified = out.squares / float(total) ** 2
     # Evaluations that share a data point: their covariance does not average out.
     mc = jnp.maximum(stratified + covariance / total, stratified / 4)
     mc = mc + (ROUNDING * jnp.finfo(dtype).eps * size) ** 2
@@ -473,7 +475,7 @@ def _of_samples(evaluator: _Evaluator, count: int, chunk: int) -> Any:
     bins = out.value / total
     value = jnp.concatenate([bins, jnp.sum(bins, axis=1, keepdims=True)], axis=1)
     size = jnp.concatenate([out.size, jnp.sum(out.size, axis=1, keepdims=True)], axis=1) / total
-    mc = out.squares / total**2 + (ROUNDING * jnp.finfo(dtype).eps * size) ** 2
+    mc = out.squares / float(total) ** 2 + (ROUNDING * jnp.finfo(dtype).eps * size) ** 2
     squares = jnp.sum(out.squares[:, -1, -1])
     fourth = jnp.sum(out.fourth)
     number = squares**2 / jnp.maximum(fourth, jnp.finfo(dtype).tiny)

@@ -97,7 +97,7 @@ class ClassEntropy(eqx.Module):
         time: of the model's process, shape (K,).
         ou_time: shape (K,).
         value: $H(C|Y)$, shape (K,). It is not clipped to $[0, H(C)]$.
-        stderr: its standard error, for the population. It is an upper bound between the ends.
+        stderr: its standard error, for the population.
         rate: $dH(C|Y)/d(-\lambda)$ around each of them, per unit of log-SNR.
         rate_stderr: its standard error (Monte Carlo).
         prior: $H(C)$, the entropy of the frequencies of the classes.
@@ -245,6 +245,7 @@ def critical_times(
         "num_evaluations": num_evaluations,
         "num_times": num_times,
         "chunk_size": chunk_size,
+        "from_noise": True,
     }
     if num_points is not None or labels is not None:
         if key is None:
@@ -350,8 +351,8 @@ class _Crossing(eqx.Module):
 
 @eqx.filter_jit
 def _crossing(process: AbstractGaussianProcess, curve: EntropyCurve, level: Array) -> _Crossing:
-    """The total of the curve includes what the end of its process has not erased."""
-    information, log_snr = curve.total.value - curve.cumulative, finite_log_snr(curve.log_snr)
+    """Of a curve that accumulates from the noise."""
+    information, log_snr = curve.cumulative, finite_log_snr(curve.log_snr)
     # The first crossing from the noise, also of a curve that is not monotone within its error.
     risen = jax.lax.cummax(information[::-1])
     found = jax.lax.stop_gradient(jnp.interp(level, risen, log_snr[::-1]))
@@ -422,14 +423,13 @@ def _collapse(
         lowest = gaussian + margin if log_snr is None else log_snr
         std = std_of_log_snr(process, lowest)
         curve = integrate(ConditionalEntropy(model), data, key=first, cutoff=std, **options)
-        curve = eqx.tree_at(lambda c: c.total, curve, _added(curve.total, beyond))
-        found = _crossing(process, curve, level)
+        found = _crossing(process, curve, level - beyond.value)
         if log_snr is not None or not is_concrete(found) or bool(found.reached):
             break
     assert found is not None
     if _is_missing(found):
         return _missing(own, found)
-    options = {**options, "num_times": 2}
+    # With as many times as before, although one would do: the same program.
     total = integrate(
         ConditionalEntropy(model), data, key=second, cutoff=found.std, **options
     ).total
@@ -492,30 +492,20 @@ def _class_entropy(
     found = _crossing(process, curve, level.value)
     if _is_missing(found):
         return _class_curve(curve, prior, _missing(process, found))
-    options["num_times"] = 2
     total = curve_with_end_term(functional, data, key=second, cutoff=found.std, **options).total
     return _class_curve(curve, prior, _refined(process, process, found, total, level))
 
 
 @eqx.filter_jit
 def _class_curve(curve: EntropyCurve, prior: Estimate, half: CriticalTime) -> ClassEntropy:
-    total = curve.total
-    # The integral from the noise is the total less that from the data. Its Monte Carlo variances
-    # are differences; what the sampling of the data adds to the two may be opposite.
-    mc = jnp.maximum(total.mc_stderr**2 - curve.mc_stderr**2, 0.0)
-
-    def from_data(stderr: Array, mc_stderr: Array) -> Array:
-        return jnp.sqrt(jnp.maximum(stderr**2 - mc_stderr**2, 0.0))
-
-    sampled = from_data(total.stderr, total.mc_stderr) + from_data(curve.stderr, curve.mc_stderr)
     level = -finite_log_snr(curve.log_snr)
-    rate, rate_stderr = rates_along(level, curve.cumulative, curve.mc_stderr**2)
+    rate, rate_stderr = rates_along(level, -curve.cumulative, -(curve.mc_stderr**2))
     return ClassEntropy(
         log_snr=curve.log_snr,
         time=curve.times,
         ou_time=_ou_time(curve.log_snr),
-        value=prior.value - (total.value - curve.cumulative),
-        stderr=jnp.sqrt(mc + sampled**2 + prior.stderr**2),
+        value=prior.value - curve.cumulative,
+        stderr=jnp.hypot(curve.stderr, prior.stderr),
         rate=rate,
         rate_stderr=rate_stderr,
         prior=prior,

@@ -175,9 +175,10 @@ def curve_with_end_term(
     chunk_size: int,
     **options: Any,
 ) -> EntropyCurve:
-    """The integral as it accumulates along its own process; the end term is in its total only.
+    """The integral as it accumulates along its own process.
 
-    `times` and `num_times` are as for `entropy_curve`.
+    The end term is in its total; and in every point of it if it accumulates `from_noise`. `times`
+    and `num_times` are as for `entropy_curve`.
     """
     data = samples(data)
     integral_key, end_key = jax.random.split(key)
@@ -186,6 +187,13 @@ def curve_with_end_term(
     )
     count = min(_PAIRS, max(options["num_evaluations"] // 4, 128))
     end = end_term(functional, data, condition, key=end_key, count=count, chunk_size=chunk_size)
+    if options.get("from_noise"):
+        each = end.added_to(Estimate(curve.cumulative, curve.stderr, curve.mc_stderr))
+        curve = eqx.tree_at(
+            lambda c: (c.cumulative, c.stderr, c.mc_stderr),
+            curve,
+            (each.value, each.stderr, each.mc_stderr),
+        )
     return eqx.tree_at(lambda c: c.total, curve, end.added_to(curve.total))
 
 
@@ -221,6 +229,7 @@ class EndTerm(eqx.Module):
             total.cutoff,
             total.slope,
             jnp.zeros_like(total.value),
+            largest_noise=total.largest_noise,
         )
 
 

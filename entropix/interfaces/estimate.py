@@ -39,6 +39,9 @@ class Estimate(eqx.Module):
         num_effective: the effective number of differences between evaluations in `mc_stderr`,
             $(\sum d^2)^2 / \sum d^4$. If it is small, the error itself is uncertain. None where it
             was not counted.
+        largest_noise: the largest noise standard deviation that the models know, where the process
+            goes beyond it, else infinite. Beyond, their denoisers are continued as linear, and the
+            possible error is part of `stderr`. None for models on a process of their own.
 
     Prints as `259.88 ± 0.12`, with a bias that exceeds the error, or as `f"{estimate:.3f}"` asks.
     `float(estimate)` is its value. Numbers can be added and multiplied, `(estimate - 1) / 2`; two
@@ -63,6 +66,7 @@ class Estimate(eqx.Module):
     slope: Array | None = None
     bias: Array | None = None
     num_effective: Array | None = None
+    largest_noise: Array | None = None
 
     # NumPy's numbers and arrays leave the arithmetic to this class.
     __array_ufunc__ = None
@@ -79,6 +83,8 @@ class Estimate(eqx.Module):
             notes.append(f"noise std >= {float(self.cutoff):.3g}")
             if self.slope is not None:
                 notes.append(f"slope {float(self.slope):.3g} per -ln(noise std)")
+        if self.largest_noise is not None and np.isfinite(self.largest_noise):
+            notes.append(f"model known for noise std <= {float(self.largest_noise):.3g}")
         if self.bias is not None and not abs(float(self.bias)) <= float(self.stderr):
             notes.append(f"bias {float(self.bias):.2g}")
         return f"{text} ({', '.join(notes)})" if notes else text

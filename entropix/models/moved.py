@@ -56,6 +56,14 @@ def move(model: AbstractModel, process: AbstractProcess) -> AbstractModel:
     return model if same else Moved(model, cast(AbstractGaussianProcess, process))
 
 
+def noise_limits(tree: PyTree) -> Array | None:
+    """The last log-SNRs that the moved models of a tree know; None where all know pure noise."""
+    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Moved))
+    own = [node.model.process for node in nodes if isinstance(node, Moved)]
+    limits = [process.log_snr(process.t1) for process in own if not process.ends_in_noise]
+    return jnp.stack(limits) if limits else None
+
+
 class _Evaluation(eqx.Module):
     r"""The field of the original model at the state that corresponds to `y`.
 

@@ -112,8 +112,9 @@ def plot_entropy(record: "xarray.Dataset", path: Path) -> None:
         right.set_ylabel("entropy from the data end [nats]")
         rate = record["entropy_rate_log_snr"].mean("seed").values[inside]
         for axes in (left, right):
-            _frame(axes, x, rate)
+            frame(axes, x, rate)
             axes.set_ylim(bottom=0)
+            mark_times(axes, record)
         legend_above(fig, right)
 
 
@@ -132,18 +133,36 @@ def plot_divergence(record: "xarray.Dataset", path: Path) -> None:
             score = record[f"{name}_score_rate_log_snr"].mean("seed").values[inside]
             axes.plot(x, score, color=TRAINING, lw=1.2, ls="--", label="from scores")
             _exact(axes, record, f"{name}_exact_rate_log_snr", inside)
-            _frame(axes, x, score)
+            frame(axes, x, score)
             axes.axhline(0, color="0.8", lw=0.8, zorder=0)
             axes.set_title(title)
         panels[0].set_ylabel("rate [nats per unit log-SNR]")
         legend_above(fig, panels[1])
 
 
-def _frame(axes: "Axes", x: np.ndarray, rate: np.ndarray) -> None:
+def frame(axes: "Axes", x: np.ndarray, rate: np.ndarray) -> None:
     """From data to noise, left to right, as far as the rate exceeds a thousandth of its peak."""
     seen = x[rate > 1e-3 * rate.max()]
     axes.set_xlim(seen.max() + 1, seen.min() - 1)
     axes.set_xlabel("log-SNR  (data → noise)")
+
+
+# Names of critical times in a record, and on a figure.
+_MARKS = {"speciation": "speciation", "half_class": "class", "collapse": "collapse"}
+
+
+def mark_times(axes: "Axes", record: "xarray.Dataset") -> None:
+    """Vertical lines at the critical times that are within the frame."""
+    for i, (name, text) in enumerate(_MARKS.items()):
+        if f"{name}_log_snr" not in record:
+            continue
+        x = float(record[f"{name}_log_snr"].mean())
+        if np.isfinite(x) and min(axes.get_xlim()) < x < max(axes.get_xlim()):
+            axes.axvline(x, color="0.45", lw=0.9, ls="-.", zorder=0)
+            place = axes.get_xaxis_transform()
+            # At heights of their own: the lines may lie close together.
+            height = 0.98 - 0.2 * i
+            axes.text(x, height, text, transform=place, rotation=90, va="top", ha="right", size=7)
 
 
 def _exact(axes: "Axes", record: "xarray.Dataset", name: str, inside: np.ndarray) -> None:

@@ -20,7 +20,9 @@ from entropix.studies.baselines import GAUSSIANS
 from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff, report_times
 from entropix.studies.data import PreparedData, data_attributes, prepare_data
 from entropix.studies.estimates import (
-    STAGES,
+    STAGES as ESTIMATES,
+)
+from entropix.studies.estimates import (
     Subject,
     measure_data,
     measure_truth,
@@ -28,6 +30,15 @@ from entropix.studies.estimates import (
 )
 from entropix.studies.figures import plot_entropy, plot_loss
 from entropix.studies.findings import finding_attributes
+from entropix.studies.location import (
+    LOCATION,
+    location_labels,
+    location_notes,
+    location_tables,
+    measure_critical_times,
+    measure_location,
+    plot_location,
+)
 from entropix.studies.options import EstimationOptions, MeasureOptions, TrainingOptions
 from entropix.studies.pictures import plot_log_density, plot_samples
 from entropix.studies.record import TRAINING, Schema
@@ -122,6 +133,7 @@ SCHEMA: Schema = TRAINING | {
     "prior_kl": ((), "nats", "KL(p_T || prior)"),
     "kl_bound": (_SEED, "nats", "upper bound on KL(data || model): path KL + KL(p_T || prior)"),
     "negative_log_likelihood_exact": ((), "nats", "exact -E log p on held-out data, data units"),
+    **LOCATION,
 }
 LABELS = {
     "neural_entropy": "neural entropy S_NN, held-out data",
@@ -144,6 +156,10 @@ LABELS = {
     "mutual_information": "I(X; label), held-out data, from denoising errors",
     "mutual_information_score": "I(X; label), held-out data, from scores",
     "label_entropy": "H(label)",
+}
+STAGES = ESTIMATES | {
+    "where it is": measure_location,
+    "critical times": measure_critical_times,
 }
 _PER_SEED = {
     "neural_entropy": "S_NN, held-out",
@@ -351,7 +367,7 @@ def measure_all(
     """
     key = jax.random.fold_in(jax.random.key(data_seed), _TRUTH)
     first = with_relative_error(subject(0), jax.random.fold_in(key, _PILOT))
-    found = measure_data(first) | measure_truth(first, key)
+    found = measure_data(first) | measure_truth(first, key) | location_labels(first)
 
     def equal(index: int) -> Subject:
         return dataclasses.replace(subject(index), options=first.options)
@@ -366,11 +382,14 @@ def measure_all(
 def model_figures(data: PreparedData) -> Figures:
     """Figures of what is measured of a model of the data."""
     samples = functools.partial(plot_samples, data=data)
+    location = functools.partial(plot_location, data=data)
+    parts = "scale of images" if data.dataset.kind == "image" else "column"
     return {
         "entropy.png": (
             "Entropy rate against log-SNR, and its integral from the data end",
             plot_entropy,
         ),
+        "information.png": (f"Where S_NN is, and at which noise for each {parts}", location),
         "samples.png": ("Held-out data and samples of the first seed", samples),
         "log_density.png": (
             "Lower bound on log p for data and generated samples",
@@ -407,6 +426,7 @@ def measure_report(record: "xarray.Dataset") -> Report:
         f"Training: {a['training_text']}",
     ]
     tables = [*results_tables(record, LABELS, _PER_SEED), *baseline_tables(record)]
+    tables += location_tables(record)
     title, notes = f"measure: {a['name']}", notes_on(record)
     return Report(record, title, facts, tables, verdicts(record), notes)
 
@@ -490,4 +510,4 @@ def notes_on(record: "xarray.Dataset") -> list[str]:
             "H(label) is the entropy of the frequencies of the labels, the largest "
             "possible mutual information"
         )
-    return notes
+    return notes + location_notes(record)

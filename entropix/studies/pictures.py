@@ -27,12 +27,13 @@ def plot_samples(record: "xarray.Dataset", path: Path, *, data: "PreparedData") 
     elif data.dim == 1:
         _histogram(real[:, 0], made[:, 0], path)
     elif data.dim == 2:
-        _plane(real, made, _names(data), path)
+        _plane(real, made, column_names(data), path)
     else:
-        _pairs(real, made, _names(data), path)
+        _pairs(real, made, column_names(data), path)
 
 
-def _names(data: "PreparedData") -> list[str]:
+def column_names(data: "PreparedData") -> list[str]:
+    """The columns of a table, or x1, x2, ..."""
     if data.dataset.columns is not None:
         return list(data.dataset.columns)
     return [f"x{i + 1}" for i in range(data.dim)]

@@ -29,12 +29,14 @@ from entropix.studies.cutoff import (
     with_cutoff,
 )
 from entropix.studies.data import PreparedData, data_attributes, prepare_data
-from entropix.studies.estimates import STAGES, Subject, errors_of
+from entropix.studies.estimates import Subject, errors_of
 from entropix.studies.findings import finding_attributes
 from entropix.studies.loaded import LoadedModel, arranged, load_model, probe
+from entropix.studies.location import location_tables
 from entropix.studies.measurement import (
     LABELS,
     SCHEMA,
+    STAGES,
     baseline_tables,
     check_effort,
     evaluations_text,
@@ -268,6 +270,7 @@ class PretrainedStudy(AbstractStudy):
             f"Evaluations: {evaluations_text(record)}",
         ]
         tables = [*results_tables(record, LABELS, {}), *baseline_tables(record)]
+        tables += location_tables(record)
         notes = notes_on(record)
         if self.required:
             notes.append(

@@ -9,6 +9,8 @@ import optax
 import pytest
 
 import entropix as ex
+from entropix.estimators import integrate
+from entropix.estimators.integral import check_estimate
 from tests.helpers import quick
 from tests.mixtures import mixture, process
 
@@ -318,3 +320,28 @@ def test_any_shape_and_conditions():
     expected = float(path.noise_budget()) * 20 * 2.5
     assert abs(float(estimate.value) - expected) < 4 * float(estimate.mc_stderr)
     assert float(estimate.mc_stderr) < 0.05 * expected
+
+
+@pytest.mark.parametrize("times", [None, [0.1, 0.4]], ids=["all", "given"])
+def test_a_curve_from_the_noise_is_what_is_left(times):
+    """Of the same evaluations, with and without its control variate."""
+    data = mixture(3).sample(100, key=jax.random.key(0))
+    functional = ex.entropy.EntropyProduction(exact())
+    options = {"key": jax.random.key(1), "num_evaluations": 512, "times": times, "num_times": 9}
+    curve = integrate(functional, data, **options)
+    left = integrate(functional, data, from_noise=True, **options)
+    total = float(curve.total.value)
+    assert float(left.total.value) == pytest.approx(total, rel=1e-5)
+    np.testing.assert_allclose(curve.cumulative + left.cumulative, total, rtol=1e-5)
+    np.testing.assert_allclose(left.rate, curve.rate, rtol=1e-3, atol=1e-3)
+    if times is None:
+        assert left.stderr[-1] == curve.stderr[0] == 0
+        assert float(left.stderr[0]) == pytest.approx(float(curve.total.stderr), rel=1e-4)
+
+
+def test_a_refused_error_says_how_many_evaluations_are_needed():
+    """With twenty times as many the error would be a tenth of the value."""
+    number = {"num_evaluations": 1024, "num_effective": jnp.asarray(1.0)}
+    estimate = ex.Estimate(jnp.asarray(1.06), jnp.asarray(0.48), jnp.asarray(0.48), **number)
+    with pytest.raises(ValueError, match=r"take more `num_evaluations`.*About 32768 evaluations"):
+        check_estimate(estimate)

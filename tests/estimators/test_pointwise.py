@@ -61,6 +61,16 @@ def test_coordinates_of_a_gaussian(curve):
     assert np.all(curve.stderr < 0.06 * expected)
 
 
+@pytest.mark.slow(reason="many evaluations")
+def test_as_many_evaluations_as_are_wanted(data):
+    """The square of their number is larger than an integer of 32 bits holds."""
+    options = {"key": jax.random.key(1), "per_coordinate": True, "num_times": 5}
+    curve = ex.entropy_curve(gaussian(), data, num_evaluations=131_072, **options)
+    expected = per_coordinate_entropy(process(), MEANS, VARIANCES)
+    assert np.all(np.abs(curve.value - expected) < 4 * curve.stderr)
+    assert np.all(curve.mc_stderr > 0)
+
+
 def test_sums_are_exact(curve):
     np.testing.assert_allclose(curve.value.sum(), curve.total.value, rtol=1e-6)
     np.testing.assert_allclose(curve.intervals.sum(0), curve.value, rtol=1e-5)

@@ -8,6 +8,7 @@ from entropix.datasets import Dataset
 from entropix.studies import SCHEMA, DataOptions
 from entropix.studies.data import prepare_data
 from entropix.studies.figures import plot_entropy, plot_loss
+from entropix.studies.location import plot_location
 from entropix.studies.measurement import measure_report
 from entropix.studies.pictures import plot_log_density, plot_samples
 from entropix.studies.record import assemble
@@ -25,18 +26,27 @@ def record_of(data, *, seeds=2, truth=False):
         "rated_sample": 20,
         "generated_sample": 30,
         "coordinate": data.dim,
+        "scale": 3,
+        "interval": 4,
+        "edge": 5,
+        "class_time": 9,
     }
     known = ("total", "path_kl", "prior", "kl_bound", "log_prob_exact")
     left_out = () if truth else known
+    if data.dataset.kind != "image":
+        left_out = (*left_out, "scale")
     values = {
         name: rng.uniform(0.5, 1.0, size=tuple(sizes[dim] for dim in dims))
         for name, (dims, _, _) in SCHEMA.items()
-        if not name.startswith((*left_out, "theorem"))  # `assemble` adds these
+        if not name.startswith((*left_out, "theorem")) and name != "coordinate"
     }
     errors = [n for n, v in values.items() if v.ndim < 3 and n not in TIMES]
     values |= {f"{n}_stderr": 0.1 * values[n] for n in errors}
     values["log_snr"] = log_snr
+    values["edge_log_snr"] = np.array([np.inf, 4.0, 1.0, -2.0, -8.0])
+    values["class_log_snr"] = np.tile(np.linspace(6, -6, 9), (seeds, 1))
     coordinates = {
+        "coordinate": ([f"x{i}" for i in range(data.dim)], "coordinate"),
         "seed": (list(range(seeds)), "seed"),
         "time": (np.linspace(0, 1, len(log_snr)), "time"),
         "step": (np.arange(1, 51), "step"),
@@ -55,7 +65,7 @@ def data_of(shape, **options):
     return prepare_data(Dataset.from_array(rng.normal(size=(40, *shape))), DataOptions(**options))
 
 
-TIMES = ("log_snr", "wasserstein2_count")
+TIMES = ("log_snr", "wasserstein2_count", "scale", "edge_log_snr", "class_log_snr")
 SHAPES = {
     "line": (1,),
     "plane": (2,),
@@ -71,7 +81,9 @@ SHAPES = {
 def test_samples_of_every_kind_of_data(tmp_path, shape):
     data = data_of(shape)
     plot_samples(record_of(data), tmp_path / "samples.png", data=data)
-    assert (tmp_path / "samples.png").read_bytes().startswith(b"\x89PNG")
+    plot_location(record_of(data), tmp_path / "information.png", data=data)
+    for name in ("samples", "information"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(("seeds", "truth"), [(1, False), (3, True), (12, True)])
@@ -120,7 +132,7 @@ def test_the_report_is_a_table_that_markdown_can_read():
     report = measure_report(record_of(data_of((2,)), truth=True))
     text = report.markdown({"loss.png": "Training loss"})
     table = [line for line in text.splitlines() if line.startswith("| ")]
-    # Three columns; four in the table of seeds, where there are labels.
+    # Three columns; four in the tables of seeds, where there are labels, and of critical times.
     assert {line.replace("\\|", "").count("|") for line in table} == {4, 5}
     assert "(loss.png)" in text
     assert "(entropy.png)" not in text

@@ -31,7 +31,11 @@ from tests.studies.common import (
 HELD_OUT = NUM_SAMPLES // 5
 NEEDS_CUTOFF = {"entropy_slope"}
 NEEDS_LEVELS = {name for name in SCHEMA if name.startswith("bits_per_dim")}
-OF_LABELS = {name for name in SCHEMA if name.startswith(("mutual_information", "label_entropy"))}
+OF_IMAGES = {name for name in SCHEMA if name.startswith("scale")}
+_LABELS = ("mutual_information", "label_entropy", "class_", "half_class")
+OF_LABELS = {name for name in SCHEMA if name.startswith(_LABELS)}
+# The names of the columns label an axis.
+OPTIONAL = NEEDS_CUTOFF | NEEDS_LEVELS | OF_IMAGES | {"coordinate"}
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +56,12 @@ def without_errors(record):
 
 
 def test_the_record_is_its_schema(mixture):
-    assert without_errors(mixture) == SCHEMA.keys() - NEEDS_CUTOFF - NEEDS_LEVELS - OF_LABELS
+    assert without_errors(mixture) == SCHEMA.keys() - OPTIONAL - OF_LABELS
     for name, variable in mixture.data_vars.items():
         dims, unit, meaning = definition(SCHEMA, name)
         assert variable.dims == dims
         assert variable.attrs == {"units": unit, "long_name": meaning}
-        assert np.isfinite(variable).all() or name == "log_snr"
+        assert np.isfinite(variable).all() or name in ("log_snr", "edge_log_snr")
 
 
 def test_the_promised_names_have_the_promised_axes(mixture):
@@ -83,12 +87,14 @@ def test_attributes_tell_what_was_done(mixture):
 def test_everything_is_written(mixture, tmp_path_factory):
     folder = next(p for p in tmp_path_factory.getbasetemp().glob("mixture*/out"))
     names = {p.name for p in folder.iterdir()} - {".lock"}
-    figures = {"entropy.png", "samples.png", "log_density.png", "loss.png"}
+    figures = {"entropy.png", "samples.png", "information.png", "log_density.png", "loss.png"}
     models = {"model-0.eqx", "model-1.eqx"}
     other = {"results.nc", "report.md", "configuration.json", "training.ckpt"}
     assert names == figures | models | other
     report = (folder / "report.md").read_text()
-    for text in ("neural entropy S_NN, held-out data", "exact total entropy", "(entropy.png)"):
+    tables = ("## Critical times", "| speciation | ", "| collapse | ", "## S_NN by column")
+    results = ("neural entropy S_NN, held-out data", "exact total entropy", "(entropy.png)")
+    for text in results + tables:
         assert text in report
     model = ex.load(folder / "model-1.eqx")
     assert isinstance(model, ex.EntropyMatching)
@@ -96,6 +102,28 @@ def test_everything_is_written(mixture, tmp_path_factory):
 
 
 # ------------------------------------------------------------------ that it is right
+
+
+def test_the_parts_sum_to_the_whole(mixture):
+    parts, error = mixture["coordinate_entropy"], mixture["coordinate_entropy_stderr"]
+    assert mixture["coordinate"].values.tolist() == ["x1", "x2"]
+    gap = parts.sum("coordinate") - mixture["neural_entropy"]
+    assert (
+        abs(gap) < 4 * np.hypot(error.sum("coordinate"), mixture["neural_entropy_stderr"])
+    ).all()
+    intervals = mixture["coordinate_entropy_interval"].sum("interval")
+    np.testing.assert_allclose(intervals, parts, rtol=1e-4)
+    assert mixture.sizes["edge"] == mixture.sizes["interval"] + 1
+
+
+def test_the_critical_times_agree_on_all_clocks(mixture):
+    for name in ("speciation", "collapse"):
+        log_snr, time, ou_time = (mixture[f"{name}_{c}"] for c in ("log_snr", "time", "ou_time"))
+        np.testing.assert_allclose(ou_time, np.log1p(np.exp(-log_snr)) / 2, rtol=1e-4)
+        np.testing.assert_allclose(
+            np.interp(time, mixture["time"], mixture["log_snr"]), log_snr, atol=0.05
+        )
+    assert (mixture["speciation_log_snr"] < mixture["collapse_log_snr"]).all()
 
 
 def test_the_curve_ends_in_the_total(mixture):
@@ -330,7 +358,7 @@ def test_labels_are_measured_and_survive_an_interruption(tmp_path, monkeypatch, 
     assert main([*command, "--out", "whole"]) == 0
     with xarray.open_dataset("whole/results.nc", engine="h5netcdf") as record:
         record.load()
-    assert without_errors(record) == SCHEMA.keys() - NEEDS_CUTOFF - NEEDS_LEVELS
+    assert without_errors(record) == SCHEMA.keys() - OPTIONAL
     for name in OF_LABELS:
         assert record[name].dims == SCHEMA[name][0]
         assert np.isfinite(record[name]).all()
