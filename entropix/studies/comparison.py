@@ -163,6 +163,10 @@ class InformationStudy(AbstractTrainedStudy):
         first, second = (data.dataset.name for data in self.pair)
         return first, second if second != first else f"{second}'"
 
+    @property
+    def deadline(self) -> None:
+        return None
+
     def make_model(self) -> Callable[[Key], EntropyMatching]:
         """The function from a key to an untrained model of both sets."""
         points, shape = pooled(list(self.pair)), self.pair[0].example_shape

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,6 +18,13 @@ from entropix.interfaces import AbstractGaussianProcess
 from entropix.models import EntropyMatching
 from entropix.networks import ConditionDropout, FourierMLP, LatentCondition
 from entropix.studies.baselines import GAUSSIANS
+from entropix.studies.budget import (
+    Plan,
+    measured_pace,
+    path_samples,
+    planned,
+    resumed_plan,
+)
 from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff, report_times
 from entropix.studies.data import PreparedData, data_attributes, prepare_data
 from entropix.studies.estimates import (
@@ -30,6 +38,7 @@ from entropix.studies.estimates import (
 )
 from entropix.studies.figures import plot_entropy, plot_loss
 from entropix.studies.findings import finding_attributes
+from entropix.studies.folder import OutputFolder
 from entropix.studies.location import (
     LOCATION,
     location_labels,
@@ -39,7 +48,12 @@ from entropix.studies.location import (
     measure_location,
     plot_location,
 )
-from entropix.studies.options import EstimationOptions, MeasureOptions, TrainingOptions
+from entropix.studies.options import (
+    ConditionOptions,
+    EstimationOptions,
+    MeasureOptions,
+    TrainingOptions,
+)
 from entropix.studies.pictures import plot_log_density, plot_samples
 from entropix.studies.record import TRAINING, Schema
 from entropix.studies.report import Report, Table, estimate_text, results_tables, spread_note
@@ -61,6 +75,7 @@ from entropix.studies.training import (
     num_steps,
     process_parameters,
     process_text,
+    training,
     training_text,
 )
 from entropix.training import EnsembleFit
@@ -73,6 +88,8 @@ if TYPE_CHECKING:
 _TRUTH, _PILOT = 0x7A17, 0x9110
 # More latent classes than classes of labels, so that some may describe styles.
 _MIN_LATENT = 16
+# Steps between evaluations of the held-out loss where a budget decides the number of steps.
+_CHECK_EVERY, _CHECK_EVERY_IMAGES = 100, 25
 # The width of the guess of a latent class from an image.
 _GUESS = 256
 _SEED, _TIME = ("seed",), ("seed", "time")
@@ -202,7 +219,12 @@ def prepare_measure(
     Args and errors are those of `measure`; `command` is the command line, if the request came
     from one. Nothing is left behind if the request is refused.
     """
+    started = time.perf_counter()
     if options.pretrained.model is not None:
+        if options.budget.minutes is not None:
+            raise ValueError(
+                f"`minutes` must be omitted together with `model`, got {options.budget.minutes}."
+            )
         from entropix.studies.pretrained import prepare_pretrained  # it imports this module
 
         return prepare_pretrained(source, options, command=command)
@@ -216,20 +238,99 @@ def prepare_measure(
     data = prepare_data(source, options.data, options.condition)
     cutoff = choose_cutoff(effort.cutoff, process, data)
     settings = checked_training(options.training, data, process)
+    folder = Workspace.located(options.output, data.dataset.name)
+    plan = _plan(options, settings, data, process, folder, started)
+    options = dataclasses.replace(options, estimation=plan.effort)
     workspace = Workspace.claim(
         options.output,
         name=data.dataset.name,
         configuration={
             "process": options.process.process,
             **process_parameters(options.process),
-            **dataclasses.asdict(settings),
+            **dataclasses.asdict(plan.settings),
             **dataclasses.asdict(options.data),
             **({} if data.condition is None else dataclasses.asdict(options.condition)),
+            **plan.configuration(options.budget.minutes),
             "data_fingerprint": data.fingerprint,
         },
         command=command,
     )
-    return MeasureStudy(workspace, options, settings, data, process, cutoff)
+    return MeasureStudy(workspace, options, plan.settings, data, process, cutoff, plan)
+
+
+def _plan(
+    options: MeasureOptions,
+    settings: TrainingOptions,
+    data: PreparedData,
+    process: AbstractGaussianProcess,
+    folder: OutputFolder,
+    started: float,
+) -> Plan:
+    """What a budget allows, and how long it will take; of a run to resume, what was planned."""
+    minutes, effort = options.budget.minutes, options.estimation
+    if minutes is not None:
+        positive(minutes, "minutes")
+        for group, name in ((options.training, "steps"), (effort, "relative_error")):
+            if getattr(group, name) is not None:
+                raise ValueError(
+                    f"`{name}` must be omitted together with `minutes`, got {getattr(group, name)}."
+                )
+    if options.output.resume and (stored := folder.configuration()) is not None:
+        return resumed_plan(settings, effort, stored if minutes is not None else {})
+    if minutes is None and options.output.quiet:
+        return Plan(settings, effort)
+    if minutes is not None and options.training.check_every is None:
+        every = _CHECK_EVERY if settings.network == "mlp" else _CHECK_EVERY_IMAGES
+        settings = dataclasses.replace(settings, check_every=every)
+    make = models_of(settings, data, process, options.condition)
+    pace = measured_pace(training(settings), make, examples_of(data), process)
+    patience = options.training.patience
+    return planned(pace, settings, effort, minutes, data, patience=patience, since=started)
+
+
+def models_of(
+    settings: TrainingOptions,
+    data: PreparedData,
+    process: AbstractGaussianProcess,
+    labels: ConditionOptions,
+) -> Callable[[Key], EntropyMatching]:
+    """The function from a key to an untrained model: of the data, with labels if there are."""
+    shape, condition = data.example_shape, data.condition
+    if condition is None:
+        return make_models(settings, data.train, process, shape)
+    parts = gaussian_parts(settings, data.train, process)
+
+    def continuous(key: Key) -> Any:
+        return make_network(settings, shape, key, condition.dim + 1)  # the flag of a dropout
+
+    def discrete(key: Key) -> Any:
+        # Labels reach the network as evidence for latent classes, which it otherwise guesses.
+        key, guess_key = jax.random.split(key)
+        latent = max(_MIN_LATENT, 3 * condition.dim // 2)
+        half = -(-settings.widths[0] // 2) if settings.network == "mlp" else _GUESS
+        return LatentCondition(
+            make_network(settings, shape, key, latent),
+            FourierMLP(data.dim, widths=(half,), out_dim=latent, key=guess_key),
+            condition_dim=condition.dim,
+            num_classes=latent,
+        )
+
+    def make(key: Key) -> EntropyMatching:
+        network = (continuous if condition.entropy is None else discrete)(key)
+        network = ConditionDropout(network, condition.dim, labels.condition_dropout)
+        return EntropyMatching(network, process, **parts)
+
+    return make
+
+
+def examples_of(data: PreparedData) -> dict[str, Any]:
+    """Training and held-out data, as arguments of `Training.fit`."""
+    return {
+        "data": data.augmented,
+        "condition": data.condition_augmented,
+        "holdout": data.held_out,
+        "holdout_condition": data.condition_held_out,
+    }
 
 
 def check_effort(effort: EstimationOptions) -> None:
@@ -260,6 +361,7 @@ class MeasureStudy(AbstractTrainedStudy):
         data: in the coordinates of the model.
         process: the forward process.
         cutoff: of the entropies.
+        plan: of the time.
     """
 
     schema: ClassVar[Schema] = SCHEMA
@@ -269,36 +371,14 @@ class MeasureStudy(AbstractTrainedStudy):
     data: PreparedData
     process: AbstractGaussianProcess
     cutoff: Cutoff
+    plan: Plan
+
+    @property
+    def deadline(self) -> float | None:
+        return self.plan.deadline
 
     def make_model(self) -> Callable[[Key], EntropyMatching]:
-        """The function from a key to an untrained model: of the data, with labels if there are."""
-        data, settings, shape = self.data, self.settings, self.data.example_shape
-        condition, rate = data.condition, self.options.condition.condition_dropout
-        if condition is None:
-            return make_models(settings, data.train, self.process, shape)
-        parts = gaussian_parts(settings, data.train, self.process)
-
-        def continuous(key: Key) -> Any:
-            return make_network(settings, shape, key, condition.dim + 1)  # the flag of a dropout
-
-        def discrete(key: Key) -> Any:
-            # Labels reach the network as evidence for latent classes, which it otherwise guesses.
-            key, guess_key = jax.random.split(key)
-            latent, half = max(_MIN_LATENT, 3 * condition.dim // 2), (-(-settings.widths[0] // 2),)
-            half = half if settings.network == "mlp" else (_GUESS,)
-            return LatentCondition(
-                make_network(settings, shape, key, latent),
-                FourierMLP(data.dim, widths=half, out_dim=latent, key=guess_key),
-                condition_dim=condition.dim,
-                num_classes=latent,
-            )
-
-        def make(key: Key) -> EntropyMatching:
-            network = (continuous if condition.entropy is None else discrete)(key)
-            network = ConditionDropout(network, condition.dim, rate)
-            return EntropyMatching(network, self.process, **parts)
-
-        return make
+        return models_of(self.settings, self.data, self.process, self.options.condition)
 
     def attributes(self) -> dict[str, Any]:
         data = self.data
@@ -311,19 +391,16 @@ class MeasureStudy(AbstractTrainedStudy):
             "process": self.options.process.process,
             "process_text": process_text(self.options.process),
             "training_text": training_text(self.settings, self.process),
+            **self.plan.attributes(),
             "num_steps": num_steps(self.settings),
+            "patience": self.settings.patience or 0,
             "network": self.settings.network,
             **finding_attributes(data, self.process),
             "relative_error": self.options.estimation.relative_error or 0.0,
         }
 
     def examples(self) -> dict[str, Any]:
-        return {
-            "data": self.data.augmented,
-            "condition": self.data.condition_augmented,
-            "holdout": self.data.held_out,
-            "holdout_condition": self.data.condition_held_out,
-        }
+        return examples_of(self.data)
 
     def times(self, cutoff: Cutoff) -> np.ndarray:
         return report_times(self.process, self.data, cutoff)
@@ -337,7 +414,8 @@ class MeasureStudy(AbstractTrainedStudy):
         effort = self.options.estimation
 
         def subject(index: int) -> Subject:
-            return Subject(fits.member(index), self.data, effort, times, cutoff)
+            model, count = fits.member(index), path_samples(effort)
+            return Subject(model, self.data, effort, times, cutoff, path_samples=count)
 
         return measure_all(self.training, STAGES, subject, self.options.data.data_seed, show=show)
 

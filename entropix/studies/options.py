@@ -130,6 +130,9 @@ class TrainingOptions:
     patience: int | None = None
     """Stop a network when its held-out loss has not decreased for this number of steps, and keep
     the one of least held-out loss; 0: keep the last. auto: a quarter of the steps."""
+    check_every: int | None = None
+    """Training steps between evaluations of the held-out loss. auto: a fiftieth of the steps, at
+    most 100."""
     batch_size: int | None = None
     """Samples per training step. auto: 128 for mlp, 64 for the others, or all of them if there are
     fewer."""
@@ -184,6 +187,15 @@ class EstimationOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class BudgetOptions:
+    """A limit on time."""
+
+    minutes: float | None = None
+    """Time for the whole command, in minutes: as many training steps as it allows, and fewer
+    evaluations and samples where they would take more than a third of it. auto: no limit."""
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelOptions:
     """A model that exists already: it is measured, and nothing is trained."""
 
@@ -207,6 +219,7 @@ class MeasureOptions:
     output: OutputOptions = OutputOptions()
     condition: ConditionOptions = ConditionOptions()
     pretrained: ModelOptions = ModelOptions()
+    budget: BudgetOptions = BudgetOptions()
 
 
 # ------------------------------------------------------------------ information

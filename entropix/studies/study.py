@@ -85,16 +85,7 @@ class Workspace:
         Raises:
             ValueError: in one line, for whatever is wrong.
         """
-        wanted = ["tqdm", "xarray", "h5netcdf", "filelock"] + ["matplotlib"] * output.plots
-        missing = [name for name in wanted if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ValueError(
-                f"studies need {', '.join(missing)}: python -m pip install 'entropix[studies]'."
-            )
-        default = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "data"
-        path = f"entropix-{default}" if output.out is None else output.out
-        folder = OutputFolder(path, shared=shared)
-        folder.check(resume=output.resume, overwrite=output.overwrite)
+        folder = cls.located(output, name, shared=shared)
         # The digits of a result depend on these versions.
         versions = {"entropix": package_version()}
         versions |= {m.__name__: m.__version__ for m in (jax, equinox, diffrax, optax)}
@@ -105,6 +96,25 @@ class Workspace:
         folder.claim(configuration, resume=output.resume, overwrite=output.overwrite)
         words = tuple(word for word in command if word not in ("--resume", "--overwrite"))
         return cls(output, folder, words, configuration)
+
+    @classmethod
+    def located(cls, output: OutputOptions, name: str, *, shared: bool = False) -> OutputFolder:
+        """The output folder, after all checks that do not touch it; arguments as `claim`.
+
+        Raises:
+            ValueError: in one line, for whatever is wrong.
+        """
+        wanted = ["tqdm", "xarray", "h5netcdf", "filelock"] + ["matplotlib"] * output.plots
+        missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ValueError(
+                f"studies need {', '.join(missing)}: python -m pip install 'entropix[studies]'."
+            )
+        default = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "data"
+        path = f"entropix-{default}" if output.out is None else output.out
+        folder = OutputFolder(path, shared=shared)
+        folder.check(resume=output.resume, overwrite=output.overwrite)
+        return folder
 
     def say(self, text: str) -> None:
         """Print, unless the user wants quiet."""
@@ -296,6 +306,11 @@ class AbstractTrainedStudy(AbstractStudy):
         """The times at which curves are reported."""
 
     @property
+    @abc.abstractmethod
+    def deadline(self) -> float | None:
+        """The value of `time.perf_counter` at which training stops; None: it is not limited."""
+
+    @property
     def training(self) -> Training:
         """Of the networks."""
         return training(self.settings)
@@ -311,6 +326,7 @@ class AbstractTrainedStudy(AbstractStudy):
             self.make_model(),
             steps=num_steps(self.settings),
             process=self.process,
+            deadline=self.deadline,
             **self.examples(),
         )
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -210,8 +211,8 @@ class Training:
         checkpoint_every: steps between checkpoints.
         patience: steps without a new least held-out loss after which a network stops; None: all
             networks take all steps.
-        checked: whether the held-out loss is evaluated at least 50 times, on as many samples as
-            a tenth of the cost of training allows; otherwise every 100 steps, on all.
+        check_every: steps between evaluations of the held-out loss, on as many samples as a tenth
+            of the cost of training allows; None: 100, on all.
     """
 
     seeds: tuple[int, ...]
@@ -220,14 +221,15 @@ class Training:
     learning_rate: float
     checkpoint_every: int
     patience: int | None = None
-    checked: bool = False
+    check_every: int | None = None
 
     def __post_init__(self):
         for name in ("batch_size", "num_draws", "checkpoint_every"):
             positive_integer(getattr(self, name), name)
         positive(self.learning_rate, "learning_rate")
-        if self.patience is not None:
-            positive_integer(self.patience, "patience")
+        for name in ("patience", "check_every"):
+            if getattr(self, name) is not None:
+                positive_integer(getattr(self, name), name)
 
     def fit(
         self,
@@ -241,6 +243,7 @@ class Training:
         holdout: np.ndarray | None = None,
         holdout_condition: np.ndarray | None = None,
         times: AbstractTimes | None = None,
+        deadline: float | None = None,
     ) -> EnsembleFit:
         """Networks for all seeds, continued from the checkpoint of the task if there is one.
 
@@ -254,10 +257,16 @@ class Training:
             holdout: held-out samples, whose loss is recorded, or None.
             holdout_condition: of the held-out samples.
             times: the distribution of times; None for the default.
+            deadline: the value of `time.perf_counter` after which no chunk of steps begins.
 
         Raises:
             FloatingPointError: if the loss does not stay finite.
         """
+
+        def after(step: int, _: Any) -> bool:
+            task.advance(step)
+            return deadline is not None and time.perf_counter() > deadline
+
         return fit_ensemble(
             make_model,
             data,
@@ -267,24 +276,26 @@ class Training:
             loss=Denoising(self.num_draws, weighting=weighting(process), times=times),
             learning_rate=self.learning_rate,
             condition=condition,
-            holdout=self._holdout(steps, holdout, holdout_condition),
+            holdout=self._holdout(holdout, holdout_condition),
             checkpoint=Checkpoint(task.checkpoint, every=self.checkpoint_every, resume=True),
             progress=task.show,
-            callback=lambda step, _: task.advance(step),
+            callback=after,
         )
 
-    def _holdout(
-        self, steps: int, samples: np.ndarray | None, condition: np.ndarray | None
-    ) -> Holdout | None:
+    def _holdout(self, samples: np.ndarray | None, condition: np.ndarray | None) -> Holdout | None:
         if samples is None:
             return None
-        if not self.checked:
-            return Holdout(samples, condition, patience=self.patience)
-        every = max(1, min(_INTERVAL, steps // _CHECKS))
+        samples = self.checked(samples)
+        condition = None if condition is None else condition[: len(samples)]
+        return Holdout(samples, condition, every=self.check_every, patience=self.patience)
+
+    def checked(self, samples: np.ndarray) -> np.ndarray:
+        """The held-out samples whose loss is evaluated in training, the first ones."""
+        if self.check_every is None:
+            return samples
         # A step with its gradient costs about three evaluations of the network.
-        count = max(_FEWEST_CHECKED, int(3 * _OF_CHECKS * every * self.batch_size))
-        condition = None if condition is None else condition[:count]
-        return Holdout(samples[:count], condition, every=every, patience=self.patience)
+        count = int(3 * _OF_CHECKS * self.check_every * self.batch_size)
+        return samples[: max(_FEWEST_CHECKED, count)]
 
     def keys(self, stream: int) -> Key:
         """One key per seed for what follows training, shape (seeds,)."""
@@ -369,6 +380,7 @@ def checked_training(
     | batch size | 128, for images networks 64, at most N |
     | steps | 200 passes through the data, 1500 to 6000 |
     | patience | a quarter of the steps |
+    | evaluations of the held-out loss | every fiftieth of the steps, at most 100 of them |
 
     Args:
         options: as requested.
@@ -425,8 +437,12 @@ def checked_training(
     if patience is None:
         patience = max(1, steps // 4)
     positive_integer(patience, "patience", 0)
+    check_every = options.check_every
+    if check_every is None:
+        check_every = max(1, min(_INTERVAL, steps // _CHECKS))
     options = dataclasses.replace(
         options,
+        check_every=check_every,
         network=network,
         gaussian=gaussian,
         size=size,
@@ -467,7 +483,7 @@ def training(options: TrainingOptions) -> Training:
         options.learning_rate,
         options.checkpoint_every,
         options.patience or None,
-        checked=True,
+        options.check_every,
     )
 
 

@@ -116,8 +116,9 @@ def _falling(record: "xarray.Dataset", *, by_rate: bool) -> float | None:
     """
     if "best_step" not in record:
         return None
-    last = float(record["best_step"].mean())
-    if last < _LAST * record.attrs["num_steps"]:
+    last, taken = float(record["best_step"].mean()), int(record["step"][-1])
+    stopped = taken < record.attrs["num_steps"] and taken - last >= record.attrs["patience"] > 0
+    if last < _LAST * taken or stopped:
         return None
     loss = record["loss_held_out"].mean("seed").values
     share = record["check"].values / last
