@@ -270,9 +270,18 @@ def information_report(record: "xarray.Dataset") -> Report:
         "upwards. Compare it with W2 between two parts of one set, of the same number",
     ]
     title = f"information: {first} and {second}"
-    return Report(
-        record, title, facts, results_tables(record, labels, texts), _warnings(record), notes
-    )
+    tables = results_tables(record, labels, texts, _limits(record))
+    return Report(record, title, facts, tables, _warnings(record), notes)
+
+
+def _limits(record: "xarray.Dataset") -> dict[str, tuple[float, str]]:
+    """Ln N of the samples of the other set, which no estimate of KL can confirm to be exceeded."""
+    counts = json.loads(record.attrs["num_train"])
+    limits = {}
+    for name, count in zip(DIRECTIONS, counts[::-1], strict=True):
+        limit = float(np.log(count)), f"above {{}} = ln {count}, not confirmed; estimate {{}}"
+        limits |= dict.fromkeys((name, f"{name}_score"), limit)
+    return limits
 
 
 def _warnings(record: "xarray.Dataset") -> list[str]:

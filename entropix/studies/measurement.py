@@ -503,10 +503,19 @@ def measure_report(record: "xarray.Dataset") -> Report:
         f"Evaluations: {evaluations_text(record)}",
         f"Training: {a['training_text']}",
     ]
-    tables = [*results_tables(record, LABELS, _PER_SEED), *baseline_tables(record)]
+    results = results_tables(record, LABELS, _PER_SEED, information_limits(record))
+    tables = [*results, *baseline_tables(record)]
     tables += location_tables(record)
     title, notes = f"measure: {a['name']}", notes_on(record)
     return Report(record, title, facts, tables, verdicts(record), notes)
+
+
+def information_limits(record: "xarray.Dataset") -> dict[str, tuple[float, str]]:
+    """The largest possible information of labels, for `results_tables`."""
+    if "label_entropy" not in record:
+        return {}
+    limit = float(record["label_entropy"]), "{} = H(label), clipped; estimate {}"
+    return dict.fromkeys(("mutual_information", "mutual_information_score"), limit)
 
 
 def verdicts(record: "xarray.Dataset") -> list[str]:
@@ -583,6 +592,12 @@ def notes_on(record: "xarray.Dataset") -> list[str]:
         hidden = float(record["mutual_information_cutoff"].max())
         if hidden > 0:
             notes.append(f"I(X; label) excludes noise below {hidden:.3g}")
+    limits = information_limits(record).items()
+    if any(float(record[name].mean()) > limit for name, (limit, _) in limits if name in record):
+        notes.append(
+            "I(X; label) cannot exceed H(label): the table is clipped there and shows the estimate "
+            "beside it, which results.nc holds. The excess is an error of one of the two fields"
+        )
     if "label_entropy" in record:
         notes.append(
             "H(label) is the entropy of the frequencies of the labels, the largest "

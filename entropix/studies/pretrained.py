@@ -40,6 +40,7 @@ from entropix.studies.measurement import (
     baseline_tables,
     check_effort,
     evaluations_text,
+    information_limits,
     measure_all,
     model_figures,
     notes_on,
@@ -269,7 +270,8 @@ class PretrainedStudy(AbstractStudy):
             f"Cut-off: {a['cutoff_text']}",
             f"Evaluations: {evaluations_text(record)}",
         ]
-        tables = [*results_tables(record, LABELS, {}), *baseline_tables(record)]
+        results = results_tables(record, LABELS, {}, information_limits(record))
+        tables = [*results, *baseline_tables(record)]
         tables += location_tables(record)
         notes = notes_on(record)
         if self.required:

@@ -216,3 +216,30 @@ def test_options_that_are_not_given_follow_the_data(tmp_path):
         settings(mixture(), network="unet")
     with pytest.raises(ValueError, match="`size` must be omitted"):
         settings(mixture(), size="small", widths=(8,))
+
+
+# ------------------------------------------------------------------ tables
+
+
+def test_a_table_marks_what_cannot_be_and_prints_exact_values_plainly():
+    import xarray
+
+    from entropix.studies.report import results_tables
+
+    nats = {"units": "nats"}
+    record = xarray.Dataset(
+        {
+            "information": ("seed", [1.31], nats),
+            "information_stderr": ("seed", [0.05], nats),
+            "entropy": ((), np.log(3), nats),
+            "entropy_stderr": ((), 1.8e-17, nats),
+        },
+        coords={"seed": [0]},
+    )
+    labels = {"information": "I", "entropy": "H"}
+    limits = {"information": (np.log(3), "{} = H, clipped; estimate {}")}
+    (table,) = results_tables(record, labels, {}, limits)
+    assert table.rows[1] == ["I", "1.099 = H, clipped; estimate 1.310 ± 0.050", "nats"]
+    assert table.rows[2] == ["H", "1.0986", "nats"]
+    (table,) = results_tables(record, labels, {}, {"information": (2.0, "{}, {}")})
+    assert table.rows[1] == ["I", "1.310 ± 0.050", "nats"]
