@@ -8,6 +8,7 @@ from entropix.models.denoisers import EDMPrediction as EDMPrediction
 from entropix.models.denoisers import VPrediction as VPrediction
 from entropix.models.exact import ExactModel as ExactModel
 from entropix.models.flow_matching import FlowMatching as FlowMatching
+from entropix.models.gaussian_part import GaussianPart as GaussianPart
 from entropix.models.guided import Guided as Guided
 from entropix.models.moved import noise_limits as noise_limits
 from entropix.models.network_model import AbstractNetworkModel as AbstractNetworkModel

@@ -25,6 +25,7 @@ from jaxtyping import Array, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike, State
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel, AbstractProcess
+from entropix.models.gaussian_part import GaussianPart
 from entropix.models.moved import move
 from entropix.models.network_model import (
     AbstractNetworkModel,
@@ -58,7 +59,8 @@ class EntropyMatching(AbstractNetworkModel):
     r"""The entropy-matching model: the network is the entropy field itself.
 
     $e_\theta(y, s) = \mathrm{network}(\lambda(s), y)$, or with a scaling
-    $c(s)\,\mathrm{network}(\lambda(s), y/\rho(s))$. The reverse drift is
+    $c(s)\,\mathrm{network}(\lambda(s), y/\rho(s))$, and with a Gaussian part that of a Gaussian is
+    added, $e_g(y, s)$ of `GaussianPart`. The reverse drift is
     $b + \sigma^2 e_\theta$, and $S_{NN} = \int\frac{\sigma^2}{2}E\|e_\theta\|^2\,ds$ (Neural
     Entropy, 2409.03817). A network with output zero generates the equilibrium: it stores nothing.
 
@@ -68,10 +70,12 @@ class EntropyMatching(AbstractNetworkModel):
         scaling: `GaussianScaling.from_data(data, process)` (recommended); None for no scaling, as
             required by processes that are not Gaussian.
         shape: shape of one example; needed if neither network nor scaling states it.
+        gaussian: `GaussianPart.from_data(data)`, so that the network learns what is not Gaussian in
+            the data, for a Gaussian process of finite entropy; None for no such part.
 
     Raises:
         ValueError: if `network` is not callable or has state, `process` is not a process, or a
-            scaling is combined with a process that is not Gaussian.
+            scaling or a Gaussian part is combined with a process that does not allow it.
 
     Example:
         >>> import jax
@@ -88,6 +92,7 @@ class EntropyMatching(AbstractNetworkModel):
     process: AbstractProcess
     scaling: GaussianScaling | None
     shape: tuple[int, ...] | None = eqx.field(static=True)
+    gaussian: GaussianPart | None = None  # the default is that of files without it
 
     def __init__(
         self,
@@ -96,6 +101,7 @@ class EntropyMatching(AbstractNetworkModel):
         scaling: GaussianScaling | None = None,
         *,
         shape: tuple[int, ...] | None = None,
+        gaussian: GaussianPart | None = None,
     ):
         check_parts(network, process, gaussian=False)
         self.network = network
@@ -116,6 +122,22 @@ class EntropyMatching(AbstractNetworkModel):
                     f"`shape` must be that of `scaling`, {scaling.shape}, got {shape}."
                 )
             shape = scaling.shape
+        self.gaussian = gaussian
+        if gaussian is not None:
+            if not isinstance(gaussian, GaussianPart):
+                raise ValueError(
+                    f"`gaussian` must be a GaussianPart or None, got {type(gaussian).__name__}."
+                )
+            if not isinstance(process, AbstractGaussianProcess) or not process.is_finite:
+                raise ValueError(
+                    "`gaussian` must be None for a process that is not Gaussian or of infinite "
+                    f"entropy, got {type(process).__name__}."
+                )
+            if shape is not None and tuple(shape) != gaussian.shape:
+                raise ValueError(
+                    f"`shape` must be that of `gaussian`, {gaussian.shape}, got {shape}."
+                )
+            shape = gaussian.shape
         self.shape = example_shape(network, shape)
 
     def with_process(self, process: AbstractProcess) -> AbstractModel:
@@ -134,9 +156,12 @@ class EntropyMatching(AbstractNetworkModel):
         self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
     ) -> State:
         out = self._output(s, y, condition, key)
-        if self.scaling is None:
-            return out
-        return self.scaling(_gaussian(self.process), s) * out
+        if self.scaling is not None:
+            out = self.scaling(_gaussian(self.process), s) * out
+        if self.gaussian is not None:
+            process = _gaussian(self.process)
+            out = out + process.scale(s) * self.gaussian.over_scale(process, s, y)
+        return out
 
     def score(
         self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
@@ -148,6 +173,14 @@ class EntropyMatching(AbstractNetworkModel):
         self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
     ) -> State:
         out = self._output(s, y, condition, key)
+        if self.gaussian is not None:
+            process = _gaussian(self.process)
+            part = self.gaussian.over_scale(process, s, y)
+            rate = process.scaled_sigma_squared(s) / 2
+            scaled = process.sigma_squared(s) / 2
+            if self.scaling is not None:
+                scaled = self.scaling.velocity(process, s)
+            return -scaled * out - rate * part
         if self.scaling is not None:
             return -self.scaling.velocity(_gaussian(self.process), s) * out
         half = self.process.sigma_squared(s) / 2

@@ -2,6 +2,7 @@
 
 from entropix.networks.condition_dropout import ConditionDropout as ConditionDropout
 from entropix.networks.dit import DiT as DiT
+from entropix.networks.images import Flattened as Flattened
 from entropix.networks.latent_condition import LatentCondition as LatentCondition
 from entropix.networks.linear_skip import LinearSkip as LinearSkip
 from entropix.networks.mlp import FourierMLP as FourierMLP

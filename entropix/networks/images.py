@@ -11,10 +11,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from entropix._core.arrays import Key
-from entropix._core.checks import exact_shape, positive_integer
+from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.checks import exact_shape, positive_integer, with_key
 from entropix.networks.parameters import Fixed
 
 
@@ -39,6 +39,44 @@ def channels_first(y: Array, shape: tuple[int, ...], dtype: Any) -> Float[Array,
 def channels_last(image: Float[Array, "c h w"], shape: tuple[int, ...], dtype: Any) -> Array:
     """The inverse of `channels_first`."""
     return jnp.moveaxis(image, 0, -1).reshape(shape).astype(dtype)
+
+
+class Flattened(eqx.Module):
+    """A network for images, for images that are flattened to vectors.
+
+    Args:
+        network: `network(log_snr, y, condition)` with a `shape`, such as `UNet` or `DiT`.
+
+    Raises:
+        ValueError: if it does not state the shape of an image.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> import entropix as ex
+        >>> network = ex.UNet((8, 8), widths=(8,), key=jax.random.key(0))
+        >>> ex.networks.Flattened(network)(0.0, jnp.zeros(64)).shape
+        (64,)
+    """
+
+    network: Callable[..., Array]
+
+    def __init__(self, network: Callable[..., Array]):
+        if getattr(network, "shape", None) is None:
+            raise ValueError(
+                f"`network` must have a `shape`, such as UNet, got {type(network).__name__}."
+            )
+        self.network = network
+
+    @property
+    def dim(self) -> int:
+        """The size of a vector."""
+        return math.prod(self.network.shape)  # pyright: ignore[reportFunctionMemberAccess]
+
+    def __call__(
+        self, log_snr: RealScalarLike, y: Array, condition: PyTree = None, *, key: Key | None = None
+    ) -> Array:
+        image = y.reshape(self.network.shape)  # pyright: ignore[reportFunctionMemberAccess]
+        return self.network(log_snr, image, condition, **with_key(self.network, key)).ravel()
 
 
 def cast(module: Any, dtype: Any) -> Any:

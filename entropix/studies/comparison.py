@@ -37,8 +37,8 @@ from entropix.studies.study import (
 )
 from entropix.studies.training import (
     checked_training,
+    make_models,
     make_process,
-    mlp_model,
     process_parameters,
     process_text,
     training_text,
@@ -119,7 +119,8 @@ def prepare_information(
     pair = prepare_pair(first, second, options.data)
     # A divergence may be finite where the entropies are not: the process needs no cut-off.
     cutoff = choose_cutoff(options.estimation.cutoff, process, pair[1], of_entropy=False)
-    settings = checked_training(options.training, sum(data.num_train for data in pair))
+    count = sum(data.num_train for data in pair)
+    settings = checked_training(options.training, pair[0], process, count)
     workspace = Workspace.claim(
         options.output,
         name="-".join(data.dataset.name for data in pair),
@@ -162,10 +163,14 @@ class InformationStudy(AbstractTrainedStudy):
         first, second = (data.dataset.name for data in self.pair)
         return first, second if second != first else f"{second}'"
 
+    @property
+    def deadline(self) -> None:
+        return None
+
     def make_model(self) -> Callable[[Key], EntropyMatching]:
         """The function from a key to an untrained model of both sets."""
-        points = pooled(list(self.pair))
-        return mlp_model(points, self.process, self.settings.widths, condition_dim=1)
+        points, shape = pooled(list(self.pair)), self.pair[0].example_shape
+        return make_models(self.settings, points, self.process, shape, condition_dim=1)
 
     def attributes(self) -> dict[str, Any]:
         first, second = self.pair
@@ -265,9 +270,18 @@ def information_report(record: "xarray.Dataset") -> Report:
         "upwards. Compare it with W2 between two parts of one set, of the same number",
     ]
     title = f"information: {first} and {second}"
-    return Report(
-        record, title, facts, results_tables(record, labels, texts), _warnings(record), notes
-    )
+    tables = results_tables(record, labels, texts, _limits(record))
+    return Report(record, title, facts, tables, _warnings(record), notes)
+
+
+def _limits(record: "xarray.Dataset") -> dict[str, tuple[float, str]]:
+    """Ln N of the samples of the other set, which no estimate of KL can confirm to be exceeded."""
+    counts = json.loads(record.attrs["num_train"])
+    limits = {}
+    for name, count in zip(DIRECTIONS, counts[::-1], strict=True):
+        limit = float(np.log(count)), f"above {{}} = ln {count}, not confirmed; estimate {{}}"
+        limits |= dict.fromkeys((name, f"{name}_score"), limit)
+    return limits
 
 
 def _warnings(record: "xarray.Dataset") -> list[str]:

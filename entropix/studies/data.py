@@ -82,6 +82,13 @@ class PreparedData:
         """D."""
         return self.augmented.shape[1]
 
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """Of one example for a network: that of an image, unless it is projected, or (D,)."""
+        if self.dataset.kind == "image" and self.projection is None and self.dataset.shape:
+            return tuple(self.dataset.shape)
+        return (self.dim,)
+
     def log_jacobian(self, points: DataLike) -> jax.Array:
         """Added to a log density in the coordinates of the model, it gives that of the data.
 

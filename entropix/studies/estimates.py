@@ -23,6 +23,7 @@ from entropix.interfaces import (
     SampleEstimates,
 )
 from entropix.models import ExactModel
+from entropix.studies.baselines import measure_gaussians
 from entropix.studies.cutoff import Cutoff, default_cutoff, time_per_log_snr, with_cutoff
 from entropix.studies.data import PreparedData
 from entropix.studies.options import EstimationOptions
@@ -325,35 +326,16 @@ STAGES: dict[str, Callable[[Subject, Key, Found], Found]] = {
 
 
 def measure_data(subject: Subject) -> Found:
-    """W2 of two sets of data of equal size, the entropy of labels, and -E log g of a Gaussian."""
+    """W2 of two sets of data of equal size, the entropy of labels, and Gaussian baselines."""
     count, data = subject.num_pairs, subject.data
     null = wasserstein(data.held_out[:count], data.train[:count]).value
     found = {"wasserstein2_null": null, "wasserstein2_count": count}
     found["evaluations"] = subject.options.evaluations
-    found |= _gaussian_baseline(data, subject.num_rated)
+    found["storage_limit"] = np.log(data.num_train)
+    found |= measure_gaussians(data, subject.num_rated)
     if data.condition is not None and data.condition.entropy is not None:
         found["label_entropy"], found["label_entropy_stderr"] = data.condition.entropy
     return on_host(found)
-
-
-def _gaussian_baseline(data: PreparedData, count: int) -> Found:
-    """-E log g for the Gaussian of the training data; empty where that has no density."""
-    train, points = (np.asarray(part, np.float64) for part in (data.train, data.held_out[:count]))
-    mean = train.mean(axis=0)
-    try:
-        factor = np.linalg.cholesky(np.atleast_2d(np.cov(train, rowvar=False)))
-    except np.linalg.LinAlgError:
-        return {}
-    diagonal = np.diag(factor)
-    if diagonal.min() < 1e-5 * diagonal.max():
-        return {}
-    whitened = np.linalg.solve(factor, (points - mean).T)
-    surprise = (whitened**2).sum(axis=0) / 2 + np.log(diagonal).sum()
-    surprise += data.dim * np.log(2 * np.pi) / 2 - np.asarray(data.log_jacobian(points))
-    return {
-        "negative_log_likelihood_gaussian": surprise.mean(),
-        "negative_log_likelihood_gaussian_stderr": surprise.std(ddof=1) / np.sqrt(count),
-    }
 
 
 def measure_truth(subject: Subject, key: Key) -> Found:

@@ -142,6 +142,14 @@ class OutputFolder:
             self._take()
         return found
 
+    def configuration(self) -> dict[str, Any] | None:
+        """That of the run in the folder; None if there is none, or it cannot be read."""
+        try:
+            found = json.loads((self.path / CONFIGURATION).read_text())
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
     # ------------------------------------------------------------------ during the work
 
     @contextlib.contextmanager

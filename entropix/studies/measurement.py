@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,10 +12,19 @@ import numpy as np
 
 from entropix._core.arrays import Key
 from entropix._core.checks import positive, positive_integer
+from entropix._core.formatting import format_with_error
 from entropix.datasets import Dataset
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel
-from entropix.models import EntropyMatching, GaussianScaling
+from entropix.models import EntropyMatching
 from entropix.networks import ConditionDropout, FourierMLP, LatentCondition
+from entropix.studies.baselines import GAUSSIANS
+from entropix.studies.budget import (
+    Plan,
+    measured_pace,
+    path_samples,
+    planned,
+    resumed_plan,
+)
 from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff, report_times
 from entropix.studies.data import PreparedData, data_attributes, prepare_data
 from entropix.studies.estimates import (
@@ -27,6 +37,8 @@ from entropix.studies.estimates import (
     with_relative_error,
 )
 from entropix.studies.figures import plot_entropy, plot_loss
+from entropix.studies.findings import finding_attributes
+from entropix.studies.folder import OutputFolder
 from entropix.studies.location import (
     LOCATION,
     location_labels,
@@ -36,10 +48,15 @@ from entropix.studies.location import (
     measure_location,
     plot_location,
 )
-from entropix.studies.options import EstimationOptions, MeasureOptions, TrainingOptions
+from entropix.studies.options import (
+    ConditionOptions,
+    EstimationOptions,
+    MeasureOptions,
+    TrainingOptions,
+)
 from entropix.studies.pictures import plot_log_density, plot_samples
 from entropix.studies.record import TRAINING, Schema
-from entropix.studies.report import Report, results_tables, spread_note
+from entropix.studies.report import Report, Table, estimate_text, results_tables, spread_note
 from entropix.studies.study import (
     AbstractStudy,
     AbstractTrainedStudy,
@@ -51,10 +68,14 @@ from entropix.studies.study import (
 from entropix.studies.training import (
     Training,
     checked_training,
+    gaussian_parts,
+    make_models,
+    make_network,
     make_process,
-    mlp_model,
+    num_steps,
     process_parameters,
     process_text,
+    training,
     training_text,
 )
 from entropix.training import EnsembleFit
@@ -67,9 +88,28 @@ if TYPE_CHECKING:
 _TRUTH, _PILOT = 0x7A17, 0x9110
 # More latent classes than classes of labels, so that some may describe styles.
 _MIN_LATENT = 16
+# Steps between evaluations of the held-out loss where a budget decides the number of steps.
+_CHECK_EVERY, _CHECK_EVERY_IMAGES = 100, 25
+# The width of the guess of a latent class from an image.
+_GUESS = 256
 _SEED, _TIME = ("seed",), ("seed", "time")
 _RATED = ("seed", "rated_sample")
 _LOG_RATE = "nats per unit log-SNR"
+
+
+def _gaussian_schema() -> Schema:
+    """The variables of the Gaussians with the moments of the training data."""
+    rated, bits = ("rated_sample",), "bits per dimension"
+    found: Schema = {}
+    for name, text in GAUSSIANS.items():
+        found |= {
+            f"negative_log_likelihood_{name}": ((), "nats", f"-E log g, held-out, g: {text}"),
+            f"bits_per_dim_{name}": ((), bits, f"the same per dimension, g: {text}"),
+            f"log_prob_{name}": (rated, "nats", f"log g of held-out samples, g: {text}"),
+            f"log_prob_{name}_train": (rated, "nats", f"the same of training samples, g: {text}"),
+        }
+    return found
+
 
 SCHEMA: Schema = TRAINING | {
     "neural_entropy": (_SEED, "nats", "neural entropy S_NN on held-out data"),
@@ -83,11 +123,8 @@ SCHEMA: Schema = TRAINING | {
     "negative_log_likelihood": (_SEED, "nats", "upper bound on -E log p, held-out, data units"),
     "negative_log_likelihood_train": (_SEED, "nats", "the same on training data"),
     "bits_per_dim": (_SEED, "bits per dimension", "the bound per dimension, for integer levels"),
-    "negative_log_likelihood_gaussian": (
-        (),
-        "nats",
-        "-E log g, held-out, data units, g the Gaussian with the moments of the training data",
-    ),
+    "storage_limit": ((), "nats", "ln N of the training samples, the entropy of naming one"),
+    **_gaussian_schema(),
     "log_prob": (_RATED, "nats", "lower bound on log p, held-out samples, data units"),
     "log_prob_train": (_RATED, "nats", "the same for training samples"),
     "log_prob_generated": (_RATED, "nats", "the same for generated samples"),
@@ -126,8 +163,8 @@ LABELS = {
     "negative_log_likelihood": "bound on -log p, held-out data",
     "negative_log_likelihood_train": "bound on -log p, training data",
     "negative_log_likelihood_exact": "exact -log p, held-out data",
-    "negative_log_likelihood_gaussian": "-log of a Gaussian density, held-out data",
     "bits_per_dim": "bound on -log p, held-out data, per dimension",
+    "storage_limit": "ln N of the training data, to name one of them",
     "wasserstein2": "W2, held-out data to samples",
     "wasserstein2_null": "W2, held-out data to training data",
     "transport_w2_lower": "W2 from data to noise, lower bound by moments",
@@ -188,7 +225,12 @@ def prepare_measure(
     Args and errors are those of `measure`; `command` is the command line, if the request came
     from one. Nothing is left behind if the request is refused.
     """
+    started = time.perf_counter()
     if model is not None or options.pretrained.model is not None:
+        if options.budget.minutes is not None:
+            raise ValueError(
+                f"`minutes` must be omitted together with `model`, got {options.budget.minutes}."
+            )
         from entropix.studies.pretrained import prepare_pretrained  # it imports this module
 
         return prepare_pretrained(source, options, model=model, command=command)
@@ -200,21 +242,100 @@ def prepare_measure(
     process = make_process(options.process)
     data = prepare_data(source, options.data, options.condition)
     cutoff = choose_cutoff(effort.cutoff, process, data)
-    settings = checked_training(options.training, data.num_train)
+    settings = checked_training(options.training, data, process)
+    folder = Workspace.located(options.output, data.dataset.name)
+    plan = _plan(options, settings, data, process, folder, started)
+    options = dataclasses.replace(options, estimation=plan.effort)
     workspace = Workspace.claim(
         options.output,
         name=data.dataset.name,
         configuration={
             "process": options.process.process,
             **process_parameters(options.process),
-            **dataclasses.asdict(settings),
+            **dataclasses.asdict(plan.settings),
             **dataclasses.asdict(options.data),
             **({} if data.condition is None else dataclasses.asdict(options.condition)),
+            **plan.configuration(options.budget.minutes),
             "data_fingerprint": data.fingerprint,
         },
         command=command,
     )
-    return MeasureStudy(workspace, options, settings, data, process, cutoff)
+    return MeasureStudy(workspace, options, plan.settings, data, process, cutoff, plan)
+
+
+def _plan(
+    options: MeasureOptions,
+    settings: TrainingOptions,
+    data: PreparedData,
+    process: AbstractGaussianProcess,
+    folder: OutputFolder,
+    started: float,
+) -> Plan:
+    """What a budget allows, and how long it will take; of a run to resume, what was planned."""
+    minutes, effort = options.budget.minutes, options.estimation
+    if minutes is not None:
+        positive(minutes, "minutes")
+        for group, name in ((options.training, "steps"), (effort, "relative_error")):
+            if getattr(group, name) is not None:
+                raise ValueError(
+                    f"`{name}` must be omitted together with `minutes`, got {getattr(group, name)}."
+                )
+    if options.output.resume and (stored := folder.configuration()) is not None:
+        return resumed_plan(settings, effort, stored if minutes is not None else {})
+    if minutes is None and options.output.quiet:
+        return Plan(settings, effort)
+    if minutes is not None and options.training.check_every is None:
+        every = _CHECK_EVERY if settings.network == "mlp" else _CHECK_EVERY_IMAGES
+        settings = dataclasses.replace(settings, check_every=every)
+    make = models_of(settings, data, process, options.condition)
+    pace = measured_pace(training(settings), make, examples_of(data), process)
+    patience = options.training.patience
+    return planned(pace, settings, effort, minutes, data, patience=patience, since=started)
+
+
+def models_of(
+    settings: TrainingOptions,
+    data: PreparedData,
+    process: AbstractGaussianProcess,
+    labels: ConditionOptions,
+) -> Callable[[Key], EntropyMatching]:
+    """The function from a key to an untrained model: of the data, with labels if there are."""
+    shape, condition = data.example_shape, data.condition
+    if condition is None:
+        return make_models(settings, data.train, process, shape)
+    parts = gaussian_parts(settings, data.train, process)
+
+    def continuous(key: Key) -> Any:
+        return make_network(settings, shape, key, condition.dim + 1)  # the flag of a dropout
+
+    def discrete(key: Key) -> Any:
+        # Labels reach the network as evidence for latent classes, which it otherwise guesses.
+        key, guess_key = jax.random.split(key)
+        latent = max(_MIN_LATENT, 3 * condition.dim // 2)
+        half = -(-settings.widths[0] // 2) if settings.network == "mlp" else _GUESS
+        return LatentCondition(
+            make_network(settings, shape, key, latent),
+            FourierMLP(data.dim, widths=(half,), out_dim=latent, key=guess_key),
+            condition_dim=condition.dim,
+            num_classes=latent,
+        )
+
+    def make(key: Key) -> EntropyMatching:
+        network = (continuous if condition.entropy is None else discrete)(key)
+        network = ConditionDropout(network, condition.dim, labels.condition_dropout)
+        return EntropyMatching(network, process, **parts)
+
+    return make
+
+
+def examples_of(data: PreparedData) -> dict[str, Any]:
+    """Training and held-out data, as arguments of `Training.fit`."""
+    return {
+        "data": data.augmented,
+        "condition": data.condition_augmented,
+        "holdout": data.held_out,
+        "holdout_condition": data.condition_held_out,
+    }
 
 
 def check_effort(effort: EstimationOptions) -> None:
@@ -245,6 +366,7 @@ class MeasureStudy(AbstractTrainedStudy):
         data: in the coordinates of the model.
         process: the forward process.
         cutoff: of the entropies.
+        plan: of the time.
     """
 
     schema: ClassVar[Schema] = SCHEMA
@@ -254,36 +376,14 @@ class MeasureStudy(AbstractTrainedStudy):
     data: PreparedData
     process: AbstractGaussianProcess
     cutoff: Cutoff
+    plan: Plan
+
+    @property
+    def deadline(self) -> float | None:
+        return self.plan.deadline
 
     def make_model(self) -> Callable[[Key], EntropyMatching]:
-        """The function from a key to an untrained model: of the data, with labels if there are."""
-        data, widths = self.data, self.settings.widths
-        condition, rate = data.condition, self.options.condition.condition_dropout
-        if condition is None:
-            return mlp_model(data.train, self.process, widths)
-        scaling = GaussianScaling.from_data(data.train, self.process)
-
-        def continuous(key: Key) -> Any:
-            size = condition.dim + 1  # ConditionDropout adds a one
-            return FourierMLP(data.dim, widths=widths, condition_dim=size, key=key)
-
-        def discrete(key: Key) -> Any:
-            # Labels reach the network as evidence for latent classes, which it otherwise guesses.
-            key, guess_key = jax.random.split(key)
-            latent, half = max(_MIN_LATENT, 3 * condition.dim // 2), (-(-widths[0] // 2),)
-            return LatentCondition(
-                FourierMLP(data.dim, widths=widths, condition_dim=latent, key=key),
-                FourierMLP(data.dim, widths=half, out_dim=latent, key=guess_key),
-                condition_dim=condition.dim,
-                num_classes=latent,
-            )
-
-        def make(key: Key) -> EntropyMatching:
-            network = (continuous if condition.entropy is None else discrete)(key)
-            network = ConditionDropout(network, condition.dim, rate)
-            return EntropyMatching(network, self.process, scaling)
-
-        return make
+        return models_of(self.settings, self.data, self.process, self.options.condition)
 
     def attributes(self) -> dict[str, Any]:
         data = self.data
@@ -296,16 +396,16 @@ class MeasureStudy(AbstractTrainedStudy):
             "process": self.options.process.process,
             "process_text": process_text(self.options.process),
             "training_text": training_text(self.settings, self.process),
+            **self.plan.attributes(),
+            "num_steps": num_steps(self.settings),
+            "patience": self.settings.patience or 0,
+            "network": self.settings.network,
+            **finding_attributes(data, self.process),
             "relative_error": self.options.estimation.relative_error or 0.0,
         }
 
     def examples(self) -> dict[str, Any]:
-        return {
-            "data": self.data.augmented,
-            "condition": self.data.condition_augmented,
-            "holdout": self.data.held_out,
-            "holdout_condition": self.data.condition_held_out,
-        }
+        return examples_of(self.data)
 
     def times(self, cutoff: Cutoff) -> np.ndarray:
         return report_times(self.process, self.data, cutoff)
@@ -319,7 +419,8 @@ class MeasureStudy(AbstractTrainedStudy):
         effort = self.options.estimation
 
         def subject(index: int) -> Subject:
-            return Subject(fits.member(index), self.data, effort, times, cutoff)
+            model, count = fits.member(index), path_samples(effort)
+            return Subject(model, self.data, effort, times, cutoff, path_samples=count)
 
         return measure_all(self.training, STAGES, subject, self.options.data.data_seed, show=show)
 
@@ -407,8 +508,46 @@ def measure_report(record: "xarray.Dataset") -> Report:
         f"Evaluations: {evaluations_text(record)}",
         f"Training: {a['training_text']}",
     ]
-    tables = results_tables(record, LABELS, _PER_SEED) + location_tables(record)
-    return Report(record, f"measure: {a['name']}", facts, tables, [], notes_on(record))
+    results = results_tables(record, LABELS, _PER_SEED, information_limits(record))
+    tables = [*results, *baseline_tables(record)]
+    tables += location_tables(record)
+    title, notes = f"measure: {a['name']}", notes_on(record)
+    return Report(record, title, facts, tables, verdicts(record), notes)
+
+
+def information_limits(record: "xarray.Dataset") -> dict[str, tuple[float, str]]:
+    """The largest possible information of labels, for `results_tables`."""
+    if "label_entropy" not in record:
+        return {}
+    limit = float(record["label_entropy"]), "{} = H(label), clipped; estimate {}"
+    return dict.fromkeys(("mutual_information", "mutual_information_score"), limit)
+
+
+def verdicts(record: "xarray.Dataset") -> list[str]:
+    """The sentence of the verdict."""
+    return [f"verdict: {record.attrs['verdict_text']}"]
+
+
+def baseline_tables(record: "xarray.Dataset") -> list[Table]:
+    """The model beside the Gaussians of the training data."""
+    bits = "bits_per_dim" in record
+    rows = [["density", "-log p [nats]", *(["bits per dimension"] if bits else [])]]
+    rows[0].append("above the model [nats]")
+    named = {"": "bound of the model"} | {f"_{name}": text for name, text in GAUSSIANS.items()}
+    for suffix, text in named.items():
+        of = f"negative_log_likelihood{suffix}"
+        if of not in record:
+            rows.append([text, "none", *([""] if bits else []), "it has no density"])
+            continue
+        row = [text, estimate_text(record, of)]
+        if bits:
+            row.append(estimate_text(record, f"bits_per_dim{suffix}"))
+        if suffix:
+            model, other = record["log_prob"].mean("seed"), record[f"log_prob{suffix}"]
+            above = (model - other).values
+            row.append(format_with_error(above.mean(), above.std(ddof=1) / np.sqrt(len(above))))
+        rows.append([*row, ""] if not suffix else row)
+    return [Table(rows, "Held-out data, against Gaussians with the moments of the training data")]
 
 
 def notes_on(record: "xarray.Dataset") -> list[str]:
@@ -429,6 +568,11 @@ def notes_on(record: "xarray.Dataset") -> list[str]:
         "is what perfect samples would have",
         "Speed limit: the path of the density from data to noise is at least as long as W2. "
         f"Efficiency is W2^2 / (S_NN x noise budget); {efficiency}",
+        "The Gaussians have the moments of the training data: isotropic in the coordinates of the "
+        "model, diagonal, and with the full covariance. What a model gains over the last is what "
+        "it has found beyond the covariance",
+        "ln N is the entropy of the empirical distribution: what it takes to name one of the N "
+        "training samples, and so to have memorised all of them",
     ]
     if "path_kl" in record:
         notes.append(
@@ -453,6 +597,12 @@ def notes_on(record: "xarray.Dataset") -> list[str]:
         hidden = float(record["mutual_information_cutoff"].max())
         if hidden > 0:
             notes.append(f"I(X; label) excludes noise below {hidden:.3g}")
+    limits = information_limits(record).items()
+    if any(float(record[name].mean()) > limit for name, (limit, _) in limits if name in record):
+        notes.append(
+            "I(X; label) cannot exceed H(label): the table is clipped there and shows the estimate "
+            "beside it, which results.nc holds. The excess is an error of one of the two fields"
+        )
     if "label_entropy" in record:
         notes.append(
             "H(label) is the entropy of the frequencies of the labels, the largest "

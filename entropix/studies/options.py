@@ -111,16 +111,36 @@ class TrainingOptions:
     seed: int = 0
     """Seed of the first network; the others follow it. The result for a seed does not depend on
     which other seeds are trained."""
-    steps: int = 6000
-    """Number of training steps."""
+    network: Literal["auto", "mlp", "unet", "dit"] = "auto"
+    """mlp: hidden layers; unet: convolutions at several resolutions, for images; dit: a transformer
+    over patches of an image. auto: unet for images above 12 x 12, otherwise mlp."""
+    size: Literal["auto", "small", "medium", "large"] = "auto"
+    """How large the network is. auto: medium for mlp, small for the others, whose medium and large
+    are meant for an accelerator."""
+    gaussian: Literal["auto", "yes", "no"] = "auto"
+    """Add the field of the Gaussian with the mean and covariance of the training data to the
+    network, which then learns what is beyond the covariance. auto: yes, unless the density of the
+    data is known, or the process or the number of dimensions, above 4096, does not allow it."""
+    widths: tuple[int, ...] = ()
+    """mlp: widths of the hidden layers; unet: channels at each resolution. auto: by --size; two
+    layers of width 2 sqrt(N D), to a power of two between 64 and 512, for a medium mlp."""
+    steps: int | None = None
+    """Number of training steps. auto: 200 passes through the N training samples, between 1500 and
+    6000 steps."""
+    patience: int | None = None
+    """Stop a network when its held-out loss has not decreased for this number of steps, and keep
+    the one of least held-out loss; 0: keep the last. auto: a quarter of the steps."""
+    check_every: int | None = None
+    """Training steps between evaluations of the held-out loss. auto: a fiftieth of the steps, at
+    most 100."""
     batch_size: int | None = None
-    """Samples per training step. auto: 128, or all of them if there are fewer."""
+    """Samples per training step. auto: 128 for mlp, 64 for the others, or all of them if there are
+    fewer."""
     num_draws: int = 2
     """Noise draws per sample and training step."""
-    learning_rate: float = 3e-3
-    """Peak learning rate. It warms up, then decays to zero along a cosine."""
-    widths: tuple[int, ...] = (512, 512)
-    """Widths of the hidden layers."""
+    learning_rate: float | None = None
+    """Peak learning rate. It warms up, then decays to zero along a cosine. auto: 3e-3 for mlp, 2e-3
+    for unet, 1e-3 for dit."""
     checkpoint_every: int = 500
     """Training steps between checkpoints. A run that is killed loses at most this number."""
 
@@ -167,6 +187,15 @@ class EstimationOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class BudgetOptions:
+    """A limit on time."""
+
+    minutes: float | None = None
+    """Time for the whole command, in minutes: as many training steps as it allows, and fewer
+    evaluations and samples where they would take more than a third of it. auto: no limit."""
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelOptions:
     """A model that exists already: it is measured, and nothing is trained."""
 
@@ -196,6 +225,7 @@ class MeasureOptions:
     output: OutputOptions = OutputOptions()
     condition: ConditionOptions = ConditionOptions()
     pretrained: ModelOptions = ModelOptions()
+    budget: BudgetOptions = BudgetOptions()
 
 
 # ------------------------------------------------------------------ information

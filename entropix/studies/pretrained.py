@@ -30,17 +30,21 @@ from entropix.studies.cutoff import (
 )
 from entropix.studies.data import PreparedData, data_attributes, prepare_data
 from entropix.studies.estimates import Subject, errors_of
+from entropix.studies.findings import finding_attributes
 from entropix.studies.loaded import LoadedModel, arranged, given_model, load_model, probe
 from entropix.studies.location import location_tables
 from entropix.studies.measurement import (
     LABELS,
     SCHEMA,
     STAGES,
+    baseline_tables,
     check_effort,
     evaluations_text,
+    information_limits,
     measure_all,
     model_figures,
     notes_on,
+    verdicts,
 )
 from entropix.studies.options import (
     ConditionOptions,
@@ -181,6 +185,7 @@ class PretrainedStudy(AbstractStudy):
             **self.cutoff.attributes(),
             "process_text": type(self.model.process).__name__,
             "noise_text": self._noise_text(),
+            **finding_attributes(data, self.model.process),
             "relative_error": self.options.estimation.relative_error or 0.0,
         }
 
@@ -278,7 +283,9 @@ class PretrainedStudy(AbstractStudy):
             f"Cut-off: {a['cutoff_text']}",
             f"Evaluations: {evaluations_text(record)}",
         ]
-        tables = results_tables(record, LABELS, {}) + location_tables(record)
+        results = results_tables(record, LABELS, {}, information_limits(record))
+        tables = [*results, *baseline_tables(record)]
+        tables += location_tables(record)
         notes = notes_on(record)
         if self.required:
             notes.append(
@@ -297,7 +304,7 @@ class PretrainedStudy(AbstractStudy):
             for name, value, error in zip(record["class"].values, per_class, errors, strict=True):
                 rows.append([str(name), format_with_error(float(value), float(error))])
             tables.append(Table(rows, "S_NN of the model given a class"))
-        return Report(record, f"measure: {a['name']}", facts, tables, [], notes)
+        return Report(record, f"measure: {a['name']}", facts, tables, verdicts(record), notes)
 
 
 # ------------------------------------------------------------------ checks

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from entropix.studies.theorems import SLACK, with_theorems
+from entropix.studies.verdict import with_verdict
 
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ TRAINING: Schema = {
     "log_snr": (("time",), "1", "log-SNR at each time"),
     "loss": (("seed", "step"), "nats", "training loss of each step; a perfect network has -S_tot"),
     "loss_held_out": (("seed", "check"), "nats", "the same loss on held-out data"),
+    "best_step": (("seed",), "1", "training step of the network that was kept"),
     "theorem_slack": (("theorem", "seed"), "1", SLACK),
 }
 _ERRORS = {
@@ -52,7 +54,7 @@ def assemble(
     coordinates: dict[str, tuple[Any, str]],
     attributes: dict[str, Any],
 ) -> "xarray.Dataset":
-    """A labelled data set, and by how much the theorems between its variables hold.
+    """A labelled data set, by how much the theorems between its variables hold, and a verdict.
 
     Args:
         schema: dimensions, unit and meaning of each variable.
@@ -81,7 +83,7 @@ def assemble(
         },
         attrs={name: _storable(value) for name, value in attributes.items()},
     )
-    return with_theorems(record)
+    return with_verdict(with_theorems(record))
 
 
 def _base(schema: Schema, name: str) -> str:

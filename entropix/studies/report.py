@@ -1,7 +1,9 @@
 """A record in words: tables and sentences, for the terminal and for `report.md`."""
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     import xarray
 
 Rows = list[list[str]]
+# Words in front of a sentence, which are printed in bold.
+_ROUNDING = 1e-9  # relative, of exact values
+_MARK = re.compile("^(verdict|contradiction):")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +97,7 @@ class Report:
         for table in self.tables:
             lines += ["", *table.markdown()]
         if findings := self._findings():
-            marked = (f.replace("contradiction:", "**Contradiction:**", 1) for f in findings)
+            marked = (_MARK.sub(lambda m: f"**{m[0].capitalize()}**", f) for f in findings)
             lines += ["", *(f"- {finding}." for finding in marked)]
         lines += ["", "## How to read the results", "", *(f"- {note}." for note in self.notes)]
         for file, caption in figures.items():
@@ -104,7 +109,10 @@ class Report:
 
 
 def results_tables(
-    record: "xarray.Dataset", labels: dict[str, str], per_seed: dict[str, str]
+    record: "xarray.Dataset",
+    labels: dict[str, str],
+    per_seed: dict[str, str],
+    limits: Mapping[str, tuple[float, str]] = MappingProxyType({}),
 ) -> list[Table]:
     """The results with their standard errors; and, of several seeds, some of each seed.
 
@@ -116,12 +124,18 @@ def results_tables(
         labels: names of quantities, in the order of the table, and their labels; quantities that
             were not measured are left out.
         per_seed: the same for the table of all seeds.
+        limits: by name, the largest value that is possible, or that the samples can confirm; and
+            a format of this value and the estimate, for an estimate that is larger.
     """
     rows = [["quantity", "value", "unit"]]
     for name, label in labels.items():
         if name in record:
             unit = record[name].attrs["units"]
-            rows.append([label, _estimate(record, name), "" if unit == "1" else unit])
+            text = estimate_text(record, name)
+            if name in limits and float(record[name].mean()) > limits[name][0]:
+                limit, marked = limits[name]
+                text = marked.format(f"{limit:.4g}", text)
+            rows.append([label, text, "" if unit == "1" else unit])
     tables = [Table(rows)]
     seeds = record["seed"].values.tolist()
     shown = {name: label for name, label in per_seed.items() if name in record}
@@ -137,12 +151,13 @@ def results_tables(
     return tables
 
 
-def _estimate(record: "xarray.Dataset", name: str) -> str:
+def estimate_text(record: "xarray.Dataset", name: str) -> str:
+    """A quantity of all seeds with its standard error."""
     values = np.atleast_1d(record[name].values)
     text = f"{values.mean():.4g}"
     if f"{name}_stderr" in record:
         errors = np.atleast_1d(record[f"{name}_stderr"].values)
-        text = format_with_error(float(values.mean()), float(np.sqrt(np.mean(errors**2))))
+        text = with_error(float(values.mean()), float(np.sqrt(np.mean(errors**2))), 5)
     if len(values) > 1:
         text += f"   ({values.min():.5g} to {values.max():.5g})"
     return text
@@ -171,8 +186,9 @@ def over_seeds(values: np.ndarray) -> tuple[float, float]:
 
 
 def with_error(value: float, error: float, digits: int = 3) -> str:
-    """A value with its standard error, if there is one."""
-    return format_with_error(value, error) if error > 0 else f"{value:.{digits}g}"
+    """A value with its standard error, if there is one beyond rounding."""
+    exact = error <= _ROUNDING * abs(value)
+    return f"{value:.{digits}g}" if exact else format_with_error(value, error)
 
 
 def mean_text(values: np.ndarray) -> str:

@@ -35,7 +35,7 @@ from entropix.studies.folder import CHECKPOINT, RECORD, REPORT, OutputFolder
 from entropix.studies.options import OutputOptions, TrainingOptions
 from entropix.studies.record import Schema, assemble, write_record
 from entropix.studies.report import Report
-from entropix.studies.training import Training, training, weighting
+from entropix.studies.training import Training, num_steps, training, weighting
 from entropix.training import EnsembleFit
 
 
@@ -86,14 +86,7 @@ class Workspace:
         Raises:
             ValueError: in one line, for whatever is wrong.
         """
-        wanted = ["tqdm", "xarray", "h5netcdf", "filelock"] + ["matplotlib"] * output.plots
-        missing = [name for name in wanted if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ValueError(f"studies need {', '.join(missing)}: {install('studies')}.")
-        default = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "data"
-        path = f"entropix-{default}" if output.out is None else output.out
-        folder = OutputFolder(path, shared=shared)
-        folder.check(resume=output.resume, overwrite=output.overwrite)
+        folder = cls.located(output, name, shared=shared)
         # The digits of a result depend on these versions.
         versions = {"entropix": package_version()}
         versions |= {m.__name__: m.__version__ for m in (jax, equinox, diffrax, optax)}
@@ -104,6 +97,23 @@ class Workspace:
         folder.claim(configuration, resume=output.resume, overwrite=output.overwrite)
         words = tuple(word for word in command if word not in ("--resume", "--overwrite"))
         return cls(output, folder, words, configuration)
+
+    @classmethod
+    def located(cls, output: OutputOptions, name: str, *, shared: bool = False) -> OutputFolder:
+        """The output folder, after all checks that do not touch it; arguments as `claim`.
+
+        Raises:
+            ValueError: in one line, for whatever is wrong.
+        """
+        wanted = ["tqdm", "xarray", "h5netcdf", "filelock"] + ["matplotlib"] * output.plots
+        missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ValueError(f"studies need {', '.join(missing)}: {install('studies')}.")
+        default = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "data"
+        path = f"entropix-{default}" if output.out is None else output.out
+        folder = OutputFolder(path, shared=shared)
+        folder.check(resume=output.resume, overwrite=output.overwrite)
+        return folder
 
     def say(self, text: str) -> None:
         """Print, unless the user wants quiet."""
@@ -295,6 +305,11 @@ class AbstractTrainedStudy(AbstractStudy):
         """The times at which curves are reported."""
 
     @property
+    @abc.abstractmethod
+    def deadline(self) -> float | None:
+        """The value of `time.perf_counter` at which training stops; None: it is not limited."""
+
+    @property
     def training(self) -> Training:
         """Of the networks."""
         return training(self.settings)
@@ -302,14 +317,15 @@ class AbstractTrainedStudy(AbstractStudy):
     @property
     def cells(self) -> dict[str, int]:
         """All networks are trained together."""
-        return {"training": self.settings.steps}
+        return {"training": num_steps(self.settings)}
 
     def measure(self, task: Task) -> Outcome:
         fits = self.training.fit(
             task,
             self.make_model(),
-            steps=self.settings.steps,
+            steps=num_steps(self.settings),
             process=self.process,
+            deadline=self.deadline,
             **self.examples(),
         )
 
@@ -323,6 +339,7 @@ class AbstractTrainedStudy(AbstractStudy):
             "log_snr": np.asarray(self.process.log_snr(times)),
             "loss": np.asarray(history.loss),
             "loss_held_out": np.asarray(history.holdout_loss),
+            "best_step": np.asarray(history.best_step),
             "time": times,
             "step": np.asarray(history.step),
             "check": np.asarray(history.holdout_step),

@@ -1,8 +1,10 @@
 """What the networks of every study share: process, network, training, seeds."""
 
 import dataclasses
+import math
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -10,8 +12,8 @@ import numpy as np
 from entropix._core.arrays import Key
 from entropix._core.checks import choice, positive, positive_integer
 from entropix.interfaces import AbstractGaussianProcess, AbstractTimes
-from entropix.models import EntropyMatching, GaussianScaling
-from entropix.networks import FourierMLP
+from entropix.models import EntropyMatching, GaussianPart, GaussianScaling
+from entropix.networks import DiT, Flattened, FourierMLP, UNet
 from entropix.persistence import Checkpoint
 from entropix.processes import (
     CosinePath,
@@ -27,7 +29,29 @@ from entropix.studies.options import ProcessOptions, TrainingOptions
 from entropix.training import Denoising, EnsembleFit, Holdout, fit_ensemble
 
 
-_DEFAULT_BATCH = 128
+if TYPE_CHECKING:
+    from entropix.studies.data import PreparedData
+
+# By kind of network: batch size, learning rate, size.
+_DEFAULTS: dict[str, tuple[int, float, str]] = {
+    "mlp": (128, 3e-3, "medium"),
+    "unet": (64, 2e-3, "small"),
+    "dit": (64, 1e-3, "small"),
+}
+# Images of more pixels than this along both axes are given to a U-Net.
+_LARGEST_FLAT = 12
+# Hidden layers: how many for each size, the width relative to that of N and D, and its range.
+_LAYERS = {"small": (2, 0.5), "medium": (2, 1.0), "large": (3, 2.0)}
+_NARROWEST, _WIDEST = 64, 512
+# Channels of a U-Net at each resolution; width and depth of a transformer.
+_CHANNELS = {"small": (16, 32, 64), "medium": (32, 64, 128), "large": (64, 128, 256)}
+_TRANSFORMERS = {"small": (96, 4), "medium": (192, 6), "large": (384, 8)}
+# The largest number of coordinates with a full covariance.
+_MOST_COORDINATES = 4096
+_PASSES, _FEWEST_STEPS, _MOST_STEPS = 200, 1500, 6000
+# Evaluations of the held-out loss in a training, the largest number of steps between two, and the
+# share of the cost of the steps that may be spent on them.
+_CHECKS, _INTERVAL, _OF_CHECKS, _FEWEST_CHECKED = 50, 100, 0.1, 256
 # Number of last steps over which a training loss is averaged.
 _LOSSES = 100
 # The seeds of the paper (2409.03817); further ones follow the last.
@@ -117,6 +141,64 @@ def mlp_model(
     return make
 
 
+def make_network(
+    options: TrainingOptions, shape: tuple[int, ...], key: Key, condition_dim: int | None = None
+) -> Callable[..., Any]:
+    """An untrained network for vectors of D numbers.
+
+    Args:
+        options: as `checked_training` returns them.
+        shape: of one example: (D,), or that of an image.
+        key: PRNG key of the initial weights.
+        condition_dim: size of a condition, or None.
+    """
+    if options.network == "mlp":
+        dim = int(np.prod(shape))
+        return FourierMLP(dim, widths=options.widths, key=key, condition_dim=condition_dim)
+    if options.network == "unet":
+        network = UNet(shape, widths=options.widths, key=key, condition_dim=condition_dim)
+    else:
+        width, depth = _TRANSFORMERS[options.size]
+        patch = max(size for size in (1, 2, 4) if shape[0] % size == shape[1] % size == 0)
+        network = DiT(
+            shape, patch=patch, width=width, depth=depth, key=key, condition_dim=condition_dim
+        )
+    return Flattened(network)
+
+
+def make_models(
+    options: TrainingOptions,
+    points: np.ndarray,
+    process: AbstractGaussianProcess,
+    shape: tuple[int, ...],
+    condition_dim: int | None = None,
+) -> Callable[[Key], EntropyMatching]:
+    """The function from a key to an untrained model.
+
+    Args:
+        options: as `checked_training` returns them.
+        points: from which its scaling is taken, shape (N, D).
+        process: the forward process.
+        shape: see `make_network`.
+        condition_dim: see `make_network`.
+    """
+    parts = gaussian_parts(options, points, process)
+
+    def make(key: Key) -> EntropyMatching:
+        network = make_network(options, shape, key, condition_dim)
+        return EntropyMatching(network, process, **parts)
+
+    return make
+
+
+def gaussian_parts(
+    options: TrainingOptions, points: np.ndarray, process: AbstractGaussianProcess
+) -> dict[str, Any]:
+    """What models take from the moments of the data: scaling, and Gaussian part if it is wanted."""
+    part = GaussianPart.from_data(points) if options.gaussian == "yes" else None
+    return {"scaling": GaussianScaling.from_data(points, process), "gaussian": part}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Training:
     """How networks are trained, all seeds as one program.
@@ -129,6 +211,8 @@ class Training:
         checkpoint_every: steps between checkpoints.
         patience: steps without a new least held-out loss after which a network stops; None: all
             networks take all steps.
+        check_every: steps between evaluations of the held-out loss, on as many samples as a tenth
+            of the cost of training allows; None: 100, on all.
     """
 
     seeds: tuple[int, ...]
@@ -137,13 +221,15 @@ class Training:
     learning_rate: float
     checkpoint_every: int
     patience: int | None = None
+    check_every: int | None = None
 
     def __post_init__(self):
         for name in ("batch_size", "num_draws", "checkpoint_every"):
             positive_integer(getattr(self, name), name)
         positive(self.learning_rate, "learning_rate")
-        if self.patience is not None:
-            positive_integer(self.patience, "patience")
+        for name in ("patience", "check_every"):
+            if getattr(self, name) is not None:
+                positive_integer(getattr(self, name), name)
 
     def fit(
         self,
@@ -157,6 +243,7 @@ class Training:
         holdout: np.ndarray | None = None,
         holdout_condition: np.ndarray | None = None,
         times: AbstractTimes | None = None,
+        deadline: float | None = None,
     ) -> EnsembleFit:
         """Networks for all seeds, continued from the checkpoint of the task if there is one.
 
@@ -170,10 +257,16 @@ class Training:
             holdout: held-out samples, whose loss is recorded, or None.
             holdout_condition: of the held-out samples.
             times: the distribution of times; None for the default.
+            deadline: the value of `time.perf_counter` after which no chunk of steps begins.
 
         Raises:
             FloatingPointError: if the loss does not stay finite.
         """
+
+        def after(step: int, _: Any) -> bool:
+            task.advance(step)
+            return deadline is not None and time.perf_counter() > deadline
+
         return fit_ensemble(
             make_model,
             data,
@@ -183,13 +276,26 @@ class Training:
             loss=Denoising(self.num_draws, weighting=weighting(process), times=times),
             learning_rate=self.learning_rate,
             condition=condition,
-            holdout=None
-            if holdout is None
-            else Holdout(holdout, holdout_condition, patience=self.patience),
+            holdout=self._holdout(holdout, holdout_condition),
             checkpoint=Checkpoint(task.checkpoint, every=self.checkpoint_every, resume=True),
             progress=task.show,
-            callback=lambda step, _: task.advance(step),
+            callback=after,
         )
+
+    def _holdout(self, samples: np.ndarray | None, condition: np.ndarray | None) -> Holdout | None:
+        if samples is None:
+            return None
+        samples = self.checked(samples)
+        condition = None if condition is None else condition[: len(samples)]
+        return Holdout(samples, condition, every=self.check_every, patience=self.patience)
+
+    def checked(self, samples: np.ndarray) -> np.ndarray:
+        """The held-out samples whose loss is evaluated in training, the first ones."""
+        if self.check_every is None:
+            return samples
+        # A step with its gradient costs about three evaluations of the network.
+        count = int(3 * _OF_CHECKS * self.check_every * self.batch_size)
+        return samples[: max(_FEWEST_CHECKED, count)]
 
     def keys(self, stream: int) -> Key:
         """One key per seed for what follows training, shape (seeds,)."""
@@ -215,8 +321,14 @@ class Training:
 
 def training_text(options: TrainingOptions, process: AbstractGaussianProcess) -> str:
     """The training of networks with hidden layers, for a report."""
-    text = training(options).text(widths_text(options.widths), options.steps)
-    return f"{text}, {weighting(process)} weighting"
+    text = training(options).text(network_text(options), num_steps(options))
+    stopping = ""
+    if options.patience:
+        stopping = (
+            f"; the network of least held-out loss is kept, and training stops {options.patience} "
+            "steps after it"
+        )
+    return f"{text}, {weighting(process)} weighting{stopping}"
 
 
 def weighting(process: AbstractGaussianProcess) -> str:
@@ -229,6 +341,21 @@ def last_loss(fits: EnsembleFit) -> np.ndarray:
     return np.asarray(fits.history.loss)[:, -_LOSSES:].mean(axis=1)
 
 
+def network_text(options: TrainingOptions) -> str:
+    """The network, for a report."""
+    part = " added to a Gaussian" if options.gaussian == "yes" else ""
+    return f"{_network_text(options)}{part}"
+
+
+def _network_text(options: TrainingOptions) -> str:
+    if options.network == "mlp":
+        return widths_text(options.widths)
+    if options.network == "unet":
+        return f"U-Net of {', '.join(map(str, options.widths))} channels"
+    width, depth = _TRANSFORMERS[options.size]
+    return f"transformer of {depth} blocks of width {width}"
+
+
 def widths_text(widths: Sequence[int]) -> str:
     """The hidden layers, for a report."""
     return f"hidden layers {', '.join(map(str, widths))}"
@@ -237,19 +364,94 @@ def widths_text(widths: Sequence[int]) -> str:
 # ------------------------------------------------------------------ options
 
 
-def checked_training(options: TrainingOptions, num_samples: int) -> TrainingOptions:
-    """The options with the batch size filled in.
+def checked_training(
+    options: TrainingOptions,
+    data: "PreparedData",
+    process: AbstractGaussianProcess,
+    num_samples: int | None = None,
+) -> TrainingOptions:
+    r"""The options with all that is chosen automatically filled in.
+
+    | option | rule |
+    |---|---|
+    | network | a U-Net for images above 12 x 12, otherwise hidden layers |
+    | gaussian | yes, unless the density is known, D > 4096 or the entropy infinite |
+    | widths | two hidden layers of width $2\sqrt{ND}$, rounded to a power of two, 64 to 512 |
+    | batch size | 128, for images networks 64, at most N |
+    | steps | 200 passes through the data, 1500 to 6000 |
+    | patience | a quarter of the steps |
+    | evaluations of the held-out loss | every fiftieth of the steps, at most 100 of them |
+
+    Args:
+        options: as requested.
+        data: in the coordinates of the model.
+        process: the forward process.
+        num_samples: N, the number of training samples; None for that of `data`.
 
     Raises:
         ValueError: naming an option that is out of its range.
     """
-    for name in ("seeds", "steps"):
-        positive_integer(getattr(options, name), name)
+    shape = data.example_shape
+    num_samples = data.num_train if num_samples is None else num_samples
+    positive_integer(options.seeds, "seeds")
     for seed in (options.seed, options.seed + options.seeds - 1):
         check_seed(seed, "seed")
-    check_widths(options.widths)
-    if options.batch_size is None:
-        options = dataclasses.replace(options, batch_size=min(_DEFAULT_BATCH, num_samples))
+    image = len(shape) > 1
+    network = choice(options.network, "network", ("auto", *_DEFAULTS))
+    if network == "auto":
+        network = "unet" if image and min(shape[:2]) > _LARGEST_FLAT else "mlp"
+    if network != "mlp" and not image:
+        raise ValueError(
+            f"`network` must be mlp for data that are not images, got {options.network!r}."
+        )
+    batch_size, learning_rate, usual = _DEFAULTS[network]
+    size = choice(options.size, "size", ("auto", *_LAYERS))
+    size = usual if size == "auto" else size
+    widths = options.widths
+    if widths and options.size != "auto":
+        raise ValueError(f"`size` must be omitted together with `widths`, got {options.size!r}.")
+    if not widths:
+        widths = _widths(network, size, num_samples * int(np.prod(shape)))
+    elif network == "dit":
+        raise ValueError(f"`widths` must be omitted for the network dit, got {widths}: use --size.")
+    check_widths(widths)
+    gaussian = choice(options.gaussian, "gaussian", ("auto", "yes", "no"))
+    if gaussian == "yes" and not process.is_finite:
+        raise ValueError(
+            "`gaussian` must be auto or no for a process of infinite entropy, "
+            f"{type(process).__name__}, got 'yes'."
+        )
+    if gaussian == "auto":
+        allowed = process.is_finite and data.dim <= _MOST_COORDINATES
+        gaussian = "yes" if allowed and data.distribution is None else "no"
+    if options.batch_size is not None:
+        batch_size = positive_integer(options.batch_size, "batch_size")
+    else:
+        batch_size = min(batch_size, num_samples)
+    steps = options.steps
+    if steps is None:
+        passes = _PASSES * num_samples // batch_size
+        steps = max(_FEWEST_STEPS, min(_MOST_STEPS, passes))
+    positive_integer(steps, "steps")
+    patience = options.patience
+    if patience is None:
+        patience = max(1, steps // 4)
+    positive_integer(patience, "patience", 0)
+    check_every = options.check_every
+    if check_every is None:
+        check_every = max(1, min(_INTERVAL, steps // _CHECKS))
+    options = dataclasses.replace(
+        options,
+        check_every=check_every,
+        network=network,
+        gaussian=gaussian,
+        size=size,
+        widths=widths,
+        batch_size=batch_size,
+        steps=steps,
+        patience=patience,
+        learning_rate=learning_rate if options.learning_rate is None else options.learning_rate,
+    )
     batch_size = training(options).batch_size
     if batch_size > num_samples:
         raise ValueError(
@@ -259,17 +461,36 @@ def checked_training(options: TrainingOptions, num_samples: int) -> TrainingOpti
     return options
 
 
+def _widths(network: str, size: str, numbers: int) -> tuple[int, ...]:
+    """Widths that follow the number of numbers N D in the training data."""
+    if network == "unet":
+        return _CHANNELS[size]
+    layers, factor = _LAYERS[size]
+    usual = 2 ** round(math.log2(2 * math.sqrt(numbers)))
+    usual = max(_NARROWEST, min(_WIDEST, usual))
+    return layers * (int(factor * usual),)
+
+
 def training(options: TrainingOptions) -> Training:
     """The training of `options` as `checked_training` returns them."""
     seeds = tuple(range(options.seed, options.seed + options.seeds))
     assert options.batch_size is not None
+    assert options.learning_rate is not None
     return Training(
         seeds,
         options.batch_size,
         options.num_draws,
         options.learning_rate,
         options.checkpoint_every,
+        options.patience or None,
+        options.check_every,
     )
+
+
+def num_steps(options: TrainingOptions) -> int:
+    """The number of steps of `options` as `checked_training` returns them."""
+    assert options.steps is not None
+    return options.steps
 
 
 def check_seed(seed: int, name: str) -> int:

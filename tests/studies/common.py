@@ -17,7 +17,13 @@ NUM_SAMPLES = 160
 # One set of sizes everywhere: programs compiled for one test serve the others.
 DATA = DataOptions(num_samples=NUM_SAMPLES)
 TRAINING = TrainingOptions(
-    steps=60, batch_size=32, num_draws=2, widths=(16,), checkpoint_every=20, learning_rate=1e-2
+    steps=60,
+    patience=0,
+    batch_size=32,
+    num_draws=2,
+    widths=(16,),
+    checkpoint_every=20,
+    learning_rate=1e-2,
 )
 ESTIMATION = EstimationOptions(
     evaluations=1024, density_evaluations=16, samples=32, sampling_steps=8
@@ -40,7 +46,7 @@ def options(out: Any, *, training: dict | None = None, **groups: dict) -> Measur
 
 # The same on the command line.
 WORDS = (
-    f"--num-samples {NUM_SAMPLES} --steps 60 --batch-size 32 --num-draws 2 --widths 16 "
-    "--checkpoint-every 20 --learning-rate 0.01 --evaluations 1024 --density-evaluations 16 "
-    "--samples 32 --sampling-steps 8 --no-plots"
+    f"--num-samples {NUM_SAMPLES} --steps 60 --patience 0 --batch-size 32 --num-draws 2 "
+    "--widths 16 --checkpoint-every 20 --learning-rate 0.01 --evaluations 1024 "
+    "--density-evaluations 16 --samples 32 --sampling-steps 8 --no-plots"
 ).split()

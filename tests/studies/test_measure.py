@@ -29,7 +29,8 @@ from tests.studies.common import (
 
 
 HELD_OUT = NUM_SAMPLES // 5
-NEEDS_CUTOFF, NEEDS_LEVELS = {"entropy_slope"}, {"bits_per_dim"}
+NEEDS_CUTOFF = {"entropy_slope"}
+NEEDS_LEVELS = {name for name in SCHEMA if name.startswith("bits_per_dim")}
 OF_IMAGES = {name for name in SCHEMA if name.startswith("scale")}
 _LABELS = ("mutual_information", "label_entropy", "class_", "half_class")
 OF_LABELS = {name for name in SCHEMA if name.startswith(_LABELS)}

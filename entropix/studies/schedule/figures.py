@@ -116,7 +116,7 @@ def plot_steps(record: "xarray.Dataset", path: Path) -> None:
         ):
             level = float(record[name].mean())
             both[0].axhline(level, color="#888888", lw=1, ls=ls, label=label)
-        both[0].set_ylim(bottom=0)
-        both[1].set_yscale("log")
-        plain_logarithmic(both[1].yaxis)
+        for axes in both:
+            axes.set_yscale("log")
+            plain_logarithmic(axes.yaxis)
         legend_above(fig, both[0], columns=5)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from entropix.studies.report import Report, Rows, Table, mean_text, over_seeds, with_error
+from entropix.studies.verdict import MARGIN
 
 
 if TYPE_CHECKING:
@@ -29,14 +30,12 @@ class Comparison:
     Attributes:
         steps: of the sampler.
         optimised: name of the optimised schedule.
-        best: name of the hand-designed schedule of lowest W2.
-        gain: W2 of the best hand-designed schedule minus that of the optimised one, mean over
+        best: name of the hand-designed schedule of lowest `excess`.
+        gain: `excess` of the best hand-designed schedule minus that of the optimised one, mean over
             seeds; positive if the optimised one is better.
-        stderr: of the gain.
+        stderr: of the gain; 0 for one seed, where it is unknown.
         ratio: distance to many steps of the optimised schedule, over the least of any hand-designed
             schedule.
-        excess_gain: as the gain, for `excess` instead of W2.
-        excess_stderr: of that.
     """
 
     steps: int
@@ -45,8 +44,14 @@ class Comparison:
     gain: float
     stderr: float
     ratio: float
-    excess_gain: float
-    excess_stderr: float
+
+    @property
+    def words(self) -> str:
+        """The comparison, decided by its standard error."""
+        if self.stderr > 0 and abs(self.gain) <= MARGIN * self.stderr:
+            return "no different, within the errors, from"
+        known = "" if self.stderr > 0 else ", as far as one seed tells,"
+        return f"better{known} than" if self.gain > 0 else f"worse{known} than"
 
 
 def compare(record: "xarray.Dataset", optimised: str) -> list[Comparison]:
@@ -54,15 +59,14 @@ def compare(record: "xarray.Dataset", optimised: str) -> list[Comparison]:
     out = []
     others = record["schedule"].values[record["hand_designed"].values == 1]
     for steps in record["steps"].values:
-        w2, more = (part.sel(steps=steps) for part in (record["wasserstein2"], excess(record)))
-        means = w2.sel(schedule=others).mean("seed")
+        more = excess(record).sel(steps=steps)
+        means = more.sel(schedule=others).mean("seed")
         best = str(others[np.argmin(means.values)])
         errors = record["sampler_error"].sel(steps=steps).mean("seed")
         least = float(errors.sel(schedule=others).min())
         ratio = float(errors.sel(schedule=optimised)) / least
-        gains = [(q.sel(schedule=best) - q.sel(schedule=optimised)).values for q in (w2, more)]
-        gain, excess_gain = (over_seeds(values) for values in gains)
-        out.append(Comparison(int(steps), optimised, best, *gain, ratio, *excess_gain))
+        gain = over_seeds((more.sel(schedule=best) - more.sel(schedule=optimised)).values)
+        out.append(Comparison(int(steps), optimised, best, *gain, ratio))
     return out
 
 
@@ -117,13 +121,14 @@ def _findings(record: "xarray.Dataset") -> list[str]:
     ]
     for name in record["found"].values:
         for c in compare(record, str(name)):
-            how = "below" if c.gain > 0 else "above"
-            beyond = f", {abs(c.gain) / c.stderr:.1f} standard errors" if c.stderr > 0 else ""
+            sign = "lower" if c.gain > 0 else "higher"
+            # The many-step samples are those of the model, the data need not be.
+            link = "and" if (c.ratio < 1) == (c.gain > 0) else "while"
             found.append(
-                f"{titles[c.optimised]}, {c.steps} steps: W2 {with_error(abs(c.gain), c.stderr)} "
-                f"{how} the best hand-designed schedule ({titles[c.best]}){beyond}; after "
-                f"subtracting the bias, W2^2 {with_error(c.excess_gain, c.excess_stderr)} lower; "
-                f"distance to many steps {c.ratio:.2f} times the least of the hand-designed ones"
+                f"{titles[c.optimised]}, {c.steps} steps: {c.words} the best hand-designed "
+                f"schedule ({titles[c.best]}); W2^2 to the data, without its bias, is "
+                f"{with_error(abs(c.gain), c.stderr)} {sign}, {link} the distance to samples of "
+                f"many steps is {c.ratio:.2f} times the least of the hand-designed ones"
             )
     if record.sizes["seed"] == 1:
         found.append("One seed: the errors of the differences are unknown; use --seeds 5")

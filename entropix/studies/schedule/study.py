@@ -37,8 +37,9 @@ from entropix.studies.theorems import SLACK
 from entropix.studies.training import (
     Training,
     checked_training,
+    make_models,
     make_process,
-    mlp_model,
+    num_steps,
     process_parameters,
     process_text,
     training,
@@ -124,7 +125,7 @@ def prepare_schedule(
             "`model` must be auto or trained for data whose density is not known, got 'exact'."
         )
     exact = data.distribution is not None and comparison.model != "trained" and not comparison.train
-    settings = checked_training(options.training, data.num_train)
+    settings = checked_training(options.training, data, process)
     options = dataclasses.replace(options, training=settings)
     workspace = Workspace.claim(
         options.output,
@@ -193,7 +194,7 @@ class ScheduleStudy(AbstractStudy):
     @property
     def cells(self) -> dict[str, int]:
         """All networks are trained together, if any are."""
-        return {"training": 0 if self.exact else self.options.training.steps}
+        return {"training": 0 if self.exact else num_steps(self.options.training)}
 
     @property
     def objectives(self) -> tuple[str, ...]:
@@ -216,7 +217,8 @@ class ScheduleStudy(AbstractStudy):
 
     def make_model(self, process: AbstractGaussianProcess) -> Callable[[Key], EntropyMatching]:
         """The function from a key to an untrained model."""
-        return mlp_model(self.data.train, process, self.options.training.widths)
+        data = self.data
+        return make_models(self.options.training, data.train, process, data.example_shape)
 
     def attributes(self) -> dict[str, Any]:
         options = self.options
@@ -282,7 +284,7 @@ class ScheduleStudy(AbstractStudy):
             task,
             self.make_model(process),
             data=self.data.augmented,
-            steps=self.options.training.steps,
+            steps=num_steps(self.options.training),
             process=process,
             holdout=self.data.held_out,
             # Only with times uniform in the schedule does the schedule matter in training.

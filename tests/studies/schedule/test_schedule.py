@@ -11,7 +11,7 @@ from entropix.cli import main
 from entropix.studies import DataOptions, OutputOptions, TrainingOptions
 from entropix.studies.record import definition
 from entropix.studies.schedule import ComparisonOptions, ScheduleOptions, SearchOptions, schedule
-from entropix.studies.schedule.report import compare
+from entropix.studies.schedule.report import compare, excess
 from entropix.studies.schedule.study import SCHEMA
 
 
@@ -81,8 +81,8 @@ def test_a_comparison_is_paired_by_seed(mixture):
     record, _ = mixture
     for comparison in compare(record, "sampler"):
         assert comparison.best in HAND_MADE
-        w2 = record["wasserstein2"].sel(steps=comparison.steps)
-        gains = (w2.sel(schedule=comparison.best) - w2.sel(schedule="sampler")).values
+        more = excess(record).sel(steps=comparison.steps)
+        gains = (more.sel(schedule=comparison.best) - more.sel(schedule="sampler")).values
         np.testing.assert_allclose(comparison.gain, gains.mean(), rtol=1e-6)
         np.testing.assert_allclose(comparison.stderr, gains.std(ddof=1) / 2**0.5, rtol=1e-6)
 

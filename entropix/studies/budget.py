@@ -1,0 +1,252 @@
+r"""How long a measurement takes, and how much of it a time budget allows.
+
+A few steps of the compiled training and a few evaluations of the model are timed. With t the time
+of a step, u that of an evaluation of the model and c the time of compiling a step,
+
+$$T = t\,n + (u N_{eval} + k\,c + \text{const}),$$
+
+for n steps and the $N_{eval}$ evaluations of the estimates. A budget leaves $T$ less what has
+passed; at most a third of it is spent on evaluations, whose number is reduced for this if need be,
+and the rest on steps.
+"""
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from entropix._core.arrays import Key
+from entropix.interfaces import AbstractGaussianProcess
+from entropix.models import EntropyMatching
+from entropix.studies.cells import Task
+from entropix.studies.data import PreparedData
+from entropix.studies.options import EstimationOptions, TrainingOptions
+from entropix.studies.training import Training, num_steps
+
+
+# Programs of the estimates, in compilations of a training step; seconds for distances and figures.
+_PROGRAMS, _REST = 6.0, 8.0
+# The share of a budget for evaluations, and the part of it that is kept in reserve.
+_OF_EVALUATIONS, _RESERVE = 1 / 3, 0.05
+# Least effort, and steps that are timed at most.
+_FEWEST_EVALUATIONS, _FEWEST_SAMPLES, _TIMED = 4096, 64, 20
+# Passes through the data, and steps, at most or at least.
+_MOST_PASSES, _FEWEST_STEPS, _LEAST_STEPS = 2000, 1500, 20
+# Seconds before the request was checked.
+_IMPORTS = 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """Times in seconds.
+
+    Attributes:
+        compilation: of the training step.
+        step: of a training step, with its share of the evaluations of the held-out loss.
+        evaluation: of the model, for one sample.
+    """
+
+    compilation: float
+    step: float
+    evaluation: float
+
+
+def measured_pace(
+    training: Training,
+    make_model: Callable[[Key], EntropyMatching],
+    examples: dict[str, Any],
+    process: AbstractGaussianProcess,
+) -> Pace:
+    """The pace of this machine, from a few steps of the program that training will use.
+
+    Args:
+        training: of the networks.
+        make_model: from a key to an untrained model.
+        examples: arguments of `Training.fit`.
+        process: of the models.
+    """
+    every = training.check_every or 100
+
+    def timed(count: int) -> float:
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            task = Task("timing", Path(folder) / "timing.ckpt", lambda _: None)
+            one.fit(task, make_model, steps=count, process=process, **examples)
+        return time.perf_counter() - start
+
+    # In an ensemble a step is one of every network.
+    one = dataclasses.replace(training, seeds=training.seeds[:1])
+    few = min(2, every)
+    first, again = timed(few), timed(few)
+    count = max(1, min(_TIMED, every - few, int(2 * few / max(again, 1e-3))))
+    step = max(timed(few + count) - again, 0.01 * again) / count
+    samples = len(training.checked(examples["holdout"]))
+    # An evaluation of the held-out loss costs about a third of a step for each batch.
+    step *= 1 + samples / (3 * training.batch_size * every)
+    return Pace(max(first - again, 0.0), step, _time_of_evaluation(make_model, examples))
+
+
+def _time_of_evaluation(
+    make_model: Callable[[Key], EntropyMatching], examples: dict[str, Any]
+) -> float:
+    model = make_model(jax.random.key(0))
+    batch = np.resize(examples["data"][:256], (256, *examples["data"].shape[1:]))
+    condition = examples["condition"]
+    if condition is not None:
+        condition = np.resize(condition[:256], (256, *condition.shape[1:]))
+
+    @eqx.filter_jit
+    def evaluate(model: EntropyMatching, batch: Any, condition: Any) -> jax.Array:
+        def one(y: Any, c: Any) -> jax.Array:
+            return model.entropy_field(model.process.t1 / 2, y, c)
+
+        return jax.vmap(one)(batch, condition)
+
+    jax.block_until_ready(evaluate(model, batch, condition))
+    start, count = time.perf_counter(), 0
+    while count < 1 or (time.perf_counter() - start < 0.5 and count < 100):
+        jax.block_until_ready(evaluate(model, batch, condition))
+        count += 1
+    return (time.perf_counter() - start) / (count * len(batch))
+
+
+def evaluations_of(effort: EstimationOptions, rated: int, *, labels: bool) -> int:
+    """The evaluations of all estimates of one network.
+
+    Args:
+        effort: see `EstimationOptions`.
+        rated: the largest possible number of held-out samples whose density is bounded.
+        labels: whether their information is measured.
+    """
+    curves = (2.5 + 0.75 + 6 * labels) * effort.evaluations
+    samples = effort.samples * effort.sampling_steps
+    densities = 3 * min(rated, effort.samples) * effort.density_evaluations
+    speed = 64 * path_samples(effort) + 16_384
+    return int(curves + samples + densities + speed)
+
+
+def path_samples(effort: EstimationOptions) -> int:
+    """The samples of the speed limit: 4096, fewer for fewer samples than by default."""
+    return min(4096, 5 * effort.samples)
+
+
+def reduced(effort: EstimationOptions, share: float) -> EstimationOptions:
+    """An effort that costs about this share; what differs from its default is not changed."""
+    default, changed = EstimationOptions(), {}
+    for name, least in (("evaluations", _FEWEST_EVALUATIONS), ("samples", _FEWEST_SAMPLES)):
+        value = getattr(effort, name)
+        if value == getattr(default, name) and share < 1:
+            changed[name] = max(least, int(share * value) // 2 * 2)
+    return dataclasses.replace(effort, **changed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How the time of a measurement is spent.
+
+    Attributes:
+        settings: of the training.
+        effort: of the estimates.
+        expected: seconds of training and of measuring; None if they are not known.
+        deadline: see `Training.fit`; None without a budget.
+    """
+
+    settings: TrainingOptions
+    effort: EstimationOptions
+    expected: tuple[float, float] | None = None
+    deadline: float | None = None
+
+    def configuration(self, minutes: float | None) -> dict[str, Any]:
+        """What a resumed run needs to know of it."""
+        if minutes is None:
+            return {}
+        effort = {name: getattr(self.effort, name) for name in _PLANNED}
+        return {"minutes": minutes, **effort}
+
+    def attributes(self) -> dict[str, Any]:
+        """What a record says of it."""
+        if self.expected is None:
+            return {}
+        train, measure = self.expected
+        text = (
+            f"{_text(train + measure)}: {_text(train)} of training, {_text(measure)} of measuring"
+        )
+        return {"expected_text": f"about {text}", "expected_seconds": train + measure}
+
+
+# Of the effort, what a budget changes.
+_PLANNED = ("evaluations", "samples")
+
+
+def resumed_plan(
+    settings: TrainingOptions, effort: EstimationOptions, stored: dict[str, Any]
+) -> Plan:
+    """What the run in a folder has planned.
+
+    Args:
+        settings: as requested.
+        effort: as requested.
+        stored: its configuration; empty for a run without a budget.
+    """
+    trained = ("steps", "patience", "check_every")
+    if not {*trained, *_PLANNED} <= stored.keys():
+        return Plan(settings, effort)
+    changed = {name: stored[name] for name in trained}
+    planned = {name: stored[name] for name in _PLANNED}
+    return Plan(dataclasses.replace(settings, **changed), dataclasses.replace(effort, **planned))
+
+
+def planned(
+    pace: Pace,
+    settings: TrainingOptions,
+    effort: EstimationOptions,
+    minutes: float | None,
+    data: PreparedData,
+    *,
+    patience: int | None,
+    since: float,
+) -> Plan:
+    """The training steps and the effort of the estimates that a budget allows, and their time.
+
+    Args:
+        pace: of this machine.
+        settings: of the training, as `checked_training` returns them.
+        effort: of the estimates, as requested.
+        minutes: the budget, or None.
+        data: in the coordinates of the model.
+        patience: as requested; None: a quarter of the steps.
+        since: the value of `time.perf_counter` when the request was read.
+    """
+    rated, labels = min(len(data.held_out), data.num_train), data.condition is not None
+
+    def measuring() -> float:
+        return settings.seeds * pace.evaluation * evaluations_of(effort, rated, labels=labels)
+
+    rest, deadline = _PROGRAMS * pace.compilation + _REST, None
+    if minutes is not None:
+        now = time.perf_counter()
+        left = (1 - _RESERVE) * 60 * minutes - (now - since) - _IMPORTS - rest
+        effort = reduced(effort, _OF_EVALUATIONS * left / measuring())
+        seconds = left - measuring()
+        most = max(_FEWEST_STEPS, _MOST_PASSES * data.num_train // (settings.batch_size or 1))
+        steps = max(_LEAST_STEPS, min(most, int(seconds / (settings.seeds * pace.step))))
+        settings = dataclasses.replace(
+            settings, steps=steps, patience=steps // 4 if patience is None else patience
+        )
+        deadline = now + max(seconds, 0.0) + _RESERVE * 60 * minutes
+    expected = settings.seeds * pace.step * num_steps(settings), measuring() + rest
+    return Plan(settings, effort, expected, deadline)
+
+
+def _text(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
