@@ -54,8 +54,10 @@ class Standardisation(eqx.Module):
             ValueError: on a column that is constant, or whose spread is lost in the working
                 precision beside its mean.
         """
-        points, dtype = _host(points)
-        return _resolved(points.mean(axis=0), points.std(axis=0), dtype, "per-feature")
+        points, dtype = host_points(points)
+        mean, std = moments(points)
+        check_columns(mean, std, dtype)
+        return Standardisation(mean.astype(dtype), std.astype(dtype), "per-feature")
 
     @staticmethod
     def global_scale(points: DataLike) -> "Standardisation":
@@ -72,10 +74,11 @@ class Standardisation(eqx.Module):
             ValueError: if all points are the same, or their spread is lost in the working
                 precision beside their mean.
         """
-        points, dtype = _host(points)
-        mean = points.mean(axis=0)
-        std = np.full_like(mean, np.sqrt(points.var(axis=0).mean()))
-        return _resolved(mean, std, dtype, "global")
+        points, dtype = host_points(points)
+        mean, std = moments(points)
+        std = np.full_like(mean, np.sqrt((std**2).mean()))
+        check_columns(mean, std, dtype)
+        return Standardisation(mean.astype(dtype), std.astype(dtype), "global")
 
     @staticmethod
     def identity(dim: int) -> "Standardisation":
@@ -104,6 +107,10 @@ class Standardisation(eqx.Module):
         """
         return -jnp.sum(jnp.log(self.std))
 
+    def log_jacobian(self, x: Float[Array | np.ndarray, "*batch d"]) -> Float[Array, "*batch"]:
+        """`log_det` at each of some points; `NormalScores` has the same method."""
+        return jnp.full(self._checked(x).shape[:-1], self.log_det)
+
     def _checked(self, x: DataLike) -> Array:
         x = as_float(x, "x")
         if x.ndim == 0 or x.shape[-1] != self.dim:
@@ -111,7 +118,7 @@ class Standardisation(eqx.Module):
         return x
 
 
-def _host(points: DataLike) -> tuple[np.ndarray, np.dtype]:
+def host_points(points: DataLike) -> tuple[np.ndarray, np.dtype]:
     """Points in float64 on the host, and their dtype in programs."""
     seen = samples(points, "points")
     if seen.ndim != 2:
@@ -121,7 +128,12 @@ def _host(points: DataLike) -> tuple[np.ndarray, np.dtype]:
     return real_array(points, "`points`").astype(np.float64), np.dtype(seen.dtype)
 
 
-def _resolved(mean: np.ndarray, std: np.ndarray, dtype: np.dtype, name: str) -> Standardisation:
+def moments(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column."""
+    return points.mean(axis=0), points.std(axis=0)
+
+
+def check_columns(mean: np.ndarray, std: np.ndarray, dtype: np.dtype) -> None:
     """Refuse a spread of fewer than a hundred steps of the numbers around the mean."""
     if (std == 0).any():
         raise ValueError(
@@ -137,4 +149,3 @@ def _resolved(mean: np.ndarray, std: np.ndarray, dtype: np.dtype, name: str) -> 
             f"{std[i]:.3g} around {mean[i]:.6g} in column {i}: subtract an offset, or enable "
             f"float64 (JAX_ENABLE_X64=1)."
         )
-    return Standardisation(mean.astype(dtype), std.astype(dtype), name)
