@@ -34,6 +34,7 @@ from entropix._core.formatting import format_with_error
 from entropix.datasets import NormalScores
 from entropix.information.canonical import whitening
 from entropix.information.crossfit import Fold, Measured, Recipe, canonical_folds, cross_fit, split
+from entropix.information.labels import cross_fit_labels
 
 
 class InformationEstimate(eqx.Module):
@@ -41,7 +42,9 @@ class InformationEstimate(eqx.Module):
 
     Attributes:
         value: the mean of both forms.
-        stderr: its standard error with respect to the population the samples were drawn from.
+        stderr: its standard error with respect to the population the samples were drawn from; at
+            least that of the information of independent Gaussian samples, $\sqrt{k/2}/N$ for k
+            correlations.
         model_error: the size of the error of the networks that can be seen: the larger of half the
             difference between the forms and half that between samples trained on and not, less what
             the sampling explains of each. It is not a bound.
@@ -96,7 +99,8 @@ def estimate_mutual_information(
 
     by cross-fitting in canonical coordinates of normal scores; see the table of the module. The
     variable of fewer dimensions is diffused, the other one is the condition. For a variable of one
-    dimension the second field is known.
+    dimension the second field is known. Labels are diffused, too; their field follows from a
+    classifier at all noise levels, and the denoising form is exactly $E\log q(y|x)/p(y)$.
 
     Args:
         x: samples, shape (N, d_x), or (N,).
@@ -140,9 +144,13 @@ def estimate_mutual_information(
         first, second = second, first
     split_key, fit_key = jax.random.split(key)
     rows = split(len(first.points), recipe.folds, split_key)
+    if bound is not None:
+        found = cross_fit_labels(first.points, second.points, rows, recipe, fit_key)
+        return _result(found, first.dim * (second.dim - 1), bound)
     folds = canonical_folds(first.points, second.points, rows)
     learnt = first.dim > 1 or not first.normal
-    return _result(cross_fit(folds, recipe, marginal=learnt, key=fit_key), bound)
+    found = cross_fit(folds, recipe, marginal=learnt, key=fit_key)
+    return _result(found, first.dim * second.dim, bound)
 
 
 def estimate_conditional_mutual_information(
@@ -202,7 +210,7 @@ def estimate_conditional_mutual_information(
         cross_fit(canonical_folds(first.points, c, rows), recipe, marginal=False, key=k)
         for c, k in zip((both, third.points), keys, strict=True)
     )
-    return _result(whole.minus(part), second.label_entropy)
+    return _result(whole.minus(part), first.dim * second.dim, second.label_entropy)
 
 
 def estimate_total_correlation(
@@ -246,7 +254,8 @@ def estimate_total_correlation(
     _check_continuous(variable)
     split_key, fit_key = jax.random.split(key)
     rows = split(len(variable.points), recipe.folds, split_key)
-    return _result(_from_normal([variable.points] * recipe.folds, rows, recipe, fit_key))
+    found = _from_normal([variable.points] * recipe.folds, rows, recipe, fit_key)
+    return _result(found, variable.dim * (variable.dim - 1) // 2)
 
 
 def estimate_entropy(x: DataLike, *, key: Key, recipe: Recipe = Recipe()) -> InformationEstimate:
@@ -294,7 +303,8 @@ def estimate_entropy(x: DataLike, *, key: Key, recipe: Recipe = Recipe()) -> Inf
         scores.append(z)
         normal = -0.5 * np.sum(z[test] ** 2 + np.log(2 * np.pi), axis=1)
         log_density[test] = normal + np.asarray(map_.log_jacobian(points[test]), np.float64)
-    return _result(_from_normal(scores, rows, recipe, fit_key).plus(log_density).negative())
+    found = _from_normal(scores, rows, recipe, fit_key).plus(log_density).negative()
+    return _result(found, points.shape[1] * (points.shape[1] + 1) // 2)
 
 
 def estimate_kl(
@@ -355,7 +365,8 @@ def estimate_kl(
         train, stop = (np.concatenate([own[i], n + other[i]]) for i in range(2))
         rows.append((np.asarray(jax.random.permutation(x_key, train)), stop, own[2]))
     folds = canonical_folds(points, side, rows, contrast=side[:, ::-1])
-    return _result(cross_fit(folds, recipe, marginal=False, key=fit_key).first(n))
+    found = cross_fit(folds, recipe, marginal=False, key=fit_key).first(n)
+    return _result(found, first.shape[1])
 
 
 class _Variable(NamedTuple):
@@ -450,17 +461,18 @@ def _from_normal(
     return cross_fit(folds, recipe, marginal=False, key=key).plus(known)
 
 
-def _result(found: Measured, bound: Array | None = None) -> InformationEstimate:
-    """Both forms and what they say about the error."""
+def _result(found: Measured, correlations: int, bound: Array | None = None) -> InformationEstimate:
+    """Both forms and what they say about the error; of how many correlations a Gaussian has."""
     count = len(found.denoising)
 
     def half_gap(gap: np.ndarray) -> float:
         """Half a mean difference, less its own standard error."""
-        return float(np.sqrt(max(np.mean(gap) ** 2 - np.var(gap) / count, 0)) / 2)
+        return float(np.sqrt(max(np.mean(gap) ** 2 - np.var(gap) / count, 0.0)) / 2)
 
     middle = (found.denoising + found.score) / 2
     forms = half_gap(found.score - found.denoising)
-    optimism = abs(float(np.mean(found.fitted - found.denoising))) / 2
+    optimism = abs(float(np.mean(found.fitted) - np.mean(found.denoising))) / 2
+    optimism = optimism if optimism > 1e-12 else 0.0  # rounding, where no network was used
     if found.falling.any():
         warnings.warn(
             f"the held-out loss still fell in {int(found.falling.sum())} of "
@@ -470,7 +482,7 @@ def _result(found: Measured, bound: Array | None = None) -> InformationEstimate:
     folds = [np.mean(middle[found.fold == i]) for i in range(len(found.falling))]
     return InformationEstimate(
         value=as_float(np.mean(middle)),
-        stderr=as_float(np.std(found.denoising, ddof=1) / np.sqrt(count)),
+        stderr=as_float(np.sqrt(np.var(found.denoising) / count + correlations / 2 / count**2)),
         model_error=as_float(max(forms, optimism)),
         denoising=as_float(np.mean(found.denoising)),
         score=as_float(np.mean(found.score)),
