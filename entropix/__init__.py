@@ -37,6 +37,7 @@ from entropix.entropy import path_entropy as path_entropy
 from entropix.entropy import path_kl as path_kl
 from entropix.information import critical_times as critical_times
 from entropix.information import differential_entropy as differential_entropy
+from entropix.information import estimate_mutual_information as estimate_mutual_information
 from entropix.information import kl_divergence as kl_divergence
 from entropix.information import mutual_information as mutual_information
 from entropix.information import total_correlation as total_correlation

@@ -159,6 +159,9 @@ def _std(s):
 
 
 FEW: dict[str, Any] = {"num_evaluations": 512}
+TINY: dict[str, Any] = {
+    "recipe": ex.information.Recipe(folds=2, steps=2, width=4, depth=1, num_levels=2)
+}
 
 # Short functions that estimators and solvers are made of, in one case.
 PARTS = {"log_snr_of_std", "rates_along", "time_rule", "step_times", "uniform_levels"}
@@ -269,6 +272,19 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
     "from_denoiser": lambda i: ex.models.from_denoiser(
         _halved, shape=(2,), level=np.linspace(0.99, 0.01 * i.number, 8)
     ).score(0.5, jax.device_put(i.x[0])),
+    "estimate_conditional_mutual_information": lambda i: (
+        ex.information.estimate_conditional_mutual_information(
+            i.x, i.y, i.labels, key=i.key, **TINY
+        )
+    ),
+    "estimate_entropy": lambda i: ex.information.estimate_entropy(i.x, key=i.key, **TINY),
+    "estimate_kl": lambda i: ex.information.estimate_kl(i.x, i.y, key=i.key, **TINY),
+    "estimate_mutual_information": lambda i: ex.estimate_mutual_information(
+        i.x, i.y, key=i.key, **TINY
+    ),
+    "estimate_total_correlation": lambda i: ex.information.estimate_total_correlation(
+        i.x, key=i.key, **TINY
+    ),
     "kl_divergence": lambda i: ex.kl_divergence(i.exact, i.other, i.x, key=i.key, **FEW),
     "log_prob": lambda i: ex.log_prob(i.model, i.x, key=i.key, method=ex.PathBound(16)),
     "log_prob: prior": lambda i: ex.log_prob(
@@ -428,6 +444,7 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
         ex.UNet((4, 4), key=i.key, widths=(4,)),
         ex.DiT((4, 4), key=i.key, width=4, depth=1, heads=1),
         ex.networks.LinearSkip(ex.FourierMLP(2, key=i.key, widths=(4,)), 2, key=i.key, width=4),
+        ex.networks.ResidualMLP(2, key=i.key, width=4, depth=1),
     ],
 }
 
@@ -438,6 +455,11 @@ NOTHING_TO_COMPILE |= {"check_cutoff", "check_divergence", "check_ends", "check_
 NOTHING_TO_COMPILE |= {"equilibrium_std", "unbiased_w2_bound", "from_diffusers"}
 SLOW = {
     "conditional_mutual_information",
+    "estimate_conditional_mutual_information",
+    "estimate_entropy",
+    "estimate_kl",
+    "estimate_mutual_information",
+    "estimate_total_correlation",
     "networks",
     "schedule_cost",
     "speed_accuracy",

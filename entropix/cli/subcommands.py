@@ -10,8 +10,10 @@ from entropix.studies import (
     AbstractStudy,
     InformationOptions,
     MeasureOptions,
+    MutualInformationOptions,
     prepare_information,
     prepare_measure,
+    prepare_mutual_information,
 )
 from entropix.studies.schedule import ScheduleOptions, prepare_schedule
 from entropix.studies.storage import StorageOptions, prepare_storage
@@ -70,9 +72,28 @@ def commands(words: list[str]) -> dict[str, Callable[..., Any]]:
 
         Results: KL(A || B) and KL(B || A) with their standard errors, the exact values if both
         densities are known, and W2 compared with that of equal sets. They are printed as a table,
-        and written to the output folder: report.md, figures, and results.nc.
+        and written to the output folder: report.md, figures, and results.nc. Rows are not paired:
+        for the information that one variable has about another, see mutual-information.
         """
         return prepared(prepare_information, first, second, options)
+
+    def mutual_information(
+        first: Annotated[str, arg(metavar="X", help="The variable X, or a table. " + _DATA)],
+        second: Annotated[
+            str | None,
+            arg(metavar="[Y]", help="The variable Y, row by row the partner of X."),
+        ] = None,
+        /,
+        options: Annotated[MutualInformationOptions, group] = MutualInformationOptions(),
+    ) -> Prepared:
+        """Estimate the mutual information of paired samples X and Y.
+
+        X and Y are two files with equally many rows, two groups of columns of one table (--x, --y),
+        or a data set and its labels. Networks are trained by cross-fitting. Results: I(X; Y) with
+        its errors, the value for Gaussians, and the pointwise information of each sample. They are
+        printed as a table, and written to the output folder: report.md, a figure, and results.nc.
+        """
+        return prepared(prepare_mutual_information, first, second, options)
 
     def schedule(
         source: Annotated[str, data] = "mixture2",
@@ -117,7 +138,9 @@ def commands(words: list[str]) -> dict[str, Callable[..., Any]]:
 
     return {
         "measure": measure,
-        "information": information,
+        "divergence": information,
+        "information": information,  # its former name
+        "mutual-information": mutual_information,
         "schedule": schedule,
         "transport": transport,
         "storage": storage,

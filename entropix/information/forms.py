@@ -22,7 +22,8 @@ was trained on:
   the larger of the two, most of all where the truth is small.
 
 For exact models take the score form. For trained ones take the denoising form with held-out
-samples. A gap to the score form that is larger than the errors is what the networks miss.
+samples, or the mean of both, in which fitted noise cancels to first order. A gap between the forms
+that is larger than the errors shows fitted noise; what was never learnt lowers both alike.
 """
 
 import equinox as eqx

@@ -2,6 +2,7 @@
 
 from entropix.networks.condition_dropout import ConditionDropout as ConditionDropout
 from entropix.networks.dit import DiT as DiT
+from entropix.networks.gaussian_residual import GaussianPlusResidual as GaussianPlusResidual
 from entropix.networks.images import Flattened as Flattened
 from entropix.networks.latent_condition import LatentCondition as LatentCondition
 from entropix.networks.linear_skip import LinearSkip as LinearSkip
@@ -10,4 +11,5 @@ from entropix.networks.parameters import Fixed as Fixed
 from entropix.networks.parameters import NetworkSize as NetworkSize
 from entropix.networks.parameters import network_size as network_size
 from entropix.networks.parameters import trainable as trainable
+from entropix.networks.residual_mlp import ResidualMLP as ResidualMLP
 from entropix.networks.unet import UNet as UNet

@@ -16,9 +16,13 @@ from entropix.studies.options import EstimationOptions as EstimationOptions
 from entropix.studies.options import InformationOptions as InformationOptions
 from entropix.studies.options import MeasureOptions as MeasureOptions
 from entropix.studies.options import ModelOptions as ModelOptions
+from entropix.studies.options import MutualInformationOptions as MutualInformationOptions
 from entropix.studies.options import OutputOptions as OutputOptions
 from entropix.studies.options import ProcessOptions as ProcessOptions
 from entropix.studies.options import TrainingOptions as TrainingOptions
+from entropix.studies.pairs import MutualInformationStudy as MutualInformationStudy
+from entropix.studies.pairs import mutual_information as mutual_information
+from entropix.studies.pairs import prepare_mutual_information as prepare_mutual_information
 from entropix.studies.pretrained import PRETRAINED_SCHEMA as PRETRAINED_SCHEMA
 from entropix.studies.pretrained import PretrainedStudy as PretrainedStudy
 from entropix.studies.study import AbstractStudy as AbstractStudy

@@ -289,6 +289,16 @@ def _warnings(record: "xarray.Dataset") -> list[str]:
     counts = json.loads(record.attrs["num_train"])
     others = zip((record.attrs["second"], record.attrs["first"]), counts[::-1], strict=True)
     warnings = []
+    totals = [
+        trained + held_out
+        for trained, held_out in zip(counts, json.loads(record.attrs["num_held_out"]), strict=True)
+    ]
+    if totals[0] == totals[1]:
+        warnings.append(
+            f"Both sets have {totals[0]} rows. This is how much two populations differ, not the "
+            "information that paired rows have about each other; for that, use "
+            "`entropix mutual-information`"
+        )
     for name, (other, count) in zip(DIRECTIONS, others, strict=True):
         value = float(record[f"{name}_score"].mean())
         if value > np.log(count):

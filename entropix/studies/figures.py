@@ -204,3 +204,21 @@ def plot_loss(record: "xarray.Dataset", path: Path) -> None:
         )
         if len(loss) <= 4:
             legend_above(fig, axes, columns=2)
+
+
+def plot_pointwise(record: "xarray.Dataset", path: Path) -> None:
+    """The pointwise information of each sample, as colour over x and y, and its distribution."""
+    values = record["pointwise"].values
+    with figure(path, (7.0, 3.0)) as fig:
+        left, right = fig.subplots(1, 2)
+        limit = float(np.quantile(np.abs(values), 0.99)) or 1.0
+        points = left.scatter(
+            record["x"], record["y"], c=values, s=3, cmap="coolwarm", vmin=-limit, vmax=limit
+        )
+        fig.colorbar(points, ax=left, label="log p(x|y)/p(x) (nats)")
+        left.set(xlabel="first column of X", ylabel="first column of Y")
+        right.hist(values, bins=60, color=MODEL)
+        mean = float(record["mutual_information"])
+        right.axvline(mean, color=EXACT, lw=1, label=f"I(X; Y) = {mean:.3g}")
+        right.set(xlabel="pointwise information (nats)", ylabel="samples")
+        right.legend()

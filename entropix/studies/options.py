@@ -255,6 +255,45 @@ class InformationOptions:
     output: OutputOptions = OutputOptions()
 
 
+# ------------------------------------------------------------------ mutual-information
+
+
+@dataclasses.dataclass(frozen=True)
+class PairOptions:
+    """Which variables are paired."""
+
+    x: tuple[str, ...] = ()
+    """Columns of the table that are X, by name, or by number where they have none."""
+    y: tuple[str, ...] = ()
+    """Columns of the table that are Y."""
+    normal_scores: bool = True
+    """Map every continuous column to normal scores, which leaves the information as it is; else to
+    unit variance."""
+    shuffle: bool = False
+    """Put Y into random order: a control with zero mutual information."""
+    seed: int = 0
+    """Seed of folds, networks and synthetic data."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossFittingOptions:
+    """How the networks are trained."""
+
+    folds: int = 3
+    """Number of parts of the samples; each is measured with a network trained on the others."""
+    steps: int = 2000
+    """The most gradient steps of each network."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MutualInformationOptions:
+    """All options of `mutual-information`, except the data."""
+
+    pairs: PairOptions = PairOptions()
+    cross_fitting: CrossFittingOptions = CrossFittingOptions()
+    output: OutputOptions = OutputOptions()
+
+
 # ------------------------------------------------------------------ schedule
 
 Objective = Literal["action", "length", "entropic-time", "variance", "girsanov", "sampler"]

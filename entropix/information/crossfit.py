@@ -1,0 +1,399 @@
+r"""Cross-fitting: every sample is measured once, with a network that has not seen it.
+
+The samples are divided into folds. For each fold a network is trained on the others, a tenth of
+which only says when to stop, and the fold is measured: a difference of two fields on diffused
+states $y_s = \mu x + \Sigma z$ of a process with $\mu^2 + \Sigma^2 = 1$. A field is that of a
+Gaussian, $g$, plus that of a network, $r$ (`networks.GaussianPlusResidual`). In both forms of the
+integral (see `entropix.information.forms`) the Gaussian part is exact,
+
+$$\int\frac{\sigma^2}{2}E_z\left[\left\|s_N + \tfrac{z}{\Sigma}\right\|^2
+  - \left\|s_g + \tfrac{z}{\Sigma}\right\|^2\right]ds = \log\frac{N(x|c)}{N(x)},$$
+
+and only what the network adds is sampled: nothing, for Gaussian variables.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from entropix._core.arrays import Key
+from entropix._core.checks import positive_integer
+from entropix._core.chunks import map_in_batches
+from entropix._core.precision import full_precision
+from entropix.information.canonical import CanonicalCoordinates
+from entropix.models import EntropyMatching
+from entropix.networks import (
+    ConditionDropout,
+    GaussianPlusResidual,
+    ResidualMLP,
+)
+from entropix.processes import CosinePath
+from entropix.training import Denoising, Holdout, LogisticTimes, fit
+
+
+# Noise levels are drawn from this logistic density (location and scale in log-SNR), in training and
+# in measuring. It is centred above the log-SNR of equal signal and noise: the two fields differ
+# most where the noise is about as wide as a conditional density, which is narrower than the data.
+_LEVELS = (1.0, 2.0)
+# The fraction of conditions that are left out, where the network must know both fields, and a
+# fraction that counts as none.
+_DROPPED, _NEVER = 0.2, 1e-3
+_CHUNK = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How the `estimate_*` functions train and measure.
+
+    Args:
+        folds: into how many parts the samples are divided; so many networks are trained.
+        steps: the most gradient steps of each.
+        patience: steps without a new least loss on the stopping samples after which it ends.
+        batch_size: samples per step; at most those there are.
+        num_draws: noise levels and noises for each of them.
+        learning_rate: the peak of a cosine.
+        width: of the hidden state of `networks.ResidualMLP`.
+        depth: its residual blocks.
+        num_levels: pairs of evaluations of each field with which a sample is measured.
+
+    Raises:
+        ValueError: if an argument is not as above.
+    """
+
+    folds: int = 3
+    steps: int = 2000
+    patience: int = 1000
+    batch_size: int = 256
+    num_draws: int = 2
+    learning_rate: float = 4e-3
+    width: int = 64
+    depth: int = 3
+    num_levels: int = 8
+
+    def __post_init__(self):
+        positive_integer(self.folds, "folds", 2)
+        positive_integer(self.num_draws, "num_draws", 1)
+        for name in ("steps", "patience", "batch_size", "width", "depth", "num_levels"):
+            positive_integer(getattr(self, name), name)
+        # No array is made at import, where the default is.
+        if not 0 < self.learning_rate < np.inf:
+            raise ValueError(
+                f"`learning_rate` must be positive and finite, got {self.learning_rate}."
+            )
+
+
+class Fold(NamedTuple):
+    """One fold, before a network is trained for it.
+
+    Attributes:
+        x: all samples in white coordinates of the training rows, shape (N, d).
+        condition: what x is conditioned on, in coordinates paired with those of x, or None.
+        contrast: the condition of the second field; None: no condition.
+        correlations: of x and condition, shape (d,).
+        train: rows to learn from.
+        stop: rows that say when to stop.
+        test: rows to measure.
+    """
+
+    x: Float[Array, "n d"]
+    condition: Float[Array, "n c"] | None
+    contrast: Float[Array, "n c"] | None
+    correlations: Float[Array, " d"]
+    train: np.ndarray
+    stop: np.ndarray
+    test: np.ndarray
+
+
+class Measured(NamedTuple):
+    """What cross-fitting has measured.
+
+    Attributes:
+        denoising: the denoising form of each sample, shape (N,); NaN for rows of no fold.
+        score: the score form of each sample.
+        gaussian: the log ratio of the Gaussians alone, of each sample.
+        fitted: the mean denoising form on the training samples of its fold; the Gaussian part,
+            which hardly overfits, is that of the samples measured.
+        fold: in which fold each sample was measured, -1 for none.
+        falling: whether the loss of a fold's stopping samples still fell at the end.
+    """
+
+    denoising: np.ndarray
+    score: np.ndarray
+    gaussian: np.ndarray
+    fitted: np.ndarray
+    fold: np.ndarray
+    falling: np.ndarray
+
+    def plus(self, known: np.ndarray) -> "Measured":
+        """With a known number added to each sample."""
+        return self._replace(
+            denoising=self.denoising + known,
+            score=self.score + known,
+            gaussian=self.gaussian + known,
+            fitted=self.fitted + known,
+        )
+
+    def minus(self, other: "Measured") -> "Measured":
+        """The difference of two quantities of the same samples and folds."""
+        return Measured(
+            self.denoising - other.denoising,
+            self.score - other.score,
+            self.gaussian - other.gaussian,
+            self.fitted - other.fitted,
+            self.fold,
+            self.falling | other.falling,
+        )
+
+    def negative(self) -> "Measured":
+        """The opposite of all."""
+        flipped = (-self.denoising, -self.score, -self.gaussian, -self.fitted)
+        return Measured(*flipped, self.fold, self.falling)
+
+    def first(self, count: int) -> "Measured":
+        """Of the first samples alone."""
+        denoising, score, gaussian, fitted, fold, falling = self
+        parts = (denoising[:count], score[:count], gaussian[:count], fitted[:count])
+        return Measured(*parts, fold[:count], falling)
+
+
+def split(count: int, folds: int, key: Key) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Rows to learn from, to stop by and to measure, of each fold; equal sizes where possible.
+
+    Every row is measured once. All folds learn from equally many, so that one program serves all.
+
+    Raises:
+        ValueError: if there are too few samples.
+    """
+    if count < 4 * folds:
+        raise ValueError(
+            f"`x` must hold at least {4 * folds} samples for {folds} folds, got {count}."
+        )
+    order = np.asarray(jax.random.permutation(key, count))
+    parts = np.array_split(order, folds)
+    used = count - len(parts[0])
+    stopping = max(1, used // 10)
+    found = []
+    for i, test in enumerate(parts):
+        rest = np.concatenate([part for j, part in enumerate(parts) if j != i])[:used]
+        found.append((rest[stopping:], rest[:stopping], test))
+    return found
+
+
+def cross_fit(folds: list[Fold], recipe: Recipe, *, marginal: bool, key: Key) -> Measured:
+    """Train one network for each fold, and measure every sample once.
+
+    Args:
+        folds: see `Fold`.
+        recipe: see `Recipe`.
+        marginal: whether the second field is learnt, too; else it is that of `contrast`, or zero,
+            that of a standard normal density.
+        key: PRNG key.
+    """
+    count = folds[0].x.shape[0]
+    denoising, score, gaussian, fitted = (np.full(count, np.nan) for _ in range(4))
+    index = np.full(count, -1)
+    falling = []
+    for i, fold in enumerate(folds):
+        keys = jax.random.split(jax.random.fold_in(key, i), 5)
+        init_key, fit_key, stop_key, test_key, train_key = keys
+        network = make_network(fold, recipe, marginal, init_key)
+        condition = fold.condition
+        trained = fit(
+            EntropyMatching(network, CosinePath()),
+            fold.x[fold.train],
+            condition=None if condition is None else condition[fold.train],
+            key=fit_key,
+            steps=recipe.steps,
+            batch_size=min(recipe.batch_size, len(fold.train)),
+            loss=Denoising(recipe.num_draws, weighting="likelihood", times=LogisticTimes(*_LEVELS)),
+            learning_rate=recipe.learning_rate,
+            holdout=Holdout(
+                fold.x[fold.stop],
+                None if condition is None else condition[fold.stop],
+                patience=recipe.patience,
+            ),
+        )
+        model: Any = trained.model
+        stop = measure(model.network, fold, fold.stop, marginal, recipe.num_levels, stop_key)
+        gain = stop[0] - stop[2]
+        # A network that does not lower the error on the stopping samples has learnt noise.
+        learnt = gain.mean() > 0
+        best = model.network if learnt else network
+        test, train = fold.test, fold.train[: len(fold.test)]
+        found = measure(best, fold, test, marginal, recipe.num_levels, test_key)
+        denoising[test], score[test], gaussian[test] = found
+        index[test] = i
+        seen = measure(best, fold, train, marginal, recipe.num_levels, train_key)
+        fitted[test] = np.mean(seen[0] - seen[2]) + np.mean(found[2])
+        clear = gain.mean() > 2 * gain.std() / np.sqrt(len(gain))
+        falling.append(clear and int(trained.history.best_step) == recipe.steps)
+    return Measured(denoising, score, gaussian, fitted, index, np.array(falling))
+
+
+def make_network(fold: Fold, recipe: Recipe, marginal: bool, key: Key) -> Callable:
+    """An untrained network for the fields of a fold."""
+    dim = fold.x.shape[1]
+    size = None if fold.condition is None else fold.condition.shape[1]
+    inner = ResidualMLP(
+        dim,
+        condition_dim=None if size is None else size + 1,
+        width=recipe.width,
+        depth=recipe.depth,
+        key=key,
+    )
+    network = GaussianPlusResidual(inner, fold.correlations)
+    if size is None:
+        return network
+    return ConditionDropout(network, size, rate=_DROPPED if marginal else _NEVER)
+
+
+@full_precision
+def measure(
+    network: Callable, fold: Fold, rows: np.ndarray, marginal: bool, levels: int, key: Key
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Denoising form, score form, and the Gaussian log ratio, of each of the rows."""
+    x = fold.x[rows]
+    condition = None if fold.condition is None else fold.condition[rows]
+    contrast = None if fold.contrast is None else fold.contrast[rows]
+    pairs = (condition, contrast)
+    learnt = _residuals(network, fold.correlations, x, pairs, marginal, levels, key)
+    log_ratio, squared = _gaussian_forms(fold.correlations, x, pairs)
+    return (
+        np.asarray(log_ratio + learnt[:, 0], float),
+        np.asarray(squared + learnt[:, 1], float),
+        np.asarray(log_ratio, float),
+    )
+
+
+def _zero(log_snr: Array, y: Array, condition: Array | None) -> Array:
+    """A network that adds nothing."""
+    return jnp.zeros_like(y)
+
+
+@eqx.filter_jit
+def _residuals(
+    network: Callable,
+    correlations: Float[Array, " d"],
+    x: Float[Array, "n d"],
+    pairs: tuple[Float[Array, "n c"] | None, Float[Array, "n c"] | None],
+    marginal: bool,
+    levels: int,
+    key: Key,
+) -> Float[Array, "n 2"]:
+    """What the network adds to the denoising and to the score form of each sample."""
+    process, times = CosinePath(), LogisticTimes(*_LEVELS)
+    gaussian = GaussianPlusResidual(_zero, correlations)
+
+    def field(log_snr: Array, y: Array, condition: Array | None) -> tuple[Array, Array]:
+        """The Gaussian part, and the whole."""
+        whole = network(log_snr, y, condition)
+        if condition is None:
+            return jnp.zeros_like(y), whole
+        return gaussian(log_snr, y, jnp.append(condition, 1.0)), whole
+
+    def one(x: Array, pair: tuple[Array | None, Array | None], key: Key) -> Array:
+        # Equidistant quantiles with one random shift: a stratified sample of noise levels.
+        shift_key, noise_key = jax.random.split(key)
+        shift = jax.random.uniform(shift_key, (), x.dtype)
+        u = jnp.clip((jnp.arange(levels) + shift) / levels, 1e-6, 1 - 1e-6)
+        noise = jax.random.normal(noise_key, (levels, x.shape[0]), x.dtype)
+
+        def at(u: Array, z: Array) -> Array:
+            s, density = times(process, u)
+            log_snr, scale, std = process.log_snr(s), process.scale(s), process.std(s)
+            y = scale * x + std * z
+            rest = scale * (scale * z - std * x)  # of z, what a standard normal x leaves unknown
+
+            def added(gaussian: Array, whole: Array) -> Array:
+                """The gain of the denoising error over that of the Gaussian."""
+                more = std * (whole - gaussian)
+                return -jnp.sum(more * (more + 2 * (std * gaussian + rest)))
+
+            first, second = pair
+            of_first = field(log_snr, y, first)
+            if second is None and not marginal:
+                of_second = (jnp.zeros_like(y), jnp.zeros_like(y))
+            else:
+                of_second = field(log_snr, y, second)
+            known = std * (of_first[0] - of_second[0])
+            more = std * (of_first[1] - of_second[1]) - known
+            parts = [added(*of_first) - added(*of_second), jnp.sum(more * (more + 2 * known))]
+            return jnp.stack(parts) / (2 * density)
+
+        return jnp.mean(jax.vmap(lambda u, z: at(u, z) + at(u, -z))(u, noise), axis=0) / 2
+
+    keys = jax.random.split(key, x.shape[0])
+    return map_in_batches(lambda args: one(*args), (x, pairs, keys), max(1, _CHUNK // levels))
+
+
+@eqx.filter_jit
+def _gaussian_forms(
+    correlations: Float[Array, " d"],
+    x: Float[Array, "n d"],
+    pairs: tuple[Float[Array, "n c"] | None, Float[Array, "n c"] | None],
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    r"""The log ratio of the two Gaussians at each sample, and its score form.
+
+    The squared difference of the linear fields has a mean over z in closed form; that over noise
+    levels is a trapezoidal sum, with an error far below rounding: the integrand is analytic and
+    vanishes exponentially at both ends.
+    """
+    first, second = pairs
+    if first is None:
+        return jnp.zeros(x.shape[0], x.dtype), jnp.zeros(x.shape[0], x.dtype)
+    d = x.shape[1]
+
+    def paired(c: Array) -> Array:
+        return c[:, :d] if c.shape[1] >= d else jnp.pad(c, ((0, 0), (0, d - c.shape[1])))
+
+    a = paired(first)
+    b = jnp.zeros_like(a) if second is None else paired(second)
+    other = jnp.zeros_like(correlations) if second is None else correlations
+
+    def log_density(rho: Array, c: Array) -> Array:
+        var = 1 - rho**2
+        return -0.5 * jnp.sum(jnp.log(var) + (x - rho * c) ** 2 / var, axis=1)
+
+    log_ratio = log_density(correlations, a) - log_density(other, b)
+    log_snr = jnp.linspace(-40.0, 40.0, 801, dtype=x.dtype)[:, None]
+    signal, noise = jax.nn.sigmoid(log_snr), jax.nn.sigmoid(-log_snr)
+    # The difference of the fields is (mu/Sigma) times Sigma (rho (a - b) - mu k rho^2 y) / (...),
+    # with k = 1 where the second field has no condition.
+    k = 1.0 if second is None else 0.0
+    step = log_snr[1, 0] - log_snr[0, 0]
+    weight = step * signal / 2 * noise / (noise + signal * (1 - correlations**2)) ** 2
+
+    def total(values: Array) -> Array:
+        return jnp.sum(weight * values, axis=0)
+
+    shift = correlations * (a - b)
+    slope = k * correlations**2
+    squared = (
+        total(jnp.ones_like(signal)) * shift**2
+        - 2 * total(signal) * slope * shift * x
+        + total(signal**2) * slope**2 * x**2
+        + total(signal * noise) * slope**2
+    )
+    return log_ratio, jnp.sum(squared, axis=1)
+
+
+def canonical_folds(
+    x: np.ndarray,
+    y: np.ndarray,
+    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    contrast: np.ndarray | None = None,
+) -> list[Fold]:
+    """The folds of a pair, each in the canonical coordinates of its training rows."""
+    folds = []
+    for train, stop, test in rows:
+        canonical = CanonicalCoordinates.from_samples(x[train], y[train])
+        second = None if contrast is None else canonical.y(contrast)
+        own = (canonical.x(x), canonical.y(y), second, canonical.correlations)
+        folds.append(Fold(*own, train, stop, test))
+    return folds

@@ -1,0 +1,495 @@
+r"""Information from samples alone: the `estimate_*` functions.
+
+Each trains its own networks by cross-fitting (`entropix.information.crossfit`). Information does
+not change under invertible maps of single variables. Every continuous column is therefore mapped to
+normal scores, which removes heavy tails and singular margins, and all are whitened; the field of a
+Gaussian pair is then known, and the networks learn what is left.
+
+With d the true difference of the two fields and $\hat d$ that of the networks, on samples that they
+have not seen,
+
+| form | value | error |
+|---|---|---|
+| score | $E\|\hat d\|^2$ | $+$ noise that was fitted |
+| denoising | $2E\langle d, \hat d\rangle - E\|\hat d\|^2$ | $-$ noise that was fitted |
+| their mean | $E\langle d, \hat d\rangle$ | none of that, to first order |
+
+The mean is the value that is returned. Structure that was not learnt lowers all three alike, so
+that their agreement proves nothing. What shows it is the training data: the denoising form of
+samples that were trained on is too large by about as much as that of the others is too small. The
+larger of both half gaps is the `model_error`.
+"""
+
+import warnings
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from entropix._core.arrays import DataLike, Key, as_float, as_number
+from entropix._core.checks import is_concrete, prng_key, samples
+from entropix._core.formatting import format_with_error
+from entropix.datasets import NormalScores
+from entropix.information.canonical import whitening
+from entropix.information.crossfit import Fold, Measured, Recipe, canonical_folds, cross_fit, split
+from entropix.information.labels import cross_fit_labels
+
+
+class InformationEstimate(eqx.Module):
+    r"""A quantity of information estimated from samples, in nats, and what is known of its error.
+
+    Attributes:
+        value: the mean of both forms.
+        stderr: its standard error with respect to the population the samples were drawn from; at
+            least that of the information of independent Gaussian samples, $\sqrt{k/2}/N$ for k
+            correlations.
+        model_error: the size of the error of the networks that can be seen: the larger of half the
+            difference between the forms and half that between samples trained on and not, less what
+            the sampling explains of each. It is not a bound.
+        denoising: the denoising form.
+        score: the score form.
+        fitted: the denoising form on samples that the networks were trained on.
+        gaussian: that of the Gaussians with the same covariances, for mutual information the value
+            of canonical correlation analysis, on the samples not used for their covariances.
+        pointwise: the denoising form of each sample, shape (N,): an estimate of the log ratio of
+            densities, such as $\log p(x|y)/p(x)$.
+        folds: the value in each fold, shape (folds,).
+        bound: an upper bound on the true value: the entropy of the labels; None without labels.
+        converged: whether the held-out loss had stopped falling in every fold.
+
+    Prints as `1.02 ± 0.01 (model 0.03)`. `float(estimate)` is its value.
+    """
+
+    value: Float[Array, ""]
+    stderr: Float[Array, ""]
+    model_error: Float[Array, ""]
+    denoising: Float[Array, ""]
+    score: Float[Array, ""]
+    fitted: Float[Array, ""]
+    gaussian: Float[Array, ""]
+    pointwise: Float[Array, " n"]
+    folds: Float[Array, " folds"]
+    bound: Float[Array, ""] | None = None
+    converged: bool = eqx.field(static=True, default=True)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __str__(self) -> str:
+        text = format_with_error(float(self.value), float(self.stderr))
+        return f"{text} (model {float(self.model_error):.2g})"
+
+    def __repr__(self) -> str:
+        return f"InformationEstimate({self})"
+
+
+def estimate_mutual_information(
+    x: DataLike,
+    y: DataLike,
+    *,
+    key: Key,
+    normal_scores: bool = True,
+    recipe: Recipe = Recipe(),
+) -> InformationEstimate:
+    r"""$I(X; Y)$ of paired samples, in nats, from networks that it trains itself.
+
+    $$I(X; Y) = \int\frac{\sigma^2}{2}E\|s(y_s|Y) - s(y_s)\|^2\,ds,$$
+
+    by cross-fitting in canonical coordinates of normal scores; see the table of the module. The
+    variable of fewer dimensions is diffused, the other one is the condition. For a variable of one
+    dimension the second field is known. Labels are diffused, too; their field follows from a
+    classifier at all noise levels, and the denoising form is exactly $E\log q(y|x)/p(y)$.
+
+    Args:
+        x: samples, shape (N, d_x), or (N,).
+        y: samples of the same rows, shape (N, d_y), or (N,). Integers of shape (N,) are labels: the
+            value is then at most their entropy, `.bound`.
+        key: PRNG key.
+        normal_scores: map continuous columns to normal scores; else to unit variance. Columns with
+            fewer distinct values than half the samples are always mapped to unit variance.
+        recipe: how to train and to measure.
+
+    Returns:
+        An `InformationEstimate`.
+
+    Raises:
+        ValueError: if the rows do not match, are too few, or hold labels in `x`.
+
+    Warns:
+        UserWarning: if the held-out loss was still falling after `recipe.steps`, so that a longer
+            training would find more.
+
+    Example:
+        >>> import jax, entropix as ex
+        >>> joint = ex.Gaussian([0.0, 0.0], [[1.0, 0.8], [0.8, 1.0]])
+        >>> pair = joint.sample(400, key=jax.random.key(0))
+        >>> recipe = ex.information.Recipe(folds=2, steps=20, width=8, depth=1, num_levels=4)
+        >>> found = ex.estimate_mutual_information(
+        ...     pair[:, 0], pair[:, 1], key=jax.random.key(1), recipe=recipe
+        ... )
+        >>> bool(abs(found.value - 0.511) < 4 * (found.stderr + found.model_error))
+        True
+
+    References:
+        Franzese et al., 2310.09031; Kong et al., 2302.03792; Czyz et al., 2306.11078 (tasks with
+        known values); Chernozhukov et al., 1608.00060 (cross-fitting).
+    """
+    prng_key(key)
+    first, second = _variable(x, "x", normal_scores), _variable(y, "y", normal_scores, labels=True)
+    _check_rows(first, second, "y")
+    bound = second.label_entropy
+    if second.dim < first.dim and bound is None:
+        first, second = second, first
+    split_key, fit_key = jax.random.split(key)
+    rows = split(len(first.points), recipe.folds, split_key)
+    if bound is not None:
+        found = cross_fit_labels(first.points, second.points, rows, recipe, fit_key)
+        return _result(found, first.dim * (second.dim - 1), bound)
+    folds = canonical_folds(first.points, second.points, rows)
+    learnt = first.dim > 1 or not first.normal
+    found = cross_fit(folds, recipe, marginal=learnt, key=fit_key)
+    return _result(found, first.dim * second.dim, bound)
+
+
+def estimate_conditional_mutual_information(
+    x: DataLike,
+    y: DataLike,
+    z: DataLike,
+    *,
+    key: Key,
+    normal_scores: bool = True,
+    recipe: Recipe = Recipe(),
+) -> InformationEstimate:
+    r"""$I(X; Y|Z) = I(X; (Y, Z)) - I(X; Z)$ of samples, in nats.
+
+    Both terms are measured on the same samples and diffused states; the field of x alone cancels
+    and is not learnt.
+
+    Args:
+        x: samples, shape (N, d_x), or (N,).
+        y: samples of the same rows, shape (N, d_y), or (N,); integers of shape (N,) are labels.
+        z: the same.
+        key: PRNG key.
+        normal_scores: see `estimate_mutual_information`.
+        recipe: how to train and to measure; two networks are trained for each fold.
+
+    Returns:
+        An `InformationEstimate`; `.bound` is the entropy of y, if it holds labels.
+
+    Raises:
+        ValueError: as `estimate_mutual_information`.
+
+    Warns:
+        UserWarning: as `estimate_mutual_information`.
+
+    Example:
+        >>> import jax, entropix as ex
+        >>> x, y, z = jax.random.normal(jax.random.key(0), (3, 400))
+        >>> recipe = ex.information.Recipe(folds=2, steps=20, width=8, depth=1, num_levels=4)
+        >>> found = ex.information.estimate_conditional_mutual_information(
+        ...     x + z, y + z, z, key=jax.random.key(1), recipe=recipe
+        ... )
+        >>> bool(abs(found.value) < 4 * (found.stderr + found.model_error))
+        True
+
+    References:
+        Franzese et al., 2310.09031.
+    """
+    prng_key(key)
+    first = _variable(x, "x", normal_scores)
+    second = _variable(y, "y", normal_scores, labels=True)
+    third = _variable(z, "z", normal_scores, labels=True)
+    _check_rows(first, second, "y")
+    _check_rows(first, third, "z")
+    split_key, *keys = jax.random.split(key, 3)
+    rows = split(len(first.points), recipe.folds, split_key)
+    both = np.concatenate([second.points, third.points], axis=1)
+    whole, part = (
+        cross_fit(canonical_folds(first.points, c, rows), recipe, marginal=False, key=k)
+        for c, k in zip((both, third.points), keys, strict=True)
+    )
+    return _result(whole.minus(part), first.dim * second.dim, second.label_entropy)
+
+
+def estimate_total_correlation(
+    x: DataLike, *, key: Key, recipe: Recipe = Recipe()
+) -> InformationEstimate:
+    r"""$TC(X) = KL(p(x)\|\prod_i p(x_i))$ of samples, in nats.
+
+    In normal scores z the margins are standard normal, so that $TC = KL(p(z)\|N(0, I))$: that of
+    the Gaussian of equal covariance, in closed form, and what a network adds.
+
+    Args:
+        x: samples, shape (N, d), with continuous columns.
+        key: PRNG key.
+        recipe: how to train and to measure.
+
+    Returns:
+        An `InformationEstimate`.
+
+    Raises:
+        ValueError: if there are too few samples, or a column is not continuous.
+
+    Warns:
+        UserWarning: as `estimate_mutual_information`.
+
+    Example:
+        >>> import jax, entropix as ex
+        >>> joint = ex.Gaussian([0.0, 0.0], [[1.0, 0.6], [0.6, 1.0]])
+        >>> x = joint.sample(400, key=jax.random.key(0))
+        >>> recipe = ex.information.Recipe(folds=2, steps=20, width=8, depth=1, num_levels=4)
+        >>> found = ex.information.estimate_total_correlation(
+        ...     x, key=jax.random.key(1), recipe=recipe
+        ... )
+        >>> bool(abs(found.value - 0.223) < 4 * (found.stderr + found.model_error))
+        True
+
+    References:
+        Franzese et al., 2310.09031; Kong et al., 2302.03792.
+    """
+    prng_key(key)
+    variable = _variable(x, "x", True)
+    _check_continuous(variable)
+    split_key, fit_key = jax.random.split(key)
+    rows = split(len(variable.points), recipe.folds, split_key)
+    found = _from_normal([variable.points] * recipe.folds, rows, recipe, fit_key)
+    return _result(found, variable.dim * (variable.dim - 1) // 2)
+
+
+def estimate_entropy(x: DataLike, *, key: Key, recipe: Recipe = Recipe()) -> InformationEstimate:
+    r"""The differential entropy $h(X) = -E\log p(x)$ of samples, in nats.
+
+    In normal scores z, computed for each fold from the others,
+    $\log p(x) = \log p(z) + \sum_i\log\frac{dz_i}{dx_i}$, and
+    $-E\log p(z)$ is that of a standard normal density minus $KL(p(z)\|N(0, I))$; see
+    `estimate_total_correlation`.
+
+    Args:
+        x: samples, shape (N, d), or (N,), with continuous columns.
+        key: PRNG key.
+        recipe: how to train and to measure.
+
+    Returns:
+        An `InformationEstimate`; `.pointwise` is $-\log p(x)$.
+
+    Raises:
+        ValueError: if there are too few samples, or a column is not continuous.
+
+    Warns:
+        UserWarning: as `estimate_mutual_information`.
+
+    Example:
+        >>> import jax, entropix as ex
+        >>> x = 2.0 * jax.random.normal(jax.random.key(0), (400,))
+        >>> recipe = ex.information.Recipe(folds=2, steps=20, width=8, depth=1, num_levels=4)
+        >>> found = ex.information.estimate_entropy(x, key=jax.random.key(1), recipe=recipe)
+        >>> bool(abs(found.value - 2.112) < 4 * (found.stderr + found.model_error) + 0.05)
+        True
+
+    References:
+        Kong et al., 2302.03792; Premkumar, 2509.23937.
+    """
+    prng_key(key)
+    points = _columns(x, "x")
+    _check_continuous(_variable(x, "x", True))
+    split_key, fit_key = jax.random.split(key)
+    rows = split(len(points), recipe.folds, split_key)
+    scores, log_density = [], np.zeros(len(points))
+    for train, stop, test in rows:
+        map_ = NormalScores.fit(points[np.concatenate([train, stop])])
+        z = np.asarray(map_.forward(points), np.float64)
+        scores.append(z)
+        normal = -0.5 * np.sum(z[test] ** 2 + np.log(2 * np.pi), axis=1)
+        log_density[test] = normal + np.asarray(map_.log_jacobian(points[test]), np.float64)
+    found = _from_normal(scores, rows, recipe, fit_key).plus(log_density).negative()
+    return _result(found, points.shape[1] * (points.shape[1] + 1) // 2)
+
+
+def estimate_kl(
+    x: DataLike,
+    y: DataLike,
+    *,
+    key: Key,
+    normal_scores: bool = True,
+    recipe: Recipe = Recipe(),
+) -> InformationEstimate:
+    r"""$KL(p\|q)$ of two sets of samples, in nats: x of p, y of q.
+
+    One network learns both fields, with the set as its condition; their difference is measured on
+    samples of p. Samples of the two sets are not paired.
+
+    Args:
+        x: samples of p, shape (N, d), or (N,).
+        y: samples of q, shape (M, d), or (M,).
+        key: PRNG key.
+        normal_scores: see `estimate_mutual_information`; of both sets together.
+        recipe: how to train and to measure.
+
+    Returns:
+        An `InformationEstimate`. Where q has no samples, its field is an extrapolation: M samples
+        cannot confirm more than $\log M$ nats (McAllester and Stratos, 1811.04251).
+
+    Raises:
+        ValueError: if the dimensions differ, or there are too few samples.
+
+    Warns:
+        UserWarning: as `estimate_mutual_information`.
+
+    Example:
+        >>> import jax, entropix as ex
+        >>> x, y = jax.random.normal(jax.random.key(0), (2, 400, 1))
+        >>> recipe = ex.information.Recipe(folds=2, steps=20, width=8, depth=1, num_levels=4)
+        >>> found = ex.information.estimate_kl(x + 1.0, y, key=jax.random.key(1), recipe=recipe)
+        >>> bool(abs(found.value - 0.5) < 4 * (found.stderr + found.model_error))
+        True
+
+    References:
+        Franzese et al., 2310.09031.
+    """
+    prng_key(key)
+    first, second = _columns(x, "x"), _columns(y, "y")
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(
+            f"`y` must have the columns of `x`, {first.shape[1]}, got {second.shape[1]}."
+        )
+    points = _variable(np.concatenate([first, second]), "x", normal_scores).points
+    n = len(first)
+    side = np.zeros((len(points), 2))
+    side[:n, 0], side[n:, 1] = 1, 1
+    x_key, y_key, fit_key = jax.random.split(key, 3)
+    rows = []
+    parts = (split(n, recipe.folds, x_key), split(len(second), recipe.folds, y_key))
+    for own, other in zip(*parts, strict=True):
+        train, stop = (np.concatenate([own[i], n + other[i]]) for i in range(2))
+        rows.append((np.asarray(jax.random.permutation(x_key, train)), stop, own[2]))
+    folds = canonical_folds(points, side, rows, contrast=side[:, ::-1])
+    found = cross_fit(folds, recipe, marginal=False, key=fit_key).first(n)
+    return _result(found, first.shape[1])
+
+
+class _Variable(NamedTuple):
+    """A variable in the form in which networks see it.
+
+    Attributes:
+        points: shape (N, d), in normal scores or standard units, or one-hot vectors of labels.
+        normal: whether every column is in normal scores.
+        label_entropy: of labels, in nats; None for other variables.
+    """
+
+    points: np.ndarray
+    normal: bool
+    label_entropy: Array | None
+
+    @property
+    def dim(self) -> int:
+        return self.points.shape[1]
+
+
+def _columns(data: DataLike, name: str) -> np.ndarray:
+    """Samples as columns in float64."""
+    array = as_float(data, name)
+    if not is_concrete(array):
+        raise ValueError(f"`{name}` must be concrete, got an array traced by jit, vmap or grad.")
+    array = samples(array[:, None] if array.ndim == 1 else array, name)
+    if array.ndim != 2:
+        raise ValueError(f"`{name}` must have shape (N, d) or (N,), got {array.shape}.")
+    return np.asarray(array, np.float64)
+
+
+def _variable(data: DataLike, name: str, normal_scores: bool, labels: bool = False) -> _Variable:
+    """A variable, its columns transformed; integers of shape (N,) are labels where allowed."""
+    points = _columns(data, name)
+    given = as_number(data, name)
+    if labels and given.ndim == 1 and not np.issubdtype(given.dtype, np.floating):
+        values, inverse, counts = np.unique(points, return_inverse=True, return_counts=True)
+        if len(values) > len(points) // 4:
+            raise ValueError(
+                f"`{name}` must hold labels, of which several samples share each, or real numbers, "
+                f"got {len(values)} different integers for {len(points)} samples: convert them to "
+                "float."
+            )
+        share = counts / len(points)
+        entropy = as_float(-np.sum(share * np.log(share)))
+        return _Variable(np.eye(len(values))[inverse.ravel()], False, entropy)
+    std = points.std(axis=0)
+    varying = std > 0
+    if not varying.any():
+        raise ValueError(f"`{name}` must vary, got {len(points)} equal samples.")
+    points, std = points[:, varying], std[varying]
+    scored = (points - points.mean(axis=0)) / std
+    distinct = np.array([len(np.unique(column)) for column in points.T])
+    continuous = normal_scores & (2 * distinct >= len(points))
+    if continuous.any():
+        part = points[:, continuous]
+        scored[:, continuous] = np.asarray(NormalScores.fit(part).forward(part), np.float64)
+    return _Variable(scored, bool(np.all(continuous)), None)
+
+
+def _check_rows(first: _Variable, second: _Variable, name: str) -> None:
+    if len(first.points) != len(second.points):
+        raise ValueError(
+            f"`{name}` must have one row for each of `x`, {len(first.points)}, "
+            f"got {len(second.points)}."
+        )
+
+
+def _check_continuous(variable: _Variable) -> None:
+    if not variable.normal:
+        raise ValueError(
+            "`x` must have continuous columns, got one in which most samples share their values: "
+            "a density does not exist there."
+        )
+
+
+def _from_normal(
+    scores: list[np.ndarray],
+    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    recipe: Recipe,
+    key: Key,
+) -> Measured:
+    """The divergence of the densities of normal scores from a standard normal density."""
+    folds, known = [], np.zeros(len(scores[0]))
+    for z, (train, stop, test) in zip(scores, rows, strict=True):
+        mean, white = whitening(z[train], "x")
+        w = (z - mean) @ white
+        own = (as_float(w), None, None, as_float(np.zeros(w.shape[1])))
+        folds.append(Fold(*own, train, stop, test))
+        squares = np.sum(z[test] ** 2, axis=1) - np.sum(w[test] ** 2, axis=1)
+        known[test] = np.linalg.slogdet(white)[1] + squares / 2
+    return cross_fit(folds, recipe, marginal=False, key=key).plus(known)
+
+
+def _result(found: Measured, correlations: int, bound: Array | None = None) -> InformationEstimate:
+    """Both forms and what they say about the error; of how many correlations a Gaussian has."""
+    count = len(found.denoising)
+
+    def half_gap(gap: np.ndarray) -> float:
+        """Half a mean difference, less its own standard error."""
+        return float(np.sqrt(max(np.mean(gap) ** 2 - np.var(gap) / count, 0.0)) / 2)
+
+    middle = (found.denoising + found.score) / 2
+    forms = half_gap(found.score - found.denoising)
+    optimism = abs(float(np.mean(found.fitted) - np.mean(found.denoising))) / 2
+    optimism = optimism if optimism > 1e-12 else 0.0  # rounding, where no network was used
+    if found.falling.any():
+        warnings.warn(
+            f"the held-out loss still fell in {int(found.falling.sum())} of "
+            f"{len(found.falling)} folds when the training ended: use more `steps` in `recipe`.",
+            stacklevel=3,
+        )
+    folds = [np.mean(middle[found.fold == i]) for i in range(len(found.falling))]
+    return InformationEstimate(
+        value=as_float(np.mean(middle)),
+        stderr=as_float(np.sqrt(np.var(found.denoising) / count + correlations / 2 / count**2)),
+        model_error=as_float(max(forms, optimism)),
+        denoising=as_float(np.mean(found.denoising)),
+        score=as_float(np.mean(found.score)),
+        fitted=as_float(np.mean(found.fitted)),
+        gaussian=as_float(np.mean(found.gaussian)),
+        pointwise=as_float(found.denoising),
+        folds=as_float(np.array(folds)),
+        bound=bound,
+        converged=not bool(found.falling.any()),
+    )
