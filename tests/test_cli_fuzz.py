@@ -96,6 +96,7 @@ def test_any_words(folder, capsys, words):
     run(words, capsys)
 
 
+@pytest.mark.slow(reason="many commands")
 @hypothesis.given(data=st.data())
 @hypothesis.settings(max_examples=16, suppress_health_check=list(hypothesis.HealthCheck))
 def test_options_of_any_value(folder, capsys, options, data):

@@ -20,6 +20,7 @@ def modules():
             yield ".".join(parts)
 
 
+@pytest.mark.slow(reason="each module compiles its own examples")
 @pytest.mark.parametrize("name", list(modules()))
 def test_examples_run(name):
     module = importlib.import_module(name)

@@ -486,6 +486,7 @@ def _marked(name: str) -> Any:
     return pytest.param(name, marks=marks)
 
 
+@pytest.mark.slow(reason="every public function is compiled")
 @pytest.mark.parametrize("name", [_marked(name) for name in CASES])
 def test_new_numbers_compile_nothing(name, tmp_path):
     def run(seed: int) -> None:

@@ -149,6 +149,7 @@ def test_levels_come_back(levels, scaling, dtype, seed):
     assert len(Dataset.from_array(images).notes) == 1
 
 
+@pytest.mark.slow(reason="a whole study")
 def test_options_reach_the_file(tmp_path):
     path = tmp_path / "x.npy"
     images = np.random.default_rng(0).integers(0, 256, size=(20, 3, 4, 5)) / 255

@@ -157,6 +157,7 @@ def test_mean_gap_is_the_path_kl():
     assert abs(gap - float(distance.value) - end) < 4 * spread**0.5
 
 
+@pytest.mark.slow(reason="repeated estimates")
 def test_standard_errors_are_honest():
     """Per sample, over 200 keys, for the exact model and for one that is wrong."""
     truth = ex.ExactModel(mixture(3), processes()["VPx"])

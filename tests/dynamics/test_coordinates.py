@@ -196,6 +196,7 @@ def test_reference_variance_of_each_model(getkey):
 # ---------------------------------------------------------------------------- flows without a score
 
 
+@pytest.mark.slow(reason="a program for each process")
 def test_one_step_of_a_straight_flow_is_exact(getkey):
     model = straight_flow()
     x = jax.random.normal(getkey(), (50, 1))

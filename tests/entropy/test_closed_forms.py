@@ -219,6 +219,7 @@ def test_two_points_with_a_cutoff(x64):
     assert "slope" in str(estimate)
 
 
+@pytest.mark.slow(reason="repeated estimates")
 def test_slope_is_the_codimension(x64):
     plane = ex.Gaussian(jnp.zeros(5), jnp.diag(jnp.asarray([1.0, 0.5, 1e-12, 1e-12, 1e-12])))
     model = ex.ExactModel(plane, ex.VariancePreserving(schedule()))

@@ -102,6 +102,7 @@ def test_what_is_no_proposal():
         ex.neural_entropy(model, jnp.ones((4, 2)), key=jax.random.key(0), proposal="uniform")
 
 
+@pytest.mark.slow(reason="a gradient of each estimator")
 def test_gradient_in_the_data_goes_through_the_control_variate():
     """Its known integral moves with the moments of the data; the reference itself is a constant."""
     process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))

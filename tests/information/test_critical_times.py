@@ -31,6 +31,7 @@ def near(estimate, expected):
     assert abs(float(estimate.value) - expected) < 4 * float(estimate.stderr) + 1e-6
 
 
+@pytest.mark.slow(reason="a bisection at each size")
 def test_collapse_of_a_gaussian():
     model = white(5)
     data = model.distribution.sample(8000, key=KEY)
@@ -75,6 +76,7 @@ def test_errors_of_a_collapse_are_honest():
     assert abs(np.mean(errors)) < 4 * np.std(errors) / np.sqrt(60)
 
 
+@pytest.mark.slow(reason="a bisection at each size")
 def test_points_do_not_collapse_onto_more_than_they_are():
     """Eight points have ln 8 nats: less than ln 100 at any noise, more than ln 4 below some."""
     points = jax.random.normal(KEY, (8, 2))

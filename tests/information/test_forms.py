@@ -17,6 +17,7 @@ def normal(mean, variance, process):
     return ex.ExactModel(ex.Gaussian([mean], [[variance]]), process)
 
 
+@pytest.mark.slow(reason="programs of both forms")
 def test_forms_agree_on_exact_models():
     process, rho = vp(), 0.8
     x, c = pair(rho, 1, 20_000, jax.random.key(0))

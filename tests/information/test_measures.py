@@ -164,6 +164,7 @@ def test_information_about_a_label(form):
     close(estimate, 0.33682083034683)
 
 
+@pytest.mark.slow(reason="a program of its own")
 def test_kl_between_conditions_of_one_model():
     """Labels 0 and 1 shift the mean by 0.8: KL(p(x|0) || p(x|1)) = 0.32."""
     process = vp()

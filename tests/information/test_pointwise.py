@@ -130,6 +130,7 @@ def test_bands_sum_to_the_same(setting):
     np.testing.assert_allclose(bands.total.value, whole.total.value, rtol=1e-4)
 
 
+@pytest.mark.slow(reason="repeated estimates")
 def test_samples_have_their_log_ratios(setting):
     r"""In the denoising form, each sample's integral is $\log p(x|c)/p(x)$, by coordinate."""
     curve = information(

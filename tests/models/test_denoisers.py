@@ -240,6 +240,7 @@ def test_batches_are_those_of_the_function():
     np.testing.assert_allclose(*both, rtol=1e-6)
 
 
+@pytest.mark.slow(reason="a training")
 def test_edm_is_trained():
     """The wrapper has a network, so `fit` trains it."""
     data = 0.5 * jax.random.normal(jax.random.key(0), (256, 2))

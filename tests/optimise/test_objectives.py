@@ -61,6 +61,7 @@ def test_one_curve_serves_every_process(x64, name):
     np.testing.assert_allclose(by_own, by_velocity, rtol=1e-3)
 
 
+@pytest.mark.slow(reason="a program of its own")
 def test_entropic_time(x64):
     """Its rate is that of THEORY; two points hold log 2 nats."""
     process, data, cutoff = PROCESSES["vpx"](), small_gaussian(), 0.03

@@ -113,6 +113,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         ShardedCheckpoint(tmp_path, keep=0)
 
 
+@pytest.mark.slow(reason="two runs")
 def test_a_full_disk_leaves_the_last_one(tmp_path, whole, monkeypatch):
     import orbax.checkpoint as ocp
 

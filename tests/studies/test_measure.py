@@ -179,6 +179,7 @@ def test_prior_kl_is_that_of_the_reference(mixture):
 # ------------------------------------------------------------------ one program for all seeds
 
 
+@pytest.mark.slow(reason="two whole studies")
 def test_a_seed_does_not_depend_on_other_seeds(mixture, tmp_path):
     alone = measure("mixture2", options(tmp_path / "out", training={"seed": 1}))
     pair = mixture.sel(seed=[1])

@@ -156,6 +156,7 @@ def grid_maker(data):
 OVER = {"kappa": [1.0, 0.5], "learning_rate": [1e-3, 4e-3], "num_samples": [10, 64]}
 
 
+@pytest.mark.slow(reason="two ensembles")
 def test_hyper_parameters_as_one_program(x64):
     data, keys = gaussian_data(), jax.random.split(jax.random.key(0), 2)
     options = QUICK | {"steps": 12}

@@ -138,6 +138,7 @@ def test_compiles_once_per_shape():
     assert len(traces) == again
 
 
+@pytest.mark.slow(reason="a run for each order")
 def test_every_epoch_visits_every_sample_once():
     orders = [np.asarray(epoch_order(KEY, np.int32(e), 10)) for e in range(3)]
     for order in orders:

@@ -116,6 +116,7 @@ def test_agrees_with_denoising_from_the_data(name):
     assert jnp.hypot(error, other_error) < 0.08 * abs(one)
 
 
+@pytest.mark.slow(reason="repeated estimates")
 def test_antithetic_pairs_keep_the_variance_bounded():
     """The noise of the target is 1/sqrt(h): with pairs the gradient's does not grow with it."""
     model = ex.EntropyMatching(Linear(-0.3), ex.Langevin(ex.processes.Harmonic(), 0.5))

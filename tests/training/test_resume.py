@@ -181,6 +181,7 @@ def test_killed_by_the_system(tmp_path, kill):
     assert_same(resumed, fit(small_model(), gaussian_data(), key=KEY, **options))
 
 
+@pytest.mark.slow(reason="several runs")
 def test_another_run_is_refused(tmp_path):
     """Whatever shapes the run is part of its fingerprint."""
     data, path = gaussian_data(), tmp_path / "run.ckpt"

@@ -43,6 +43,7 @@ class Ordered(AbstractStream):
         return {"of": "a test", "sum": float(self.data.sum())}
 
 
+@pytest.mark.slow(reason="two runs")
 def test_a_stream_of_the_same_batches_gives_the_same_bits(tmp_path):
     data = gaussian_data(60)
     model = small_model(data=data)

@@ -80,6 +80,7 @@ def test_clock():
         np.testing.assert_allclose(rate, steep * jnp.sqrt(rest), rtol=1e-5)
 
 
+@pytest.mark.slow(reason="a sequence of step sizes")
 def test_costs_are_right_to_second_order():
     """Drifts that are off, about an offset of 1000: less than by E|u|^2, and within the error."""
     start, end = (ex.Gaussian(g.mean + 1000, g.covariance) for g in pair(1))
