@@ -180,7 +180,10 @@ def measure_critical_times(subject: Subject, key: Key, found: Found) -> Found:
     needs_labels = subject.conditions[0] is not None
     labels = None
     if "mutual_information" in found and data.condition is not None and data.condition.entropy:
-        labels = data.condition_held_out
+        held_out = np.asarray(data.condition_held_out)
+        classes = np.unique(held_out.reshape(len(held_out), -1), axis=0)
+        if 2 * len(classes) <= len(held_out):  # else too few of each to tell their entropy
+            labels = data.condition_held_out
 
     def estimate(cutoff: Cutoff) -> CriticalTimes:
         return critical_times(
