@@ -206,6 +206,9 @@ class Dataset:
         if missing and self.source:
             rows = int(np.isnan(points).any(axis=1).sum())
             hint = f": drop_missing=True (--drop-missing) leaves out {rows} of {len(points)} rows"
+            if rows == len(points):
+                worst = int(np.isnan(points).sum(axis=0).argmax())
+                hint = f": drop= (--drop) leaves out columns such as {self._column(worst)}"
         raise ValueError(
             f"{subject} must hold finite numbers, got {' and '.join(parts)} of {points.size}, "
             f"the first in sample {row}, {self._column(column)} (counted from 0){hint}."
