@@ -211,6 +211,9 @@ class Dataset:
                 listed = ", ".join(self._column(int(i)) for i in empty[:5])
                 more = " and others" if len(empty) > 5 else ""
                 hint = f": leave out {listed}{more}, without any value (drop=, --drop)"
+            elif rows == len(points):
+                worst = int(gaps.sum(axis=0).argmax())
+                hint = f": leave out columns such as {self._column(worst)} (drop=, --drop)"
         raise ValueError(
             f"{subject} must hold finite numbers, got {' and '.join(parts)} of {points.size}, "
             f"the first in sample {row}, {self._column(column)} (counted from 0){hint}."

@@ -153,6 +153,7 @@ class Description:
             remedies.append("--dequantise-columns adds noise one step wide")
         if self.distinct[which[0]] <= _CLASSES:
             name = self.columns[which[0]]
+            name = str(which[0]) if name == _unnamed(which[0]) else name
             remedies.append(f"--condition {shlex.quote(name)} takes that column for the label")
         return ", ".join([*remedies, "--drop leaves columns out"])
 
@@ -194,7 +195,7 @@ def describe(data: Dataset | DataLike) -> Description:
     points = data.points.astype(np.float64)
     n, dim = points.shape
     eps = float(np.finfo(data.points.dtype).eps)
-    columns = data.columns or tuple(f"column {i}" for i in range(dim))
+    columns = data.columns or tuple(map(_unnamed, range(dim)))
     distinct, largest = np.zeros(dim, int), np.zeros(dim, int)
     steps, gamma, stderr = np.zeros(dim), np.zeros(dim), np.zeros(dim)
     level = float(ndtri(1 - _LEVEL / dim))
@@ -224,6 +225,11 @@ def describe(data: Dataset | DataLike) -> Description:
         tail_index=index,
         tail_index_stderr=index_stderr,
     )
+
+
+def _unnamed(index: int) -> str:
+    """A column without a name, which options call by its number."""
+    return f"column {index}"
 
 
 def _step(values: np.ndarray, eps: float) -> float:
@@ -266,8 +272,12 @@ def _rank(points: np.ndarray) -> int:
     """The number of directions with more spread than rounding to the working precision makes."""
     import jax.numpy as jnp
 
+    reach = np.abs(points).max(axis=0)
+    points = points / np.where(reach > 0, reach, 1.0)  # squares neither overflow nor vanish
     mean, std = points.mean(axis=0), points.std(axis=0)
     varies = std > 0
+    if not varies.any():
+        return 0
     x = (points[:, varies] - mean[varies]) / std[varies]
     eigenvalues = np.linalg.eigvalsh(x.T @ x / len(x))
     eps = float(jnp.finfo(jnp.result_type(float)).eps)  # in which models are evaluated

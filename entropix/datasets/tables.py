@@ -26,7 +26,13 @@ from entropix._core.arrays import rounded
 from entropix._core.extras import needed
 from entropix._core.memory import check_fits
 from entropix.datasets.files import Raw, quoted, reading
-from entropix.datasets.separated import SUFFIXES, is_header, number_pattern, read_separated
+from entropix.datasets.separated import (
+    MISSING,
+    SUFFIXES,
+    is_header,
+    number_pattern,
+    read_separated,
+)
 
 
 if TYPE_CHECKING:
@@ -236,7 +242,9 @@ def _spreadsheet(path: Path, sheet: str | None) -> Table:
     needed("openpyxl", "reading .xlsx", "openpyxl", "data")
     check_fits(20 * path.stat().st_size, quoted(path), "a table")
     with reading(path, "an .xlsx table"):
-        frames = pandas.read_excel(path, sheet_name=None, header=None, engine="openpyxl")
+        frames = pandas.read_excel(
+            path, sheet_name=None, header=None, engine="openpyxl", na_values=list(MISSING)
+        )
     sheets = list(map(str, frames))
     if sheet is not None and sheet not in sheets:
         listed = ", ".join(map(repr, sheets))
@@ -340,7 +348,7 @@ def _encoded(column: "pandas.Series", subject: str) -> tuple[np.ndarray, tuple[s
             "these rows."
         )
     numeric = _numeric_column(column, subject, ".")
-    values = np.asarray(column.astype(str), str) if isinstance(numeric, str) else numeric
+    values = _text(column) if isinstance(numeric, str) else numeric
     categories, codes = np.unique(values, return_inverse=True)
     return codes.astype(np.int64), tuple(map(str, categories))
 
@@ -379,7 +387,12 @@ def _label_column(column: "pandas.Series", table: Table) -> np.ndarray:
         numbers = _numeric_column(column, "labels", table.decimal)
     except ValueError:  # integers that floating numbers do not tell apart
         numbers = ""
-    return np.asarray(column.astype(str), dtype=str) if isinstance(numbers, str) else numbers
+    return _text(column) if isinstance(numbers, str) else numbers
+
+
+def _text(column: "pandas.Series") -> np.ndarray:
+    """The words of a column, without the blanks around them."""
+    return np.asarray(column.astype(str).str.strip(), dtype=str)
 
 
 def _numeric_column(column: "pandas.Series", subject: str, decimal: str) -> np.ndarray | str:

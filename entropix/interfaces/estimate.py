@@ -125,7 +125,8 @@ class Estimate(eqx.Module):
     __radd__ = __add__
 
     def __sub__(self, number: ArrayLike) -> "Estimate":
-        return self + jnp.negative(number) if _is_number(number, "-") else NotImplemented
+        # Not `self + (-number)`: a negative unsigned integer wraps around.
+        return -(-self + number) if _is_number(number, "-") else NotImplemented
 
     def __rsub__(self, number: ArrayLike) -> "Estimate":
         return -self + number if _is_number(number, "-") else NotImplemented
@@ -157,6 +158,7 @@ class Estimate(eqx.Module):
                 None if self.slope is None else scale(self.slope),
                 None if self.bias is None else scale(self.bias),
                 self.num_effective,
+                self.largest_noise,
             )
         )
 
@@ -176,10 +178,12 @@ class Estimate(eqx.Module):
             raise ValueError(f"`other` must be an Estimate, got {type(other).__name__}.")
         add = jnp.hypot if independent else jnp.add
 
-        def total(one: Array | None, two: Array | None) -> Array | None:
+        def total(
+            one: Array | None, two: Array | None, combine: Callable[..., Array] = jnp.add
+        ) -> Array | None:
             if one is None or two is None:
                 return two if one is None else one
-            return one + two
+            return combine(one, two)
 
         return _broadcast(
             Estimate(
@@ -190,6 +194,7 @@ class Estimate(eqx.Module):
                 common_cutoff(self.cutoff, other.cutoff),
                 total(self.slope, other.slope),
                 total(self.bias, other.bias),
+                largest_noise=total(self.largest_noise, other.largest_noise, jnp.minimum),
             )
         )
 
@@ -217,7 +222,15 @@ class Estimate(eqx.Module):
 
         Args:
             truth: what the value is compared with.
+
+        Raises:
+            ValueError: if `truth` is an estimate, whose error counts too.
         """
+        if isinstance(truth, Estimate):
+            raise ValueError(
+                "`truth` must be a number, got an Estimate: use "
+                "`a.minus(b, independent=...).sigmas_from(0)`."
+            )
         gap = self.value - truth
         known = self.stderr > 0
         certain = jnp.where(gap == 0, 0.0, jnp.copysign(jnp.inf, gap))

@@ -160,6 +160,17 @@ FOUND = {
     "line ends of Windows and a byte order mark": "\ufeffa;b\r\n1,5;2\r\n3;4\r\n",
     "blank lines": "\n\na,b\n\n1.5,2\n\n3,4\n\n",
     "marks of missing values": "a,b\n1.5,2\n?,1\n-,1\n3,4\n",
+    "missing values in the first line, no header": "?,7\n1.5,2\nNA,9\n3,4\n",
+    "names of rows, as R writes them": '"a" "b"\n"1" 1.5 2\n"2" 3 4\n',
+    "names of rows between commas": "a,b\nu,1.5,2\nv,3,4\n",
+    "numbers of rows, as pandas prints them": "     a  b\n0  1.5  2\n1    3  4\n",
+    "comments, and names in the last, as NumPy writes them": "# by me\n# a b\n1.5 2\n3 4\n",
+    "comments before a header": "# by me, 2024\n\na,b\n1.5,2\n3,4\n",
+    "a comment that names nothing": "# from one of the many runs\n1.5 2\n3 4\n",
+    "blanks around names and numbers": "a , b \n1.5 , 2 \n3 , 4 \n",
+    "a delimiter at each end of line, no header": "1.5\t2\t\n3\t4\t\n",
+    "the delimiter in a first line, for Excel": "sep=:\r\na:b\r\n1.5:2\r\n3:4\r\n",
+    "quoted numbers and white space, no header": '"1.5" "2"\n"3" "4"\n',
 }
 
 
@@ -170,6 +181,15 @@ def test_text_as_it_is_found(tmp_path, name):
     data = load(tmp_path / "x.csv", drop=drop, drop_missing="missing" in name)
     np.testing.assert_array_equal(data.points, [[1.5, 2], [3, 4]])
     assert (data.labels is None) == ("counts" not in name)
+    assert data.columns in (("a", "b") if FOUND[name].count("a") else None, None)
+
+
+def test_blanks_are_no_part_of_names_and_labels(tmp_path):
+    (tmp_path / "x.csv").write_text("a , c \n 1,u \n2, u\n4,v  \n")
+    data = load(tmp_path / "x.csv", labels="c")
+    assert data.columns == ("a",)
+    assert [*data.labels] == ["u", "u", "v"]
+    assert load(tmp_path / "x.csv", encode="c").categories == {"c": ("u", "v")}
 
 
 def test_marks_of_thousands(tmp_path):
