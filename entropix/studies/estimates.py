@@ -263,6 +263,7 @@ def measure_transport(subject: Subject, key: Key, found: Found) -> Found:
         data.held_out,
         key=key,
         num_samples=subject.path_samples,
+        num_evaluations=min(16_384, subject.options.evaluations),
         condition=subject.conditions[0],
         cutoff=subject.cutoff,
         chunk_size=subject.chunk_size,
