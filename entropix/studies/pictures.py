@@ -177,6 +177,13 @@ def plot_log_density(record: "xarray.Dataset", path: Path) -> None:
     pooled = np.concatenate(list(values.values()))
     # The frame excludes half a per cent of the values on each side.
     low, high = np.quantile(pooled, [0.005, 0.995])
+    means = [
+        ("log_prob", "mean of held-out data", "-"),
+        ("log_prob_gaussian", "the same of a Gaussian", "--"),
+    ]
+    means = [entry for entry in means if entry[0] in record]
+    of_means = [float(record[name].mean()) for name, *_ in means]
+    low, high = min(low, *of_means), max(high, *of_means)
     bins = _bins(low, high, record.sizes["rated_sample"])
     with figure(path, (5.6, 3.6)) as fig:
         axes = fig.subplots()
@@ -193,6 +200,8 @@ def plot_log_density(record: "xarray.Dataset", path: Path) -> None:
                     ls=":" if name == "log_prob_exact" else "-",
                     label=label,
                 )
+        for name, label, style in means:
+            axes.axvline(float(record[name].mean()), color=DATA, lw=1.2, ls=style, label=label)
         axes.set_xlabel("log p(x), lower bound [nats, data units]")
         axes.set_ylabel("density")
         legend_above(fig, axes, columns=2)
