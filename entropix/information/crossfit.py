@@ -54,7 +54,9 @@ class Recipe:
     Args:
         folds: into how many parts the samples are divided; so many networks are trained.
         steps: the most gradient steps of each.
-        patience: steps without a new least loss on the stopping samples after which it ends.
+        patience: steps without a new least loss on the stopping samples after which it ends; None:
+            never. The parameters of the least loss are kept in any case. The learning rate falls
+            to zero, and the least loss is often found near the end.
         batch_size: samples per step; at most those there are.
         num_draws: noise levels and noises for each of them.
         learning_rate: the peak of a cosine.
@@ -68,7 +70,7 @@ class Recipe:
 
     folds: int = 3
     steps: int = 2000
-    patience: int = 1000
+    patience: int | None = None
     batch_size: int = 256
     num_draws: int = 2
     learning_rate: float = 4e-3
@@ -79,7 +81,9 @@ class Recipe:
     def __post_init__(self):
         positive_integer(self.folds, "folds", 2)
         positive_integer(self.num_draws, "num_draws", 1)
-        for name in ("steps", "patience", "batch_size", "width", "depth", "num_levels"):
+        if self.patience is not None:
+            positive_integer(self.patience, "patience")
+        for name in ("steps", "batch_size", "width", "depth", "num_levels"):
             positive_integer(getattr(self, name), name)
         # No array is made at import, where the default is.
         if not 0 < self.learning_rate < np.inf:
@@ -216,7 +220,7 @@ def cross_fit(folds: list[Fold], recipe: Recipe, *, marginal: bool, key: Key) ->
             holdout=Holdout(
                 fold.x[fold.stop],
                 None if condition is None else condition[fold.stop],
-                patience=recipe.patience,
+                patience=recipe.patience or recipe.steps,
             ),
         )
         model: Any = trained.model

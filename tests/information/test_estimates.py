@@ -1,5 +1,7 @@
 """Information from samples alone: closed forms, invariances, errors, and what is refused."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,11 +59,16 @@ def test_independent_variables_have_none():
 def test_labels_are_conditions_and_bound_the_value():
     x, _ = gaussian_pair()
     labels = (x[:, 0] > 0).astype(int) + 2 * (x[:, 1] > 0)
-    found = ex.estimate_mutual_information(x, labels, key=KEY, recipe=SMALL)
+    with pytest.warns(UserWarning, match="held-out loss still fell"):
+        found = ex.estimate_mutual_information(
+            x, labels, key=KEY, recipe=dataclasses.replace(SMALL, learning_rate=2e-2)
+        )
+    assert not found.converged
     assert float(found.bound) == pytest.approx(np.log(4), abs=0.01)
-    assert 0.4 < float(found) < np.log(4)
+    assert 0.3 < float(found) < np.log(4)
 
 
+@pytest.mark.slow(reason="programs of four shapes; the examples of the docstrings run by default")
 def test_conditional_total_correlation_entropy_and_divergence():
     x, y = gaussian_pair()
     rng = np.random.default_rng(3)
