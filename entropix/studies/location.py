@@ -222,7 +222,10 @@ def location_tables(record: "xarray.Dataset") -> list[Table]:
     rows = [["from noise to data", *CLOCKS.values()]]
     for name, label in CRITICAL.items():
         if f"{name}_log_snr" in record:
-            rows.append([label, *(_on_clock(record, f"{name}_{clock}") for clock in CLOCKS)])
+            # Where it is not reached, other clocks show the data end.
+            reached = np.isfinite(record[f"{name}_log_snr"].values).all()
+            times = (_on_clock(record, f"{name}_{clock}") for clock in CLOCKS)
+            rows.append([label, *(times if reached else ["not reached", "", ""])])
     if len(rows) > 1:
         tables.append(Table(rows, "Critical times"))
     if "scale_entropy" in record:
@@ -241,8 +244,6 @@ def location_tables(record: "xarray.Dataset") -> list[Table]:
 
 def _on_clock(record: "xarray.Dataset", name: str) -> str:
     values, errors = record[name].values, record[f"{name}_stderr"].values
-    if not np.isfinite(values).all():
-        return "not reached"
     return format_with_error(float(values.mean()), float(np.sqrt(np.mean(errors**2))))
 
 
