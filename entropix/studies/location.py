@@ -23,7 +23,14 @@ from entropix.interfaces import AbstractFunctional, AbstractModel
 from entropix.studies.cutoff import Cutoff, default_cutoff, with_cutoff
 from entropix.studies.data import PreparedData
 from entropix.studies.estimates import Subject, errors_of
-from entropix.studies.figures import figure, frame, legend_above, mark_times, sequential_colours
+from entropix.studies.figures import (
+    figure,
+    frame,
+    legend_above,
+    mark_times,
+    plain,
+    sequential_colours,
+)
 from entropix.studies.pictures import column_names
 from entropix.studies.record import Schema
 from entropix.studies.report import Rows, Table
@@ -316,7 +323,7 @@ def _bars(axes: "Axes", record: "xarray.Dataset") -> None:
     values = record["coordinate_entropy"].values[:, order]
     errors = np.sqrt(np.mean(record["coordinate_entropy_stderr"].values[:, order] ** 2, axis=0))
     colours = sequential_colours(len(order))[::-1]
-    labels = record["coordinate"].values[order].tolist()
+    labels = [plain(name) for name in record["coordinate"].values[order].tolist()]
     axes.barh(range(len(order)), values.mean(axis=0), xerr=errors, color=colours)
     axes.set_yticks(range(len(order)), labels)
     axes.set_xlabel("S_NN [nats]")
@@ -330,7 +337,7 @@ def _along_noise(axes: "Axes", record: "xarray.Dataset", name: str) -> None:
     rates = record[f"{name}_entropy_interval"].values.mean(axis=0)[inside] / width[:, None]
     order = _most(record, name)
     for i, colour in zip(order, sequential_colours(len(order)), strict=True):
-        label = str(record[name].values[i])
+        label = plain(str(record[name].values[i]))
         axes.plot(middle, rates[:, i], color=colour, lw=1.4, label=label)
     axes.set_ylabel("entropy rate [nats per unit log-SNR]")
     axes.set_ylim(bottom=0)
