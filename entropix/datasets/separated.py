@@ -123,7 +123,7 @@ def read_separated(
             **({"na_values": list(MISSING)} | missing),
         )
     if header:
-        frame.columns = [str(name).strip() for name in frame.columns]
+        frame.columns = [" ".join(str(name).split()) for name in frame.columns]
     elif frame.shape[1] > 1 and frame.iloc[:, -1].isna().all():
         frame = frame.iloc[:, :-1]
         notes += (f"the last column of {subject} has no entries, and is dropped",)

@@ -220,8 +220,17 @@ def from_denoiser(
             "`log_snr_range` must be given: the lowest and the highest log-SNR that the network "
             "was trained with."
         )
-    if bounds.shape != (2,) or (is_concrete(bounds) and not bool(bounds[0] < bounds[1])):
-        raise ValueError(f"`log_snr_range` must be (low, high) with low < high, got {bounds}.")
+    ordered = bounds.shape == (2,)
+    if ordered and is_concrete(bounds):
+        ordered = bool(bounds[0] < bounds[1]) and bool(jnp.isfinite(bounds[1]))
+    if not ordered:
+        raise ValueError(
+            f"`log_snr_range` must be (low, high) with low < high, high finite, got {bounds}."
+        )
+    if not isinstance(shape, tuple | list) or not all(
+        isinstance(n, int | np.integer) and n > 0 for n in shape
+    ):
+        raise ValueError(f"`shape` must be a tuple of positive integers, got {shape!r}.")
     if is_concrete(bounds) and not np.isfinite(float(bounds[0])):
         own: AbstractGaussianProcess = RectifiedFlow()
     else:

@@ -23,7 +23,14 @@ from entropix.interfaces import AbstractFunctional, AbstractModel
 from entropix.studies.cutoff import Cutoff, default_cutoff, with_cutoff
 from entropix.studies.data import PreparedData
 from entropix.studies.estimates import Subject, errors_of
-from entropix.studies.figures import figure, frame, legend_above, mark_times, sequential_colours
+from entropix.studies.figures import (
+    figure,
+    frame,
+    legend_above,
+    mark_times,
+    plain,
+    sequential_colours,
+)
 from entropix.studies.pictures import column_names
 from entropix.studies.record import Schema
 from entropix.studies.report import Rows, Table
@@ -225,7 +232,10 @@ def location_tables(record: "xarray.Dataset") -> list[Table]:
     rows = [["from noise to data", *CLOCKS.values()]]
     for name, label in CRITICAL.items():
         if f"{name}_log_snr" in record:
-            rows.append([label, *(_on_clock(record, f"{name}_{clock}") for clock in CLOCKS)])
+            # Where it is not reached, other clocks show the data end.
+            reached = np.isfinite(record[f"{name}_log_snr"].values).all()
+            times = (_on_clock(record, f"{name}_{clock}") for clock in CLOCKS)
+            rows.append([label, *(times if reached else ["not reached", "", ""])])
     if len(rows) > 1:
         tables.append(Table(rows, "Critical times"))
     if "scale_entropy" in record:
@@ -244,8 +254,6 @@ def location_tables(record: "xarray.Dataset") -> list[Table]:
 
 def _on_clock(record: "xarray.Dataset", name: str) -> str:
     values, errors = record[name].values, record[f"{name}_stderr"].values
-    if not np.isfinite(values).all():
-        return "not reached"
     return format_with_error(float(values.mean()), float(np.sqrt(np.mean(errors**2))))
 
 
@@ -318,7 +326,7 @@ def _bars(axes: "Axes", record: "xarray.Dataset") -> None:
     values = record["coordinate_entropy"].values[:, order]
     errors = np.sqrt(np.mean(record["coordinate_entropy_stderr"].values[:, order] ** 2, axis=0))
     colours = sequential_colours(len(order))[::-1]
-    labels = record["coordinate"].values[order].tolist()
+    labels = [plain(name) for name in record["coordinate"].values[order].tolist()]
     axes.barh(range(len(order)), values.mean(axis=0), xerr=errors, color=colours)
     axes.set_yticks(range(len(order)), labels)
     axes.set_xlabel("S_NN [nats]")
@@ -332,7 +340,7 @@ def _along_noise(axes: "Axes", record: "xarray.Dataset", name: str) -> None:
     rates = record[f"{name}_entropy_interval"].values.mean(axis=0)[inside] / width[:, None]
     order = _most(record, name)
     for i, colour in zip(order, sequential_colours(len(order)), strict=True):
-        label = str(record[name].values[i])
+        label = plain(str(record[name].values[i]))
         axes.plot(middle, rates[:, i], color=colour, lw=1.4, label=label)
     axes.set_ylabel("entropy rate [nats per unit log-SNR]")
     axes.set_ylim(bottom=0)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from entropix.studies.figures import DATA, EXACT, MODEL, TRAINING, figure, legend_above
+from entropix.studies.figures import DATA, EXACT, MODEL, TRAINING, figure, legend_above, plain
 
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ def plot_samples(record: "xarray.Dataset", path: Path, *, data: "PreparedData") 
     elif data.dim == 1:
         _histogram(real[:, 0], made[:, 0], path)
     elif data.dim == 2:
-        _plane(real, made, column_names(data), path)
+        _plane(real, made, [*map(plain, column_names(data))], path)
     else:
-        _pairs(real, made, column_names(data), path)
+        _pairs(real, made, [*map(plain, column_names(data))], path)
 
 
 def column_names(data: "PreparedData") -> list[str]:

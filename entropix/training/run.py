@@ -262,6 +262,8 @@ class Run:
                 part = part.removeprefix("value_")
                 host = to_host(array) if eqx.is_array(array) else np.asarray(array)
                 expected = () if members is None else (members,)
+                if host.shape == ():  # a number that does not depend on the member
+                    host = np.broadcast_to(host, expected)
                 if host.shape != expected or host.dtype.kind not in "fiub":
                     raise ValueError(
                         "`measure` must return an Estimate or a number, or a dictionary of them, "

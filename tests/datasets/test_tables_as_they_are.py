@@ -315,7 +315,7 @@ def test_options_hold_for_any_data_of_two_axes(tmp_path):
     np.save(tmp_path / "x.npy", points)
     np.savez(tmp_path / "x.npz", x=points, y=np.arange(6))
     want = np.delete(points, 2, axis=0)
-    data = load(tmp_path / "x.npy", drop="0", drop_missing=True)
+    data = load(tmp_path / "x.npy", drop=0, drop_missing=True)
     np.testing.assert_array_equal(data.points, want[:, 1:])
     data = load(tmp_path / "x.npz", array="x", labels="y", drop_missing=True)
     np.testing.assert_array_equal(data.points, want)

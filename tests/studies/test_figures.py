@@ -86,6 +86,17 @@ def test_samples_of_every_kind_of_data(tmp_path, shape):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_names_of_columns_are_no_formulas(tmp_path, count):
+    names = ["$\\frac$", "_a $b_$", "_100%\\"][:count]
+    points = np.random.default_rng(1).normal(size=(40, count))
+    data = prepare_data(Dataset.from_array(points, columns=tuple(names)), DataOptions())
+    record = record_of(data).assign_coords(coordinate=names)
+    plot_samples(record, tmp_path / "samples.png", data=data)
+    plot_location(record, tmp_path / "information.png", data=data)
+    assert len(list(tmp_path.glob("*.png"))) == 2
+
+
 @pytest.mark.parametrize(("seeds", "truth"), [(1, False), (3, True), (12, True)])
 def test_curves_of_any_number_of_seeds(tmp_path, seeds, truth):
     record = record_of(data_of((2,)), seeds=seeds, truth=truth)
