@@ -389,6 +389,11 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
         np.round(i.x) * i.number, key=i.key, width=i.number
     ),
     "datasets.load": lambda i: ex.datasets.load("mixture2", key=i.key, num_samples=16),
+    "datasets.NormalScores": lambda i: [
+        method(i.x)
+        for scores in [ex.datasets.NormalScores.fit(i.x)]
+        for method in (scores.forward, scores.log_jacobian, scores.inverse)
+    ],
     "datasets.paper_mixture": lambda i: ex.datasets.paper_mixture(2),
     "objectives": lambda i: [
         (objective(i.learnable), objective(ex.GaussianPath(_scale, _std)))
@@ -424,6 +429,7 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
 }
 
 NOTHING_TO_COMPILE = {"make_mesh", "network_size", "datasets.available", "datasets.stream"}
+NOTHING_TO_COMPILE |= {"datasets.describe"}
 # Checks, and what is computed by NumPy.
 NOTHING_TO_COMPILE |= {"check_cutoff", "check_divergence", "check_ends", "check_times"}
 NOTHING_TO_COMPILE |= {"equilibrium_std", "unbiased_w2_bound", "from_diffusers"}

@@ -19,9 +19,9 @@ from entropix.studies.transport import TransportOptions, prepare_transport
 
 
 _DATA = (
-    "A file (.npy, .npz, .csv, .parquet, IDX), a folder of PNG images, MNIST, CIFAR-10 (binary "
-    "form), a Hugging Face data set (a folder written by save_to_disk, or hf:user/name), "
-    f"or the name of an embedded data set: {', '.join(available())}."
+    "A file (.npy, .npz, .csv, .tsv, .xlsx, .parquet, IDX), a folder of PNG images, MNIST, "
+    "CIFAR-10 (binary form), a Hugging Face data set (a folder written by save_to_disk, or "
+    f"hf:user/name), or the name of an embedded data set: {', '.join(available())}."
 )
 
 Prepared = Callable[[], AbstractStudy]

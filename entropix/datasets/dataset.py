@@ -204,8 +204,13 @@ class Dataset:
             parts.append(f"{infinite} infinite")
         hint = ""
         if missing and self.source:
-            rows = int(np.isnan(points).any(axis=1).sum())
+            gaps = np.isnan(points)
+            rows, empty = int(gaps.any(axis=1).sum()), np.flatnonzero(gaps.all(axis=0))
             hint = f": drop_missing=True (--drop-missing) leaves out {rows} of {len(points)} rows"
+            if len(empty):
+                listed = ", ".join(self._column(int(i)) for i in empty[:5])
+                more = " and others" if len(empty) > 5 else ""
+                hint = f": leave out {listed}{more}, without any value (drop=, --drop)"
         raise ValueError(
             f"{subject} must hold finite numbers, got {' and '.join(parts)} of {points.size}, "
             f"the first in sample {row}, {self._column(column)} (counted from 0){hint}."

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 TABLES = (*SUFFIXES, ".xlsx", ".parquet")
 _NAMELESS = re.compile(r"\s*|Unnamed: \d+(\.\d+)?(_level_\d+)?")  # as pandas calls them
 _COUNTED = 8  # rows below which 0, 1, 2, ... may well be data
-_SHOWN = 4
+_SHOWN, _MANY = 4, 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +158,9 @@ def chosen_columns(table: Table, labels: str | None, options: TableOptions) -> R
         if index in encoded:
             codes, categories[name] = _encoded(column, subject)
             arrays.append(codes)
+            listed = ", ".join(f"{k} {value}" for k, value in enumerate(categories[name][:_MANY]))
+            more = ", ..." if len(categories[name]) > _MANY else ""
+            notes.append(f"{subject} is numbered: {listed}{more}")
             continue
         array = _numeric_column(column, subject, table.decimal)
         if isinstance(array, str):
@@ -174,8 +177,15 @@ def chosen_columns(table: Table, labels: str | None, options: TableOptions) -> R
         raise ValueError(_no_numbers(table, wrong))
     subjects = [f"{table.column(names[i])} of {table.subject}" for i in used]
     dtype = np.result_type(*arrays)
-    if dtype.kind == "f":  # as for int64 beside uint64 too
-        arrays = [rounded(a, dtype, s) for a, s in zip(arrays, subjects, strict=True)]
+    # As floating numbers (as for int64 beside uint64 too), unless all are integers these hold.
+    whole = dtype.kind != "f"
+    if not whole or any((np.abs(a.astype(float)) >= 2**53).any() for a in arrays):
+        for i, (array, subject) in enumerate(zip(arrays, subjects, strict=True)):
+            try:
+                arrays[i] = rounded(array, np.float64 if whole else dtype, subject)
+            except ValueError as error:
+                hint = f"{_option('drop', names[used[i]])} leaves the column out"
+                raise ValueError(f"{str(error).rstrip('.')}; {hint}.") from error
     return Raw(
         np.stack(arrays, axis=-1),
         given,

@@ -259,6 +259,7 @@ def test_labels_follow_their_rows(file, tmp_path):
 def test_text_becomes_numbers_on_request(file):
     data = load(file, columns=[*MEASURES, "sex"], drop_missing=True, encode="sex")
     assert data.categories == {"sex": ("female", "male")}
+    assert data.notes[-1].endswith("is numbered: 0 female, 1 male")
     want = penguins().dropna()["sex"] == "male"
     np.testing.assert_array_equal(data.points[:, 3], want)
     refused(file, "column 'sex' of .* to be encoded, got 3 missing", columns="sex", encode="sex")
@@ -274,6 +275,8 @@ def test_text_becomes_numbers_on_request(file):
             r"without any value: drop=\['b'\] \(--drop b\)",
         ),
         ("a,b\n1,\n,2\n,3\n", {"drop_missing": True}, "a missing value in each of the 3 rows"),
+        ("a,b\n1,\n2,\n", {}, r"leave out column 'b', without any value .*--drop"),
+        ("id,b\n9007199254740993,1\n9007199254740992,2\n", {}, r"column 'id' of .*--drop id"),
         ("a,b\n1,2\n", {}, "at least two samples, got 1"),
         ("a,b\n1,7\n2,7\n", {}, r"no constant column, got column 'b', all 7: .*--drop"),
         ("a,b\n1,2020-01-01\n2,2020-01-02\n", {}, r"'2020-01-01' in sample 0 .*--drop b"),
