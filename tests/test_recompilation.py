@@ -242,6 +242,9 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
         ),
         holdout=ex.Holdout(i.y, patience=1),
         ema_decay=0.9 / i.number,
+        callback=lambda step, metrics, model: model().process.kappa < 0,
+        measure=lambda model: 2.0 * model.process.kappa + i.number,
+        measure_at=[0, 2],
     ),
     "fit_ensemble": lambda i: ex.fit_ensemble(
         _member,

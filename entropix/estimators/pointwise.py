@@ -99,6 +99,7 @@ class PointwiseCurve(AbstractResult):
         if value.ndim < 2:
             index, value, error = np.arange(value.size), value.ravel(), error.ravel()
             ax.errorbar(index, value, 2 * error, fmt="o", ms=3, lw=1)
+            ax.locator_params(axis="x", integer=True)
             ax.set_xlabel("part")
             ax.set_ylabel("integral of each part [nats]")
             return ax

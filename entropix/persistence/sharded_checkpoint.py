@@ -33,7 +33,7 @@ class ShardedCheckpoint(AbstractCheckpoint):
     Args:
         folder: where; one that all processes share.
         every: steps between checkpoints.
-        resume: go on from the last checkpoint that can be read, if there is one.
+        resume: go on from the last checkpoint that can be read, if there is one; see `Checkpoint`.
         keep: how many of the latest to keep. If the last cannot be read, the one before serves.
         asynchronous: write while training goes on. The numbers are the same.
 

@@ -92,7 +92,8 @@ def test_more_steps_extend_a_finished_run(tmp_path):
     fit(small_model(), data, key=KEY, **options | rate | {"steps": 12, "measure_at": [4, 12]})
     options |= {"measure_at": [4, 20]}
     longer = fit(small_model(), data, key=KEY, **options | rate)
-    whole = fit(small_model(), data, key=KEY, **OPTIONS | rate)
+    # With a checkpoint too: the same compiled loop.
+    whole = fit(small_model(), data, key=KEY, checkpoint=tmp_path / "whole", **OPTIONS | rate)
     assert_same(longer.model, whole.model)
     assert_same(longer.history.loss, whole.history.loss)
     assert longer.history.measured_step.tolist() == [4, 12, 20]
