@@ -18,26 +18,30 @@ import numpy as np
 import entropix as ex
 
 
-HELD_OUT = 400
-
-
-def main(out: Path, steps: int = 1500, evaluations: int = 65_536) -> np.ndarray:
+def main(out: Path, steps: int = 6000, width: int = 512, evaluations: int = 65_536) -> np.ndarray:
     """Train, measure and plot; returns the class entropy from the data end to the noise end."""
-    noise_key, model_key, fit_key, key = jax.random.split(jax.random.key(0), 4)
+    model_key, guess_key, noise_key, fit_key, key = jax.random.split(jax.random.key(0), 5)
     digits = ex.datasets.load("digits")
-    # Uniform noise of one grey level gives the integers a density.
-    x = ex.distributions.dequantise(digits.points, key=noise_key)
+    order = np.random.default_rng(0).permutation(len(digits.points))
+    levels, label = digits.points[order], jax.nn.one_hot(np.asarray(digits.labels)[order], 10)
+    # Uniform noise of one grey level gives the integers a density: 32 draws of each.
+    keys = jax.random.split(noise_key, 32)
+    x = jnp.stack([ex.distributions.dequantise(levels, key=k) for k in keys])
     x = (x - jnp.mean(x)) / jnp.std(x)
-    order = np.random.default_rng(0).permutation(len(x))
-    x, label = x[order], jax.nn.one_hot(digits.labels[order], 10)
-    train, held_out = x[HELD_OUT:], x[:HELD_OUT]
+    train, held_out, told = x[:, 400:].reshape(-1, 64), x[0, :400], label[:400]
 
     process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
-    inner = ex.FourierMLP(64, condition_dim=11, widths=(256, 256), key=model_key)
-    network = ex.networks.ConditionDropout(inner, condition_dim=10, rate=0.4)
+    # Labels are evidence for latent classes, which the network otherwise guesses.
+    network = ex.networks.LatentCondition(
+        ex.FourierMLP(64, widths=(width, width), condition_dim=16, key=model_key),
+        ex.FourierMLP(64, widths=(width // 2,), out_dim=16, key=guess_key),
+        condition_dim=10,
+        num_classes=16,
+    )
+    network = ex.networks.ConditionDropout(network, condition_dim=10, rate=0.5)
     model = ex.EntropyMatching(network, process, ex.GaussianScaling.from_data(train, process))
-    options = {"condition": label[HELD_OUT:], "steps": steps, "batch_size": 128}
-    model = ex.fit(model, train, key=fit_key, **options).model
+    options = {"condition": jnp.tile(label[400:], (32, 1)), "loss": ex.Denoising(num_draws=2)}
+    model = ex.fit(model, train, key=fit_key, steps=steps, batch_size=128, **options).model
 
     cosines = ex.estimators.CosineTransform(bands=True)
     options = {"key": key, "num_evaluations": evaluations}
@@ -49,41 +53,40 @@ def main(out: Path, steps: int = 1500, evaluations: int = 65_536) -> np.ndarray:
         times=process.time_of_log_snr(jnp.linspace(10, -8, 37)),
         **options,
     )
-    told = ex.mutual_information(model, held_out, label[:HELD_OUT], per_coordinate=True, **options)
-    times = ex.critical_times(
-        model, held_out, num_points=len(train), labels=label[:HELD_OUT], **options
-    )
+    of_label = ex.mutual_information(model, held_out, told, per_coordinate=True, **options)
+    options |= {"num_points": len(levels) - 400, "labels": told}
+    times = ex.critical_times(model, held_out, **options)
     classes = times.class_entropy
     assert classes is not None
-    names = ["mean", "1", "2 to 3", "4 to 7"]
-    print(f"S_NN {pixels.total}, I(X; label) {told.total}")
+    names = "mean", "1", "2 to 3", "4 to 7"
+    print(f"S_NN {pixels.total}, I(X; label) {of_label.total}")
     for name, value, error in zip(names, scales.value, scales.stderr, strict=True):
         print(f"frequency {name:7} {value:6.2f} ± {error:.2f} nats")
     print(times)
     print(f"H(label) {classes.prior}, given the data {classes.value[0]} ± {classes.stderr[0]}")
 
     figure, axes = plt.subplots(2, 2, figsize=(9, 7), layout="constrained")
-    for panel, curve, title in (
-        (axes[0, 0], pixels, "neural entropy"),
-        (axes[0, 1], told, "information about the label"),
-    ):
+    maps = {"neural entropy": pixels, "information about the label": of_label}
+    for panel, (title, curve) in zip(axes[0], maps.items(), strict=True):
         image = panel.imshow(curve.value.reshape(8, 8))
         panel.set(title=title, xticks=[], yticks=[])
         figure.colorbar(image, ax=panel, label="nats per pixel")
+    left, right = axes[1]
     log_snr = scales.log_snr
     rates = scales.intervals / -jnp.diff(log_snr)[:, None]
     for name, rate in zip(names, rates.T, strict=True):
-        axes[1, 0].plot((log_snr[1:] + log_snr[:-1]) / 2, rate, label=f"frequency {name}")
-    axes[1, 0].set(ylabel="entropy rate (nats per unit log-SNR)")
-    axes[1, 0].legend()
-    axes[1, 1].plot(classes.log_snr, classes.value)
+        left.plot((log_snr[1:] + log_snr[:-1]) / 2, rate, label=f"frequency {name}")
+    left.set(ylabel="entropy rate (nats per unit log-SNR)")
+    right.plot(classes.log_snr, classes.value, "k")
     low, high = (classes.value + sign * 2 * classes.stderr for sign in (-1, 1))
-    axes[1, 1].fill_between(classes.log_snr, low, high, alpha=0.3)
-    axes[1, 1].set(ylabel="H(label | noisy image) (nats)")
-    for panel in axes[1]:
+    right.fill_between(classes.log_snr, low, high, color="k", alpha=0.2)
+    right.set(ylabel="H(label | noisy image) (nats)", ylim=(0, 2.5))
+    marks = {"speciation": times.speciation, "class": classes.half, "collapse": times.collapse}
+    for (name, time), colour in zip(marks.items(), ("C0", "C1", "C2"), strict=True):
+        right.axvline(float(time.log_snr), color=colour, label=name)
+    for panel, place in ((left, "upper right"), (right, "upper left")):
         panel.set(xlabel="log-SNR (data to noise)", xlim=(10, -8))
-        for time, style in ((times.speciation, ":"), (classes.half, "-"), (times.collapse, "--")):
-            panel.axvline(float(time.log_snr), color="0.5", lw=1, ls=style)
+        panel.legend(fontsize=8, loc=place)
     figure.savefig(out, dpi=150)
     plt.close(figure)
     return np.asarray(classes.value)

@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 
@@ -45,6 +46,11 @@ def multi_seed(found):
 
 def mutual_information(error):
     assert error < 0.5
+
+
+def where_information_is(classes):
+    assert abs(classes[-1] - np.log(10)) < 0.1
+    assert classes[0] < classes[-1] + 0.5
 
 
 def own_network(found):
@@ -161,6 +167,11 @@ CASES = {
         transport_study,
         "L decreases from one length of training",
         {"epochs": (1, 3), "samples": 1024, "evaluations": 512, "widths": (32,)},
+    ),
+    "where_information_is": (
+        where_information_is,
+        "half of the class entropy",
+        {"steps": 30, "evaluations": 4096},
     ),
 }
 

@@ -1,9 +1,9 @@
 """Information between data sets, variables and conditions, from the fields of models."""
 
-from entropix.information.critical_times import ClassEntropy as ClassEntropy
-from entropix.information.critical_times import CriticalTime as CriticalTime
+from entropix.information.class_entropy import ClassEntropy as ClassEntropy
 from entropix.information.critical_times import CriticalTimes as CriticalTimes
 from entropix.information.critical_times import critical_times as critical_times
+from entropix.information.crossing import CriticalTime as CriticalTime
 from entropix.information.differential_entropy import (
     differential_entropy as differential_entropy,
 )

@@ -8,16 +8,42 @@ integral has two forms, which treat the errors of trained models differently: se
 `entropix.information.forms`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, overload
 
 from jaxtyping import PyTree
 
 from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import check_same_process, conditions, samples
 from entropix._core.precision import full_precision
-from entropix.information.end_term import with_end_term
+from entropix.estimators import PointwiseCurve
+from entropix.information.end_term import divided_or_whole, with_end_term
 from entropix.information.forms import ModelPair, ProductField, in_form
 from entropix.interfaces import AbstractModel, Estimate
+
+
+@overload
+def kl_divergence(
+    model: AbstractModel,
+    reference_model: AbstractModel,
+    data: DataLike,
+    *,
+    key: Key,
+    per_coordinate: Literal[False] = False,
+    **options: Any,
+) -> Estimate: ...
+
+
+@overload
+def kl_divergence(
+    model: AbstractModel,
+    reference_model: AbstractModel,
+    data: DataLike,
+    *,
+    key: Key,
+    per_coordinate: Literal[True] | Callable,
+    **options: Any,
+) -> PointwiseCurve: ...
 
 
 @full_precision
@@ -33,7 +59,9 @@ def kl_divergence(
     num_evaluations: int = 16_384,
     cutoff: DataLike | None = None,
     chunk_size: int = 4096,
-) -> Estimate:
+    per_coordinate: bool | Callable = False,
+    num_times: int = 17,
+) -> Estimate | PointwiseCurve:
     r"""$KL(p\|q)$ between the densities of two models of one process, in nats.
 
     Between two data sets: train a model on each, with one process, and pass samples of the first
@@ -54,12 +82,17 @@ def kl_divergence(
         num_evaluations: evaluations of each field.
         cutoff: smallest noise standard deviation included. None takes the whole axis.
         chunk_size: evaluations held in memory at once.
+        per_coordinate: True to divide the integral into those of each coordinate, or an orthogonal
+            transform of one example: see `entropix.estimators.transforms`.
+        num_times: edges of the intervals of log-SNR, with `per_coordinate`.
 
     Returns:
         An `Estimate`. For exact models it includes the divergence down to pure noise, with nothing
         left out. For others it includes an end term $KL(p_T\|q_T)$ of Gaussians fitted to the
         fields at `t1`; the error of this term, with an allowance for what is not Gaussian, is a
-        part of `.stderr`. For trained models the value has the error of their fields, too.
+        part of `.stderr`. With `per_coordinate` a `PointwiseCurve`, which does not contain the end
+        term: that is `-.total.bias`. For trained models the value has the error of their fields,
+        too.
 
     Raises:
         ValueError: if the processes differ.
@@ -82,9 +115,12 @@ def kl_divergence(
     data = samples(data)
     condition = conditions(condition, data.shape[0])
     reference_condition = conditions(reference_condition, data.shape[0], "reference_condition")
-    return with_end_term(
-        in_form(ModelPair(model, reference_model), form),
+    return divided_or_whole(
+        ModelPair(model, reference_model),
+        form,
         data,
+        per_coordinate=per_coordinate,
+        num_times=num_times,
         key=key,
         condition=(condition, reference_condition),
         num_evaluations=num_evaluations,

@@ -14,7 +14,7 @@ away as much. Half of the bound on it is added, and half is a part of the standa
 expectation ought to be over q, and is over p.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -28,6 +28,7 @@ from entropix._core.chunks import in_chunks, unchunk
 from entropix.estimators import (
     EntropyCurve,
     GaussianReference,
+    Partition,
     PointwiseCurve,
     check_cutoff,
     integrate,
@@ -35,7 +36,7 @@ from entropix.estimators import (
     log_snr_of_std,
     std_of_log_snr,
 )
-from entropix.information.forms import DenoisingForm, ScoreForm
+from entropix.information.forms import DenoisingForm, ModelPair, ScoreForm, in_form
 from entropix.information.normals import (
     Groups,
     fit_normals,
@@ -56,6 +57,26 @@ _PAIRS = 1024
 _PARTS = 16
 # B(t1) of the process along which exact models are continued: e^-60 of the data's power is left.
 _ERASURE = 60.0
+
+
+def divided_or_whole(
+    pair: ModelPair,
+    form: str | None,
+    data: DataLike,
+    *,
+    per_coordinate: bool | Callable = False,
+    per_sample: bool = False,
+    num_times: int,
+    **options: Any,
+) -> Estimate | PointwiseCurve:
+    """The integral of a pair of fields in one of its forms: an estimate, or by parts if asked."""
+    if per_coordinate is False and not per_sample:
+        return with_end_term(in_form(pair, form), data, **options)
+    data = samples(data)
+    by = None if per_coordinate is False else Partition.of(per_coordinate, data[0])
+    return parts_with_end_term(
+        in_form(pair, form, by), data, per_sample=per_sample, num_times=num_times, **options
+    )
 
 
 def with_end_term(

@@ -15,9 +15,9 @@ from jaxtyping import PyTree
 from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import check_same_process, conditions, samples
 from entropix._core.precision import full_precision
-from entropix.estimators import Partition, PointwiseCurve
-from entropix.information.end_term import parts_with_end_term, with_end_term
-from entropix.information.forms import ModelPair, in_form
+from entropix.estimators import PointwiseCurve
+from entropix.information.end_term import divided_or_whole
+from entropix.information.forms import ModelPair
 from entropix.interfaces import AbstractModel, Estimate
 
 
@@ -143,28 +143,45 @@ def mutual_information(
     condition = _given(condition, data.shape[0], "condition")
     marginal_model = model if marginal_model is None else marginal_model
     check_same_process(model.process, marginal_model.process, "marginal_model")
-    if pointwise or per_coordinate is not False:
-        by = None if per_coordinate is False else Partition.of(per_coordinate, data[0])
-        return parts_with_end_term(
-            in_form(ModelPair(model, marginal_model, marginal=True), form, by),
-            data,
-            key=key,
-            condition=(condition, None),
-            cutoff=cutoff,
-            num_evaluations=num_evaluations,
-            chunk_size=chunk_size,
-            per_sample=pointwise,
-            num_times=num_times,
-        )
-    return with_end_term(
-        in_form(ModelPair(model, marginal_model, marginal=True), form),
+    return divided_or_whole(
+        ModelPair(model, marginal_model, marginal=True),
+        form,
         data,
+        per_coordinate=per_coordinate,
+        per_sample=pointwise,
+        num_times=num_times,
         key=key,
         condition=(condition, None),
         num_evaluations=num_evaluations,
         cutoff=cutoff,
         chunk_size=chunk_size,
     )
+
+
+@overload
+def conditional_mutual_information(
+    model: AbstractModel,
+    data: DataLike,
+    condition: PyTree,
+    given: PyTree,
+    *,
+    key: Key,
+    per_coordinate: Literal[False] = False,
+    **options: Any,
+) -> Estimate: ...
+
+
+@overload
+def conditional_mutual_information(
+    model: AbstractModel,
+    data: DataLike,
+    condition: PyTree,
+    given: PyTree,
+    *,
+    key: Key,
+    per_coordinate: Literal[True] | Callable,
+    **options: Any,
+) -> PointwiseCurve: ...
 
 
 @full_precision
@@ -180,7 +197,9 @@ def conditional_mutual_information(
     num_evaluations: int = 16_384,
     cutoff: DataLike | None = None,
     chunk_size: int = 4096,
-) -> Estimate:
+    per_coordinate: bool | Callable = False,
+    num_times: int = 17,
+) -> Estimate | PointwiseCurve:
     r"""$I(X; Y|Z)$ from a model of X given Y and Z and one of X given Z, in nats.
 
     The mean over (y, z) of $KL(p(x|y, z)\|p(x|z))$; it may exceed $I(X; Y)$ or fall short of it,
@@ -199,9 +218,12 @@ def conditional_mutual_information(
         num_evaluations: evaluations of each field.
         cutoff: smallest noise standard deviation included. None takes the whole axis.
         chunk_size: evaluations held in memory at once.
+        per_coordinate: as for `mutual_information`.
+        num_times: edges of the intervals of log-SNR, with `per_coordinate`.
 
     Returns:
-        An `Estimate`; the end term $I(X_T; Y|Z)$ is treated as in `mutual_information`.
+        An `Estimate`, or a `PointwiseCurve` with `per_coordinate`; the end term $I(X_T; Y|Z)$ is
+        treated as in `mutual_information`.
 
     Raises:
         ValueError: if a condition is missing, or the processes differ.
@@ -213,9 +235,12 @@ def conditional_mutual_information(
     reference_condition = (None, given) if given_model is None else given
     given_model = model if given_model is None else given_model
     check_same_process(model.process, given_model.process, "given_model")
-    return with_end_term(
-        in_form(ModelPair(model, given_model), form),
+    return divided_or_whole(
+        ModelPair(model, given_model),
+        form,
         data,
+        per_coordinate=per_coordinate,
+        num_times=num_times,
         key=key,
         condition=((condition, given), reference_condition),
         num_evaluations=num_evaluations,

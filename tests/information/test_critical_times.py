@@ -174,9 +174,10 @@ def information_of_a_sign(snr):
     return np.log(2) - np.logaddexp(0, -2 * u) @ weights
 
 
-def sign_in_noise(n):
-    sign = jax.random.rademacher(KEY, (n,), jnp.int32)
-    x = 2 * sign[:, None] + jax.random.normal(jax.random.key(1), (n, 1))
+def sign_in_noise(n, key=KEY, noise_key=None):
+    noise_key = jax.random.key(1) if noise_key is None else noise_key
+    sign = jax.random.rademacher(key, (n,), jnp.int32)
+    x = 2 * sign[:, None] + jax.random.normal(noise_key, (n, 1))
     mixture = ex.GaussianMixture([0.5, 0.5], [[-2.0], [2.0]], [[1.0], [1.0]])
     conditional = LinearGaussian(vp(), jnp.array([2.0]), jnp.asarray(1.0))
     return conditional, ex.ExactModel(mixture, vp()), x, sign
@@ -215,6 +216,32 @@ def test_class_entropy_of_a_sign(form):
     snr = np.exp(grid)
     rates = np.gradient(information_of_a_sign(4 * snr / (1 + snr)), grid)
     assert found.rate[middle] == pytest.approx(np.interp(-level[middle], grid, rates), rel=0.2)
+
+
+@pytest.mark.slow(reason="many seeds")
+def test_errors_of_a_class_entropy_are_honest():
+    """The scatter over data and keys, at every noise at which the error is not negligible."""
+    errors, stated = [], []
+    for seed in range(40):
+        keys = jax.random.split(jax.random.key(seed), 3)
+        conditional, marginal, x, sign = sign_in_noise(500, keys[0], keys[1])
+        found = ex.critical_times(
+            conditional,
+            x,
+            labels=sign,
+            marginal_model=marginal,
+            key=keys[2],
+            form="score",
+            num_evaluations=1024,
+            num_times=33,
+        ).class_entropy
+        gain = np.exp(np.clip(np.asarray(found.log_snr, float), -60, 60))
+        errors.append(found.value - np.log(2) + information_of_a_sign(4 * gain / (1 + gain)))
+        stated.append(found.stderr)
+    stated = np.sqrt(np.mean(np.square(stated), axis=0))
+    ratio = np.sqrt(np.mean(np.square(errors), axis=0)) / stated
+    assert stated[-1] < 0.1 * stated[0]
+    assert np.all((ratio > 0.7) & (ratio < 1.35) | (stated < 0.01)), ratio
 
 
 @pytest.mark.slow(reason="another program")

@@ -65,6 +65,59 @@ def test_coordinates(setting, form):
     assert abs(curve.total.value - curve.total.bias - scalar.value) < 4 * error
 
 
+def test_coordinates_of_a_divergence():
+    """Between diagonal Gaussians, in means and in variances."""
+    process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
+    mean, variance = np.array([0.5, 0.0, 1.0]), np.array([1.0, 0.5, 2.0])
+    first = ex.ExactModel(ex.Gaussian(mean, np.diag(variance)), process)
+    second = ex.ExactModel(ex.Gaussian(np.zeros(3), np.eye(3)), process)
+    data = first.distribution.sample(512, key=jax.random.key(0))
+    options = {"per_coordinate": True, "num_times": 5}
+    curve = ex.kl_divergence(first, second, data, key=jax.random.key(1), **options)
+    expected = (variance + mean**2 - 1 - np.log(variance)) / 2
+    assert np.all(np.abs(curve.value - expected) < 4 * curve.stderr + 1e-6)
+    np.testing.assert_allclose(curve.value.sum(), curve.total.value, rtol=1e-6)
+    assert curve.total.bias == 0
+
+
+class Given(AbstractConditional):
+    """X given C and what tells nothing."""
+
+    conditional: Conditional
+    marginal: ex.ExactModel
+    process: ex.VariancePreserving
+    shape = None
+    divergence = None
+
+    def inner(self, condition):
+        given = condition[0]
+        return self.marginal if given is None else self.conditional.inner(given)
+
+    @property
+    def prior(self):
+        raise NotImplementedError
+
+    def with_process(self, process):
+        raise NotImplementedError
+
+
+@pytest.mark.slow(reason="two programs")
+def test_coordinates_of_a_conditional_information(setting):
+    """Of a third variable that tells nothing: the information itself."""
+    model, marginal, x, c = setting
+    curve = ex.information.conditional_mutual_information(
+        Given(model, marginal, model.process),
+        x,
+        c,
+        jnp.zeros(len(x)),
+        key=jax.random.key(1),
+        per_coordinate=True,
+        num_times=5,
+    )
+    assert np.all(np.abs(curve.value - INFORMATION) < 4 * curve.stderr + 1e-6)
+    np.testing.assert_allclose(curve.intervals.sum(0), curve.value, atol=1e-5)
+
+
 @pytest.mark.slow(reason="two programs")
 def test_bands_sum_to_the_same(setting):
     options = {"pointwise": True, "num_evaluations": 4096, "num_times": 2}
