@@ -79,9 +79,22 @@ def test_invalid_requests_are_refused(files, first, second, pairs, says):
     assert not (files / "out").exists()
 
 
-def test_a_divergence_of_sets_of_equal_size_names_the_other_command():
+def test_divergence_has_its_former_name_too():
     from entropix.cli.subcommands import commands
 
     table = commands([])
     assert table["divergence"] is table["information"]
     assert "mutual-information" in table
+
+
+@pytest.mark.parametrize("held_out", [20, 21])
+def test_the_report_of_a_divergence_names_the_other_command_for_equal_counts(held_out):
+    import xarray
+
+    from entropix.studies.comparison import _warnings
+
+    values = {name: ("seed", [0.1]) for name in ("kl_score", "kl_reverse_score")}
+    counts = {"num_train": "[80, 80]", "num_held_out": f"[20, {held_out}]"}
+    record = xarray.Dataset(values, attrs={"first": "a", "second": "b", **counts})
+    said = " ".join(_warnings(record))
+    assert ("`entropix mutual-information`" in said) == (held_out == 20)
