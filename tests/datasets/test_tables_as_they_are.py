@@ -322,8 +322,10 @@ def test_options_hold_for_any_data_of_two_axes(tmp_path):
     assert data.labels.tolist() == [0, 1, 3, 4, 5]
     refused(tmp_path / "x.npy", "1 NaN or missing .*leaves out 1 of 6 rows")
     np.save(tmp_path / "images.npy", np.zeros((5, 4, 4)))
-    refused(tmp_path / "images.npy", "`drop` must be left out for data that are no table", drop="0")
-    refused("digits", "`columns` must be left out for data that are no table", columns="0")
+    refused(
+        tmp_path / "images.npy", "`drop` must be left out for data that are not a table", drop="0"
+    )
+    refused("digits", "`columns` must be left out for data that are not a table", columns="0")
 
 
 def test_tables_of_hugging_face(tmp_path):
