@@ -50,7 +50,7 @@ def data_findings(data: PreparedData, process: AbstractGaussianProcess) -> Findi
 def finding_attributes(
     data: PreparedData, process: AbstractGaussianProcess
 ) -> dict[str, str | int]:
-    """Attributes of a record about its data, for `entropix.studies.verdict`; see `data_findings`."""
+    """Attributes of a record on its data, for `entropix.studies.verdict`; see `data_findings`."""
     return {
         "kind": data.dataset.kind,
         "data_findings": json.dumps(data_findings(data, process)),

@@ -273,8 +273,8 @@ def location_notes(record: "xarray.Dataset") -> list[str]:
         notes.append(
             f"Critical times: {meant}. The process time is that of this process, the OU time that "
             "of the Ornstein-Uhlenbeck process with the same log-SNR, in the coordinates of the "
-            "model. For a trained network the collapse is found at too large noise, depending on its "
-            "path KL"
+            "model. For a trained network the collapse is found at too large noise, depending on "
+            "its path KL"
         )
     return notes
 
