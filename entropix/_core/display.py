@@ -1,4 +1,4 @@
-"""How results show themselves: labelled fields, as a data set, as HTML and as lines with errors."""
+"""Display of results: labelled fields, as a data set, as HTML and as lines with errors."""
 
 import dataclasses
 import html

@@ -271,7 +271,7 @@ def _check_no_table(options: TableOptions, source: Any) -> None:
         value = getattr(options, field.name)
         if value != getattr(plain, field.name):
             raise ValueError(
-                f"`{field.name}` must be left out for data that are no table, got {value!r} for "
+                f"`{field.name}` must be left out for data that are not a table, got {value!r} for "
                 f"{str(source)!r}."
             )
 

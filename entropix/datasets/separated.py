@@ -3,11 +3,11 @@ r"""Text of separated values: encoding, delimiter, decimal mark and header, as t
 | | recognised by |
 |---|---|
 | encoding | UTF-8, or UTF-16 with a byte order mark; anything else is taken for Latin-1, with a note |
-| comments | lines before the table that start with #, of which the last may hold the names of the columns |
+| comments | lines before the table that start with #, the last of which may hold the names of the columns |
 | delimiter | that of a first line `sep=;`, as Excel reads it; otherwise, of tab, semicolon, `\|`, comma, and white space: the one in the first line that divides most lines into as many fields |
-| decimal mark | the comma, if more fields are numbers with it only than with the point only |
-| header | a first line in which some field is text where the second has a number, or all fields are text; or one of text and whole numbers none of which recurs in its column; or the numbers of the columns, 0, 1, ..., above a line that is not of integers |
-| names of rows | a header with one field less than the other lines, which start with text or with 0, 1, ... or 1, 2, ..., as R writes it: the first column has no name |
+| decimal mark | the comma, if more fields are numbers only with it than only with the point |
+| header | a first line in which some field is text where the second has a number, or all fields are text; or one of text and integers none of which recurs in its column; or the numbers of the columns, 0, 1, ..., above a line that is not of integers |
+| names of rows | a header with one field fewer than the other lines, which start with text or with 0, 1, ... or 1, 2, ..., as R writes it: the first column has no name |
 | counts | a first line `N,D,class,class,...` above N lines of D + 1 fields, as the tables of scikit-learn have: the last column is the class |
 
 The table itself is read by pandas. Quoted fields may hold delimiters and line ends.
@@ -36,7 +36,7 @@ _DELIMITERS = ("\t", ";", "|", ",")
 _SPACE = r"\s+"
 _NAMED = {"tab": "\t", "\\t": "\t", "space": _SPACE, "comma": ",", "semicolon": ";"}
 _LINES = 64  # that are looked at
-# What is missing in UCI's, weather and other tables, besides what pandas takes for missing.
+# Marks of missing values in UCI's, weather and other tables, besides those of pandas.
 MISSING = ("?", "-", ".")
 _NO_NAME = (*MISSING, "NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "None")
 
@@ -69,7 +69,8 @@ def read_separated(
         path: the file.
         delimiter: one character, or `"tab"`, `"space"` (any white space); None: detected.
         decimal: `"."` or `","`; None: detected.
-        text: whether all fields are text, in which NA and the like are no missing values.
+        text: whether all fields are read as text, in which NA and similar words are not missing
+            values.
     """
     pandas = needed("pandas", f"reading {path.suffix.lower()}", "pandas", "data")
     subject, expected = quoted(path), f"a {path.suffix.lower()} table"
@@ -130,8 +131,8 @@ def read_separated(
     if not counts:
         return Separated(frame, header, decimal, (), notes)
     notes += (
-        f"the first line of {subject} counts {counts[0]} samples of {counts[1]} columns and is no "
-        "data; the last column is the class of each sample",
+        f"the first line of {subject} counts {counts[0]} samples of {counts[1]} columns and is "
+        "not data; the last column is the class of each sample",
     )
     return Separated(frame, False, decimal, tuple(counts[2:]), notes)
 
@@ -234,7 +235,7 @@ def _decimal(rows: list[list[str]], subject: str) -> tuple[str, tuple[str, ...]]
         return mark, ()
     return mark, (
         f"{subject} has numbers such as {either[0]!r}, read with a decimal comma: "
-        f"decimal={other!r} (--decimal {other}) takes the comma for a mark of thousands",
+        f"decimal={other!r} (--decimal {other}) reads the comma as a thousands separator",
     )
 
 

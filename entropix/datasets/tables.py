@@ -7,7 +7,7 @@ Columns without a name (as pandas, R and spreadsheets write the names or numbers
 
 | values | |
 |---|---|
-| integers that all differ, or text that all differs | taken for an index, and dropped |
+| integers that all differ, or text that all differs | dropped as an index |
 | nothing | dropped |
 | anything else | kept |
 
@@ -276,7 +276,7 @@ def _without_index(table: Table, asked: Sequence[str]) -> tuple["pandas.DataFram
             notes.append(f"{place} and no entries, and is dropped")
         elif column.is_unique and (kind not in tuple("bf") or whole):
             notes.append(
-                f"{place} and no value twice: taken for an index, and dropped; "
+                f"{place} and no value twice, and is dropped as an index; "
                 f"{_option('columns', name)} keeps it"
             )
         else:
@@ -361,7 +361,7 @@ def _no_numbers(table: Table, wrong: list[tuple[str, str]]) -> str:
     first = names[0] if re.fullmatch(r"[\w.-]+", names[0]) else repr(names[0])
     return (
         f"{table.subject} must have numeric columns, got {listed}: {_option('drop', *names)} "
-        f"leaves {'it' if len(names) == 1 else 'them'} out; text may be the label, "
+        f"leaves {'it' if len(names) == 1 else 'them'} out; a column of text can be the label, "
         f"labels={names[0]!r} (--condition {first}), or be numbered, {_option('encode', names[0])}."
     )
 
@@ -380,8 +380,8 @@ def _label_column(column: "pandas.Series", table: Table) -> np.ndarray:
     if missing:
         raise ValueError(
             f"{table.subject} must have a label for every sample, got {missing} missing in column "
-            f"{str(column.name)!r}: keep_na=True (--keep-na) takes NA, None and the like in text "
-            "files for labels, drop_missing=True (--drop-missing) leaves out these rows."
+            f"{str(column.name)!r}: keep_na=True (--keep-na) makes labels of NA, None and "
+            "similar words in text files, drop_missing=True (--drop-missing) leaves out these rows."
         )
     try:
         numbers = _numeric_column(column, "labels", table.decimal)

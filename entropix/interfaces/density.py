@@ -56,7 +56,7 @@ class SampleEstimates(AbstractResult):
                 sample add in quadrature. False: they add up, which no correlation exceeds.
 
         Raises:
-            ValueError: if `other` has another shape, or both have a cut-off and not the same.
+            ValueError: if `other` has another shape, or both have cut-offs that differ.
 
         Example:
             >>> import jax.numpy as jnp

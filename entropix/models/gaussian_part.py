@@ -1,13 +1,15 @@
 r"""The Gaussian part of an entropy field, which a network then need not learn.
 
-Data with mean m and covariance $C = V\Lambda V^T$ have, up to what is not Gaussian in them, the
-entropy field of the Gaussian N(m, C), with the precision $\pi$ and the gain r of the equilibrium,
+Data with mean m and covariance $C = V\Lambda V^T$ have, to the extent that they are Gaussian,
+the entropy field of N(m, C), with the precision $\pi$ and the gain r of the equilibrium,
 
 $$\frac{e_g(y, s)}{\mu}
   = V\,\frac{V^T m - r\,V^T y + \mu\pi\,\Lambda V^T y}{\mu^2\Lambda + \Sigma^2},$$
 
-which has a limit at both ends. A network learns such a linear map slowly where D is large, one
-direction after the other; added to it, a network of output zero already has the density N(m, C).
+which has a limit at both ends. For large D a network learns such a linear map slowly, one direction
+after the other; with this part added, a network whose output is zero already has the density
+N(m, C). `networks.LinearSkip` learns the linear map instead, for conditions as well, and
+`networks.GaussianPlusResidual` is the exact field of a Gaussian pair in canonical coordinates.
 
 The covariance is that of the samples, shrunk to a multiple of the identity as much as their number
 requires, $C \to (1 - a) C + a \bar\lambda I$ (Ledoit and Wolf, J. Multivariate Anal. 88, 2004).

@@ -8,10 +8,9 @@ With mean m and covariance C of the training data, in the coordinates of the mod
 | diagonal | the diagonal of C |
 | full | C |
 
-A model of data that are not Gaussian should reach a smaller $-E\log p$ than all three; what it
-gains over the full one is what it has found beyond means and covariances. The density of a Gaussian
-is that of its diffusion at all noise levels, so that it needs no training: a network that is worse
-has not learnt what two moments tell.
+A model of data that are not Gaussian should reach a smaller $-E\log p$ than all three. Its
+advantage over the full one is what it has learnt beyond mean and covariance; a network that is
+worse has not learnt these.
 """
 
 import numpy as np
@@ -38,7 +37,7 @@ def measure_gaussians(data: PreparedData, count: int) -> Found:
 
     Args:
         data: in the coordinates of the model.
-        count: the number of held-out and of training samples that are rated, the first ones.
+        count: the number of held-out and of training samples that are evaluated, the first ones.
 
     Returns:
         For each name of `GAUSSIANS`, `log_prob_NAME` and `log_prob_NAME_train` of single samples,

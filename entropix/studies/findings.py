@@ -1,4 +1,4 @@
-r"""What stands in the way of a measurement, as far as the data alone tell.
+r"""Problems of a measurement that the data alone reveal.
 
 | finding | criterion |
 |---|---|
@@ -50,7 +50,7 @@ def data_findings(data: PreparedData, process: AbstractGaussianProcess) -> Findi
 def finding_attributes(
     data: PreparedData, process: AbstractGaussianProcess
 ) -> dict[str, str | int]:
-    """What a record says of its data, for `entropix.studies.verdict`. Args: as `data_findings`."""
+    """Attributes of a record on its data, for `entropix.studies.verdict`; see `data_findings`."""
     return {
         "kind": data.dataset.kind,
         "data_findings": json.dumps(data_findings(data, process)),
@@ -109,9 +109,9 @@ def _rows(data: PreparedData) -> Findings:
     count, held_out = data.num_train, len(data.held_out)
     why = ""
     if held_out < _FEWEST:
-        why = f"{held_out} held-out rows do not determine a standard error"
+        why = f"{held_out} held-out rows are too few for a reliable standard error"
     elif count <= 2 * data.dim:
-        why = f"{count} training rows do not determine the covariance of {data.dim} coordinates"
+        why = f"{count} training rows are too few for the covariance of {data.dim} coordinates"
     return {"few rows": f"too few rows: {why}"} if why else {}
 
 

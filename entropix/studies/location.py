@@ -4,8 +4,8 @@ $$S_{NN} = \sum_i\int\frac{\Sigma^2}{2}E\,e_i^2\,(-d\lambda) =
 \sum_j\int\frac{\Sigma^2}{2}E\,(We)_j^2\,(-d\lambda),$$
 
 over pixels or columns i, and over the coefficients j of an orthogonal transform of images, in
-octaves of their frequency. Both divisions share every evaluation. The critical times say at which
-noise what is decided: see `entropix.information.critical_times`.
+octaves of their frequency. Both divisions share every evaluation. For the critical times see
+`entropix.information.critical_times`.
 """
 
 from pathlib import Path
@@ -273,7 +273,7 @@ def location_notes(record: "xarray.Dataset") -> list[str]:
     if "coordinate_entropy" in record:
         notes.append(
             "S_NN is a sum over coordinates, and over the coefficients of any orthogonal "
-            "transform. The parts are those of one integral, with errors of their own"
+            "transform. The parts come from an integral of their own, and have its errors"
         )
     reached = [n for n in CRITICAL if f"{n}_log_snr" in record]
     if reached:
@@ -281,7 +281,8 @@ def location_notes(record: "xarray.Dataset") -> list[str]:
         notes.append(
             f"Critical times: {meant}. The process time is that of this process, the OU time that "
             "of the Ornstein-Uhlenbeck process with the same log-SNR, in the coordinates of the "
-            "model. Of a trained network the collapse is at too much noise, by its path KL"
+            "model. For a trained network the collapse is found at too large noise, depending on "
+            "its path KL"
         )
     return notes
 

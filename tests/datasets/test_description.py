@@ -114,4 +114,4 @@ def test_the_unit_does_not_matter(scale):
     found = describe(np.concatenate([points, (1 + np.arange(24.0)[:, None] ** 2) * scale], axis=1))
     assert found.rank == 2
     assert found.distinct.tolist() == [7, 24]
-    assert "--condition 0 takes" in found.sentences[0]
+    assert "--condition 0 uses" in found.sentences[0]

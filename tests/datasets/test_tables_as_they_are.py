@@ -204,7 +204,7 @@ def test_marks_of_thousands(tmp_path):
     path.write_text("a;b\n1,234;2\n5,678;4\n")
     data = load(path)
     np.testing.assert_allclose(data.points[:, 0], [1.234, 5.678])
-    assert "read with a decimal comma: decimal='.' (--decimal .) takes" in data.notes[0]
+    assert "read with a decimal comma: decimal='.' (--decimal .) reads" in data.notes[0]
     np.testing.assert_allclose(load(path, decimal=".").points[:, 0], [1234, 5678])
     path.write_text("a;b\n1.5;0,5\n2.25;7,5\n")  # both marks in one file
     refused(path, "numeric columns, got column '[ab]'")
@@ -248,8 +248,8 @@ def test_a_refusal_names_the_options_that_help(file):
         file,
         r"column 'species': '\w+' in sample 0 .*; column 'island': .*; column 'sex': .*: "
         r"drop=\['species', 'island', 'sex'\] \(--drop species island sex\) leaves them out; "
-        r"text may be the label, labels='species' \(--condition species\), or be numbered, "
-        r"encode=\['species'\] \(--encode species\)",
+        r"a column of text can be the label, labels='species' \(--condition species\), "
+        r"or be numbered, encode=\['species'\] \(--encode species\)",
     )
     text = ["species", "island", "sex"]
     refused(
@@ -322,8 +322,10 @@ def test_options_hold_for_any_data_of_two_axes(tmp_path):
     assert data.labels.tolist() == [0, 1, 3, 4, 5]
     refused(tmp_path / "x.npy", "1 NaN or missing .*leaves out 1 of 6 rows")
     np.save(tmp_path / "images.npy", np.zeros((5, 4, 4)))
-    refused(tmp_path / "images.npy", "`drop` must be left out for data that are no table", drop="0")
-    refused("digits", "`columns` must be left out for data that are no table", columns="0")
+    refused(
+        tmp_path / "images.npy", "`drop` must be left out for data that are not a table", drop="0"
+    )
+    refused("digits", "`columns` must be left out for data that are not a table", columns="0")
 
 
 def test_tables_of_hugging_face(tmp_path):

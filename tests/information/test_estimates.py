@@ -59,7 +59,7 @@ def test_independent_variables_have_none():
 def test_labels_are_conditions_and_bound_the_value():
     x, _ = gaussian_pair()
     labels = (x[:, 0] > 0).astype(int) + 2 * (x[:, 1] > 0)
-    with pytest.warns(UserWarning, match="held-out loss still fell"):
+    with pytest.warns(UserWarning, match="held-out loss was still falling"):
         found = ex.estimate_mutual_information(
             x, labels, key=KEY, recipe=dataclasses.replace(SMALL, learning_rate=2e-2)
         )
