@@ -248,7 +248,7 @@ def test_a_refusal_names_the_options_that_help(file):
         file,
         r"column 'species': '\w+' in sample 0 .*; column 'island': .*; column 'sex': .*: "
         r"drop=\['species', 'island', 'sex'\] \(--drop species island sex\) leaves them out; "
-        r"text may be the label, labels='species' \(--condition species\), or be numbered, "
+        r"text may be the label, labels='species' \(measure --condition species\), or be numbered, "
         r"encode=\['species'\] \(--encode species\)",
     )
     text = ["species", "island", "sex"]
