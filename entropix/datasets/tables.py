@@ -362,7 +362,8 @@ def _no_numbers(table: Table, wrong: list[tuple[str, str]]) -> str:
     return (
         f"{table.subject} must have numeric columns, got {listed}: {_option('drop', *names)} "
         f"leaves {'it' if len(names) == 1 else 'them'} out; a column of text can be the label, "
-        f"labels={names[0]!r} (--condition {first}), or be numbered, {_option('encode', names[0])}."
+        f"labels={names[0]!r} (measure --condition {first}), or be numbered, "
+        f"{_option('encode', names[0])}."
     )
 
 

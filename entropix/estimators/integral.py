@@ -36,14 +36,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from entropix._core.arrays import DataLike, Key, as_float
-from entropix._core.checks import (
-    check_example_shape,
-    conditions,
-    is_concrete,
-    positive_integer,
-    prng_key,
-    samples,
-)
+from entropix._core.checks import conditions, is_concrete, positive_integer, prng_key, samples
 from entropix._core.chunks import in_chunks, unchunk
 from entropix._core.display import axes_or_new, axis, draw_band, label, lines_of
 from entropix.estimators.axis import LogSNRAxis, check_cutoff
@@ -233,9 +226,6 @@ def checked_arguments(
 ) -> tuple[Array, PyTree, Array | None, Array | None]:
     """The arguments of `integrate`, checked: data, condition, cut-off and times, converted."""
     data = samples(data)
-    for model in jax.tree.leaves(functional, is_leaf=lambda node: isinstance(node, AbstractModel)):
-        if isinstance(model, AbstractModel):
-            check_example_shape(model, data, "data")
     prng_key(key)
     condition = conditions(condition, data.shape[0])
     positive_integer(num_evaluations, "num_evaluations", 256)

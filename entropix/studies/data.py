@@ -89,6 +89,11 @@ class PreparedData:
             return tuple(self.dataset.shape)
         return (self.dim,)
 
+    @property
+    def has_pictures(self) -> bool:
+        """Whether samples can be shown as images: flat rows of pixels cannot."""
+        return self.dataset.kind == "image" and len(self.dataset.shape) > 1
+
     def log_jacobian(self, points: DataLike) -> jax.Array:
         """Added to a log density in the coordinates of the model, it gives that of the data.
 

@@ -128,7 +128,7 @@ def location_labels(subject: Subject) -> Found:
     """The names of coordinates and scales, and the edges of the intervals."""
     data, process = subject.data, subject.model.process
     found: Found = {"edge_log_snr": process.log_snr(jnp.asarray(_edges(subject.times)))}
-    if data.dataset.kind == "image":
+    if data.has_pictures:
         found["scale"] = _octaves(data.dataset.shape)
     else:
         found["coordinate"] = column_names(data)
@@ -143,7 +143,7 @@ def measure_location(subject: Subject, key: Key, _: Found) -> Found:
     data, shape = subject.data, subject.data.dataset.shape
     example, transform = jnp.asarray(data.held_out[0]), CosineTransform(axes=(0, 1), bands=True)
     names, partitions = ["coordinate"], [Partition.of(True, example)]
-    if data.dataset.kind == "image":
+    if data.has_pictures:
         names.append("scale")
         partitions.append(Partition.of(lambda x: transform(x.reshape(shape)), example))
     curve = integrate_parts(

@@ -466,7 +466,7 @@ def model_figures(data: PreparedData) -> Figures:
     """Figures of what is measured of a model of the data."""
     samples = functools.partial(plot_samples, data=data)
     location = functools.partial(plot_location, data=data)
-    parts = "scale of images" if data.dataset.kind == "image" else "column"
+    parts = "scale of images" if data.has_pictures else "column"
     return {
         "entropy.png": (
             "Entropy rate against log-SNR, and its integral from the data end",

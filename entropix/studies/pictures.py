@@ -22,7 +22,7 @@ def plot_samples(record: "xarray.Dataset", path: Path, *, data: "PreparedData") 
     """Held-out data and samples of the first seed: images, a plane, or pairs of columns."""
     real = np.asarray(data.standardisation.inverse(data.held_out))
     made = record["samples"].values[0]
-    if data.dataset.kind == "image":
+    if data.has_pictures:
         _images(real, made, data.dataset.shape, data.dataset.levels, path)
     elif data.dim == 1:
         _histogram(real[:, 0], made[:, 0], path)

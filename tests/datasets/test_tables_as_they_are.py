@@ -248,7 +248,7 @@ def test_a_refusal_names_the_options_that_help(file):
         file,
         r"column 'species': '\w+' in sample 0 .*; column 'island': .*; column 'sex': .*: "
         r"drop=\['species', 'island', 'sex'\] \(--drop species island sex\) leaves them out; "
-        r"a column of text can be the label, labels='species' \(--condition species\), "
+        r"a column of text can be the label, labels='species' \(measure --condition species\), "
         r"or be numbered, encode=\['species'\] \(--encode species\)",
     )
     text = ["species", "island", "sex"]

@@ -165,7 +165,7 @@ REFUSED = {
     "no classes": ("images.npy", "grey", "labels", "must take the labels of `condition`"),
     "no weights": ("images.npy", "copy", "weights", "must hold the unet"),
     "unknown prediction": ("images.npy", "copy", "prediction_type mystery", "predicts one of"),
-    "a negative noise": ("images.npy", "copy", "beta_end -0.1", "alpha-bar falls from below"),
+    "a negative noise": ("images.npy", "copy", "beta_end -1", "alpha-bar falls from below"),
     "no steps": ("images.npy", "copy", "num_train_timesteps 1", "in two steps or more, got 1"),
     "steps in words": ("images.npy", "copy", 'num_train_timesteps "x"', "must hold the scheduler"),
     "a size in words": ("images.npy", "copy", 'sample_size "8"', "one or two positive integers"),
