@@ -524,8 +524,9 @@ def information_limits(record: "xarray.Dataset") -> dict[str, tuple[float, str]]
 
 
 def verdicts(record: "xarray.Dataset") -> list[str]:
-    """The sentence of the verdict."""
-    return [f"verdict: {record.attrs['verdict_text']}"]
+    """The sentence of the verdict, if the record has one: those of earlier versions do not."""
+    text = record.attrs.get("verdict_text")
+    return [] if text is None else [f"verdict: {text}"]
 
 
 def baseline_tables(record: "xarray.Dataset") -> list[Table]:
