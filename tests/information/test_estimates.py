@@ -111,6 +111,21 @@ def test_the_gaussian_part_of_both_forms():
     np.testing.assert_allclose(squared, exact, rtol=1e-3)
 
 
+@pytest.mark.slow(reason="twenty trainings of three networks")
+@pytest.mark.filterwarnings("ignore:the held-out loss still fell")
+def test_repeated_runs_scatter_by_the_stated_error():
+    found = [
+        ex.estimate_mutual_information(
+            *gaussian_pair(seed=seed), key=jax.random.key(seed), recipe=SMALL
+        )
+        for seed in range(20)
+    ]
+    values, errors = (np.array([float(f) for f in v]) for v in (found, [f.stderr for f in found]))
+    assert abs(values.mean() + np.log(1 - 0.64)) < 4 * values.std() / np.sqrt(20)
+    # Twenty values know their own scatter to 16%.
+    assert 0.6 < values.std(ddof=1) / np.sqrt(np.mean(errors**2)) < 1.5
+
+
 @pytest.mark.parametrize("count", [20, 101, 1000])
 def test_every_row_is_measured_once_and_all_folds_learn_from_equally_many(count):
     rows = split(count, 5, jax.random.key(0))
