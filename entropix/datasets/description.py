@@ -29,6 +29,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from entropix._core.arrays import DataLike
+from entropix._core.formatting import listed
 from entropix.datasets.dataset import Dataset
 
 
@@ -79,10 +80,8 @@ class Description:
     def obstacle(self) -> str:
         """What rules out a density, in a few words; empty if nothing does."""
         found = []
-        if count := len(self._recurring):
-            names = ", ".join(self.columns[i] for i in self._recurring[:_SHOWN])
-            more = f" and {count - _SHOWN} more columns" if count > _SHOWN else ""
-            found.append(f"values of {names}{more} recur")
+        if which := self._recurring:
+            found.append(f"values of {listed([self.columns[i] for i in which], _SHOWN)} recur")
         if self.repeated > 0.01 * self.num_samples:
             found.append(f"{self.repeated} rows repeat others")
         if self.rank is not None and self.rank < len(self.columns):
@@ -135,8 +134,7 @@ class Description:
         return which[np.argsort(self.distinct[which], kind="stable")].tolist()
 
     def _listed(self, which: list[int], said: Callable[[int], str]) -> str:
-        text = ", ".join(f"{self.columns[i]} ({said(i)})" for i in which[:_SHOWN])
-        return f"{text} and {len(which) - _SHOWN} more" if len(which) > _SHOWN else text
+        return listed([f"{self.columns[i]} ({said(i)})" for i in which], _SHOWN)
 
     def _values(self, i: int) -> str:
         if 2 * self.distinct[i] > self.num_samples:

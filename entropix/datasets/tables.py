@@ -24,6 +24,7 @@ import numpy as np
 
 from entropix._core.arrays import rounded
 from entropix._core.extras import needed
+from entropix._core.formatting import listed
 from entropix._core.memory import check_fits
 from entropix.datasets.files import Raw, quoted, reading
 from entropix.datasets.separated import (
@@ -354,13 +355,11 @@ def _encoded(column: "pandas.Series", subject: str) -> tuple[np.ndarray, tuple[s
 
 
 def _no_numbers(table: Table, wrong: list[tuple[str, str]]) -> str:
-    listed = "; ".join(f"{table.column(name)}: {why}" for name, why in wrong[:_SHOWN])
-    if len(wrong) > _SHOWN:
-        listed += f"; and {len(wrong) - _SHOWN} more"
+    reasons = listed([f"{table.column(name)}: {why}" for name, why in wrong], _SHOWN, "; ")
     names = [name for name, _ in wrong]
     first = names[0] if re.fullmatch(r"[\w.-]+", names[0]) else repr(names[0])
     return (
-        f"{table.subject} must have numeric columns, got {listed}: {_option('drop', *names)} "
+        f"{table.subject} must have numeric columns, got {reasons}: {_option('drop', *names)} "
         f"leaves {'it' if len(names) == 1 else 'them'} out; a column of text can be the label, "
         f"labels={names[0]!r} (measure --condition {first}), or be numbered, "
         f"{_option('encode', names[0])}."

@@ -22,11 +22,10 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import DataLike, RealScalarLike, State
 from entropix._core.checks import exact_shape, samples
+from entropix._core.chunks import centred_chunks
 from entropix.interfaces import AbstractGaussianProcess
 
 
-# Numbers of the data that are held in float64 at once.
-_CHUNK = 2**24
 # Eigenvalues relative to their mean, below which they are rounding.
 _LEAST = 1e-8
 
@@ -73,9 +72,7 @@ class GaussianPart(eqx.Module):
         count, dim = x.shape
         mean = x.mean(axis=0, dtype=np.float64)
         total, fourth = np.zeros((dim, dim)), 0.0
-        rows = max(1, _CHUNK // dim)
-        for start in range(0, count, rows):
-            part = np.asarray(x[start : start + rows], np.float64) - mean
+        for part in centred_chunks(x, mean):
             total += part.T @ part
             fourth += float((np.sum(part**2, axis=1) ** 2).sum())
         covariance = total / count

@@ -16,6 +16,7 @@ worse has not learnt these.
 import numpy as np
 from scipy.linalg import solve_triangular
 
+from entropix._core.chunks import centred_chunks
 from entropix.studies.data import PreparedData
 from entropix.studies.study import Found
 
@@ -28,8 +29,8 @@ GAUSSIANS = {
 }
 # Smaller standard deviations than this, relative to the largest, are rounding.
 _ROUNDING = 1e-5
-# Numbers of a covariance, and numbers of the data that are held in float64 at once.
-_LARGEST, _CHUNK = 4096, 2**24
+# Columns up to which a covariance is computed.
+_LARGEST = 4096
 
 
 def measure_gaussians(data: PreparedData, count: int) -> Found:
@@ -70,9 +71,7 @@ def _moments(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean = train.mean(axis=0, dtype=np.float64)
     full = dim <= _LARGEST
     total = np.zeros((dim, dim) if full else dim)
-    rows = max(1, _CHUNK // dim)
-    for start in range(0, count, rows):
-        part = np.asarray(train[start : start + rows], np.float64) - mean
+    for part in centred_chunks(train, mean):
         total += part.T @ part if full else (part**2).sum(axis=0)
     return mean, total / (count - 1)
 

@@ -149,7 +149,7 @@ class PreparedData:
         )
 
     def described(self) -> "PreparedData":
-        """The same, examined for what stands in the way of a density."""
+        """The same, with a description of obstacles to a density."""
         if self.distribution is not None or self.dequantised:
             return self
         dataset = self.dataset

@@ -17,6 +17,7 @@ import json
 import numpy as np
 from scipy.special import gammaincc, ndtr
 
+from entropix._core.formatting import listed
 from entropix.interfaces import AbstractGaussianProcess
 from entropix.studies.data import PreparedData
 
@@ -92,9 +93,8 @@ def _values(data: PreparedData) -> Findings:
         return {}
     if description.discrete.any():
         which = [description.columns[i] for i in np.flatnonzero(description.discrete)]
-        more = f" and {len(which) - _SHOWN} more" if len(which) > _SHOWN else ""
         return {
-            "discrete": f"discrete columns: values recur in {', '.join(which[:_SHOWN])}{more}, "
+            "discrete": f"discrete columns: values recur in {listed(which, _SHOWN)}, "
             "which have no density; entropies depend on the cut-off"
         }
     if description.rank is not None and description.rank < data.dim:

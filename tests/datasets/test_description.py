@@ -1,4 +1,4 @@
-"""What stands in the way of a density is found, and nothing is found where nothing does."""
+"""Obstacles to a density are found, and none are found where there are none."""
 
 import re
 
