@@ -17,8 +17,9 @@ import entropix as ex
 
 
 WIDTH, GROUPS, SIDE, STEPS = 8, 4, 8, 1000
-# diffusers' scheduler of Ho et al., apart from its rounding to float32.
-TABLE = np.cumprod(1 - np.linspace(1e-4, 0.02, STEPS))
+# diffusers' scheduler of Ho et al., whose rates and their complements are rounded to float32: this
+# moves the log-SNR of the first step by 2e-4.
+TABLE = np.cumprod(1 - np.linspace(1e-4, 0.02, STEPS, dtype=np.float32), dtype=np.float64)
 CONVS = {  # channels in, channels out, kernel
     "conv_in": (1, WIDTH, 3),
     "conv1": (2 * WIDTH, WIDTH, 3),

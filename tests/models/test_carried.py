@@ -123,8 +123,8 @@ def test_the_same_report(tmp_path):
         return record, [line for line in lines if "Nothing was trained" not in line]
 
     expected, report = measured("equinox", model)
-    for name in ("nnx", "pytorch"):
-        record, lines = measured(name, ROUTES[name][0](model.network, tmp_path))
+    for name in ("nnx", "pytorch", "pipeline"):
+        record, lines = measured(name, ROUTES[name][0](model.network, tmp_path / "weights"))
         assert set(record.data_vars) == set(expected.data_vars)
         for variable in expected.data_vars:
             values = expected[variable].values
