@@ -110,7 +110,7 @@ def of_samples():
         ex.transport.schroedinger_bridge: {"key": KEY, "epsilon": 1.0},
     }
     information = ex.information
-    pairs |= dict.fromkeys((ex.estimate_mutual_information, information.estimate_kl), {"key": KEY})
+    pairs |= {ex.estimate_mutual_information: {"key": KEY}, information.estimate_kl: {"key": KEY}}
     for function, options in pairs.items():
         yield function, "x", lambda v, f=function, o=options: f(v, GOOD, **o)
         yield function, "y", lambda v, f=function, o=options: f(GOOD, v, **o)

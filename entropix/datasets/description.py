@@ -152,7 +152,9 @@ class Description:
         if self.distinct[which[0]] <= _CLASSES:
             name = self.columns[which[0]]
             name = str(which[0]) if name == _unnamed(which[0]) else name
-            remedies.append(f"measure --condition {shlex.quote(name)} uses that column as the label")
+            remedies.append(
+                f"measure --condition {shlex.quote(name)} uses that column as the label"
+            )
         return ", ".join([*remedies, "--drop leaves columns out"])
 
 
