@@ -40,6 +40,7 @@ def test_gaussian_pair_in_both_orders_and_after_monotone_maps():
     assert abs(float(found) - float(mapped)) < 0.02 * float(found)
 
 
+@pytest.mark.slow(reason="a training of its own")
 def test_the_variable_of_fewer_dimensions_is_diffused():
     x, y = gaussian_pair()
     one, other = (

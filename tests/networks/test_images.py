@@ -38,6 +38,7 @@ def awake(network, key=KEY, size=0.2):
     return eqx.combine(jax.tree.unflatten(treedef, leaves), static)
 
 
+@pytest.mark.slow(reason="large networks")
 @pytest.mark.parametrize("name", quick(("dit",), NETWORKS))
 def test_images_in_images_out(name, getkey):
     """Initially zero, finite at the exact ends, equal under jit and vmap, differentiable."""
