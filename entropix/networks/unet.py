@@ -26,6 +26,7 @@ from entropix.networks.images import (
     cast,
     channels_first,
     channels_last,
+    convolved,
     doubled,
     group_norm,
     halved,
@@ -178,7 +179,7 @@ class UNet(eqx.Module):
         total = count * (2 * per_level + 3) + 2
         keys = iter([None] * total if key is None else jax.random.split(key, total))
         embedding = net.embedding(log_snr, condition, dtype)
-        x = net.entry(channels_first(y, self.shape, dtype))
+        x = convolved(net.entry, channels_first(y, self.shape, dtype))
         seen = []
         for i, down in enumerate(net.descent):
             seen.append(x)
@@ -200,7 +201,8 @@ class UNet(eqx.Module):
                     key=next(keys),
                     resample=lambda h, size=(height, width): doubled(h, size),
                 )
-        return channels_last(net.head(jax.nn.silu(net.norm(x))), self.shape, y.dtype)
+        image = convolved(net.head, jax.nn.silu(net.norm(x)))
+        return channels_last(image, self.shape, y.dtype)
 
 
 @eqx.filter_jit
