@@ -124,6 +124,28 @@ def doubled(x: Float[Array, "c h w"], size: tuple[int, int]) -> Float[Array, "c 
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)[:, : size[0], : size[1]]
 
 
+def convolved(layer: eqx.nn.Conv2d, x: Float[Array, "c h w"]) -> Float[Array, "out h w"]:
+    """`layer(x)` for a square kernel of odd size, and padding that keeps the size of an image.
+
+    On CPUs as products of matrices: XLA evaluates a convolution in the body of a loop ten times as
+    slowly as outside, and its derivative with respect to the kernel two hundred times. Estimators,
+    solvers and `fit` are loops.
+    """
+    if jax.default_backend() != "cpu":
+        return layer(x)
+    return _products(layer.weight, x) + layer.bias
+
+
+@jax.checkpoint  # the copies of x are not kept for the gradient
+def _products(kernel: Array, x: Array) -> Array:
+    """One product for each row of the kernel."""
+    size, (_, height, width) = kernel.shape[-1], x.shape
+    padded = jnp.pad(jnp.moveaxis(x, 0, -1), 2 * [(size // 2, size // 2)] + [(0, 0)])
+    columns = jnp.concatenate([padded[:, j : j + width] for j in range(size)], axis=-1)
+    rows = kernel.transpose(2, 3, 1, 0).reshape(size, -1, kernel.shape[0])
+    return jnp.moveaxis(sum(columns[i : i + height] @ rows[i] for i in range(size)), -1, 0)
+
+
 class ResidualBlock(eqx.Module):
     """Two convolutions with a shortcut, the embedding added between them; optionally resampled.
 
@@ -160,14 +182,16 @@ class ResidualBlock(eqx.Module):
         resample: Callable[[Array], Array] = lambda x: x,
     ) -> Float[Array, "out new_h new_w"]:
         hidden = resample(jax.nn.silu(self.norms[0](x)))
-        hidden = self.convolutions[0](hidden) + self.of_embedding(embedding)[:, None, None]
+        hidden = (
+            convolved(self.convolutions[0], hidden) + self.of_embedding(embedding)[:, None, None]
+        )
         hidden = self.dropout(
             jax.nn.silu(self.norms[1](hidden)), key=key, inference=True if key is None else None
         )
         shortcut = resample(x)
         if self.shortcut is not None:
-            shortcut = self.shortcut(shortcut)
-        return shortcut + self.convolutions[1](hidden)
+            shortcut = convolved(self.shortcut, shortcut)
+        return shortcut + convolved(self.convolutions[1], hidden)
 
 
 class SelfAttention(eqx.Module):

@@ -26,6 +26,7 @@ from entropix.networks.images import (
     cast,
     channels_first,
     channels_last,
+    convolved,
     doubled,
     group_norm,
     halved,
@@ -187,7 +188,7 @@ class UNet(eqx.Module):
         total = count * (2 * per_level + 3) + 2
         keys = iter([None] * total if key is None else jax.random.split(key, total))
         embedding = net.embedding(log_snr, condition, dtype)
-        x = net.entry(patches(channels_first(y, self.shape, dtype), self.patch))
+        x = convolved(net.entry, patches(channels_first(y, self.shape, dtype), self.patch))
         seen = []
         for i, down in enumerate(net.descent):
             seen.append(x)
@@ -209,7 +210,7 @@ class UNet(eqx.Module):
                     key=next(keys),
                     resample=lambda h, size=(height, width): doubled(h, size),
                 )
-        out = pixels(net.head(jax.nn.silu(net.norm(x))), self.patch)
+        out = pixels(convolved(net.head, jax.nn.silu(net.norm(x))), self.patch)
         return channels_last(out, self.shape, y.dtype)
 
 

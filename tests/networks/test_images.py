@@ -8,7 +8,7 @@ import pytest
 
 import entropix as ex
 from entropix.networks import Fixed, network_size, trainable
-from entropix.networks.images import doubled, halved, patches, pixels
+from entropix.networks.images import convolved, doubled, halved, patches, pixels
 from tests.helpers import all_finite, as_shipped, quick
 
 
@@ -73,6 +73,22 @@ def test_condition_enters_and_is_checked(name, getkey):
             network(0.0, y, jnp.ones(2))
         with pytest.raises(ValueError, match="`y` must have the shape"):
             network(0.0, y.ravel(), jnp.ones(3))
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_convolutions_as_products(size, getkey):
+    """The value and the derivatives of the layer, for images that are not square."""
+    layer = eqx.nn.Conv2d(2, 3, size, padding=size // 2, key=getkey())
+    x = jax.random.normal(getkey(), (2, 5, 4))
+
+    def loss(inputs, call):
+        return jnp.sum(jnp.sin(call(*inputs)))
+
+    plain = eqx.filter_jit(eqx.filter_value_and_grad(lambda i: loss(i, lambda f, x: f(x))))
+    own = eqx.filter_jit(eqx.filter_value_and_grad(lambda i: loss(i, convolved)))
+    pairs = zip(*(jax.tree.leaves(f((layer, x))) for f in (own, plain)), strict=True)
+    for got, expected in pairs:
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
