@@ -1,55 +1,48 @@
-"""Mutual information against the truth: entropix in both forms, KSG, and canonical correlations."""
+"""Mutual information against the truth: `estimate_mutual_information`, KSG and CCA.
+
+With `--tasks FOLDER`, the tasks of benchmark-mi that `benchmarks/benchmark_mi.py` wrote; without,
+those of `benchmarks/information_tasks.py`.
+"""
 
 import argparse
+import json
 import time
+import warnings
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import entropix as ex
-from benchmarks.information_tasks import TASKS, Task
+from benchmarks.information_tasks import TASKS
 from benchmarks.reference import table
 
 
-def network_model(x: jax.Array, y: jax.Array, *, key: jax.Array) -> ex.EntropyMatching:
-    """A model of x given y, or not: the recipe of docs/information.md."""
-    process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
-    dim, labels = x.shape[1], y.shape[1]
-    inner_key, skip_key = jax.random.split(key)
-    inner = ex.FourierMLP(dim, condition_dim=labels + 1, widths=(128, 128), key=inner_key)
-    inner = ex.networks.LinearSkip(inner, dim, condition_dim=labels + 1, num_flags=1, key=skip_key)
-    network = ex.networks.ConditionDropout(inner, labels, rate=0.4)
-    return ex.EntropyMatching(network, process, ex.GaussianScaling.from_data(x, process))
+class Pair(NamedTuple):
+    """Samples of a task, its true information, and results of other programs by name."""
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    truth: float
+    others: dict[str, float]
 
 
-def entropix(
-    first: np.ndarray, second: np.ndarray, *, key: jax.Array, steps: int
-) -> dict[str, tuple]:
-    """Train on four fifths, measure on the rest: (value, error) in each form, and seconds."""
-    start = time.perf_counter()
-    cut = 4 * first.shape[0] // 5
-    # Coordinates of unit size, as for any network; an affine map leaves the information as it is.
-    x, y = (jnp.asarray(v / v[:cut].std(0)) for v in (first, second))
-    model_key, fit_key, key = jax.random.split(key, 3)
-    model = network_model(x[:cut], y[:cut], key=model_key)
-    model = ex.fit(
-        model,
-        x[:cut],
-        condition=y[:cut],
-        key=fit_key,
-        steps=steps,
-        batch_size=128,
-        loss=ex.Denoising(num_draws=4),
-        learning_rate=4e-3,
-    ).model
-    out = {}
-    for form, count in (("denoising", 65_536), ("score", 32_768)):
-        estimate = ex.mutual_information(
-            model, x[cut:], y[cut:], key=key, form=form, num_evaluations=count
-        )
-        out[form] = (float(estimate.value), float(estimate.stderr))
-    return {name: (*pair, time.perf_counter() - start) for name, pair in out.items()}
+def pairs(folder: Path | None, samples: int, seed: int) -> dict[str, Pair]:
+    """The tasks by name."""
+    found = {}
+    if folder is None:
+        for task in TASKS:
+            x, y = map(np.asarray, task.sample(samples, key=jax.random.key(seed)))
+            found[task.name] = Pair(task.name, x, y, task.information, {})
+        return found
+    for path in sorted(folder.glob("*.npz")):
+        data = np.load(path)
+        others = {k: float(data[k]) for k in data if k not in ("x", "y", "truth")}
+        arrays = (data[name][:samples] for name in ("x", "y"))
+        found[path.stem] = Pair(path.stem, *arrays, float(data["truth"]), others)
+    return found
 
 
 def ksg(x: np.ndarray, y: np.ndarray, neighbours: int = 3) -> tuple[float, float, float]:
@@ -85,47 +78,74 @@ def canonical(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
     return float(local.mean()), float(local.std() / np.sqrt(n)), time.perf_counter() - start
 
 
-def run(task: Task, n: int, steps: int, seed: int) -> list[str]:
-    """One row of the table."""
-    sample_key, key = jax.random.split(jax.random.key(seed))
-    x, y = map(np.asarray, task.sample(n, key=sample_key))
-    ours = entropix(x, y, key=key, steps=steps)
-    others = {
-        "ksg": ksg(x, y),
-        "cca": canonical(x, y),
-    }
-    row = [task.name, f"{task.information:.3f}"]
-    for value, error, _ in (*ours.values(), *others.values()):
-        row.append(f"{value:.3f} ± {error:.3f}")
-    seconds = [max(s for *_, s in ours.values()), others["ksg"][2], others["cca"][2]]
-    return [*row, " / ".join(f"{s:.0f}" if s >= 1 else f"{s:.2g}" for s in seconds)]
+def run(pair: Pair, recipe: ex.information.Recipe, seed: int, with_ksg: bool) -> dict:
+    """One task: values, errors and seconds of processor time."""
+    start = time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the result says whether training had converged
+        found = ex.estimate_mutual_information(
+            pair.x, pair.y, key=jax.random.key(seed), recipe=recipe
+        )
+    names = ("value", "stderr", "model_error", "denoising", "score", "fitted")
+    result = {"task": pair.name, "truth": pair.truth}
+    result |= {name: float(getattr(found, name)) for name in names}
+    result |= {"converged": found.converged, "seconds": time.process_time() - start}
+    baselines = {"cca": canonical} | ({"ksg": ksg} if with_ksg else {})
+    for name, method in baselines.items():
+        value, _, _ = method(pair.x, pair.y)
+        result[name] = value
+    return result | pair.others
+
+
+def rows(results: list[dict]) -> list[list[str]]:
+    """The table: value, errors, and the error of each method in per cent of the truth."""
+
+    def relative(value: float, truth: float) -> str:
+        return f"{100 * (value / truth - 1):+.1f}%" if truth else f"{value:+.3f}"
+
+    return [
+        [
+            r["task"],
+            f"{r['truth']:.3f}",
+            f"{r['value']:.3f} ± {r['stderr']:.3f} ({r['model_error']:.3f})",
+            *(relative(r[n], r["truth"]) if n in r else "" for n in ("value", "ksg", "cca")),
+            *(relative(r[n], r["truth"]) if n in r else "" for n in ("mine", "infonce")),
+            f"{r['seconds']:.0f}",
+        ]
+        for r in results
+    ]
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--tasks", type=Path, help="a folder that benchmark_mi.py wrote")
     parser.add_argument("--samples", type=int, default=10_000)
-    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="tasks whose name holds this")
+    parser.add_argument(
+        "--only", nargs="*", default=[""], help="tasks whose name holds one of these"
+    )
+    parser.add_argument("--folds", type=int, default=ex.information.Recipe().folds)
+    parser.add_argument("--steps", type=int, default=ex.information.Recipe().steps)
+    parser.add_argument(
+        "--no-ksg", action="store_true", help="which takes minutes in many dimensions"
+    )
+    parser.add_argument("--out", type=Path, help="a file to which results are added, one a line")
     args = parser.parse_args()
-    rows = []
-    for task in TASKS:
-        if args.only in task.name:
-            rows.append(run(task, args.samples, args.steps, args.seed))
-            print(" | ".join(rows[-1]), flush=True)
+    recipe = ex.information.Recipe(folds=args.folds, steps=args.steps)
+    results = []
+    for name, pair in pairs(args.tasks, args.samples, args.seed).items():
+        if any(part in name for part in args.only):
+            results.append(run(pair, recipe, args.seed, not args.no_ksg))
+            print(json.dumps(results[-1]), flush=True)
+            if args.out is not None:
+                with args.out.open("a") as file:
+                    file.write(json.dumps(results[-1]) + "\n")
+    header = ["task", "truth", "entropix (model error)", "entropix", "KSG, k = 3", "CCA", "MINE"]
     table(
-        f"I(X; Y) in nats, {args.samples} samples",
-        [
-            "task",
-            "truth",
-            "entropix, denoising form",
-            "entropix, score form",
-            "KSG, k = 3",
-            "Gaussian (CCA)",
-            "seconds: entropix / KSG / CCA",
-        ],
-        rows,
+        f"I(X; Y) in nats, {args.samples} samples; errors in per cent of the truth",
+        [*header, "InfoNCE", "seconds"],
+        rows(results),
     )
 
 

@@ -2,7 +2,8 @@
 
 One network learns the fields of digits with and without their label. Its neural entropy and its
 information about the label are sums over pixels, or over the frequencies of the cosine transform,
-and integrals over log-SNR. The critical times say at which noise what is decided.
+and integrals over log-SNR. The critical times are those of speciation, half of the class
+entropy, and collapse.
 
     python examples/where_information_is.py --out where_information_is.png
 """

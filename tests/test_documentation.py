@@ -94,6 +94,8 @@ SLOW = {
     "docs/concepts/entropy.md",
     "docs/devices.md",
     "docs/getting-started.md",
+    "docs/gradients.md",
+    "docs/howto/own-estimand.md",
     "docs/howto/conditional.md",
     "docs/howto/logging.md",
     "docs/howto/notebook.md",

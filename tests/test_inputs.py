@@ -109,9 +109,17 @@ def of_samples():
         ex.transport.static_bridge: {"epsilon": 1.0},
         ex.transport.schroedinger_bridge: {"key": KEY, "epsilon": 1.0},
     }
+    information = ex.information
+    pairs |= {ex.estimate_mutual_information: {"key": KEY}, information.estimate_kl: {"key": KEY}}
     for function, options in pairs.items():
         yield function, "x", lambda v, f=function, o=options: f(v, GOOD, **o)
         yield function, "y", lambda v, f=function, o=options: f(GOOD, v, **o)
+    given = information.estimate_conditional_mutual_information
+    for name in ("x", "y", "z"):
+        arrays = dict.fromkeys("xyz", GOOD)
+        yield given, name, lambda v, n=name, a=arrays: given(**a | {n: v}, key=KEY)
+    for function in (information.estimate_total_correlation, information.estimate_entropy):
+        yield function, "x", lambda v, f=function: f(v, key=KEY)
     f = ex.transport.wasserstein_null
     yield f, "x", lambda v, f=f: f(v, key=KEY)
     yield ex.Empirical, "points", ex.Empirical

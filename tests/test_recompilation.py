@@ -413,6 +413,7 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
         for scores in [ex.datasets.NormalScores.fit(i.x)]
         for method in (scores.forward, scores.log_jacobian, scores.inverse)
     ],
+    "models.GaussianPart": lambda i: ex.models.GaussianPart.from_data(i.x),
     "datasets.paper_mixture": lambda i: ex.datasets.paper_mixture(2),
     "objectives": lambda i: [
         (objective(i.learnable), objective(ex.GaussianPath(_scale, _std)))

@@ -1,13 +1,25 @@
 """Maps over many examples in chunks of bounded memory, also under differentiation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from entropix._core.mesh import spread
+
+
+# Numbers that are held in float64 at once on the host.
+_NUMBERS = 2**24
+
+
+def centred_chunks(points: np.ndarray, mean: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows of an array less their mean, in float64 on the host, in chunks of bounded memory."""
+    rows = max(1, _NUMBERS // points.shape[1])
+    for start in range(0, len(points), rows):
+        yield np.asarray(points[start : start + rows], np.float64) - mean
 
 
 def in_chunks(fn: Callable[[Any, Array], Any], args: Any, count: int, chunk: int) -> Any:

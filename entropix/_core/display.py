@@ -1,7 +1,8 @@
-"""How results show themselves: labelled fields, as a data set, as HTML and as lines with errors."""
+"""Display of results: labelled fields, as a data set, as HTML and as lines with errors."""
 
 import dataclasses
 import html
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,8 @@ def as_dataset(result: Any) -> "xarray.Dataset":
     variables, coordinates = {}, []
     for name, about, value in fields:
         for part, array in with_errors(name, value).items():
+            if part in variables:
+                raise ValueError(f"the names of a result must differ, got {part!r} twice.")
             array, dims = np.asarray(array), about["dims"]
             if dims[-1:] == ("*part",):
                 axes = array.ndim - batch - len(dims) + 1
@@ -140,7 +143,7 @@ def axes_or_new(ax: "Axes | None") -> "Axes":
 def lines_of(values: ArrayLike) -> np.ndarray:
     """Curves of a batch, one after the other: shape (curves, points)."""
     array = np.asarray(values)
-    return array.reshape(-1, array.shape[-1])
+    return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
 
 
 def draw_band(

@@ -1,5 +1,6 @@
 """Numbers as text."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -20,6 +21,12 @@ def format_with_error(value: float, error: float) -> str:
         return f"{value:.12g} ± {error:.2g}"
     digits = max(digits, 0)
     return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def listed(words: Sequence[str], most: int, separator: str = ", ") -> str:
+    """The first words of a list, and how many more there are."""
+    more = f"{separator.rstrip(', ')} and {len(words) - most} more" if len(words) > most else ""
+    return separator.join(words[:most]) + more
 
 
 # A part of a module with more arrays than this is shown by its name and size, as is a layer.

@@ -81,7 +81,7 @@ def commands(words: list[str]) -> dict[str, Callable[..., Any]]:
         first: Annotated[str, arg(metavar="X", help="The variable X, or a table. " + _DATA)],
         second: Annotated[
             str | None,
-            arg(metavar="[Y]", help="The variable Y, row by row the partner of X."),
+            arg(metavar="[Y]", help="The variable Y, paired with X row by row."),
         ] = None,
         /,
         options: Annotated[MutualInformationOptions, group] = MutualInformationOptions(),

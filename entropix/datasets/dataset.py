@@ -19,6 +19,7 @@ import numpy as np
 
 from entropix._core.arrays import DataLike, real_array, rounded
 from entropix._core.checks import choice
+from entropix._core.formatting import listed
 from entropix.datasets.pixels import channels_last, grey_levels
 from entropix.interfaces import AbstractDistribution
 
@@ -208,9 +209,11 @@ class Dataset:
             rows, empty = int(gaps.any(axis=1).sum()), np.flatnonzero(gaps.all(axis=0))
             hint = f": drop_missing=True (--drop-missing) leaves out {rows} of {len(points)} rows"
             if len(empty):
-                listed = ", ".join(self._column(int(i)) for i in empty[:5])
-                more = " and others" if len(empty) > 5 else ""
-                hint = f": leave out {listed}{more}, without any value (drop=, --drop)"
+                names = listed([self._column(int(i)) for i in empty], 5)
+                hint = f": leave out {names}, without any value (drop=, --drop)"
+            elif rows == len(points):
+                worst = int(gaps.sum(axis=0).argmax())
+                hint = f": leave out columns such as {self._column(worst)} (drop=, --drop)"
         raise ValueError(
             f"{subject} must hold finite numbers, got {' and '.join(parts)} of {points.size}, "
             f"the first in sample {row}, {self._column(column)} (counted from 0){hint}."
@@ -224,9 +227,8 @@ class Dataset:
             )
         if len(constant) and self.kind == "table":
             first = int(constant[0])
-            others = ", ".join(self._column(int(i)) for i in constant[1:5])
+            others = listed([self._column(int(i)) for i in constant[1:]], 4)
             others = f", nor {others}" if others else ""
-            others += f" and {len(constant) - 5} more" if len(constant) > 5 else ""
             raise ValueError(
                 f"{subject} must have no constant column, got {self._column(first)}, all "
                 f"{points[0, first]:.6g}{others}: leave out what is constant (drop=, --drop), or "

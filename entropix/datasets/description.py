@@ -1,4 +1,4 @@
-r"""What stands in the way of a density: atoms, repeated rows, linear dependence, heavy tails.
+r"""Obstacles to a measurement: atoms, repeated rows, linear dependence, heavy tails.
 
 Where some values have a positive probability, or the data lie in a subspace, there is no density:
 entropies grow without bound as the noise becomes small, and depend on the cut-off.
@@ -7,8 +7,8 @@ entropies grow without bound as the noise becomes small, and depend on the cut-o
 |---|---|
 | few values | a column has at most half as many different values as samples, or one value at least ten times, and ten times as often as the others on average |
 | repeated rows | rows that are equal to an earlier one |
-| dependence | the standardised covariance has eigenvalues that rounding to the working precision explains |
-| heavy tails | the tail index is finite, by more than its error explains at a level of 1% for all columns together |
+| dependence | the standardised covariance has eigenvalues that are explained by rounding to the working precision |
+| heavy tails | the tail index is finite, significantly at the level 1% for all columns together |
 
 The tail index $\alpha$ of $P(|x - m| > r) \sim r^{-\alpha}$, m the median, is $1/\gamma$ with the moment
 estimator of $\gamma$ from the k largest distances, which is not positive for light tails. With the
@@ -29,6 +29,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from entropix._core.arrays import DataLike
+from entropix._core.formatting import listed
 from entropix.datasets.dataset import Dataset
 
 
@@ -42,7 +43,7 @@ _CLASSES = 10  # of a column that may be a label
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Description:
-    """What `describe` found; `print` shows it in sentences.
+    """What `describe` found; printed as sentences.
 
     Attributes:
         num_samples: N.
@@ -53,8 +54,8 @@ class Description:
         steps: shape (D,), the distance of neighbouring levels where all values of a column lie on
             equidistant ones, otherwise 0: 1 for integers, 0.1 for numbers with one decimal.
         repeated: the number of rows that are equal to an earlier one.
-        rank: of the standardised covariance, D where no direction is without spread; None where it
-            was not determined, for N <= D or D > 1024.
+        rank: of the standardised covariance, D if the data vary in every direction; None if it was
+            not determined, for N <= D or D > 1024.
         tail_index: shape (D,), infinite where no heavy tail was found.
         tail_index_stderr: shape (D,), 0 where the index is infinite.
     """
@@ -79,10 +80,8 @@ class Description:
     def obstacle(self) -> str:
         """What rules out a density, in a few words; empty if nothing does."""
         found = []
-        if count := len(self._recurring):
-            names = ", ".join(self.columns[i] for i in self._recurring[:_SHOWN])
-            more = f" and {count - _SHOWN} more columns" if count > _SHOWN else ""
-            found.append(f"values of {names}{more} recur")
+        if which := self._recurring:
+            found.append(f"values of {listed([self.columns[i] for i in which], _SHOWN)} recur")
         if self.repeated > 0.01 * self.num_samples:
             found.append(f"{self.repeated} rows repeat others")
         if self.rank is not None and self.rank < len(self.columns):
@@ -135,8 +134,7 @@ class Description:
         return which[np.argsort(self.distinct[which], kind="stable")].tolist()
 
     def _listed(self, which: list[int], said: Callable[[int], str]) -> str:
-        text = ", ".join(f"{self.columns[i]} ({said(i)})" for i in which[:_SHOWN])
-        return f"{text} and {len(which) - _SHOWN} more" if len(which) > _SHOWN else text
+        return listed([f"{self.columns[i]} ({said(i)})" for i in which], _SHOWN)
 
     def _values(self, i: int) -> str:
         if 2 * self.distinct[i] > self.num_samples:
@@ -153,17 +151,20 @@ class Description:
             remedies.append("--dequantise-columns adds noise one step wide")
         if self.distinct[which[0]] <= _CLASSES:
             name = self.columns[which[0]]
-            remedies.append(f"--condition {shlex.quote(name)} takes that column for the label")
+            name = str(which[0]) if name == _unnamed(which[0]) else name
+            remedies.append(
+                f"measure --condition {shlex.quote(name)} uses that column as the label"
+            )
         return ", ".join([*remedies, "--drop leaves columns out"])
 
 
 _NO_VARIANCE = (
-    "the variance is infinite if the tail continues, so that means over samples do not settle and "
-    "standard errors understate"
+    "the variance is infinite if the tail continues, so that means over samples do not "
+    "converge and standard errors are too small"
 )
 _NO_FOURTH = (
     "the fourth moment is infinite if the tail continues, so that standard errors of entropies "
-    "and W2 are themselves uncertain and may understate"
+    "and W2 are themselves uncertain and may be too small"
 )
 _SLOW = "errors shrink more slowly than stated, because a few samples dominate them"
 
@@ -194,7 +195,7 @@ def describe(data: Dataset | DataLike) -> Description:
     points = data.points.astype(np.float64)
     n, dim = points.shape
     eps = float(np.finfo(data.points.dtype).eps)
-    columns = data.columns or tuple(f"column {i}" for i in range(dim))
+    columns = data.columns or tuple(map(_unnamed, range(dim)))
     distinct, largest = np.zeros(dim, int), np.zeros(dim, int)
     steps, gamma, stderr = np.zeros(dim), np.zeros(dim), np.zeros(dim)
     level = float(ndtri(1 - _LEVEL / dim))
@@ -226,6 +227,11 @@ def describe(data: Dataset | DataLike) -> Description:
     )
 
 
+def _unnamed(index: int) -> str:
+    """A column without a name, which options call by its number."""
+    return f"column {index}"
+
+
 def _step(values: np.ndarray, eps: float) -> float:
     """The distance of equidistant levels on which all values lie; 0 if there is none.
 
@@ -236,7 +242,7 @@ def _step(values: np.ndarray, eps: float) -> float:
     gaps, reach = np.diff(values), float(values[-1] - values[0])
     margin = 16 * eps * float(np.abs(values).max())
     step = float(gaps.min())
-    # Finer levels than these say nothing: any numbers lie on them.
+    # Finer levels are meaningless: any numbers lie on them.
     while step > max(8 * margin, 1e-6 * reach, reach / (100 * len(values))):
         counts = np.round(gaps / step)
         rest = np.abs(gaps - counts * step)
@@ -263,11 +269,15 @@ def _tail(column: np.ndarray) -> tuple[float, float]:
 
 
 def _rank(points: np.ndarray) -> int:
-    """The number of directions with more spread than rounding to the working precision makes."""
+    """The number of directions whose variance exceeds rounding to the working precision."""
     import jax.numpy as jnp
 
+    reach = np.abs(points).max(axis=0)
+    points = points / np.where(reach > 0, reach, 1.0)  # squares neither overflow nor vanish
     mean, std = points.mean(axis=0), points.std(axis=0)
     varies = std > 0
+    if not varies.any():
+        return 0
     x = (points[:, varies] - mean[varies]) / std[varies]
     eigenvalues = np.linalg.eigvalsh(x.T @ x / len(x))
     eps = float(jnp.finfo(jnp.result_type(float)).eps)  # in which models are evaluated

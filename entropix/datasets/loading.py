@@ -53,10 +53,10 @@ def load(
     levels: int | None = None,
     channels: str = "auto",
     keep_na: bool = False,
-    columns: str | Sequence[str] | None = None,
-    drop: str | Sequence[str] = (),
+    columns: str | int | Sequence[str | int] | None = None,
+    drop: str | int | Sequence[str | int] = (),
     drop_missing: bool = False,
-    encode: str | Sequence[str] = (),
+    encode: str | int | Sequence[str | int] = (),
     delimiter: str | None = None,
     decimal: str | None = None,
 ) -> Dataset:
@@ -260,8 +260,8 @@ def _labels_of(path: Path, options: TableOptions) -> np.ndarray:
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 
 
-def _names(given: str | Sequence[str]) -> tuple[str, ...]:
-    return (str(given),) if isinstance(given, str) else tuple(map(str, given))
+def _names(given: str | int | Sequence[str | int]) -> tuple[str, ...]:
+    return (str(given),) if isinstance(given, str | int) else tuple(map(str, given))
 
 
 def _check_no_table(options: TableOptions, source: Any) -> None:
@@ -271,7 +271,7 @@ def _check_no_table(options: TableOptions, source: Any) -> None:
         value = getattr(options, field.name)
         if value != getattr(plain, field.name):
             raise ValueError(
-                f"`{field.name}` must be left out for data that are no table, got {value!r} for "
+                f"`{field.name}` must be left out for data that are not a table, got {value!r} for "
                 f"{str(source)!r}."
             )
 

@@ -79,7 +79,9 @@ class NormalScores(eqx.Module):
         for name in ("values", "scores"):
             table = getattr(self, name)
             if is_concrete(table) and not bool(jnp.all(table[:, 1:] > table[:, :-1])):
-                raise ValueError(f"`{name}` must increase along the last axis, got others.")
+                raise ValueError(
+                    f"`{name}` must increase along the last axis, got entries that do not."
+                )
 
     @staticmethod
     def fit(points: DataLike) -> "NormalScores":

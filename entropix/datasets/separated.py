@@ -3,9 +3,11 @@ r"""Text of separated values: encoding, delimiter, decimal mark and header, as t
 | | recognised by |
 |---|---|
 | encoding | UTF-8, or UTF-16 with a byte order mark; anything else is taken for Latin-1, with a note |
-| delimiter | of tab, semicolon, `\|`, comma, and white space: the one in the first line that divides most lines into as many fields |
-| decimal mark | the comma, if more fields are numbers with it only than with the point only |
-| header | a first line in which some field is text where the second has a number, or all fields are text; or one of text and whole numbers none of which recurs in its column; or the numbers of the columns, 0, 1, ..., above a line that is not of integers |
+| comments | lines before the table that start with #, the last of which may hold the names of the columns |
+| delimiter | that of a first line `sep=;`, as Excel reads it; otherwise, of tab, semicolon, `\|`, comma, and white space: the one in the first line that divides most lines into as many fields |
+| decimal mark | the comma, if more fields are numbers only with it than only with the point |
+| header | a first line in which some field is text where the second has a number, or all fields are text; or one of text and integers none of which recurs in its column; or the numbers of the columns, 0, 1, ..., above a line that is not of integers |
+| names of rows | a header with one field fewer than the other lines, which start with text or with 0, 1, ... or 1, 2, ..., as R writes it: the first column has no name |
 | counts | a first line `N,D,class,class,...` above N lines of D + 1 fields, as the tables of scikit-learn have: the last column is the class |
 
 The table itself is read by pandas. Quoted fields may hold delimiters and line ends.
@@ -34,8 +36,9 @@ _DELIMITERS = ("\t", ";", "|", ",")
 _SPACE = r"\s+"
 _NAMED = {"tab": "\t", "\\t": "\t", "space": _SPACE, "comma": ",", "semicolon": ";"}
 _LINES = 64  # that are looked at
-# What is missing in UCI's, weather and other tables, besides what pandas takes for missing.
-_MISSING = ("?", "-", ".")
+# Marks of missing values in UCI's, weather and other tables, besides those of pandas.
+MISSING = ("?", "-", ".")
+_NO_NAME = (*MISSING, "NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "None")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +69,8 @@ def read_separated(
         path: the file.
         delimiter: one character, or `"tab"`, `"space"` (any white space); None: detected.
         decimal: `"."` or `","`; None: detected.
-        text: whether all fields are text, in which NA and the like are no missing values.
+        text: whether all fields are read as text, in which NA and similar words are not missing
+            values.
     """
     pandas = needed("pandas", f"reading {path.suffix.lower()}", "pandas", "data")
     subject, expected = quoted(path), f"a {path.suffix.lower()} table"
@@ -81,6 +85,10 @@ def read_separated(
     check_fits(3 * path.stat().st_size, subject, "a table")
     with reading(path, expected):
         content, notes = _decoded(path.read_bytes(), subject)
+    comments, content = _comments(content)
+    if separated := re.match(r"sep=([^\r\n])\r?\n", content):
+        delimiter = separated[1] if delimiter is None else delimiter
+        content = content[separated.end() :]
     lines = list(itertools.islice(filter(str.strip, io.StringIO(content, newline=None)), _LINES))
     if not lines:
         raise ValueError(f"{subject} must be {expected}, got an empty file.")
@@ -90,6 +98,14 @@ def read_separated(
         delimiter = _delimiter(body) if delimiter is None else delimiter
         rows = _rows(body, delimiter)
         header = not counts and is_header(rows)
+        names = _rows(comments[-1:], delimiter)
+        if names and not (header or counts) and len(names[0]) == len(rows[0]):
+            header = is_header([*names, *rows])
+            content = f"{comments.pop()}\n{content}" if header else content
+        if comments:
+            notes += (f"{subject} starts with a comment, left out: {comments[0][:40]!r}",)
+        if header and _names_rows(rows):
+            content = f'""{" " if delimiter == _SPACE else delimiter}{content.lstrip()}'
         if decimal is None:
             decimal, note = _decimal(rows[header:], subject)
             notes += note
@@ -105,25 +121,41 @@ def read_separated(
             index_col=False,
             skipinitialspace=True,
             low_memory=False,
-            **({"na_values": list(_MISSING)} | missing),
+            **({"na_values": list(MISSING)} | missing),
         )
+    if header:
+        frame.columns = [" ".join(str(name).split()) for name in frame.columns]
+    elif frame.shape[1] > 1 and frame.iloc[:, -1].isna().all():
+        frame = frame.iloc[:, :-1]
+        notes += (f"the last column of {subject} has no entries, and is dropped",)
     if not counts:
         return Separated(frame, header, decimal, (), notes)
     notes += (
-        f"the first line of {subject} counts {counts[0]} samples of {counts[1]} columns and is no "
-        "data; the last column is the class of each sample",
+        f"the first line of {subject} counts {counts[0]} samples of {counts[1]} columns and is "
+        "not data; the last column is the class of each sample",
     )
     return Separated(frame, False, decimal, tuple(counts[2:]), notes)
+
+
+def _comments(content: str) -> tuple[list[str], str]:
+    """The lines before the table that start with #, without it; and the rest."""
+    file, comments = io.StringIO(content, newline=""), []
+    for line in file:
+        text = line.strip()
+        if text and not text.startswith("#"):
+            return comments, line + file.read()
+        comments += [text.lstrip("# \t")] if text else []
+    return [], content
 
 
 def _decoded(content: bytes, subject: str) -> tuple[str, tuple[str, ...]]:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16"), ()
+    if b"\x00" in content:
+        raise ValueError("it holds bytes of value zero, as no text in UTF-8 does")
     try:
         return content.decode("utf-8-sig"), ()
     except UnicodeDecodeError as error:
-        if b"\x00" in content:  # no text at all
-            raise
         byte = content[error.start]
         return content.decode("latin-1"), (
             f"{subject} is not UTF-8 (byte {byte:#x}) and is read as Latin-1",
@@ -152,7 +184,7 @@ def _counts(content: str) -> list[str]:
 def _rows(lines: list[str], delimiter: str) -> list[list[str]]:
     """Fields without the blanks around them; the last row may be cut."""
     if delimiter == _SPACE:
-        return [line.split() for line in lines]
+        lines, delimiter = [" ".join(line.split()) for line in lines], " "
     rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     return [[field.strip() for field in row] for row in rows]
 
@@ -168,7 +200,9 @@ def _delimiter(lines: list[str]) -> str:
         return best
     rows = _rows(lines, _SPACE)
     # Otherwise a single column, in which a comma is a decimal mark.
-    return _SPACE if len(rows[0]) > 1 and len({len(row) for row in rows}) == 1 else "\t"
+    widths = {len(row) for row in rows[1:]} or {len(rows[0])}
+    even = len(rows[0]) > 1 and widths in ({len(rows[0])}, {len(rows[0]) + 1})
+    return _SPACE if even else "\t"
 
 
 _EXPONENT = r"([eE][+-]?\d+)?"
@@ -201,14 +235,14 @@ def _decimal(rows: list[list[str]], subject: str) -> tuple[str, tuple[str, ...]]
         return mark, ()
     return mark, (
         f"{subject} has numbers such as {either[0]!r}, read with a decimal comma: "
-        f"decimal={other!r} (--decimal {other}) takes the comma for a mark of thousands",
+        f"decimal={other!r} (--decimal {other}) reads the comma as a thousands separator",
     )
 
 
 def is_header(rows: list[list[str]]) -> bool:
     """Whether the first of some rows holds names; the table of the module states the rules."""
     first, second = rows[0], rows[1] if len(rows) > 1 else []
-    texts = [bool(field) and not _is_number(field) for field in first]
+    texts = [bool(field) and not (field in _NO_NAME or _is_number(field)) for field in first]
     filled = [bool(field) for field in first]
     names = first[1:] if not first[0] else first
     if not any(texts):
@@ -228,6 +262,16 @@ def is_header(rows: list[list[str]]) -> bool:
         return False
     below = [row for row in rows[1:] if len(row) == len(first)]
     return not any(text and first[i] == row[i] for row in below for i, text in enumerate(texts))
+
+
+def _names_rows(rows: list[list[str]]) -> bool:
+    """Whether the first row has no name for a column that names or counts the others."""
+    full = [row for row in rows[1:] if len(row) == len(rows[0]) + 1]
+    if not full or 2 * len(full) < len(rows) or not any(row[-1] for row in full):
+        return False
+    first = [row[0] for row in full]
+    counted = [[str(i + start) for i in range(len(first))] for start in (0, 1)]
+    return first in counted or not any(map(_is_number, first))
 
 
 def _is_number(text: str) -> bool:

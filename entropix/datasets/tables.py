@@ -7,7 +7,7 @@ Columns without a name (as pandas, R and spreadsheets write the names or numbers
 
 | values | |
 |---|---|
-| integers that all differ, or text that all differs | taken for an index, and dropped |
+| integers that all differ, or text that all differs | dropped as an index |
 | nothing | dropped |
 | anything else | kept |
 
@@ -24,9 +24,16 @@ import numpy as np
 
 from entropix._core.arrays import rounded
 from entropix._core.extras import needed
+from entropix._core.formatting import listed
 from entropix._core.memory import check_fits
 from entropix.datasets.files import Raw, quoted, reading
-from entropix.datasets.separated import SUFFIXES, is_header, number_pattern, read_separated
+from entropix.datasets.separated import (
+    MISSING,
+    SUFFIXES,
+    is_header,
+    number_pattern,
+    read_separated,
+)
 
 
 if TYPE_CHECKING:
@@ -236,7 +243,9 @@ def _spreadsheet(path: Path, sheet: str | None) -> Table:
     needed("openpyxl", "reading .xlsx", "openpyxl", "data")
     check_fits(20 * path.stat().st_size, quoted(path), "a table")
     with reading(path, "an .xlsx table"):
-        frames = pandas.read_excel(path, sheet_name=None, header=None, engine="openpyxl")
+        frames = pandas.read_excel(
+            path, sheet_name=None, header=None, engine="openpyxl", na_values=list(MISSING)
+        )
     sheets = list(map(str, frames))
     if sheet is not None and sheet not in sheets:
         listed = ", ".join(map(repr, sheets))
@@ -268,7 +277,7 @@ def _without_index(table: Table, asked: Sequence[str]) -> tuple["pandas.DataFram
             notes.append(f"{place} and no entries, and is dropped")
         elif column.is_unique and (kind not in tuple("bf") or whole):
             notes.append(
-                f"{place} and no value twice: taken for an index, and dropped; "
+                f"{place} and no value twice, and is dropped as an index; "
                 f"{_option('columns', name)} keeps it"
             )
         else:
@@ -340,21 +349,20 @@ def _encoded(column: "pandas.Series", subject: str) -> tuple[np.ndarray, tuple[s
             "these rows."
         )
     numeric = _numeric_column(column, subject, ".")
-    values = np.asarray(column.astype(str), str) if isinstance(numeric, str) else numeric
+    values = _text(column) if isinstance(numeric, str) else numeric
     categories, codes = np.unique(values, return_inverse=True)
     return codes.astype(np.int64), tuple(map(str, categories))
 
 
 def _no_numbers(table: Table, wrong: list[tuple[str, str]]) -> str:
-    listed = "; ".join(f"{table.column(name)}: {why}" for name, why in wrong[:_SHOWN])
-    if len(wrong) > _SHOWN:
-        listed += f"; and {len(wrong) - _SHOWN} more"
+    reasons = listed([f"{table.column(name)}: {why}" for name, why in wrong], _SHOWN, "; ")
     names = [name for name, _ in wrong]
     first = names[0] if re.fullmatch(r"[\w.-]+", names[0]) else repr(names[0])
     return (
-        f"{table.subject} must have numeric columns, got {listed}: {_option('drop', *names)} "
-        f"leaves {'it' if len(names) == 1 else 'them'} out; text may be the label, "
-        f"labels={names[0]!r} (--condition {first}), or be numbered, {_option('encode', names[0])}."
+        f"{table.subject} must have numeric columns, got {reasons}: {_option('drop', *names)} "
+        f"leaves {'it' if len(names) == 1 else 'them'} out; a column of text can be the label, "
+        f"labels={names[0]!r} (measure --condition {first}), or be numbered, "
+        f"{_option('encode', names[0])}."
     )
 
 
@@ -372,14 +380,19 @@ def _label_column(column: "pandas.Series", table: Table) -> np.ndarray:
     if missing:
         raise ValueError(
             f"{table.subject} must have a label for every sample, got {missing} missing in column "
-            f"{str(column.name)!r}: keep_na=True (--keep-na) takes NA, None and the like in text "
-            "files for labels, drop_missing=True (--drop-missing) leaves out these rows."
+            f"{str(column.name)!r}: keep_na=True (--keep-na) makes labels of NA, None and "
+            "similar words in text files, drop_missing=True (--drop-missing) leaves out these rows."
         )
     try:
         numbers = _numeric_column(column, "labels", table.decimal)
     except ValueError:  # integers that floating numbers do not tell apart
         numbers = ""
-    return np.asarray(column.astype(str), dtype=str) if isinstance(numbers, str) else numbers
+    return _text(column) if isinstance(numbers, str) else numbers
+
+
+def _text(column: "pandas.Series") -> np.ndarray:
+    """The words of a column, without the blanks around them."""
+    return np.asarray(column.astype(str).str.strip(), dtype=str)
 
 
 def _numeric_column(column: "pandas.Series", subject: str, decimal: str) -> np.ndarray | str:

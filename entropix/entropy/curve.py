@@ -184,9 +184,9 @@ def entropy_curve(
     References:
         Neural Entropy, 2409.03817.
     """
+    data = samples(data)
+    check_example_shape(model, data, "data")
     if per_coordinate is not False or per_sample:
-        data = samples(data)
-        check_example_shape(model, data, "data")
         by = None if per_coordinate is False else Partition.of(per_coordinate, data[0])
         return integrate_parts(
             EntropyProduction(model, by),

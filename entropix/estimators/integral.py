@@ -80,7 +80,7 @@ class EntropyCurve(AbstractResult):
         rate: entropy per unit time around each of them.
         rate_stderr: its standard error (Monte Carlo).
         cumulative: entropy between the data end (or the cut-off) and each time; between each time
-            and the noise end where `integrate` was called with `from_noise`.
+            and the noise end if `integrate` was called with `from_noise`.
         stderr: standard error of `cumulative`, for the population.
         mc_stderr: the same for the given points.
         total: the whole integral.
@@ -154,7 +154,7 @@ def integrate(
         proposal: see `entropy_curve`.
         divergence: why the integral is known to be infinite at the data end, or None.
         from_noise: whether the curve accumulates from the noise end: `.cumulative` is then the
-            integral between each time and the noise end, with errors of its own.
+            integral between each time and the noise end, with its own errors.
 
     Returns:
         An `EntropyCurve`, in the units of the functional.

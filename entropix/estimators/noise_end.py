@@ -1,19 +1,19 @@
 r"""Noise beyond the range of a model, in integrals along a process that erases more than its own.
 
-Below its last log-SNR $\lambda_1$ a denoiser is continued as linear (`entropix.models.moved`). With
-$g = e^\lambda$, m and C the mean and covariance of the data, it is $m + g\,C(u - m)$ to first
-order, whose share of any integral is at most
+Below the smallest log-SNR $\lambda_1$ of its range a denoiser is continued as linear
+(`entropix.models.moved`). With $g = e^\lambda$, m and C the mean and covariance of the data, it is
+$m + g\,C(u - m)$ to first order, whose share of any integral is at most
 
 $$A = \int_{-\infty}^{\lambda_1}\frac{g}{2}E\|m + g\,Cu\|^2d\lambda \approx
 \frac{g_1}{2}\|m\|^2 + \frac{g_1^2}{4}\mathrm{tr}\,C^2,$$
 
-and the continuation is off by at most the share $\delta = g_1\max c$ of it, c the eigenvalues of
-C. With $R$ the share of the equilibrium, the integral of the squared norm of n such fields is off
-by at most
+and the relative error of the continuation is at most $\delta = g_1\max c$, with c the eigenvalues
+of C. With $R$ the share of the equilibrium, the error of the integral of the squared norm of n such
+fields is at most
 
 $$\left(n(1 + \delta)\sqrt A + \sqrt R\right)^2 - \left(n\sqrt A + \sqrt R\right)^2,$$
 
-by the triangle inequality. This is a part of the standard error.
+by the triangle inequality. This bound is part of the standard error.
 """
 
 import equinox as eqx
@@ -30,7 +30,7 @@ from entropix.models import noise_limits
 def with_noise_end(
     total: Estimate, functional: PyTree, process: PyTree, reference: GaussianReference
 ) -> Estimate:
-    """An estimate with the error of what its models do not know, at the noise end.
+    """An estimate whose errors include that of the continuation of its models at the noise end.
 
     Args:
         total: the estimate.
@@ -54,9 +54,9 @@ def with_noise_end(
 def _noise_end(
     process: AbstractGaussianProcess, reference: GaussianReference, limits: Array
 ) -> tuple[Array, Array]:
-    """The allowance, and the largest noise that all models know; infinite where it is not passed.
+    """The bound, and the largest noise for which all models are defined; infinite if not exceeded.
 
-    `limits` are the last log-SNRs of the models.
+    `limits` are the smallest log-SNRs of the models.
     """
     passed = process.log_snr(process.t1) < limits
     signal, variances = jnp.exp(limits), reference.variances

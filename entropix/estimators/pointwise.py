@@ -88,9 +88,9 @@ class PointwiseCurve(AbstractResult):
     proposal: Proposal
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Draw the parts: as an image if they have two axes or more, else with their errors.
+        """Draw the parts: as an image if they have two axes or more, otherwise with their errors.
 
-        Of more than two axes, the mean over all but the last two is shown.
+        With more than two axes, the mean over all but the last two is drawn.
         """
         ax = axes_or_new(ax)
         value, error = np.asarray(self.value), np.asarray(self.stderr)

@@ -65,10 +65,10 @@ class CanonicalCoordinates(eqx.Module):
             x: shape (N, d_x).
             y: shape (N, d_y).
             edge: set correlations below $\sqrt{d_x/N} + \sqrt{d_y/N}$ to zero: independent
-                variables have sample correlations up to there.
+                variables have sample correlations up to this size.
 
         Raises:
-            ValueError: if x and y are not samples of equal number, or x is constant.
+            ValueError: if x and y do not have equally many samples, or one of them is constant.
         """
         host_x, host_y = _host(x, "x"), _host(y, "y")
         n = host_x.shape[0]

@@ -1,10 +1,10 @@
 r"""Cross-fitting: every sample is measured once, with a network that has not seen it.
 
 The samples are divided into folds. For each fold a network is trained on the others, a tenth of
-which only says when to stop, and the fold is measured: a difference of two fields on diffused
-states $y_s = \mu x + \Sigma z$ of a process with $\mu^2 + \Sigma^2 = 1$. A field is that of a
-Gaussian, $g$, plus that of a network, $r$ (`networks.GaussianPlusResidual`). In both forms of the
-integral (see `entropix.information.forms`) the Gaussian part is exact,
+which is used only for early stopping, and the fold is measured: a difference of two fields on
+diffused states $y_s = \mu x + \Sigma z$ of a process with $\mu^2 + \Sigma^2 = 1$. A field is that
+of a Gaussian, $g$, plus that of a network, $r$ (`networks.GaussianPlusResidual`). In both forms of
+the integral (see `entropix.information.forms`) the Gaussian part is exact,
 
 $$\int\frac{\sigma^2}{2}E_z\left[\left\|s_N + \tfrac{z}{\Sigma}\right\|^2
   - \left\|s_g + \tfrac{z}{\Sigma}\right\|^2\right]ds = \log\frac{N(x|c)}{N(x)},$$
@@ -52,23 +52,25 @@ class Recipe:
     """How the `estimate_*` functions train and measure.
 
     Args:
-        folds: into how many parts the samples are divided; so many networks are trained.
-        steps: the most gradient steps of each.
-        patience: steps without a new least loss on the stopping samples after which it ends.
-        batch_size: samples per step; at most those there are.
-        num_draws: noise levels and noises for each of them.
-        learning_rate: the peak of a cosine.
+        folds: the number of parts into which the samples are divided, and of networks.
+        steps: the largest number of gradient steps of each network.
+        patience: training ends after this number of steps without a new least loss on the stopping
+            samples; None: only after all steps. The parameters of least loss are kept in any case.
+            The learning rate falls to zero, and the least loss is often found near the end.
+        batch_size: samples per step, at most all training samples.
+        num_draws: pairs of a noise level and a noise for each sample in a step.
+        learning_rate: its peak; it follows a cosine.
         width: of the hidden state of `networks.ResidualMLP`.
         depth: its residual blocks.
         num_levels: pairs of evaluations of each field with which a sample is measured.
 
     Raises:
-        ValueError: if an argument is not as above.
+        ValueError: if an argument is not allowed.
     """
 
     folds: int = 3
     steps: int = 2000
-    patience: int = 1000
+    patience: int | None = None
     batch_size: int = 256
     num_draws: int = 2
     learning_rate: float = 4e-3
@@ -79,7 +81,9 @@ class Recipe:
     def __post_init__(self):
         positive_integer(self.folds, "folds", 2)
         positive_integer(self.num_draws, "num_draws", 1)
-        for name in ("steps", "patience", "batch_size", "width", "depth", "num_levels"):
+        if self.patience is not None:
+            positive_integer(self.patience, "patience")
+        for name in ("steps", "batch_size", "width", "depth", "num_levels"):
             positive_integer(getattr(self, name), name)
         # No array is made at import, where the default is.
         if not 0 < self.learning_rate < np.inf:
@@ -97,7 +101,7 @@ class Fold(NamedTuple):
         contrast: the condition of the second field; None: no condition.
         correlations: of x and condition, shape (d,).
         train: rows to learn from.
-        stop: rows that say when to stop.
+        stop: rows for early stopping.
         test: rows to measure.
     """
 
@@ -120,7 +124,7 @@ class Measured(NamedTuple):
         fitted: the mean denoising form on the training samples of its fold; the Gaussian part,
             which hardly overfits, is that of the samples measured.
         fold: in which fold each sample was measured, -1 for none.
-        falling: whether the loss of a fold's stopping samples still fell at the end.
+        falling: whether the loss of a fold's stopping samples was still falling at the end.
     """
 
     denoising: np.ndarray
@@ -163,9 +167,10 @@ class Measured(NamedTuple):
 
 
 def split(count: int, folds: int, key: Key) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Rows to learn from, to stop by and to measure, of each fold; equal sizes where possible.
+    """Rows for training, early stopping and measuring of each fold; equal sizes where possible.
 
-    Every row is measured once. All folds learn from equally many, so that one program serves all.
+    Every row is measured once. All folds have equally many training rows, so that one compiled
+    program serves all.
 
     Raises:
         ValueError: if there are too few samples.
@@ -191,8 +196,8 @@ def cross_fit(folds: list[Fold], recipe: Recipe, *, marginal: bool, key: Key) ->
     Args:
         folds: see `Fold`.
         recipe: see `Recipe`.
-        marginal: whether the second field is learnt, too; else it is that of `contrast`, or zero,
-            that of a standard normal density.
+        marginal: whether the second field is learnt as well; otherwise it is that of `contrast`, or
+            zero, the field of a standard normal density.
         key: PRNG key.
     """
     count = folds[0].x.shape[0]
@@ -216,7 +221,7 @@ def cross_fit(folds: list[Fold], recipe: Recipe, *, marginal: bool, key: Key) ->
             holdout=Holdout(
                 fold.x[fold.stop],
                 None if condition is None else condition[fold.stop],
-                patience=recipe.patience,
+                patience=recipe.patience or recipe.steps,
             ),
         )
         model: Any = trained.model

@@ -10,14 +10,14 @@ have not seen,
 
 | form | value | error |
 |---|---|---|
-| score | $E\|\hat d\|^2$ | $+$ noise that was fitted |
-| denoising | $2E\langle d, \hat d\rangle - E\|\hat d\|^2$ | $-$ noise that was fitted |
-| their mean | $E\langle d, \hat d\rangle$ | none of that, to first order |
+| score | $E\|\hat d\|^2$ | $+$ fitted noise |
+| denoising | $2E\langle d, \hat d\rangle - E\|\hat d\|^2$ | $-$ fitted noise |
+| their mean | $E\langle d, \hat d\rangle$ | no fitted noise, to first order |
 
-The mean is the value that is returned. Structure that was not learnt lowers all three alike, so
-that their agreement proves nothing. What shows it is the training data: the denoising form of
-samples that were trained on is too large by about as much as that of the others is too small. The
-larger of both half gaps is the `model_error`.
+The mean is the value that is returned. Structure that was not learnt lowers all three equally, so
+that their agreement proves nothing. Overfitting also shows in the training samples: their denoising
+form is too large by about as much as that of the other samples is too small. The `model_error` is
+half the larger of the two differences, between the forms and between the two sets of samples.
 """
 
 import warnings
@@ -38,21 +38,21 @@ from entropix.information.labels import cross_fit_labels
 
 
 class InformationEstimate(eqx.Module):
-    r"""A quantity of information estimated from samples, in nats, and what is known of its error.
+    r"""A quantity of information estimated from samples, in nats, and its errors.
 
     Attributes:
         value: the mean of both forms.
         stderr: its standard error with respect to the population the samples were drawn from; at
             least that of the information of independent Gaussian samples, $\sqrt{k/2}/N$ for k
             correlations.
-        model_error: the size of the error of the networks that can be seen: the larger of half the
-            difference between the forms and half that between samples trained on and not, less what
-            the sampling explains of each. It is not a bound.
+        model_error: the detectable error of the networks: half the difference between the forms, or
+            between the denoising forms of training samples and others, whichever is larger, after
+            the sampling error of each is subtracted. It is not a bound.
         denoising: the denoising form.
         score: the score form.
         fitted: the denoising form on samples that the networks were trained on.
-        gaussian: that of the Gaussians with the same covariances, for mutual information the value
-            of canonical correlation analysis, on the samples not used for their covariances.
+        gaussian: the value for Gaussians with the same covariances (for mutual information, that of
+            canonical correlation analysis), on samples not used for the covariances.
         pointwise: the denoising form of each sample, shape (N,): an estimate of the log ratio of
             densities, such as $\log p(x|y)/p(x)$.
         folds: the value in each fold, shape (folds,).
@@ -98,28 +98,30 @@ def estimate_mutual_information(
     $$I(X; Y) = \int\frac{\sigma^2}{2}E\|s(y_s|Y) - s(y_s)\|^2\,ds,$$
 
     by cross-fitting in canonical coordinates of normal scores; see the table of the module. The
-    variable of fewer dimensions is diffused, the other one is the condition. For a variable of one
-    dimension the second field is known. Labels are diffused, too; their field follows from a
-    classifier at all noise levels, and the denoising form is exactly $E\log q(y|x)/p(y)$.
+    variable of fewer dimensions is diffused, the other one is the condition. If it has one
+    dimension, its unconditional field is known. Labels are diffused as well; their field follows
+    from a classifier at all noise levels, and the denoising form is exactly $E\log q(y|x)/p(y)$.
 
     Args:
-        x: samples, shape (N, d_x), or (N,).
-        y: samples of the same rows, shape (N, d_y), or (N,). Integers of shape (N,) are labels: the
-            value is then at most their entropy, `.bound`.
+        x: samples, shape (N, d_x), or (N,). Integers are numbers here; pass labels as `y`.
+        y: the samples paired with x, shape (N, d_y), or (N,). Integers of shape (N,) are labels:
+            the true value is then at most their entropy, `.bound`.
         key: PRNG key.
-        normal_scores: map continuous columns to normal scores; else to unit variance. Columns with
-            fewer distinct values than half the samples are always mapped to unit variance.
+        normal_scores: whether to map continuous columns to normal scores, or else to unit variance.
+            Columns with fewer distinct values than half the samples are always mapped to unit
+            variance.
         recipe: how to train and to measure.
 
     Returns:
         An `InformationEstimate`.
 
     Raises:
-        ValueError: if the rows do not match, are too few, or hold labels in `x`.
+        ValueError: if the rows do not match or are too few, a variable is constant, or most labels
+            are different.
 
     Warns:
-        UserWarning: if the held-out loss was still falling after `recipe.steps`, so that a longer
-            training would find more.
+        UserWarning: if the held-out loss was still falling after `recipe.steps`: the value is then
+            probably too small.
 
     Example:
         >>> import jax, entropix as ex
@@ -169,8 +171,8 @@ def estimate_conditional_mutual_information(
 
     Args:
         x: samples, shape (N, d_x), or (N,).
-        y: samples of the same rows, shape (N, d_y), or (N,); integers of shape (N,) are labels.
-        z: the same.
+        y: the samples paired with x, shape (N, d_y), or (N,); integers of shape (N,) are labels.
+        z: as y.
         key: PRNG key.
         normal_scores: see `estimate_mutual_information`.
         recipe: how to train and to measure; two networks are trained for each fold.
@@ -218,8 +220,8 @@ def estimate_total_correlation(
 ) -> InformationEstimate:
     r"""$TC(X) = KL(p(x)\|\prod_i p(x_i))$ of samples, in nats.
 
-    In normal scores z the margins are standard normal, so that $TC = KL(p(z)\|N(0, I))$: that of
-    the Gaussian of equal covariance, in closed form, and what a network adds.
+    In normal scores z the margins are standard normal, so that $TC = KL(p(z)\|N(0, I))$: the value
+    for the Gaussian of equal covariance, in closed form, plus the contribution of a network.
 
     Args:
         x: samples, shape (N, d), with continuous columns.
@@ -438,8 +440,7 @@ def _check_rows(first: _Variable, second: _Variable, name: str) -> None:
 def _check_continuous(variable: _Variable) -> None:
     if not variable.normal:
         raise ValueError(
-            "`x` must have continuous columns, got one in which most samples share their values: "
-            "a density does not exist there."
+            "`x` must have continuous columns, got one with recurring values, which has no density."
         )
 
 
@@ -475,8 +476,8 @@ def _result(found: Measured, correlations: int, bound: Array | None = None) -> I
     optimism = optimism if optimism > 1e-12 else 0.0  # rounding, where no network was used
     if found.falling.any():
         warnings.warn(
-            f"the held-out loss still fell in {int(found.falling.sum())} of "
-            f"{len(found.falling)} folds when the training ended: use more `steps` in `recipe`.",
+            f"the held-out loss was still falling in {int(found.falling.sum())} of "
+            f"{len(found.falling)} folds when training ended: use more `steps` in `recipe`.",
             stacklevel=3,
         )
     folds = [np.mean(middle[found.fold == i]) for i in range(len(found.falling))]

@@ -117,7 +117,7 @@ def cross_fit_labels(
             batch_size=min(recipe.batch_size, len(train)),
             loss=CrossEntropy(log_prior),
             learning_rate=recipe.learning_rate,
-            holdout=Holdout(targets[stop], points[stop], patience=recipe.patience),
+            holdout=Holdout(targets[stop], points[stop], patience=recipe.patience or recipe.steps),
         )
         model: Any = trained.model
         gain = _measured(model.network, log_prior, points[stop], targets[stop])[:, 0]

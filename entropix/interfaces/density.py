@@ -47,16 +47,17 @@ class SampleEstimates(AbstractResult):
     def minus(self, other: "SampleEstimates", *, independent: bool) -> "SampleEstimates":
         """The difference for each sample, of two models on the same samples.
 
-        Its `.mean` is the paired difference: an error of the spread of the differences, which is
-        far smaller than that of the difference of two means.
+        Its `.mean` is the paired difference, whose error follows from the spread of the
+        differences: it is far smaller than that of the difference of two means.
 
         Args:
             other: values of the same samples, in their order.
             independent: whether the keys of the two differ. True: the Monte Carlo errors of a
-                sample add in quadrature. False: they add up, which no correlation exceeds.
+                sample add in quadrature. False: they are added, an upper bound for any
+                correlation.
 
         Raises:
-            ValueError: if `other` has another shape, or both have a cut-off and not the same.
+            ValueError: if `other` has another shape, or both have cut-offs that differ.
 
         Example:
             >>> import jax.numpy as jnp

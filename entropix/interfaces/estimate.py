@@ -1,9 +1,8 @@
-r"""`Estimate`: a value with its standard errors, and what may be computed with it.
+r"""`Estimate`: a value with its standard errors, and the arithmetic of estimates.
 
-Numbers shift and scale an estimate. Two estimates are another matter: the error of $A \pm B$ holds
-their covariance, of which neither knows anything. They may share samples, keys or both, and a
-subset or another scale of the data looks like data of its own. So the caller says it:
-`a.minus(b, independent=...)`, and `a - b` is refused.
+Numbers shift and scale an estimate. The error of $A \pm B$ of two estimates depends on their
+covariance, which neither of them holds: they may share samples, keys or both, and this cannot be
+detected from them. The caller must state it, `a.minus(b, independent=...)`; `a - b` is refused.
 """
 
 from collections.abc import Callable
@@ -39,11 +38,13 @@ class Estimate(eqx.Module):
         num_effective: the effective number of differences between evaluations in `mc_stderr`,
             $(\sum d^2)^2 / \sum d^4$. If it is small, the error itself is uncertain. None where it
             was not counted.
-        largest_noise: the largest noise standard deviation that the models know, where the process
-            goes beyond it, else infinite. Beyond, their denoisers are continued as linear, and the
-            possible error is part of `stderr`. None for models on a process of their own.
+        largest_noise: the largest noise standard deviation for which the models are defined, if the
+            process exceeds it; otherwise infinite. For larger noise their denoisers are continued
+            linearly, and a bound on the error of that is part of `stderr`. None for models on
+            their own process.
 
-    Prints as `259.88 ± 0.12`, with a bias that exceeds the error, or as `f"{estimate:.3f}"` asks.
+    Prints as `259.88 ± 0.12`, followed by a bias that exceeds the error; `f"{estimate:.3f}"` sets
+    the format.
     `float(estimate)` is its value. Numbers can be added and multiplied, `(estimate - 1) / 2`; two
     estimates are combined by `plus` and `minus`.
 
@@ -125,7 +126,8 @@ class Estimate(eqx.Module):
     __radd__ = __add__
 
     def __sub__(self, number: ArrayLike) -> "Estimate":
-        return self + jnp.negative(number) if _is_number(number, "-") else NotImplemented
+        # Not `self + (-number)`: a negative unsigned integer wraps around.
+        return -(-self + number) if _is_number(number, "-") else NotImplemented
 
     def __rsub__(self, number: ArrayLike) -> "Estimate":
         return -self + number if _is_number(number, "-") else NotImplemented
@@ -157,6 +159,7 @@ class Estimate(eqx.Module):
                 None if self.slope is None else scale(self.slope),
                 None if self.bias is None else scale(self.bias),
                 self.num_effective,
+                self.largest_noise,
             )
         )
 
@@ -166,20 +169,22 @@ class Estimate(eqx.Module):
         Args:
             other: B.
             independent: True if A and B share neither samples nor keys: errors add in quadrature,
-                $\sqrt{\sigma_A^2 + \sigma_B^2}$. False if they may share them: errors add up,
-                $\sigma_A + \sigma_B$, which no correlation exceeds.
+                $\sqrt{\sigma_A^2 + \sigma_B^2}$. False if they may share them: errors are added,
+                $\sigma_A + \sigma_B$, an upper bound for any correlation.
 
         Raises:
-            ValueError: if `other` is no estimate, or both have a cut-off and not the same.
+            ValueError: if `other` is not an estimate, or both have cut-offs that differ.
         """
         if not isinstance(other, Estimate):
             raise ValueError(f"`other` must be an Estimate, got {type(other).__name__}.")
         add = jnp.hypot if independent else jnp.add
 
-        def total(one: Array | None, two: Array | None) -> Array | None:
+        def total(
+            one: Array | None, two: Array | None, combine: Callable[..., Array] = jnp.add
+        ) -> Array | None:
             if one is None or two is None:
                 return two if one is None else one
-            return one + two
+            return combine(one, two)
 
         return _broadcast(
             Estimate(
@@ -190,13 +195,15 @@ class Estimate(eqx.Module):
                 common_cutoff(self.cutoff, other.cutoff),
                 total(self.slope, other.slope),
                 total(self.bias, other.bias),
+                largest_noise=total(self.largest_noise, other.largest_noise, jnp.minimum),
             )
         )
 
     def minus(self, other: "Estimate", *, independent: bool) -> "Estimate":
         """The difference of two estimates, see `plus`.
 
-        Of two models on the same samples, values for each sample have a far smaller error:
+        To compare two models on the same samples, subtract the values of each sample, which has a
+        far smaller error:
         `log_prob(a, x, ...).minus(log_prob(b, x, ...), independent=...).mean`.
 
         Args:
@@ -217,7 +224,15 @@ class Estimate(eqx.Module):
 
         Args:
             truth: what the value is compared with.
+
+        Raises:
+            ValueError: if `truth` is an estimate, which has an error of its own.
         """
+        if isinstance(truth, Estimate):
+            raise ValueError(
+                "`truth` must be a number, got an Estimate: use "
+                "`a.minus(b, independent=...).sigmas_from(0)`."
+            )
         gap = self.value - truth
         known = self.stderr > 0
         certain = jnp.where(gap == 0, 0.0, jnp.copysign(jnp.inf, gap))

@@ -19,9 +19,9 @@ $\bar\alpha_k$, $\lambda_k = \ln(\bar\alpha_k/(1 - \bar\alpha_k))$.
 A network is defined for the noise with which it was trained, `log_snr_range`. It is never evaluated
 outside. At the upper end, estimators take the cut-off at that noise, unless a larger one is given,
 and report it. The model's own process ends at the lower end. Under another process that erases more
-of the data the denoiser is continued as linear, as `with_process` states: estimates report the
-largest noise that the network knows, `.largest_noise`, and their standard error covers what the
-continuation may get wrong (`entropix.estimators.noise_end`).
+of the data the denoiser is continued linearly, see `with_process`: estimates report the largest
+noise for which the network is defined, `.largest_noise`, and their standard error includes a bound
+on the error of the continuation (`entropix.estimators.noise_end`).
 """
 
 from collections.abc import Callable
@@ -220,8 +220,17 @@ def from_denoiser(
             "`log_snr_range` must be given: the lowest and the highest log-SNR that the network "
             "was trained with."
         )
-    if bounds.shape != (2,) or (is_concrete(bounds) and not bool(bounds[0] < bounds[1])):
-        raise ValueError(f"`log_snr_range` must be (low, high) with low < high, got {bounds}.")
+    ordered = bounds.shape == (2,)
+    if ordered and is_concrete(bounds):
+        ordered = bool(bounds[0] < bounds[1]) and bool(jnp.isfinite(bounds[1]))
+    if not ordered:
+        raise ValueError(
+            f"`log_snr_range` must be (low, high) with low < high, high finite, got {bounds}."
+        )
+    if not isinstance(shape, tuple | list) or not all(
+        isinstance(n, int | np.integer) and n > 0 for n in shape
+    ):
+        raise ValueError(f"`shape` must be a tuple of positive integers, got {shape!r}.")
     if is_concrete(bounds) and not np.isfinite(float(bounds[0])):
         own: AbstractGaussianProcess = RectifiedFlow()
     else:

@@ -1,13 +1,15 @@
 r"""The Gaussian part of an entropy field, which a network then need not learn.
 
-Data with mean m and covariance $C = V\Lambda V^T$ have, up to what is not Gaussian in them, the
-entropy field of the Gaussian N(m, C), with the precision $\pi$ and the gain r of the equilibrium,
+Data with mean m and covariance $C = V\Lambda V^T$ have, to the extent that they are Gaussian,
+the entropy field of N(m, C), with the precision $\pi$ and the gain r of the equilibrium,
 
 $$\frac{e_g(y, s)}{\mu}
   = V\,\frac{V^T m - r\,V^T y + \mu\pi\,\Lambda V^T y}{\mu^2\Lambda + \Sigma^2},$$
 
-which has a limit at both ends. A network learns such a linear map slowly where D is large, one
-direction after the other; added to it, a network of output zero already has the density N(m, C).
+which has a limit at both ends. For large D a network learns such a linear map slowly, one direction
+after the other; with this part added, a network whose output is zero already has the density
+N(m, C). `networks.LinearSkip` learns the linear map instead, for conditions as well, and
+`networks.GaussianPlusResidual` is the exact field of a Gaussian pair in canonical coordinates.
 
 The covariance is that of the samples, shrunk to a multiple of the identity as much as their number
 requires, $C \to (1 - a) C + a \bar\lambda I$ (Ledoit and Wolf, J. Multivariate Anal. 88, 2004).
@@ -20,11 +22,10 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import DataLike, RealScalarLike, State
 from entropix._core.checks import exact_shape, samples
+from entropix._core.chunks import centred_chunks
 from entropix.interfaces import AbstractGaussianProcess
 
 
-# Numbers of the data that are held in float64 at once.
-_CHUNK = 2**24
 # Eigenvalues relative to their mean, below which they are rounding.
 _LEAST = 1e-8
 
@@ -71,9 +72,7 @@ class GaussianPart(eqx.Module):
         count, dim = x.shape
         mean = x.mean(axis=0, dtype=np.float64)
         total, fourth = np.zeros((dim, dim)), 0.0
-        rows = max(1, _CHUNK // dim)
-        for start in range(0, count, rows):
-            part = np.asarray(x[start : start + rows], np.float64) - mean
+        for part in centred_chunks(x, mean):
             total += part.T @ part
             fourth += float((np.sum(part**2, axis=1) ** 2).sum())
         covariance = total / count

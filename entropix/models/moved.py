@@ -57,7 +57,7 @@ def move(model: AbstractModel, process: AbstractProcess) -> AbstractModel:
 
 
 def noise_limits(tree: PyTree) -> Array | None:
-    """The last log-SNRs that the moved models of a tree know; None where all know pure noise."""
+    """The smallest log-SNRs of the moved models of a tree; None if all include pure noise."""
     nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Moved))
     own = [node.model.process for node in nodes if isinstance(node, Moved)]
     limits = [process.log_snr(process.t1) for process in own if not process.ends_in_noise]

@@ -71,8 +71,8 @@ def check_parts(network: Any, process: Any, *, gaussian: bool = True) -> None:
     if not accepts(network, 0.0, None, None):
         raise ValueError(
             "`network` must be callable as network(log_snr, y, condition=None), got "
-            f"{_name(network)}, called as network({_arguments(network)}). A function around it "
-            "will do: lambda log_snr, y, condition=None: ...; or see `Your own network`."
+            f"{_name(network)}, called as network({_arguments(network)}). Wrap it in a "
+            "function, lambda log_snr, y, condition=None: ...; see `Your own network`."
         )
     leaves = jax.tree.leaves(network, is_leaf=lambda x: isinstance(x, eqx.nn.StateIndex))
     if any(isinstance(leaf, eqx.nn.StateIndex) for leaf in leaves):

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,13 @@ def from_diffusers(
         raise ValueError(
             f"`folder` must hold a network of known sample_size, got none in {folder}."
         )
-    height, width = (size, size) if isinstance(size, int) else size
+    sides = [size, size] if isinstance(size, int) else size
+    if not isinstance(sides, list | tuple) or not _are_sizes(sides, 2):
+        raise ValueError(
+            f"`folder` must hold a network whose sample_size is one or two positive integers, got "
+            f"{size!r} in {folder}."
+        )
+    height, width = sides
     given = None if condition is None else _embedding(condition, config, name)
     if given is None and name == "unet" and config.get("cross_attention_dim") is not None:
         raise ValueError(
@@ -126,14 +133,18 @@ def _component(folder: pathlib.Path, index: dict[str, Any], name: str) -> Any:
     entry = index[name]
     library, kind = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
     cls = getattr(diffusers, str(kind), None) if library == "diffusers" else None
-    if cls is None:  # only what diffusers itself defines is run
+    if not isinstance(cls, type):  # only what diffusers itself defines is run
         raise ValueError(f"`folder` must name a class of diffusers for its {name}, got {entry!r}.")
     options = {} if name == "scheduler" else {"use_safetensors": True, "low_cpu_mem_usage": False}
     try:
         return cls.from_pretrained(folder, subfolder=name, local_files_only=True, **options)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".")
+    except Exception as error:  # what they raise on a damaged file is not documented
+        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         raise ValueError(f"`folder` must hold the {name} of its pipeline: {reason}.") from error
+
+
+def _are_sizes(sides: Sequence[Any], count: int) -> bool:
+    return len(sides) == count and all(isinstance(side, int) and side > 0 for side in sides)
 
 
 def _embedding(condition: ArrayLike, config: Any, name: str) -> np.ndarray:
@@ -170,4 +181,11 @@ def _noise(scheduler: Any) -> tuple[np.ndarray | None, str, float]:
             f"got {kind!r}."
         )
     table = np.asarray(table, float)
-    return table[table > 0], _OUTPUTS[kind], steps
+    # The last steps may be pure noise, up to the rounding of single precision.
+    known = table[: np.count_nonzero(table > np.finfo(np.float32).eps ** 2)]
+    if len(known) < 2 or not np.all((known > 0) & (known < 1)) or not np.all(np.diff(known) < 0):
+        raise ValueError(
+            "`folder` must have a scheduler whose table of alpha-bar falls from below 1 to 0 or "
+            f"above in two steps or more, got {len(table)} steps of {type(scheduler).__name__}."
+        )
+    return known, _OUTPUTS[kind], steps

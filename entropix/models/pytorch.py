@@ -41,7 +41,7 @@ class TorchFunction(eqx.Module):
             automatic mixed precision (`torch.autocast`); None for that of the parameters.
 
     Raises:
-        ValueError: if PyTorch is not installed (the extra `torch`), or an argument is not as above.
+        ValueError: if PyTorch is not installed (the extra `torch`), or an argument is not allowed.
     """
 
     module: Any = eqx.field(static=True)

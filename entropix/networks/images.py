@@ -41,6 +41,20 @@ def channels_last(image: Float[Array, "c h w"], shape: tuple[int, ...], dtype: A
     return jnp.moveaxis(image, 0, -1).reshape(shape).astype(dtype)
 
 
+def patches(x: Float[Array, "c h w"], size: int) -> Float[Array, "cpp hp wp"]:
+    """Each patch of `size` x `size` pixels as the channels of one pixel."""
+    c, h, w = x.shape
+    x = x.reshape(c, h // size, size, w // size, size)
+    return x.transpose(0, 2, 4, 1, 3).reshape(c * size**2, h // size, w // size)
+
+
+def pixels(x: Float[Array, "cpp hp wp"], size: int) -> Float[Array, "c h w"]:
+    """The inverse of `patches`."""
+    c, h, w = x.shape
+    x = x.reshape(c // size**2, size, size, h, w).transpose(0, 3, 1, 4, 2)
+    return x.reshape(c // size**2, h * size, w * size)
+
+
 class Flattened(eqx.Module):
     """A network for images, for images that are flattened to vectors.
 

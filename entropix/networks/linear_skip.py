@@ -6,7 +6,8 @@ because it must invert LayerNorm and the activation in every direction. Here
 
 $$\mathrm{out} = \mathrm{network}(\lambda, y, c) + \sum_k g_k(\lambda)\,W_k\,[y, c],$$
 
-so that the network only needs to learn the non-linear part.
+so that the network only needs to learn the non-linear part. Where the moments of the data are
+known, `entropix.models.GaussianPart` gives the exact map, and nothing linear need be learnt.
 """
 
 from collections.abc import Callable

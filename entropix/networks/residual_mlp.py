@@ -5,9 +5,9 @@ h_{k+1} = h_k + W_k''\,\big[\mathrm{silu}(a_k) \odot b_k\big], \qquad
 (a_k, b_k) = W_k'\,\frac{h_k}{\mathrm{rms}(h_k)} + T_k\,f(\lambda),$$
 
 with u the state, the condition and functions of their norms, and f features of the noise level. The
-product of two linear maps (Shazeer, 2002.05202) represents squares and products of coordinates, of
-which the dependence between variables is often made; elementwise activations have to approximate
-them. Norms let the network see a common scale of many coordinates at once.
+product of two linear maps (Shazeer, 2002.05202) represents squares and products of coordinates
+exactly, through which variables often depend on one another; elementwise activations must
+approximate them. The norms reveal a common scale of many coordinates.
 """
 
 from typing import Any

@@ -31,6 +31,8 @@ from entropix.networks.images import (
     group_norm,
     halved,
     image_shape,
+    patches,
+    pixels,
     zeroed,
 )
 
@@ -86,6 +88,8 @@ class UNet(eqx.Module):
         widths: number of channels at each resolution, starting at the full one; each resolution is
             half of the previous one.
         blocks: residual blocks at each decreasing resolution; one more at each increasing one.
+        patch: side of the patches of pixels that become the channels of one, as in a transformer:
+            half of the resolution costs about a quarter. It must divide height and width.
         attention: the resolutions with self-attention, as indices into `widths`.
         heads: number of attention heads, which must divide the widths with attention.
         dropout: fraction of activations omitted in training, when the network receives a `key`.
@@ -110,6 +114,7 @@ class UNet(eqx.Module):
     ascent: tuple[Level, ...]
     norm: eqx.nn.GroupNorm
     head: eqx.nn.Conv2d
+    patch: int = eqx.field(static=True, default=1)  # the default is that of files without it
 
     def __init__(
         self,
@@ -118,6 +123,7 @@ class UNet(eqx.Module):
         key: Key,
         widths: Sequence[int] = (32, 64, 128),
         blocks: int = 1,
+        patch: int = 1,
         attention: Sequence[int] = (),
         heads: int = 4,
         dropout: float = 0.0,
@@ -141,7 +147,10 @@ class UNet(eqx.Module):
                     f"`attention` must hold indices into `widths` of multiples of `heads` = "
                     f"{heads}, got {i} for widths {widths}."
                 )
-        channels = math.prod(self.shape[2:])
+        self.patch = positive_integer(patch, "patch")
+        if self.shape[0] % patch or self.shape[1] % patch:
+            raise ValueError(f"`patch` must divide height and width, got {patch} for {self.shape}.")
+        channels = patch**2 * math.prod(self.shape[2:])
         (
             self.embedding,
             self.entry,
@@ -179,7 +188,7 @@ class UNet(eqx.Module):
         total = count * (2 * per_level + 3) + 2
         keys = iter([None] * total if key is None else jax.random.split(key, total))
         embedding = net.embedding(log_snr, condition, dtype)
-        x = convolved(net.entry, channels_first(y, self.shape, dtype))
+        x = convolved(net.entry, patches(channels_first(y, self.shape, dtype), self.patch))
         seen = []
         for i, down in enumerate(net.descent):
             seen.append(x)
@@ -201,8 +210,8 @@ class UNet(eqx.Module):
                     key=next(keys),
                     resample=lambda h, size=(height, width): doubled(h, size),
                 )
-        image = convolved(net.head, jax.nn.silu(net.norm(x)))
-        return channels_last(image, self.shape, y.dtype)
+        out = pixels(convolved(net.head, jax.nn.silu(net.norm(x))), self.patch)
+        return channels_last(out, self.shape, y.dtype)
 
 
 @eqx.filter_jit

@@ -9,6 +9,7 @@ from entropix.studies.measurement import SCHEMA as SCHEMA
 from entropix.studies.measurement import MeasureStudy as MeasureStudy
 from entropix.studies.measurement import measure as measure
 from entropix.studies.measurement import prepare_measure as prepare_measure
+from entropix.studies.options import BudgetOptions as BudgetOptions
 from entropix.studies.options import ConditionOptions as ConditionOptions
 from entropix.studies.options import DataOptions as DataOptions
 from entropix.studies.options import DivergenceOptions as DivergenceOptions

@@ -8,15 +8,15 @@ With mean m and covariance C of the training data, in the coordinates of the mod
 | diagonal | the diagonal of C |
 | full | C |
 
-A model of data that are not Gaussian should reach a smaller $-E\log p$ than all three; what it
-gains over the full one is what it has found beyond means and covariances. The density of a Gaussian
-is that of its diffusion at all noise levels, so that it needs no training: a network that is worse
-has not learnt what two moments tell.
+A model of data that are not Gaussian should reach a smaller $-E\log p$ than all three. Its
+advantage over the full one is what it has learnt beyond mean and covariance; a network that is
+worse has not learnt these.
 """
 
 import numpy as np
 from scipy.linalg import solve_triangular
 
+from entropix._core.chunks import centred_chunks
 from entropix.studies.data import PreparedData
 from entropix.studies.study import Found
 
@@ -29,8 +29,8 @@ GAUSSIANS = {
 }
 # Smaller standard deviations than this, relative to the largest, are rounding.
 _ROUNDING = 1e-5
-# Numbers of a covariance, and numbers of the data that are held in float64 at once.
-_LARGEST, _CHUNK = 4096, 2**24
+# Columns up to which a covariance is computed.
+_LARGEST = 4096
 
 
 def measure_gaussians(data: PreparedData, count: int) -> Found:
@@ -38,7 +38,7 @@ def measure_gaussians(data: PreparedData, count: int) -> Found:
 
     Args:
         data: in the coordinates of the model.
-        count: the number of held-out and of training samples that are rated, the first ones.
+        count: the number of held-out and of training samples that are evaluated, the first ones.
 
     Returns:
         For each name of `GAUSSIANS`, `log_prob_NAME` and `log_prob_NAME_train` of single samples,
@@ -71,9 +71,7 @@ def _moments(train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean = train.mean(axis=0, dtype=np.float64)
     full = dim <= _LARGEST
     total = np.zeros((dim, dim) if full else dim)
-    rows = max(1, _CHUNK // dim)
-    for start in range(0, count, rows):
-        part = np.asarray(train[start : start + rows], np.float64) - mean
+    for part in centred_chunks(train, mean):
         total += part.T @ part if full else (part**2).sum(axis=0)
     return mean, total / (count - 1)
 

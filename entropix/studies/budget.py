@@ -34,8 +34,15 @@ from entropix.studies.training import Training, num_steps
 _PROGRAMS, _REST = 6.0, 8.0
 # The share of a budget for evaluations, and the part of it that is kept in reserve.
 _OF_EVALUATIONS, _RESERVE = 1 / 3, 0.05
-# Least effort, and steps that are timed at most.
-_FEWEST_EVALUATIONS, _FEWEST_SAMPLES, _TIMED = 4096, 64, 20
+# Of the effort, what a budget changes: the least value, and a power of the share that it follows.
+_PLANNED = {
+    "evaluations": (4096, 1.0),
+    "samples": (64, 0.5),
+    "density_evaluations": (32, 0.5),
+    "sampling_steps": (50, 0.5),
+}
+# Steps that are timed at most, and shares that are tried.
+_TIMED, _SHARES = 20, np.geomspace(1.0, 1e-3, 60)
 # Passes through the data, and steps, at most or at least.
 _MOST_PASSES, _FEWEST_STEPS, _LEAST_STEPS = 2000, 1500, 20
 # Seconds before the request was checked.
@@ -127,7 +134,7 @@ def evaluations_of(effort: EstimationOptions, rated: int, *, labels: bool) -> in
     curves = (2.5 + 0.75 + 6 * labels) * effort.evaluations
     samples = effort.samples * effort.sampling_steps
     densities = 3 * min(rated, effort.samples) * effort.density_evaluations
-    speed = 64 * path_samples(effort) + 16_384
+    speed = 64 * path_samples(effort) + min(16_384, effort.evaluations)
     return int(curves + samples + densities + speed)
 
 
@@ -139,10 +146,10 @@ def path_samples(effort: EstimationOptions) -> int:
 def reduced(effort: EstimationOptions, share: float) -> EstimationOptions:
     """An effort that costs about this share; what differs from its default is not changed."""
     default, changed = EstimationOptions(), {}
-    for name, least in (("evaluations", _FEWEST_EVALUATIONS), ("samples", _FEWEST_SAMPLES)):
+    for name, (least, power) in _PLANNED.items():
         value = getattr(effort, name)
-        if value == getattr(default, name) and share < 1:
-            changed[name] = max(least, int(share * value) // 2 * 2)
+        if value == getattr(default, name):
+            changed[name] = min(value, max(least, int(share**power * value) // 2 * 2))
     return dataclasses.replace(effort, **changed)
 
 
@@ -178,10 +185,6 @@ class Plan:
             f"{_text(train + measure)}: {_text(train)} of training, {_text(measure)} of measuring"
         )
         return {"expected_text": f"about {text}", "expected_seconds": train + measure}
-
-
-# Of the effort, what a budget changes.
-_PLANNED = ("evaluations", "samples")
 
 
 def resumed_plan(
@@ -225,22 +228,24 @@ def planned(
     """
     rated, labels = min(len(data.held_out), data.num_train), data.condition is not None
 
-    def measuring() -> float:
+    def measuring(effort: EstimationOptions) -> float:
         return settings.seeds * pace.evaluation * evaluations_of(effort, rated, labels=labels)
 
     rest, deadline = _PROGRAMS * pace.compilation + _REST, None
     if minutes is not None:
         now = time.perf_counter()
         left = (1 - _RESERVE) * 60 * minutes - (now - since) - _IMPORTS - rest
-        effort = reduced(effort, _OF_EVALUATIONS * left / measuring())
-        seconds = left - measuring()
+        efforts = (reduced(effort, float(share)) for share in _SHARES)
+        affordable = (e for e in efforts if measuring(e) <= _OF_EVALUATIONS * left)
+        effort = next(affordable, reduced(effort, 0.0))
+        seconds = left - measuring(effort)
         most = max(_FEWEST_STEPS, _MOST_PASSES * data.num_train // (settings.batch_size or 1))
         steps = max(_LEAST_STEPS, min(most, int(seconds / (settings.seeds * pace.step))))
         settings = dataclasses.replace(
             settings, steps=steps, patience=steps // 4 if patience is None else patience
         )
         deadline = now + max(seconds, 0.0) + _RESERVE * 60 * minutes
-    expected = settings.seeds * pace.step * num_steps(settings), measuring() + rest
+    expected = settings.seeds * pace.step * num_steps(settings), measuring(effort) + rest
     return Plan(settings, effort, expected, deadline)
 
 

@@ -175,7 +175,7 @@ class InformationStudy(AbstractTrainedStudy):
     def attributes(self) -> dict[str, Any]:
         first, second = self.pair
         return {
-            "title": f"entropix information: {' and '.join(self.names)}",
+            "title": f"entropix divergence: {' and '.join(self.names)}",
             "first": self.names[0],
             "second": self.names[1],
             "first_text": data_text(first),
@@ -269,7 +269,7 @@ def information_report(record: "xarray.Dataset") -> Report:
         f"W2 compares {int(record['wasserstein2_count'])} samples on each side and is biased "
         "upwards. Compare it with W2 between two parts of one set, of the same number",
     ]
-    title = f"information: {first} and {second}"
+    title = f"divergence: {first} and {second}"
     tables = results_tables(record, labels, texts, _limits(record))
     return Report(record, title, facts, tables, _warnings(record), notes)
 
@@ -295,8 +295,8 @@ def _warnings(record: "xarray.Dataset") -> list[str]:
     ]
     if totals[0] == totals[1]:
         warnings.append(
-            f"Both sets have {totals[0]} rows. This is how much two populations differ, not the "
-            "information that paired rows have about each other; for that, use "
+            f"Both sets have {totals[0]} rows. KL states how much two populations differ, not the "
+            "mutual information of paired rows; for that, use "
             "`entropix mutual-information`"
         )
     for name, (other, count) in zip(DIRECTIONS, others, strict=True):

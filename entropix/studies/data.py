@@ -89,6 +89,11 @@ class PreparedData:
             return tuple(self.dataset.shape)
         return (self.dim,)
 
+    @property
+    def has_pictures(self) -> bool:
+        """Whether samples can be shown as images: flat rows of pixels cannot."""
+        return self.dataset.kind == "image" and len(self.dataset.shape) > 1
+
     def log_jacobian(self, points: DataLike) -> jax.Array:
         """Added to a log density in the coordinates of the model, it gives that of the data.
 
@@ -144,7 +149,7 @@ class PreparedData:
         )
 
     def described(self) -> "PreparedData":
-        """The same, examined for what stands in the way of a density."""
+        """The same, with a description of obstacles to a density."""
         if self.distribution is not None or self.dequantised:
             return self
         dataset = self.dataset

@@ -7,6 +7,7 @@ knows both fields; its condition says which is meant.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from entropix.studies.cutoff import time_per_log_snr
 from entropix.studies.data import PreparedData
 from entropix.studies.estimates import errors_of
 from entropix.studies.options import DivergenceOptions
-from entropix.studies.study import Found, on_host
+from entropix.studies.study import Found, nothing, on_host
 from entropix.transport import wasserstein
 
 
@@ -42,6 +43,7 @@ class PairSubject:
         options: the effort to spend.
         times: where curves are reported.
         cutoff: smallest noise standard deviation included, or None.
+        advance: called after each part of a stage.
     """
 
     model: AbstractModel
@@ -49,6 +51,12 @@ class PairSubject:
     options: DivergenceOptions
     times: np.ndarray
     cutoff: float | None
+    advance: Callable[[], None] = nothing
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Of how many parts the stages consist, those of more than one."""
+        return {"divergence": 4}
 
     def curve(
         self, models: ModelPair, conditions: Any, points: np.ndarray, form: str, key: Key
@@ -78,6 +86,7 @@ def measure_divergence(subject: PairSubject, key: Key, _: Found) -> Found:
             stream = jax.random.fold_in(key, i)
             curve = subject.curve(models, conditions, points, form, stream)
             stretch = time_per_log_snr(curve)
+            subject.advance()
             found |= errors_of(name, curve.total)
             found[f"{name}_rate_log_snr"] = curve.rate * stretch
             found[f"{name}_rate_log_snr_stderr"] = curve.rate_stderr * stretch

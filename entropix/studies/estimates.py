@@ -27,7 +27,7 @@ from entropix.studies.baselines import measure_gaussians
 from entropix.studies.cutoff import Cutoff, default_cutoff, time_per_log_snr, with_cutoff
 from entropix.studies.data import PreparedData
 from entropix.studies.options import EstimationOptions
-from entropix.studies.study import Found, on_host
+from entropix.studies.study import Found, nothing, on_host
 from entropix.transport import speed_limit, unbiased_w2_bound, wasserstein
 
 
@@ -49,6 +49,7 @@ class Subject:
         conditions: of the held-out and of the training samples, for a model that cannot be
             evaluated without; None otherwise.
         path_samples: the largest number of samples on which the speed limit is measured.
+        advance: called after each part of a stage.
     """
 
     model: AbstractModel
@@ -58,6 +59,13 @@ class Subject:
     cutoff: float | None
     conditions: tuple[Any, Any] = (None, None)
     path_samples: int = 4096
+    advance: Callable[[], None] = nothing
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Of how many parts the stages consist, those of more than one."""
+        labels = self.data.condition is not None
+        return {"entropy": 2, "densities": 3} | ({"information": 2} if labels else {})
 
     def curve(
         self, model: AbstractModel, points: np.ndarray, key: Key, condition: Any = None
@@ -138,10 +146,12 @@ def measure_entropy(subject: Subject, key: Key, _: Found) -> Found:
     """S_NN and its curve, on held-out data and on training data."""
     data, (condition, other) = subject.data, subject.conditions
     held_out = subject.curve(subject.model, data.held_out, jax.random.fold_in(key, 0), condition)
+    subject.advance()
     # As many points as are held out: one compiled program, and errors of equal size.
     count = len(data.held_out)
     some, other = data.train[:count], None if other is None else other[:count]
     train = subject.curve(subject.model, some, jax.random.fold_in(key, 1), other)
+    subject.advance()
     stretch = time_per_log_snr(held_out)
     found = {
         **errors_of("neural_entropy", held_out.total, "stderr", "mc_stderr"),
@@ -230,6 +240,7 @@ def measure_densities(subject: Subject, key: Key, found: Found) -> Found:
         whole, fallback = Cutoff(None, ""), Cutoff(subject.cutoff, "")
         rated = with_cutoff(estimate, whole, lambda: fallback)[0]
         in_data_units = rated.value + data.log_jacobian(points[:count])
+        subject.advance()
         return dataclasses.replace(rated, value=in_data_units)
 
     first, second = subject.conditions
@@ -263,6 +274,7 @@ def measure_transport(subject: Subject, key: Key, found: Found) -> Found:
         data.held_out,
         key=key,
         num_samples=subject.path_samples,
+        num_evaluations=min(16_384, subject.options.evaluations),
         condition=subject.conditions[0],
         cutoff=subject.cutoff,
         chunk_size=subject.chunk_size,
@@ -286,8 +298,9 @@ def measure_information(subject: Subject, key: Key, _: Found) -> Found:
         return {}
 
     def estimate(cutoff: Cutoff) -> list[Estimate]:
-        return [
-            mutual_information(
+        found = []
+        for form in ("denoising", "score"):
+            value = mutual_information(
                 subject.model,
                 subject.data.held_out,
                 labels,
@@ -297,8 +310,9 @@ def measure_information(subject: Subject, key: Key, _: Found) -> Found:
                 cutoff=cutoff.value,
                 chunk_size=subject.chunk_size,
             )
-            for form in ("denoising", "score")
-        ]
+            found.append(value)
+            subject.advance()
+        return found
 
     def fallback() -> Cutoff:
         return Cutoff(subject.cutoff or default_cutoff(subject.data, "").value, "")

@@ -46,6 +46,15 @@ def figure(path: Path, size: tuple[float, float]) -> Iterator["Figure"]:
         fig.savefig(path, dpi=160)
 
 
+def plain(name: str) -> str:
+    """A name that comes with the data, as matplotlib shows it.
+
+    What is between dollars would be a formula, and what starts with _ is left out of legends.
+    """
+    text = name.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
 def legend_above(fig: "Figure", axes: "Axes", columns: int | None = None) -> None:
     """The legend of `axes` above the whole figure, where it covers nothing."""
     handles, labels = axes.get_legend_handles_labels()

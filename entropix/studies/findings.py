@@ -1,4 +1,4 @@
-r"""What stands in the way of a measurement, as far as the data alone tell.
+r"""Problems of a measurement that the data alone reveal.
 
 | finding | criterion |
 |---|---|
@@ -17,6 +17,7 @@ import json
 import numpy as np
 from scipy.special import gammaincc, ndtr
 
+from entropix._core.formatting import listed
 from entropix.interfaces import AbstractGaussianProcess
 from entropix.studies.data import PreparedData
 
@@ -50,7 +51,7 @@ def data_findings(data: PreparedData, process: AbstractGaussianProcess) -> Findi
 def finding_attributes(
     data: PreparedData, process: AbstractGaussianProcess
 ) -> dict[str, str | int]:
-    """What a record says of its data, for `entropix.studies.verdict`. Args: as `data_findings`."""
+    """Attributes of a record on its data, for `entropix.studies.verdict`; see `data_findings`."""
     return {
         "kind": data.dataset.kind,
         "data_findings": json.dumps(data_findings(data, process)),
@@ -92,9 +93,8 @@ def _values(data: PreparedData) -> Findings:
         return {}
     if description.discrete.any():
         which = [description.columns[i] for i in np.flatnonzero(description.discrete)]
-        more = f" and {len(which) - _SHOWN} more" if len(which) > _SHOWN else ""
         return {
-            "discrete": f"discrete columns: values recur in {', '.join(which[:_SHOWN])}{more}, "
+            "discrete": f"discrete columns: values recur in {listed(which, _SHOWN)}, "
             "which have no density; entropies depend on the cut-off"
         }
     if description.rank is not None and description.rank < data.dim:
@@ -109,9 +109,9 @@ def _rows(data: PreparedData) -> Findings:
     count, held_out = data.num_train, len(data.held_out)
     why = ""
     if held_out < _FEWEST:
-        why = f"{held_out} held-out rows do not determine a standard error"
+        why = f"{held_out} held-out rows are too few for a reliable standard error"
     elif count <= 2 * data.dim:
-        why = f"{count} training rows do not determine the covariance of {data.dim} coordinates"
+        why = f"{count} training rows are too few for the covariance of {data.dim} coordinates"
     return {"few rows": f"too few rows: {why}"} if why else {}
 
 

@@ -4,8 +4,8 @@ $$S_{NN} = \sum_i\int\frac{\Sigma^2}{2}E\,e_i^2\,(-d\lambda) =
 \sum_j\int\frac{\Sigma^2}{2}E\,(We)_j^2\,(-d\lambda),$$
 
 over pixels or columns i, and over the coefficients j of an orthogonal transform of images, in
-octaves of their frequency. Both divisions share every evaluation. The critical times say at which
-noise what is decided: see `entropix.information.critical_times`.
+octaves of their frequency. Both divisions share every evaluation. For the critical times see
+`entropix.information.critical_times`.
 """
 
 from pathlib import Path
@@ -23,7 +23,14 @@ from entropix.interfaces import AbstractFunctional, AbstractModel
 from entropix.studies.cutoff import Cutoff, default_cutoff, with_cutoff
 from entropix.studies.data import PreparedData
 from entropix.studies.estimates import Subject, errors_of
-from entropix.studies.figures import figure, frame, legend_above, mark_times, sequential_colours
+from entropix.studies.figures import (
+    figure,
+    frame,
+    legend_above,
+    mark_times,
+    plain,
+    sequential_colours,
+)
 from entropix.studies.pictures import column_names
 from entropix.studies.record import Schema
 from entropix.studies.report import Rows, Table
@@ -121,7 +128,7 @@ def location_labels(subject: Subject) -> Found:
     """The names of coordinates and scales, and the edges of the intervals."""
     data, process = subject.data, subject.model.process
     found: Found = {"edge_log_snr": process.log_snr(jnp.asarray(_edges(subject.times)))}
-    if data.dataset.kind == "image":
+    if data.has_pictures:
         found["scale"] = _octaves(data.dataset.shape)
     else:
         found["coordinate"] = column_names(data)
@@ -136,7 +143,7 @@ def measure_location(subject: Subject, key: Key, _: Found) -> Found:
     data, shape = subject.data, subject.data.dataset.shape
     example, transform = jnp.asarray(data.held_out[0]), CosineTransform(axes=(0, 1), bands=True)
     names, partitions = ["coordinate"], [Partition.of(True, example)]
-    if data.dataset.kind == "image":
+    if data.has_pictures:
         names.append("scale")
         partitions.append(Partition.of(lambda x: transform(x.reshape(shape)), example))
     curve = integrate_parts(
@@ -225,7 +232,10 @@ def location_tables(record: "xarray.Dataset") -> list[Table]:
     rows = [["from noise to data", *CLOCKS.values()]]
     for name, label in CRITICAL.items():
         if f"{name}_log_snr" in record:
-            rows.append([label, *(_on_clock(record, f"{name}_{clock}") for clock in CLOCKS)])
+            # Where it is not reached, other clocks show the data end.
+            reached = np.isfinite(record[f"{name}_log_snr"].values).all()
+            times = (_on_clock(record, f"{name}_{clock}") for clock in CLOCKS)
+            rows.append([label, *(times if reached else ["not reached", "", ""])])
     if len(rows) > 1:
         tables.append(Table(rows, "Critical times"))
     if "scale_entropy" in record:
@@ -244,8 +254,6 @@ def location_tables(record: "xarray.Dataset") -> list[Table]:
 
 def _on_clock(record: "xarray.Dataset", name: str) -> str:
     values, errors = record[name].values, record[f"{name}_stderr"].values
-    if not np.isfinite(values).all():
-        return "not reached"
     return format_with_error(float(values.mean()), float(np.sqrt(np.mean(errors**2))))
 
 
@@ -265,7 +273,7 @@ def location_notes(record: "xarray.Dataset") -> list[str]:
     if "coordinate_entropy" in record:
         notes.append(
             "S_NN is a sum over coordinates, and over the coefficients of any orthogonal "
-            "transform. The parts are those of one integral, with errors of their own"
+            "transform. The parts come from an integral of their own, and have its errors"
         )
     reached = [n for n in CRITICAL if f"{n}_log_snr" in record]
     if reached:
@@ -273,7 +281,8 @@ def location_notes(record: "xarray.Dataset") -> list[str]:
         notes.append(
             f"Critical times: {meant}. The process time is that of this process, the OU time that "
             "of the Ornstein-Uhlenbeck process with the same log-SNR, in the coordinates of the "
-            "model. Of a trained network the collapse is at too much noise, by its path KL"
+            "model. For a trained network the collapse is found at too large noise, depending on "
+            "its path KL"
         )
     return notes
 
@@ -318,7 +327,7 @@ def _bars(axes: "Axes", record: "xarray.Dataset") -> None:
     values = record["coordinate_entropy"].values[:, order]
     errors = np.sqrt(np.mean(record["coordinate_entropy_stderr"].values[:, order] ** 2, axis=0))
     colours = sequential_colours(len(order))[::-1]
-    labels = record["coordinate"].values[order].tolist()
+    labels = [plain(name) for name in record["coordinate"].values[order].tolist()]
     axes.barh(range(len(order)), values.mean(axis=0), xerr=errors, color=colours)
     axes.set_yticks(range(len(order)), labels)
     axes.set_xlabel("S_NN [nats]")
@@ -332,7 +341,7 @@ def _along_noise(axes: "Axes", record: "xarray.Dataset", name: str) -> None:
     rates = record[f"{name}_entropy_interval"].values.mean(axis=0)[inside] / width[:, None]
     order = _most(record, name)
     for i, colour in zip(order, sequential_colours(len(order)), strict=True):
-        label = str(record[name].values[i])
+        label = plain(str(record[name].values[i]))
         axes.plot(middle, rates[:, i], color=colour, lw=1.4, label=label)
     axes.set_ylabel("entropy rate [nats per unit log-SNR]")
     axes.set_ylim(bottom=0)

@@ -123,7 +123,7 @@ SCHEMA: Schema = TRAINING | {
     "negative_log_likelihood": (_SEED, "nats", "upper bound on -E log p, held-out, data units"),
     "negative_log_likelihood_train": (_SEED, "nats", "the same on training data"),
     "bits_per_dim": (_SEED, "bits per dimension", "the bound per dimension, for integer levels"),
-    "storage_limit": ((), "nats", "ln N of the training samples, the entropy of naming one"),
+    "storage_limit": ((), "nats", "ln N, the entropy of the training samples"),
     **_gaussian_schema(),
     "log_prob": (_RATED, "nats", "lower bound on log p, held-out samples, data units"),
     "log_prob_train": (_RATED, "nats", "the same for training samples"),
@@ -164,7 +164,7 @@ LABELS = {
     "negative_log_likelihood_train": "bound on -log p, training data",
     "negative_log_likelihood_exact": "exact -log p, held-out data",
     "bits_per_dim": "bound on -log p, held-out data, per dimension",
-    "storage_limit": "ln N of the training data, to name one of them",
+    "storage_limit": "ln N, to identify one of the training samples",
     "wasserstein2": "W2, held-out data to samples",
     "wasserstein2_null": "W2, held-out data to training data",
     "transport_w2_lower": "W2 from data to noise, lower bound by moments",
@@ -466,7 +466,7 @@ def model_figures(data: PreparedData) -> Figures:
     """Figures of what is measured of a model of the data."""
     samples = functools.partial(plot_samples, data=data)
     location = functools.partial(plot_location, data=data)
-    parts = "scale of images" if data.dataset.kind == "image" else "column"
+    parts = "scale of images" if data.has_pictures else "column"
     return {
         "entropy.png": (
             "Entropy rate against log-SNR, and its integral from the data end",
@@ -524,8 +524,9 @@ def information_limits(record: "xarray.Dataset") -> dict[str, tuple[float, str]]
 
 
 def verdicts(record: "xarray.Dataset") -> list[str]:
-    """The sentence of the verdict."""
-    return [f"verdict: {record.attrs['verdict_text']}"]
+    """The sentence of the verdict, if the record has one: those of earlier versions do not."""
+    text = record.attrs.get("verdict_text")
+    return [] if text is None else [f"verdict: {text}"]
 
 
 def baseline_tables(record: "xarray.Dataset") -> list[Table]:
@@ -569,10 +570,10 @@ def notes_on(record: "xarray.Dataset") -> list[str]:
         "Speed limit: the path of the density from data to noise is at least as long as W2. "
         f"Efficiency is W2^2 / (S_NN x noise budget); {efficiency}",
         "The Gaussians have the moments of the training data: isotropic in the coordinates of the "
-        "model, diagonal, and with the full covariance. What a model gains over the last is what "
-        "it has found beyond the covariance",
-        "ln N is the entropy of the empirical distribution: what it takes to name one of the N "
-        "training samples, and so to have memorised all of them",
+        "model, diagonal, and with the full covariance. The advantage of a model over the "
+        "last is what it has learnt beyond mean and covariance",
+        "ln N is the entropy of the empirical distribution: the information that identifies one of "
+        "the N training samples",
     ]
     if "path_kl" in record:
         notes.append(

@@ -21,15 +21,15 @@ class DataOptions:
     """The array of an .npz file, the column of a Hugging Face data set, or the sheet of an .xlsx
     file, to read. auto: the only one, or the first sheet."""
     columns: tuple[str, ...] = ()
-    """Columns of a table to read, by name, or by number from 0 where they have no names. auto: all
-    but that of --condition."""
+    """Columns of a table to read, by name, or by number from 0 if they have no names. auto: all but
+    that of --condition."""
     drop: tuple[str, ...] = ()
     """Columns of a table to leave out."""
     drop_missing: bool = False
     """Leave out rows with a missing value in a column that is read; how many is reported."""
     encode: tuple[str, ...] = ()
-    """Columns, of text or not, to turn into the numbers 0, 1, ... of their values in alphabetical
-    order, with uniform noise one unit wide."""
+    """Columns whose values are replaced by 0, 1, ... in alphabetical order, with uniform noise one
+    unit wide."""
     delimiter: str | None = None
     """Separates the fields of a text file: one character, tab or space. auto: detected."""
     decimal: str | None = None
@@ -119,8 +119,8 @@ class TrainingOptions:
     are meant for an accelerator."""
     gaussian: Literal["auto", "yes", "no"] = "auto"
     """Add the field of the Gaussian with the mean and covariance of the training data to the
-    network, which then learns what is beyond the covariance. auto: yes, unless the density of the
-    data is known, or the process or the number of dimensions, above 4096, does not allow it."""
+    network, which then learns only the remainder. auto: yes, unless the density of the data is
+    known, the entropy of the process is infinite, or there are more than 4096 dimensions."""
     widths: tuple[int, ...] = ()
     """mlp: widths of the hidden layers; unet: channels at each resolution. auto: by --size; two
     layers of width 2 sqrt(N D), to a power of two between 64 and 512, for a medium mlp."""
@@ -191,8 +191,8 @@ class BudgetOptions:
     """A limit on time."""
 
     minutes: float | None = None
-    """Time for the whole command, in minutes: as many training steps as it allows, and fewer
-    evaluations and samples where they would take more than a third of it. auto: no limit."""
+    """Time limit of the whole command, in minutes: it determines the number of training steps, and
+    reduces evaluations and samples that would take more than a third of it. auto: no limit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,14 +263,14 @@ class PairOptions:
     """Which variables are paired."""
 
     x: tuple[str, ...] = ()
-    """Columns of the table that are X, by name, or by number where they have none."""
+    """Columns of the table that form X, by name, or by number if they have no names."""
     y: tuple[str, ...] = ()
-    """Columns of the table that are Y."""
+    """Columns of the table that form Y."""
     normal_scores: bool = True
-    """Map every continuous column to normal scores, which leaves the information as it is; else to
-    unit variance."""
+    """Map every continuous column to normal scores, which does not change the information;
+    otherwise to unit variance."""
     shuffle: bool = False
-    """Put Y into random order: a control with zero mutual information."""
+    """Put Y in random order: a control with zero mutual information."""
     seed: int = 0
     """Seed of folds, networks and synthetic data."""
 
@@ -282,7 +282,7 @@ class CrossFittingOptions:
     folds: int = 3
     """Number of parts of the samples; each is measured with a network trained on the others."""
     steps: int = 2000
-    """The most gradient steps of each network."""
+    """The largest number of gradient steps of each network."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,7 @@ SCHEMA: Schema = {
     "model_error": ((), "nats", "error of the networks that the forms and the training data show"),
     "denoising": ((), "nats", "I(X; Y), from denoising errors"),
     "score": ((), "nats", "I(X; Y), from scores"),
-    "fitted": ((), "nats", "I(X; Y), from denoising errors, samples trained on"),
+    "fitted": ((), "nats", "I(X; Y), from denoising errors, training samples"),
     "gaussian": ((), "nats", "I(X; Y) of Gaussians with the same correlations (CCA)"),
     "label_entropy": ((), "nats", "H(Y), the largest possible I(X; Y), for labels"),
     "fold_value": (("fold",), "nats", "I(X; Y) of each fold"),
@@ -111,12 +111,12 @@ def _pair(
     table = loaded(first)
     if second is not None:
         if asked.x or asked.y:
-            raise ValueError("`--x` and `--y` must be left out where X and Y are two files.")
+            raise ValueError("`--x` and `--y` must be left out if X and Y are two files.")
         other = loaded(second)
         if len(table.points) != len(other.points):
             raise ValueError(
                 f"`Y` must have one row for each of X, {len(table.points)}, got "
-                f"{len(other.points)}: rows are pairs. How much two populations differ is "
+                f"{len(other.points)}: rows are pairs. To compare two populations, use "
                 "`entropix divergence`."
             )
         return table.points, other.points, (table.name, other.name)
@@ -237,10 +237,10 @@ def mutual_information_report(record: "xarray.Dataset") -> Report:
         float(record["mutual_information"]), float(record["mutual_information_stderr"])
     )
     labels = {
-        "model_error": "error of the networks, as far as it shows",
+        "model_error": "detectable error of the networks",
         "denoising": "from denoising errors",
         "score": "from scores",
-        "fitted": "from denoising errors, samples trained on",
+        "fitted": "from denoising errors, training samples",
         "gaussian": "Gaussians of the same correlations",
         "label_entropy": "H(Y), the largest possible value",
     }
@@ -248,9 +248,7 @@ def mutual_information_report(record: "xarray.Dataset") -> Report:
     rows += [[text, f"{float(record[n]):.4g}"] for n, text in labels.items() if n in record]
     findings = []
     if not int(a["converged"]):
-        findings.append(
-            "the held-out loss still fell when the training ended: more --steps would find more"
-        )
+        findings.append("the held-out loss was still falling when training ended: use more --steps")
     facts = [
         f"Data: {a['data_text']}",
         f"Coordinates: {a['coordinates_text']}",
@@ -261,8 +259,8 @@ def mutual_information_report(record: "xarray.Dataset") -> Report:
         "order. Each sample was measured with a network that had not seen it. ± is one standard "
         "error for the population from which the pairs are drawn",
         "The error of the networks is the larger of half the difference between both forms and "
-        "half that between samples trained on and others. Structure that was never learnt lowers "
-        "all of them alike and does not show",
+        "half that between training samples and others. Structure that was not learnt lowers all "
+        "of them equally and is not detected",
         "For independent variables the value is zero within its errors, or negative; --shuffle "
         "repeats the estimate with Y in random order",
     ]

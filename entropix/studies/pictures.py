@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from entropix.studies.figures import DATA, EXACT, MODEL, TRAINING, figure, legend_above
+from entropix.studies.figures import DATA, EXACT, MODEL, TRAINING, figure, legend_above, plain
 
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ def plot_samples(record: "xarray.Dataset", path: Path, *, data: "PreparedData") 
     """Held-out data and samples of the first seed: images, a plane, or pairs of columns."""
     real = np.asarray(data.standardisation.inverse(data.held_out))
     made = record["samples"].values[0]
-    if data.dataset.kind == "image":
+    if data.has_pictures:
         _images(real, made, data.dataset.shape, data.dataset.levels, path)
     elif data.dim == 1:
         _histogram(real[:, 0], made[:, 0], path)
     elif data.dim == 2:
-        _plane(real, made, column_names(data), path)
+        _plane(real, made, [*map(plain, column_names(data))], path)
     else:
-        _pairs(real, made, column_names(data), path)
+        _pairs(real, made, [*map(plain, column_names(data))], path)
 
 
 def column_names(data: "PreparedData") -> list[str]:
@@ -177,6 +177,13 @@ def plot_log_density(record: "xarray.Dataset", path: Path) -> None:
     pooled = np.concatenate(list(values.values()))
     # The frame excludes half a per cent of the values on each side.
     low, high = np.quantile(pooled, [0.005, 0.995])
+    means = [
+        ("log_prob", "mean of held-out data", "-"),
+        ("log_prob_gaussian", "the same of a Gaussian", "--"),
+    ]
+    means = [entry for entry in means if entry[0] in record]
+    of_means = [float(record[name].mean()) for name, *_ in means]
+    low, high = min(low, *of_means), max(high, *of_means)
     bins = _bins(low, high, record.sizes["rated_sample"])
     with figure(path, (5.6, 3.6)) as fig:
         axes = fig.subplots()
@@ -193,6 +200,8 @@ def plot_log_density(record: "xarray.Dataset", path: Path) -> None:
                     ls=":" if name == "log_prob_exact" else "-",
                     label=label,
                 )
+        for name, label, style in means:
+            axes.axvline(float(record[name].mean()), color=DATA, lw=1.2, ls=style, label=label)
         axes.set_xlabel("log p(x), lower bound [nats, data units]")
         axes.set_ylabel("density")
         legend_above(fig, axes, columns=2)

@@ -1,4 +1,4 @@
-"""`measure --model`: what a model that exists already stores about a data set.
+"""`measure --model`: what an existing model stores about a data set.
 
 The numbers are those of `measure` for a network that it has trained. The data are brought to the
 values and the order that the model expects; noise levels for which the model is not defined are cut
@@ -311,7 +311,7 @@ class PretrainedStudy(AbstractStudy):
 
 
 def _refuse_training(options: MeasureOptions) -> None:
-    """Refuse options that do not concern a model that exists already."""
+    """Refuse options that do not concern an existing model."""
     training = dataclasses.asdict(options.training)
     for group, default in (
         (training, dataclasses.asdict(TrainingOptions()) | {"seed": training["seed"]}),

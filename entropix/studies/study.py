@@ -8,6 +8,7 @@ networks are saved instead.
 
 import abc
 import dataclasses
+import functools
 import importlib.util
 import os
 import re
@@ -15,7 +16,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import diffrax
 import equinox
@@ -43,9 +44,25 @@ if TYPE_CHECKING:
     import xarray
 
 Found = dict[str, Any]
-S = TypeVar("S")
+S = TypeVar("S", bound="Staged")
 # Folded into the key of a seed: what follows training draws other numbers than training.
 _ESTIMATES = 0xE571
+
+
+def nothing() -> None:
+    """Nothing happens."""
+
+
+class Staged(Protocol):
+    """What `for_each_seed` measures in stages: a dataclass; see there."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def advance(self) -> Callable[[], None]: ...
+
+    @property
+    def parts(self) -> dict[str, int]: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -379,19 +396,25 @@ def for_each_seed(
         training: whose seeds.
         stages: in their order, by name: from the subject, a key of their own and what earlier
             stages found, to arrays by names of the schema.
-        subject: from the index of a seed to what is measured.
-        show: whether to show progress.
+        subject: from the index of a seed to what is measured, a dataclass with the attributes
+            `parts`, of how many each stage consists if it is more than one, and `advance`, which it
+            calls after each.
+        show: whether to show a bar for each stage.
     """
     per_seed = []
     keys = training.keys(_ESTIMATES)
-    with progress_bar(len(keys) * len(stages), "measuring", "estimate", show=show) as bar:
-        for i, key in enumerate(keys):
-            what, found = subject(i), {}
-            for j, (name, stage) in enumerate(stages.items()):
-                bar.update(text=name)
-                found |= on_host(stage(what, jax.random.fold_in(key, j), found))
-                bar.update(1)
-            per_seed.append(found)
+    for i, (seed, key) in enumerate(zip(training.seeds, keys, strict=True)):
+        what, found = subject(i), {}
+        where = f" of seed {seed}" if len(keys) > 1 else ""
+        for j, (name, stage) in enumerate(stages.items()):
+            count = what.parts.get(name, 1)
+            with progress_bar(count, f"measuring {name}{where}", "part", show=show) as bar:
+                advance = functools.partial(bar.update, 1)
+                part = dataclasses.replace(what, advance=advance)
+                found |= on_host(stage(part, jax.random.fold_in(key, j), found))
+                if count == 1:
+                    advance()
+        per_seed.append(found)
     return {name: np.stack([found[name] for found in per_seed]) for name in per_seed[0]}
 
 

@@ -44,7 +44,7 @@ _LARGEST_FLAT = 12
 _LAYERS = {"small": (2, 0.5), "medium": (2, 1.0), "large": (3, 2.0)}
 _NARROWEST, _WIDEST = 64, 512
 # Channels of a U-Net at each resolution; width and depth of a transformer.
-_CHANNELS = {"small": (16, 32, 64), "medium": (32, 64, 128), "large": (64, 128, 256)}
+_CHANNELS = {"small": (24, 48), "medium": (32, 64, 128), "large": (64, 128, 256)}
 _TRANSFORMERS = {"small": (96, 4), "medium": (192, 6), "large": (384, 8)}
 # The largest number of coordinates with a full covariance.
 _MOST_COORDINATES = 4096
@@ -156,14 +156,26 @@ def make_network(
         dim = int(np.prod(shape))
         return FourierMLP(dim, widths=options.widths, key=key, condition_dim=condition_dim)
     if options.network == "unet":
-        network = UNet(shape, widths=options.widths, key=key, condition_dim=condition_dim)
+        patch = _patch(shape, 2) if options.size == "small" else 1
+        network = UNet(
+            shape, widths=options.widths, patch=patch, key=key, condition_dim=condition_dim
+        )
     else:
         width, depth = _TRANSFORMERS[options.size]
-        patch = max(size for size in (1, 2, 4) if shape[0] % size == shape[1] % size == 0)
         network = DiT(
-            shape, patch=patch, width=width, depth=depth, key=key, condition_dim=condition_dim
+            shape,
+            patch=_patch(shape, 4),
+            width=width,
+            depth=depth,
+            key=key,
+            condition_dim=condition_dim,
         )
     return Flattened(network)
+
+
+def _patch(shape: tuple[int, ...], largest: int) -> int:
+    """The largest side of patches that divides an image."""
+    return max(n for n in range(1, largest + 1) if shape[0] % n == shape[1] % n == 0)
 
 
 def make_models(
@@ -351,7 +363,8 @@ def _network_text(options: TrainingOptions) -> str:
     if options.network == "mlp":
         return widths_text(options.widths)
     if options.network == "unet":
-        return f"U-Net of {', '.join(map(str, options.widths))} channels"
+        halved = " at half of the resolution" if options.size == "small" else ""
+        return f"U-Net of {', '.join(map(str, options.widths))} channels{halved}"
     width, depth = _TRANSFORMERS[options.size]
     return f"transformer of {depth} blocks of width {width}"
 

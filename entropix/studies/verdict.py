@@ -1,13 +1,12 @@
-r"""One sentence on a measurement: whether its numbers mean what they seem to mean.
+r"""One sentence that rates a measurement: the problems of its data and of its training.
 
-What the data alone tell comes first (`entropix.studies.findings`). Of the model, with
-$A = E\log p - E\log g$ its advantage over the better of the Gaussians g of the training data
+The findings from the data alone come first (`entropix.studies.findings`). For the model, with $A = E\log p - E\log g$ its advantage over the better of the Gaussians g of the training data
 (`entropix.studies.baselines`), in nats on the same samples, and the margin of $m = 3$ standard
 errors:
 
 | verdict | rule |
 |---|---|
-| overfitted | more than half of the advantage on training data is missing on held-out data, $A_{train} - A$ exceeds its error m times, and $A < A_{train}/2$ |
+| overfitted | more than half of the advantage on training data is missing on held-out data, $A_{train} - A$ exceeds m times its error, and $A < A_{train}/2$ |
 | undertrained | the held-out loss was least in the last tenth of the steps; and in the second half of the training it fell by more than m standard errors of $E\log p$, or, for data that are not Gaussian, by more than the scatter of the curve explains, at half the rate of the first half or more, per unit of learning rate |
 | worse than a Gaussian | $A < -m\,\mathrm{stderr}$, and the data are not Gaussian |
 | Gaussian data | $A$ is at most $m\,\mathrm{stderr}$; if it is below $-m\,\mathrm{stderr}$, Mardia's tests of the data find no deviation from a Gaussian |
@@ -28,7 +27,7 @@ from entropix._core.formatting import format_with_error
 if TYPE_CHECKING:
     import xarray
 
-# A difference counts beyond this number of its standard errors.
+# A difference counts if it exceeds this number of its standard errors.
 MARGIN = 3.0
 _LAST = 0.9  # of the steps: a loss that is least after them was still falling
 # The sum of the learning rates of the second half of a cosine, relative to that of the first.
@@ -57,7 +56,7 @@ def verdict(record: "xarray.Dataset") -> dict[str, str]:
     on_train, train_stderr = _paired(record, "_train", best)
     lost, lost_stderr = on_train - advantage, float(np.hypot(stderr, train_stderr))
     image = record.attrs.get("kind") == "image"
-    remedy = "train longer or take a U-Net" if image else "train longer or take a larger network"
+    remedy = "train longer or use a U-Net" if image else "train longer or use a larger network"
     if record.attrs.get("network") == "unet":
         remedy = "train longer"
     gaussian = _NAMES[best]

@@ -77,8 +77,8 @@ class Callback:
     Args:
         function: `function(step, metrics)`, or `function(step, metrics, model)` with an argument of
             that name. Metrics are the held-out loss, and the means of loss and gradient norm since
-            the last call. `model()` builds the model as it is then, with its averaged parameters;
-            it is to be called inside of the function. If the function returns True, the run stops.
+            the last call. `model()` builds the model of that step, with its averaged parameters;
+            call it inside the function. If the function returns True, the run stops.
         every: steps between calls; None: 100. If a `Holdout` has its own, the smaller one counts
             for both.
 
@@ -188,7 +188,7 @@ def fit(
             to choose when, and to resume; or a `ShardedCheckpoint(...)`, written in the background
             by all processes, from which a run may resume on any number of devices.
         callback: `callback(step, metrics)` every 100 steps, or a `Callback`. One with an argument
-            `model`, `callback(step, metrics, model)`, gets the model by calling `model()`. If it
+            `model`, `callback(step, metrics, model)`, obtains the model by calling `model()`. If it
             returns True, the run stops.
         measure: a function of the model that returns an `Estimate` or a number, or a dictionary of
             them: `lambda model: ex.neural_entropy(model, data, key=key)`. They are in

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,10 @@ from entropix.training.source import Source, epoch_order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+# Seconds between two updates of a progress bar, at most.
+_SHOWN = 2.0
 
 
 class History(AbstractResult):
@@ -257,6 +262,8 @@ class Run:
                 part = part.removeprefix("value_")
                 host = to_host(array) if eqx.is_array(array) else np.asarray(array)
                 expected = () if members is None else (members,)
+                if host.shape == ():  # a number that does not depend on the member
+                    host = np.broadcast_to(host, expected)
                 if host.shape != expected or host.dtype.kind not in "fiub":
                     raise ValueError(
                         "`measure` must return an Estimate or a number, or a dictionary of them, "
@@ -338,9 +345,10 @@ def _train(run: Run) -> tuple[PyTree, History]:
             if now.step == 0 and 0 in run.measure_at:
                 first = _with_members(run.measured(0, now.state.current, members), padded)
                 now = dataclasses.replace(now, history=_longer(now.history, first))
+            most = 1 if run.progress else run.steps  # the first steps tell how many are shown
             while now.step < run.steps and now.active:
-                stop = run.next_stop(now.step)
-                count = stop - now.step
+                stop = min(run.next_stop(now.step), now.step + most)
+                count, began = stop - now.step, time.perf_counter()
                 # The numbers of a chunk are arguments of one program: it is compiled once.
                 start = np.int32(now.step)
                 source = sources(count)
@@ -348,6 +356,8 @@ def _train(run: Run) -> tuple[PyTree, History]:
                 out = advance(inputs, (now.state, now.order))
                 losses, norms = (to_host(a)[..., :count] for a in (out.losses, out.norms))
                 _check_finite(now.step, losses, norms, to_host(out.finite))
+                if run.progress:
+                    most = max(1, int(_SHOWN * count / (time.perf_counter() - began)))
                 history = _longer(now.history, {"loss": losses, "gradient_norm": norms})
                 # Means since the last evaluation, wherever chunks ended for other reasons.
                 evaluated = stop % run.every == 0 or stop == run.steps

@@ -33,13 +33,13 @@ def curve(key=KEY, **options):
     return ex.entropy_curve(model, data, key=key, num_evaluations=1024, num_times=9, **options)
 
 
-def history(members=()):
+def history(members=(), checks=2):
     return ex.training.History(
         step=jnp.arange(1, 41),
         loss=jax.random.normal(KEY, (*members, 40)),
         gradient_norm=jnp.ones((*members, 40)),
-        holdout_step=jnp.array([20, 40]),
-        holdout_loss=jnp.ones((*members, 2)),
+        holdout_step=jnp.array([20, 40])[:checks],
+        holdout_loss=jnp.ones((*members, checks)),
         best_step=jnp.full(members, 40),
         measured_step=jnp.array([40]),
         measured={"entropy": ex.Estimate(*jnp.ones((3, *members, 1)))},
@@ -59,6 +59,11 @@ RESULTS = {
     "densities": lambda: filled(lambda: ex.log_prob(small_model(), gaussian_data(), key=KEY)),
     "speed": lambda: filled(lambda: ex.speed_limit(small_model(), gaussian_data(), key=KEY)),
     "history": history,
+    "nothing held out": lambda: history((), 0),
+    "histories, nothing held out": lambda: history((3,), 0),
+    "pixels of several": lambda: filled(
+        lambda: jax.vmap(lambda key: curve(key, per_coordinate=True))(jax.random.split(KEY, 3))
+    ),
     "histories": lambda: history((3,)),
 }
 
@@ -105,6 +110,11 @@ def test_records_are_labelled():
     assert losses["loss"].dims == ("batch", "step")
     assert losses["measured_entropy_stderr"].dims == ("batch", "measured_step")
     assert losses["step"].values[-1] == 40
+    several = result_of("pixels of several").to_xarray()
+    assert several["value"].dims == ("batch", "part_0")
+    twice = eqx.tree_at(lambda h: h.measured, history(), {"step": jnp.ones(1)})
+    with pytest.raises(ValueError, match="names of a result must differ, got 'measured_step'"):
+        twice.to_xarray()
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_format_and_html():
 
 
 def test_numbers_shift_and_scale():
-    given = estimate(value=5.0, stderr=0.3, slope=2.0, bias=-1.0, cutoff=0.1)
+    given = estimate(value=5.0, stderr=0.3, slope=2.0, bias=-1.0, cutoff=0.1, largest_noise=50.0)
     for other in (
         given * -2,
         -2 * given,
@@ -84,6 +84,8 @@ def test_numbers_shift_and_scale():
         found = [other.value, other.stderr, other.mc_stderr, other.slope, other.bias, other.cutoff]
         np.testing.assert_allclose(found, [-10.0, 0.6, 0.1, -4.0, 2.0, 0.1], rtol=1e-6)
         assert other.num_evaluations == 7
+        assert other.largest_noise == 50.0
+    assert float(given - np.uint8(3)) == float((given - np.array(3, np.uint32)).value) == 2.0
     for other in (given + 1, 1 + given, given - (-1), -(-1 - given)):
         found = [other.value, other.stderr, other.slope, other.bias]
         np.testing.assert_allclose(found, [6.0, 0.3, 2.0, -1.0], rtol=1e-6)
@@ -118,6 +120,11 @@ def test_two_estimates():
     cut = estimate(cutoff=0.1)
     assert float(cut.minus(cut, independent=False).cutoff) == pytest.approx(0.1)
     assert float(cut.minus(a, independent=True).cutoff) == pytest.approx(0.1)
+    known = [
+        estimate(largest_noise=50.0).plus(e, independent=True)
+        for e in (a, estimate(largest_noise=10.0))
+    ]
+    assert [float(e.largest_noise) for e in known] == [50.0, 10.0]
     with pytest.raises(ValueError, match="`cutoff` must be the same in both"):
         cut.minus(estimate(cutoff=0.2), independent=True)
 
@@ -128,6 +135,9 @@ def test_standard_errors_from_a_value():
     assert batch.sigmas_from(2.0).tolist() == [-jnp.inf, 0.0, 2.0]
     gradient = jax.grad(lambda t: jnp.sum(estimate(value=5.0, stderr=0.5).sigmas_from(t)))(4.0)
     assert float(gradient) == -2.0
+    message = "`truth` must be a number, got an Estimate: use"
+    with as_shipped(), pytest.raises(ValueError, match=message):
+        batch.sigmas_from(batch)
 
 
 def test_errors_of_differences_are_honest():

@@ -1,4 +1,4 @@
-"""What stands in the way of a density is found, and nothing is found where nothing does."""
+"""Obstacles to a density are found, and none are found where there are none."""
 
 import re
 
@@ -106,3 +106,12 @@ def test_names_of_columns():
     assert "number of b's (" in describe(data).sentences[0]
     with pytest.raises(ValueError, match="`points` must hold finite numbers"):
         describe([[1.0, np.nan], [2.0, 3.0]])
+
+
+@pytest.mark.parametrize("scale", [1e-320, 1e-200, 1e200, 1e300])
+def test_the_unit_does_not_matter(scale):
+    points = (1 + np.arange(24.0)[:, None] % 7) * scale
+    found = describe(np.concatenate([points, (1 + np.arange(24.0)[:, None] ** 2) * scale], axis=1))
+    assert found.rank == 2
+    assert found.distinct.tolist() == [7, 24]
+    assert "--condition 0 uses" in found.sentences[0]

@@ -160,6 +160,17 @@ FOUND = {
     "line ends of Windows and a byte order mark": "\ufeffa;b\r\n1,5;2\r\n3;4\r\n",
     "blank lines": "\n\na,b\n\n1.5,2\n\n3,4\n\n",
     "marks of missing values": "a,b\n1.5,2\n?,1\n-,1\n3,4\n",
+    "missing values in the first line, no header": "?,7\n1.5,2\nNA,9\n3,4\n",
+    "names of rows, as R writes them": '"a" "b"\n"1" 1.5 2\n"2" 3 4\n',
+    "names of rows between commas": "a,b\nu,1.5,2\nv,3,4\n",
+    "numbers of rows, as pandas prints them": "     a  b\n0  1.5  2\n1    3  4\n",
+    "comments, and names in the last, as NumPy writes them": "# by me\n# a b\n1.5 2\n3 4\n",
+    "comments before a header": "# by me, 2024\n\na,b\n1.5,2\n3,4\n",
+    "a comment that names nothing": "# from one of the many runs\n1.5 2\n3 4\n",
+    "blanks around names and numbers": "a , b \n1.5 , 2 \n3 , 4 \n",
+    "a delimiter at each end of line, no header": "1.5\t2\t\n3\t4\t\n",
+    "the delimiter in a first line, for Excel": "sep=:\r\na:b\r\n1.5:2\r\n3:4\r\n",
+    "quoted numbers and white space, no header": '"1.5" "2"\n"3" "4"\n',
 }
 
 
@@ -170,6 +181,15 @@ def test_text_as_it_is_found(tmp_path, name):
     data = load(tmp_path / "x.csv", drop=drop, drop_missing="missing" in name)
     np.testing.assert_array_equal(data.points, [[1.5, 2], [3, 4]])
     assert (data.labels is None) == ("counts" not in name)
+    assert data.columns in (("a", "b") if FOUND[name].count("a") else None, None)
+
+
+def test_blanks_are_no_part_of_names_and_labels(tmp_path):
+    (tmp_path / "x.csv").write_text("a , c \n 1,u \n2, u\n4,v  \n")
+    data = load(tmp_path / "x.csv", labels="c")
+    assert data.columns == ("a",)
+    assert [*data.labels] == ["u", "u", "v"]
+    assert load(tmp_path / "x.csv", encode="c").categories == {"c": ("u", "v")}
 
 
 def test_marks_of_thousands(tmp_path):
@@ -184,7 +204,7 @@ def test_marks_of_thousands(tmp_path):
     path.write_text("a;b\n1,234;2\n5,678;4\n")
     data = load(path)
     np.testing.assert_allclose(data.points[:, 0], [1.234, 5.678])
-    assert "read with a decimal comma: decimal='.' (--decimal .) takes" in data.notes[0]
+    assert "read with a decimal comma: decimal='.' (--decimal .) reads" in data.notes[0]
     np.testing.assert_allclose(load(path, decimal=".").points[:, 0], [1234, 5678])
     path.write_text("a;b\n1.5;0,5\n2.25;7,5\n")  # both marks in one file
     refused(path, "numeric columns, got column '[ab]'")
@@ -228,8 +248,8 @@ def test_a_refusal_names_the_options_that_help(file):
         file,
         r"column 'species': '\w+' in sample 0 .*; column 'island': .*; column 'sex': .*: "
         r"drop=\['species', 'island', 'sex'\] \(--drop species island sex\) leaves them out; "
-        r"text may be the label, labels='species' \(--condition species\), or be numbered, "
-        r"encode=\['species'\] \(--encode species\)",
+        r"a column of text can be the label, labels='species' \(measure --condition species\), "
+        r"or be numbered, encode=\['species'\] \(--encode species\)",
     )
     text = ["species", "island", "sex"]
     refused(
@@ -295,15 +315,17 @@ def test_options_hold_for_any_data_of_two_axes(tmp_path):
     np.save(tmp_path / "x.npy", points)
     np.savez(tmp_path / "x.npz", x=points, y=np.arange(6))
     want = np.delete(points, 2, axis=0)
-    data = load(tmp_path / "x.npy", drop="0", drop_missing=True)
+    data = load(tmp_path / "x.npy", drop=0, drop_missing=True)
     np.testing.assert_array_equal(data.points, want[:, 1:])
     data = load(tmp_path / "x.npz", array="x", labels="y", drop_missing=True)
     np.testing.assert_array_equal(data.points, want)
     assert data.labels.tolist() == [0, 1, 3, 4, 5]
     refused(tmp_path / "x.npy", "1 NaN or missing .*leaves out 1 of 6 rows")
     np.save(tmp_path / "images.npy", np.zeros((5, 4, 4)))
-    refused(tmp_path / "images.npy", "`drop` must be left out for data that are no table", drop="0")
-    refused("digits", "`columns` must be left out for data that are no table", columns="0")
+    refused(
+        tmp_path / "images.npy", "`drop` must be left out for data that are not a table", drop="0"
+    )
+    refused("digits", "`columns` must be left out for data that are not a table", columns="0")
 
 
 def test_tables_of_hugging_face(tmp_path):

@@ -432,6 +432,7 @@ ADAPTIVE = {
 }
 
 
+@pytest.mark.slow(reason="a gradient through adaptive steps")
 @pytest.mark.parametrize(
     ("adjoint", "steps"),
     [

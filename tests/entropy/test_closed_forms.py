@@ -205,6 +205,7 @@ def test_a_wrong_field():
     assert abs(float(entropy.value) ** 0.5 - total**0.5) < float(distance.value) ** 0.5
 
 
+@pytest.mark.slow(reason="a program for each cut-off")
 def test_two_points_with_a_cutoff(x64):
     """Finite data: entropy down to Sigma^2 = 1e-4, and the slope D - d = 1."""
     points = jnp.asarray([[-1.0], [1.0]])

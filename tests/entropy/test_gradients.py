@@ -71,6 +71,7 @@ def test_entropy_through_the_flow(x64, name, adjoint):
     np.testing.assert_allclose(gradient, expected[1], rtol=1e-4)
 
 
+@pytest.mark.slow(reason="gradients of two estimators")
 @pytest.mark.parametrize("functional", ["entropy", "path KL"])
 def test_a_fixed_proposal_makes_the_estimate_a_function_of_the_model(x64, functional):
     """Its gradient is then the finite difference with the same key; with a new pilot it is not."""

@@ -350,6 +350,7 @@ def divergence_on(grid, p, q):
     return float(np.sum(p[inside] * np.log(p[inside] / q[inside])) * step)
 
 
+@pytest.mark.slow(reason="long paths")
 @pytest.mark.parametrize("temperature", quick([0.5], [0.5, 1.0]))
 def test_relaxation_in_a_double_well(temperature):
     """S_tot(t) = KL(p_0 || p_eq) - KL(p_t || p_eq), with p_t from the Fokker-Planck equation."""

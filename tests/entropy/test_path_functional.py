@@ -98,6 +98,7 @@ def estimate(name, functional, along):
     )
 
 
+@pytest.mark.slow(reason="long paths")
 @pytest.mark.parametrize(
     ("functional", "name"),
     [

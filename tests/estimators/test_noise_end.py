@@ -32,6 +32,7 @@ def vp():
     return ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
 
 
+@pytest.mark.slow(reason="a program for each process")
 @pytest.mark.parametrize(
     "low", [-3.0, pytest.param(-1.0, marks=pytest.mark.slow(reason="another program"))]
 )

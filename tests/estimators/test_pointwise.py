@@ -266,6 +266,7 @@ def test_axes_and_levels(x64):
         np.testing.assert_allclose(channels[..., 1], transform()(x[..., 1]), atol=1e-12)
 
 
+@pytest.mark.slow(reason="a program of its own")
 def test_parts_of_a_functional_of_ones_own(data):
     """Any functional whose rate returns an array."""
 

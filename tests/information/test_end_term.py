@@ -97,6 +97,7 @@ def test_gaussians_of_std_75(wrap):
     assert "bias" not in str(e)
 
 
+@pytest.mark.slow(reason="a gradient of two integrals")
 @pytest.mark.parametrize(
     "wrap",
     [pytest.param(lambda model: model, marks=pytest.mark.slow, id="exact"), network],

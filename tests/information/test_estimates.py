@@ -1,5 +1,7 @@
 """Information from samples alone: closed forms, invariances, errors, and what is refused."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +40,7 @@ def test_gaussian_pair_in_both_orders_and_after_monotone_maps():
     assert abs(float(found) - float(mapped)) < 0.02 * float(found)
 
 
+@pytest.mark.slow(reason="a training of its own")
 def test_the_variable_of_fewer_dimensions_is_diffused():
     x, y = gaussian_pair()
     one, other = (
@@ -57,11 +60,16 @@ def test_independent_variables_have_none():
 def test_labels_are_conditions_and_bound_the_value():
     x, _ = gaussian_pair()
     labels = (x[:, 0] > 0).astype(int) + 2 * (x[:, 1] > 0)
-    found = ex.estimate_mutual_information(x, labels, key=KEY, recipe=SMALL)
+    with pytest.warns(UserWarning, match="held-out loss was still falling"):
+        found = ex.estimate_mutual_information(
+            x, labels, key=KEY, recipe=dataclasses.replace(SMALL, learning_rate=2e-2)
+        )
+    assert not found.converged
     assert float(found.bound) == pytest.approx(np.log(4), abs=0.01)
-    assert 0.4 < float(found) < np.log(4)
+    assert 0.3 < float(found) < np.log(4)
 
 
+@pytest.mark.slow(reason="programs of four shapes; the examples of the docstrings run by default")
 def test_conditional_total_correlation_entropy_and_divergence():
     x, y = gaussian_pair()
     rng = np.random.default_rng(3)
@@ -102,6 +110,21 @@ def test_the_gaussian_part_of_both_forms():
     _, squared = _gaussian_forms(rho, x[:4], (c[:4], -c[:4]))
     exact = (2 * 0.9 * c[:4, 0]) ** 2 / 0.19 / 2
     np.testing.assert_allclose(squared, exact, rtol=1e-3)
+
+
+@pytest.mark.slow(reason="twenty trainings of three networks")
+@pytest.mark.filterwarnings("ignore:the held-out loss still fell")
+def test_repeated_runs_scatter_by_the_stated_error():
+    found = [
+        ex.estimate_mutual_information(
+            *gaussian_pair(seed=seed), key=jax.random.key(seed), recipe=SMALL
+        )
+        for seed in range(20)
+    ]
+    values, errors = (np.array([float(f) for f in v]) for v in (found, [f.stderr for f in found]))
+    assert abs(values.mean() + np.log(1 - 0.64)) < 4 * values.std() / np.sqrt(20)
+    # Twenty values know their own scatter to 16%.
+    assert 0.6 < values.std(ddof=1) / np.sqrt(np.mean(errors**2)) < 1.5
 
 
 @pytest.mark.parametrize("count", [20, 101, 1000])

@@ -182,6 +182,7 @@ def test_kl_between_conditions_of_one_model():
     close(estimate, 0.32)
 
 
+@pytest.mark.slow(reason="a gradient of an integral")
 @pytest.mark.parametrize("form", ["score", pytest.param("denoising", marks=pytest.mark.slow)])
 def test_gradient_of_information_in_the_correlation(form, x64):
     """Through the data, the model and its condition: d/d rho of -log(1 - rho^2)/2."""

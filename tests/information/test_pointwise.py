@@ -49,6 +49,7 @@ def information(setting, count=None, **options):
     )
 
 
+@pytest.mark.slow(reason="a program for each form")
 @pytest.mark.parametrize(
     "form",
     [pytest.param("score", marks=pytest.mark.slow(reason="several programs")), "denoising"],

@@ -1,22 +1,19 @@
-"""Trained networks on pairs whose information is known, by the recipe of docs/information.md."""
+"""`estimate_mutual_information` at full size on pairs whose information is known."""
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 import entropix as ex
-from benchmarks.information import network_model
 from benchmarks.information_tasks import TASKS, Task
 
 
 pytest.importorskip("scipy")
 
-# One task of each kind, those of one shape together, and what 1,000 steps reach of it; see
-# docs/information.md for more.
+# One task of each kind, those of one shape together; see docs/information.md for more.
 TOLERANCE = {
-    "half-cube, 2-D, rho 0.8": 0.12,
-    "Student, 3 degrees, 2-D, rho 0.8": 0.1,
-    "spiral of x, 2-D, rho 0.8": 0.3,  # a Gaussian would have a third of it
+    "half-cube, 2-D, rho 0.8": 0.05,
+    "Student, 3 degrees, 2-D, rho 0.8": 0.06,
+    "spiral of x, 2-D, rho 0.8": 0.1,  # a Gaussian would have a third of it
 }
 CASES = (
     Task("Gaussian, 10-D, rho 0.8", 10, 0.8),
@@ -31,27 +28,11 @@ def test_the_student_has_information_without_correlation():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the held-out loss was still falling")
 @pytest.mark.parametrize("task", CASES, ids=[task.name for task in CASES])
 def test_information_from_a_trained_network(task):
-    sample_key, fresh_key, model_key, fit_key, key = jax.random.split(jax.random.key(0), 5)
+    sample_key, key = jax.random.split(jax.random.key(0))
     x, y = task.sample(10_000, key=sample_key)
-    fresh_x, fresh_y = task.sample(10_000, key=fresh_key)
-    size = jnp.std(x, axis=0), jnp.std(y, axis=0)
-    x, y, fresh_x, fresh_y = x / size[0], y / size[1], fresh_x / size[0], fresh_y / size[1]
-    model = network_model(x, y, key=model_key)
-    model = ex.fit(
-        model,
-        x,
-        condition=y,
-        key=fit_key,
-        steps=1000,
-        batch_size=128,
-        loss=ex.Denoising(4),
-        learning_rate=4e-3,
-    ).model
-    for form in ("score", "denoising"):
-        estimate = ex.mutual_information(
-            model, fresh_x, fresh_y, key=key, form=form, num_evaluations=32_768
-        )
-        tolerance = max(TOLERANCE.get(task.name, 0.05) * task.information, 0.05)
-        assert float(estimate.value) == pytest.approx(task.information, abs=tolerance)
+    found = ex.estimate_mutual_information(x, y, key=key)
+    tolerance = max(TOLERANCE.get(task.name, 0.03) * task.information, 4 * float(found.stderr))
+    assert float(found) == pytest.approx(task.information, abs=tolerance)

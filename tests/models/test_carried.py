@@ -80,6 +80,7 @@ def test_the_same_entropy(random, tmp_path, route):
     np.testing.assert_allclose(got.stderr, expected.stderr, rtol=1e-4)
 
 
+@pytest.mark.slow(reason="a gradient of a convolutional network")
 def test_parameters_of_flax_can_be_differentiated(random, tmp_path):
     """Those of an NNX module, as those of the Equinox network."""
     pytest.importorskip("flax")

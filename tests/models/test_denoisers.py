@@ -169,7 +169,10 @@ def test_fields_are_the_exact_ones(clock, x64, getkey):
             )
 
 
-@pytest.mark.parametrize("name", ["ddpm", "edm", "flow"])
+@pytest.mark.parametrize(
+    "name",
+    [*(pytest.param(n, marks=pytest.mark.slow(reason="as flow")) for n in ("ddpm", "edm")), "flow"],
+)
 def test_estimates_are_those_of_the_exact_model(name, x64):
     """S_tot, path KL and log densities, cut off where the network is no longer defined."""
     mixture = small_mixture()
@@ -203,6 +206,8 @@ def test_estimates_are_those_of_the_exact_model(name, x64):
         ({"parametrisation": "x0"}, "`parametrisation` must be one of"),
         ({"log_snr_range": None}, "`log_snr_range` must be given"),
         ({"log_snr_range": (3.0, -3.0)}, "`log_snr_range` must be"),
+        ({"log_snr_range": (-3.0, np.inf)}, "`log_snr_range` must be .* high finite"),
+        ({"shape": (-1,)}, "`shape` must be a tuple of positive integers"),
         ({"parametrisation": "edm"}, "`data_std` must be given"),
         ({"data_std": 0.5}, "`data_std` must be None"),
         ({"level": [0.1, 0.9]}, "`level` must be a table of alpha-bar that falls"),
@@ -224,6 +229,8 @@ def test_a_function_of_another_shape():
     )
     with pytest.raises(ValueError, match="`function` must return an array of the shape"):
         model.score(0.5, jnp.ones(2))
+    with pytest.raises(ValueError, match=r"`data` must have shape \(n, 2\), got \(3, 5\)"):
+        ex.neural_entropy(model, np.eye(3, 5), key=jax.random.key(0))
 
 
 def test_batches_are_those_of_the_function():

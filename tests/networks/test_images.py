@@ -8,7 +8,7 @@ import pytest
 
 import entropix as ex
 from entropix.networks import Fixed, network_size, trainable
-from entropix.networks.images import convolved, doubled, halved
+from entropix.networks.images import convolved, doubled, halved, patches, pixels
 from tests.helpers import all_finite, as_shipped, quick
 
 
@@ -18,6 +18,7 @@ NETWORKS = {
     "unet-attention": lambda **o: ex.UNet(
         (6, 6, 3), key=KEY, widths=(8, 8), blocks=2, attention=(1,), heads=2, dropout=0.5, **o
     ),
+    "unet-patches": lambda **o: ex.UNet((6, 4, 2), key=KEY, widths=(4, 8), patch=2, **o),
     "dit": lambda **o: ex.DiT((6, 4, 2), key=KEY, width=16, depth=2, heads=2, **o),
 }
 
@@ -37,6 +38,7 @@ def awake(network, key=KEY, size=0.2):
     return eqx.combine(jax.tree.unflatten(treedef, leaves), static)
 
 
+@pytest.mark.slow(reason="large networks")
 @pytest.mark.parametrize("name", quick(("dit",), NETWORKS))
 def test_images_in_images_out(name, getkey):
     """Initially zero, finite at the exact ends, equal under jit and vmap, differentiable."""
@@ -201,3 +203,24 @@ def test_sizes_are_counted():
 def test_static_mistakes(make, message):
     with as_shipped(), pytest.raises(ValueError, match=message):
         make()
+
+
+def test_patches_become_channels_and_pixels_again(getkey):
+    x = jax.random.normal(getkey(), (3, 6, 4))
+    parts = patches(x, 2)
+    assert parts.shape == (12, 3, 2)
+    np.testing.assert_array_equal(parts[4:8, 1, 0], x[1, 2:4, :2].ravel())
+    np.testing.assert_array_equal(pixels(parts, 2), x)
+    with pytest.raises(ValueError, match="`patch` must divide"):
+        ex.UNet((7, 5), key=KEY, widths=(4,), patch=2)
+
+
+def test_flattened_images_are_images(getkey):
+    network = awake(NETWORKS["dit"](condition_dim=3))
+    flat = ex.networks.Flattened(network)
+    y, condition = jax.random.normal(getkey(), network.shape), jnp.ones(3)
+    assert flat.dim == y.size
+    expected = call(network, 0.3, y, condition).ravel()
+    np.testing.assert_array_equal(call(flat, 0.3, y.ravel(), condition), expected)
+    with pytest.raises(ValueError, match="`network` must have a `shape`"):
+        ex.networks.Flattened(jnp.tanh)

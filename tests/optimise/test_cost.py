@@ -35,6 +35,7 @@ def line():
     return ex.ExactModel(gaussian, ex.StraightLine(1.0)), processes
 
 
+@pytest.mark.slow(reason="a program for each cost")
 def test_costs_of_gaussian_data_are_the_closed_forms(x64, line):
     """Values of the closed forms for N(0.7, 0.4), target N(0, 1)."""
     model, processes = line

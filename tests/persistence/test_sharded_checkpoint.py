@@ -56,6 +56,7 @@ def test_goes_on_to_the_same_bits(tmp_path, whole):
 
 
 # Orbax leaves the event loop of a read that failed to the garbage collector.
+@pytest.mark.slow(reason="several runs")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", ["spoilt", "half-written"])
 def test_a_damaged_one_gives_way_to_the_one_before(tmp_path, whole, damage):

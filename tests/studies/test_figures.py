@@ -33,7 +33,7 @@ def record_of(data, *, seeds=2, truth=False):
     }
     known = ("total", "path_kl", "prior", "kl_bound", "log_prob_exact")
     left_out = () if truth else known
-    if data.dataset.kind != "image":
+    if not data.has_pictures:
         left_out = (*left_out, "scale")
     values = {
         name: rng.uniform(0.5, 1.0, size=tuple(sizes[dim] for dim in dims))
@@ -60,9 +60,9 @@ def record_of(data, *, seeds=2, truth=False):
     return assemble(SCHEMA, values, coordinates, attributes)
 
 
-def data_of(shape, **options):
-    rng = np.random.default_rng(1)
-    return prepare_data(Dataset.from_array(rng.normal(size=(40, *shape))), DataOptions(**options))
+def data_of(shape, kind=None, **options):
+    points = np.random.default_rng(1).normal(size=(40, *shape))
+    return prepare_data(Dataset.from_array(points, kind=kind), DataOptions(**options))
 
 
 TIMES = ("log_snr", "wasserstein2_count", "scale", "edge_log_snr", "class_log_snr")
@@ -84,6 +84,24 @@ def test_samples_of_every_kind_of_data(tmp_path, shape):
     plot_location(record_of(data), tmp_path / "information.png", data=data)
     for name in ("samples", "information"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_rows_of_pixels_are_shown_as_columns(tmp_path):
+    data = data_of((3,), kind="image")
+    plot_samples(record_of(data), tmp_path / "samples.png", data=data)
+    plot_location(record_of(data), tmp_path / "information.png", data=data)
+    assert len(list(tmp_path.glob("*.png"))) == 2
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_names_of_columns_are_no_formulas(tmp_path, count):
+    names = ["$\\frac$", "_a $b_$", "_100%\\"][:count]
+    points = np.random.default_rng(1).normal(size=(40, count))
+    data = prepare_data(Dataset.from_array(points, columns=tuple(names)), DataOptions())
+    record = record_of(data).assign_coords(coordinate=names)
+    plot_samples(record, tmp_path / "samples.png", data=data)
+    plot_location(record, tmp_path / "information.png", data=data)
+    assert len(list(tmp_path.glob("*.png"))) == 2
 
 
 @pytest.mark.parametrize(("seeds", "truth"), [(1, False), (3, True), (12, True)])

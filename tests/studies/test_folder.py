@@ -114,6 +114,7 @@ PREPARE = {
 }
 
 
+@pytest.mark.slow(reason="whole studies")
 @pytest.mark.parametrize("name", PREPARE)
 def test_overwriting_removes_every_figure(tmp_path, name):
     study = PREPARE[name](OutputOptions(out=str(tmp_path / "out")))

@@ -400,6 +400,7 @@ def test_labels_are_measured_and_survive_an_interruption(tmp_path, monkeypatch, 
 # ------------------------------------------------------------------ units
 
 
+@pytest.mark.slow(reason="a whole study")
 def test_densities_are_in_the_units_of_the_data(tmp_path):
     """Rescaled data have the same network, and a log density lower by the log of the scale."""
     points = np.random.default_rng(0).normal(size=(NUM_SAMPLES, 2)) @ [[1.0, 0.5], [0.0, 0.3]]

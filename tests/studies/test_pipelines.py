@@ -164,7 +164,12 @@ REFUSED = {
     "no labels": ("images.npy", "classes", None, "class_labels should be provided"),
     "no classes": ("images.npy", "grey", "labels", "must take the labels of `condition`"),
     "no weights": ("images.npy", "copy", "weights", "must hold the unet"),
-    "unknown prediction": ("images.npy", "copy", "prediction", "predicts one of"),
+    "unknown prediction": ("images.npy", "copy", "prediction_type mystery", "predicts one of"),
+    "a negative noise": ("images.npy", "copy", "beta_end -1", "alpha-bar falls from below"),
+    "no steps": ("images.npy", "copy", "num_train_timesteps 1", "in two steps or more, got 1"),
+    "steps in words": ("images.npy", "copy", 'num_train_timesteps "x"', "must hold the scheduler"),
+    "a size in words": ("images.npy", "copy", 'sample_size "8"', "one or two positive integers"),
+    "a channel in words": ("images.npy", "copy", 'in_channels "one"', "must hold the unet"),
     "not finite": ("images.npy", "copy", "nan", "not finite"),
     "no prompt": ("images.npy", "text", None, "`model_condition` must be given for a network"),
     "another prompt": (
@@ -210,9 +215,15 @@ def spoil(where, how):
     """Damage a pipeline."""
     if how == "weights":
         (where / "unet" / "diffusion_pytorch_model.safetensors").unlink()
-    elif how == "prediction":
-        file = where / "scheduler" / "scheduler_config.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": "mystery"}))
+    elif " " in how:
+        name, value = how.split()
+        part, file = next(
+            (json.loads(path.read_text()), path)
+            for path in where.glob("*/*config.json")
+            if name in path.read_text()
+        )
+        part[name] = json.loads(value) if value != "mystery" else value
+        file.write_text(json.dumps(part))
     else:
         network = diffusers.UNet2DModel.from_pretrained(where / "unet", low_cpu_mem_usage=False)
         for parameter in network.parameters():

@@ -37,6 +37,7 @@ def file(tmp_path_factory):
 # ------------------------------------------------------------------ in one command
 
 
+@pytest.mark.slow(reason="a whole study")
 def test_penguins(file, tmp_path, capsys):
     """Tabs, decimal commas, text, missing values: refused with a way out, then measured."""
     assert main(["measure", str(file), *SMALL, "--out", str(tmp_path / "no")]) == 2
@@ -201,6 +202,7 @@ def test_two_tables_of_the_same_categories(tmp_path):
     assert here.dim == there.dim == 1
 
 
+@pytest.mark.slow(reason="a whole study")
 def test_normal_scores_keep_the_units_of_log_densities(tmp_path):
     """-log of the Gaussian of normal scores is near the entropy of the data, in their units."""
     rng = np.random.default_rng(0)

@@ -199,7 +199,9 @@ def test_options_that_are_not_given_follow_the_data(tmp_path):
         request = dataclasses.replace(request, training=TrainingOptions(**training))
         study = prepare_measure(
             dataset(points, kind),
-            dataclasses.replace(request, output=OutputOptions(str(tmp_path / "o"), overwrite=True)),
+            dataclasses.replace(
+                request, output=OutputOptions(str(tmp_path / "o"), overwrite=True, quiet=True)
+            ),
         )
         return study.settings
 

@@ -132,8 +132,10 @@ def test_resumes_as_a_whole(tmp_path):
     assert record["measured_estimate_stderr"].dims == ("seed", "measured_step")
     assert record["measured_step"].values.tolist() == [0, 6, 20]
     options["checkpoint"] = ex.Checkpoint(tmp_path / "stopped", every=8)
+    options["measure"] = lambda model: {"bias": first_bias(model), "two": 2.0}
     stopped = fit_ensemble(maker(data), data, keys=keys, callback=stop, **options)
     assert_same(stopped.history.loss, whole.history.loss[:, :8])
+    assert stopped.history.measured["two"].tolist() == [[2.0, 2.0]] * KEYS
 
 
 stop = Callback(lambda step, metrics: np.all(metrics["loss"] < np.inf), 8)

@@ -38,6 +38,7 @@ KEY = jax.random.key(0)
 QUICK = {"steps": 12, "batch_size": 8, "loss": ex.Denoising(2)}
 
 
+@pytest.mark.slow(reason="a training")
 def test_learns_a_gaussian():
     """From nothing stored to most of S_tot, which the likelihood loss states in nats."""
     data = gaussian_data(512)

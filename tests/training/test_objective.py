@@ -146,6 +146,7 @@ def test_antithetic_pairs_share_their_time():
     assert len(np.unique(u)) == 18
 
 
+@pytest.mark.slow(reason="a program of its own")
 def test_mean_over_is_the_mean_of_the_examples():
     """Batches of any size, also one that leaves a remainder."""
     model, x = small_model(), gaussian_data(10)

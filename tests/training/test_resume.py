@@ -148,6 +148,7 @@ def start(path, steps):
     )
 
 
+@pytest.mark.slow(reason="a process of its own")
 @pytest.mark.parametrize(
     "kill", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 )

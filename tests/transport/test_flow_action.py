@@ -61,6 +61,7 @@ def test_gradient_and_errors():
         assert np.all(estimate.mc_stderr < 1e-5)  # the polygon of a straight path is exact
 
 
+@pytest.mark.slow(reason="several step sizes")
 @pytest.mark.parametrize("variance", [0.4, 1e-4])
 def test_the_error_of_the_steps_is_stated(variance):
     """Of too few steps, against many: within the error, which is not much larger."""

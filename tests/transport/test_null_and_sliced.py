@@ -9,6 +9,7 @@ from entropix.transport import sliced_wasserstein, wasserstein, wasserstein_null
 from tests.helpers import finite_difference, quick_jit
 
 
+@pytest.mark.slow(reason="repeated distances")
 def test_null_is_what_fresh_samples_have(x64):
     x = jax.random.normal(jax.random.key(0), (160, 3))
     null = wasserstein_null(x, key=jax.random.key(1), num_splits=40)

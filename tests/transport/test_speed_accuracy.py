@@ -36,6 +36,7 @@ def run(process, dim, sizes, **counts):
     return [quick_jit(at)(jnp.asarray(size)) for size in sizes]
 
 
+@pytest.mark.slow(reason="a program of its own")
 @pytest.mark.parametrize("dim", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_tight_on_the_geodesic(x64, dim):
     """Ratio delta^2 / (e^(delta^2) - 1) / D: one for D = 1 and small shifts."""
