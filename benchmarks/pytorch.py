@@ -51,7 +51,7 @@ class Perceptron(torch.nn.Module):
 
 
 def unet() -> torch.nn.Module:
-    """The network of `examples/pretrained_digits.py`."""
+    """The network of `examples/pretrained_unet.py`."""
     import diffusers
 
     return diffusers.UNet2DModel(

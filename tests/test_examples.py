@@ -61,6 +61,11 @@ def own_network(found):
     assert distance < 0.3
 
 
+def pretrained_unet(found):
+    assert found.keys() == {"diffusers", "entropix"}
+    assert np.isfinite(list(found.values())).all()
+
+
 def quickstart(share):
     assert 0.5 < share < 1.1
 
@@ -128,6 +133,11 @@ CASES = {
         "plain function",
         {"steps": 150, "samples": 512, "evaluations": 512, "beside": False},
     ),
+    "pretrained_unet": (
+        pretrained_unet,
+        "bits per pixel",
+        {"steps": 20, "widths": (8, 16), "evaluations": 512, "samples": 8},
+    ),
     "quickstart": (quickstart, "S_NN", {"steps": 150, "samples": 512, "evaluations": 512}),
     "schedule_optimisation": (
         schedule_optimisation,
@@ -177,11 +187,14 @@ CASES = {
     ),
 }
 
+NEEDS = {"pretrained_unet": ("torch", "diffusers")}
+
 
 @pytest.mark.slow  # each trains or compiles separately
 @pytest.mark.parametrize("name", CASES)
 def test_example(name, tmp_path, capsys):
-    pytest.importorskip("matplotlib")
+    for package in ("matplotlib", *NEEDS.get(name, ())):
+        pytest.importorskip(package)
     check, says, sizes = CASES[name]
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)

@@ -22,7 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 REPOSITORY = PROJECT["urls"]["Repository"]
 INSTALL = f'''\
 # Where entropix is not installed, as on Colab:
-%pip install -q "{PROJECT["name"]}[studies] @ git+{REPOSITORY}"'''
+%pip install -q "{PROJECT["name"]}[{{extras}}] @ git+{REPOSITORY}"'''
 
 
 def colab(name: str) -> str:
@@ -75,12 +75,17 @@ def program(example: str) -> tuple[str, list[str]]:
 
 def notebook(name: str) -> dict:
     """The notebook of an example."""
-    document, cells = program((ROOT / "examples" / f"{name}.py").read_text())
+    example = (ROOT / "examples" / f"{name}.py").read_text()
+    document, cells = program(example)
+    extras = "studies,torch" if "import torch\n" in example else "studies"
     title, _, text = document.partition("\n")
     text = text.partition(f"    python examples/{name}.py")[0].strip()
     source = f"{REPOSITORY}/blob/main/examples/{name}.py"
     links = f"Made from [examples/{name}.py]({source}). [Open in Colab]({colab(name)})."
-    found = [("markdown", f"# {title.rstrip('.')}\n\n{text}\n\n{links}"), ("code", INSTALL)]
+    found = [
+        ("markdown", f"# {title.rstrip('.')}\n\n{text}\n\n{links}"),
+        ("code", INSTALL.format(extras=extras)),
+    ]
     for cell in cells:
         comments = list(itertools.takewhile(lambda line: line.startswith("# "), cell.splitlines()))
         if comments:
