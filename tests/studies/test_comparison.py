@@ -35,7 +35,9 @@ def dataset(distribution, name, seed, **options):
 
 
 def options(out, **training):
-    chosen = TrainingOptions(steps=1500, batch_size=128, widths=(64,), learning_rate=1e-2)
+    chosen = TrainingOptions(
+        steps=1500, batch_size=128, widths=(64,), learning_rate=1e-2, patience=0
+    )
     return InformationOptions(
         training=dataclasses.replace(chosen, **training),
         estimation=DivergenceOptions(evaluations=8192, samples=100),
