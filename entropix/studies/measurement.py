@@ -244,7 +244,11 @@ def prepare_measure(
     cutoff = choose_cutoff(effort.cutoff, process, data)
     settings = checked_training(options.training, data, process)
     folder = Workspace.located(options.output, data.dataset.name)
-    plan = _plan(options, settings, data, process, folder, started)
+    # Made once, where it is first needed: the moments of the data cost time.
+    models = functools.cache(
+        functools.partial(models_of, settings, data, process, options.condition)
+    )
+    plan = _plan(options, settings, models, data, process, folder, started)
     options = dataclasses.replace(options, estimation=plan.effort)
     workspace = Workspace.claim(
         options.output,
@@ -260,12 +264,13 @@ def prepare_measure(
         },
         command=command,
     )
-    return MeasureStudy(workspace, options, plan.settings, data, process, cutoff, plan)
+    return MeasureStudy(workspace, options, plan.settings, models, data, process, cutoff, plan)
 
 
 def _plan(
     options: MeasureOptions,
     settings: TrainingOptions,
+    models: Callable[[], Callable[[Key], EntropyMatching]],
     data: PreparedData,
     process: AbstractGaussianProcess,
     folder: OutputFolder,
@@ -287,8 +292,7 @@ def _plan(
     if minutes is not None and options.training.check_every is None:
         every = _CHECK_EVERY if settings.network == "mlp" else _CHECK_EVERY_IMAGES
         settings = dataclasses.replace(settings, check_every=every)
-    make = models_of(settings, data, process, options.condition)
-    pace = measured_pace(training(settings), make, examples_of(data), process)
+    pace = measured_pace(training(settings), models(), examples_of(data), process)
     patience = options.training.patience
     return planned(pace, settings, effort, minutes, data, patience=patience, since=started)
 
@@ -363,6 +367,7 @@ class MeasureStudy(AbstractTrainedStudy):
         workspace: the claimed output folder.
         options: as requested.
         settings: of the training, with the batch size filled in.
+        models: see `models_of`.
         data: in the coordinates of the model.
         process: the forward process.
         cutoff: of the entropies.
@@ -373,6 +378,7 @@ class MeasureStudy(AbstractTrainedStudy):
     workspace: Workspace
     options: MeasureOptions
     settings: TrainingOptions
+    models: Callable[[], Callable[[Key], EntropyMatching]]
     data: PreparedData
     process: AbstractGaussianProcess
     cutoff: Cutoff
@@ -383,7 +389,7 @@ class MeasureStudy(AbstractTrainedStudy):
         return self.plan.deadline
 
     def make_model(self) -> Callable[[Key], EntropyMatching]:
-        return models_of(self.settings, self.data, self.process, self.options.condition)
+        return self.models()
 
     def attributes(self) -> dict[str, Any]:
         data = self.data
