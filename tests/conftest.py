@@ -76,8 +76,22 @@ hypothesis.settings.load_profile("entropix")
 HEAVY = {"path-learned", "path-learned-noise", "sl-warped", "subvp-warped"}
 
 
+# Files that take minutes begin first, so that none of them runs last and alone.
+LONG = {
+    "test_bridge.py",
+    "test_cli.py",
+    "test_documentation.py",
+    "test_examples.py",
+    "test_multi_process.py",
+    "test_quality.py",
+    "test_tables.py",
+    "test_verdict.py",
+}
+
+
 @pytest.hookimpl(tryfirst=True)  # before the tests are selected by their marks
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONG)
     for item in items:
         params = item.callspec.params.values() if hasattr(item, "callspec") else ()
         if any(isinstance(value, str) and value in HEAVY for value in params):
