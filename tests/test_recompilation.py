@@ -1,16 +1,22 @@
-"""A program is compiled once for a structure and a shape, never for new numbers.
+"""A program is compiled once for a structure and a shape, never for new numbers, without callbacks.
 
 Every public function that computes is called twice: with one set of inputs, and with another of the
 same shapes: a new key, new data, other numbers in process, model and network. Nothing may be
-compiled for the second, the making of its inputs included. A new public function must join the
-table.
+compiled for the second, the making of its inputs included. No program of the first call may hold a
+host callback, and a second process must find all of them in JAX's persistent cache, which stores no
+program with a callback. A new public function must join the table.
 """
 
+import contextlib
 import dataclasses
 import functools
 import inspect
+import json
+import os
 import pathlib
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -487,6 +493,65 @@ def _marked(name: str) -> Any:
     return pytest.param(name, marks=marks)
 
 
+# Diffrax checks the times at which a solve is saved.
+CALLS_BACK = {"solve_forward: save"}
+
+
+@contextlib.contextmanager
+def _programs(folder: pathlib.Path):
+    """The custom calls of all programs that are compiled, of each program one list."""
+    programs: list[list[str]] = []
+    jax.config.update("jax_dump_ir_to", str(folder / "programs"))
+    try:
+        yield programs
+    finally:
+        jax.config.update("jax_dump_ir_to", None)
+        for file in (folder / "programs").glob("*.mlir"):
+            programs.append(re.findall(r"custom_call @(\w+)", file.read_text()))
+
+
+def _callbacks(programs: list[list[str]]) -> list[str]:
+    return [call for calls in programs for call in calls if "callback" in call]
+
+
+@pytest.mark.parametrize("name", ["sample: DDIM", "neural_entropy"])
+def test_programs_hold_no_callbacks(name, tmp_path):
+    jax.clear_caches()  # programs that other tests have compiled would not be seen
+    with _programs(tmp_path) as programs:
+        CASES[name](Inputs(1, tmp_path))
+    assert len(programs) > 1
+    assert _callbacks(programs) == []
+    with _programs(tmp_path / "other") as programs:  # the words that are looked for
+        jax.jit(lambda x: eqx.error_if(x, x > 1, "large"))(np.float32(0.1))
+    assert _callbacks(programs) != []
+
+
+@pytest.mark.slow(reason="every public function is compiled, in another process")
+def test_a_second_process_compiles_nothing(tmp_path):
+    program = pathlib.Path(__file__).with_name("cached_programs.py")
+    names = [name for name in CASES if name not in CALLS_BACK]
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    for first in (True, False):
+        run = subprocess.run(
+            [sys.executable, "-W", "ignore", str(program), *names],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
+        assert run.returncode == 0, run.stderr
+        counts = json.loads(run.stdout.splitlines()[-1])
+        if first:
+            assert counts["cache_misses"] > len(names)
+        else:
+            assert counts["missed"] == []
+            assert counts["cache_hits"] > len(names)
+
+
 @pytest.mark.slow(reason="every public function is compiled")
 @pytest.mark.filterwarnings("ignore:the held-out loss was still falling")  # a few steps only
 @pytest.mark.parametrize("name", [_marked(name) for name in CASES])
@@ -494,7 +559,10 @@ def test_new_numbers_compile_nothing(name, tmp_path):
     def run(seed: int) -> None:
         jax.block_until_ready(eqx.filter(CASES[name](Inputs(seed, tmp_path)), eqx.is_array))
 
-    run(1)
+    with _programs(tmp_path) as programs:
+        run(1)
+    if name not in CALLS_BACK:
+        assert _callbacks(programs) == []
     before = len(_COMPILED)
     run(2)
     compiled = len(_COMPILED) - before

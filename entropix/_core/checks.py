@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array
 
 from entropix._core.arrays import as_float, as_number
+from entropix._core.compiled import error_if
 
 
 def is_concrete(x: Any) -> bool:
@@ -41,7 +42,7 @@ def checked(value: Array, name: str, ok: Callable[[Any], Any], allowed: str) -> 
             given = host.item() if host.ndim == 0 else host.tolist()
             raise ValueError(f"`{name}` must be {allowed}, got {given}.")
         return value
-    return eqx.error_if(value, ~jnp.all(valid), f"`{name}` must be {allowed}.")
+    return error_if(value, ~jnp.all(valid), f"`{name}` must be {allowed}.")
 
 
 def _numeric(value: Any, name: str, shape: tuple[int, ...] | None) -> Array:
@@ -137,7 +138,7 @@ def samples(data: Any, name: str = "data", *, minimum: int = 2) -> Array:
                 f"`{name}` must be finite, got {bad} entries that are NaN or infinite."
             )
         return array
-    return eqx.error_if(array, ~jnp.all(jnp.isfinite(array)), f"`{name}` must be finite.")
+    return error_if(array, ~jnp.all(jnp.isfinite(array)), f"`{name}` must be finite.")
 
 
 def conditions(condition: Any, count: int, name: str = "condition") -> Any:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from entropix._core.compiled import mapped
 from entropix._core.mesh import spread
 
 
@@ -39,12 +40,11 @@ def in_chunks(fn: Callable[[Any, Array], Any], args: Any, count: int, chunk: int
     weight = (position < count).astype(jnp.result_type(float)).reshape(chunks, chunk)
     position = jnp.minimum(position, count - 1).reshape(chunks, chunk)
 
-    @jax.checkpoint
     def body(where: tuple[Array, Array]) -> Any:
         entries, weight = spread(where)
         return fn(spread(jax.tree.map(lambda a: a[entries], args)), weight)
 
-    return jax.lax.map(body, (position, weight))
+    return mapped(body, (position, weight), recompute=True)
 
 
 def map_in_batches(fn: Callable[[Any], Any], args: Any, batch: int) -> Any:
@@ -57,7 +57,7 @@ def map_in_batches(fn: Callable[[Any], Any], args: Any, batch: int) -> Any:
         return jax.vmap(fn)(spread(part))
 
     split = jax.tree.map(lambda a: a[:whole].reshape(-1, batch, *a.shape[1:]), args)
-    done = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), jax.lax.map(several, split))
+    done = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), mapped(several, split))
     if whole == count:
         return done
     rest = several(jax.tree.map(lambda a: a[whole:], args))

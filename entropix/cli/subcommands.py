@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from entropix._core.extras import needed
+from entropix.cli.cache import use_cache
 from entropix.datasets import available
 from entropix.studies import (
     AbstractStudy,
@@ -45,7 +46,13 @@ def commands(words: list[str]) -> dict[str, Callable[..., Any]]:
     data, group = arg(metavar="[DATA]", help=_DATA), arg(name="")
 
     def prepared(prepare: Callable[..., AbstractStudy], *arguments: Any) -> Prepared:
-        return functools.partial(prepare, *arguments, command=["entropix", *words])
+        whole = functools.partial(prepare, *arguments, command=["entropix", *words])
+
+        def run() -> AbstractStudy:
+            use_cache(arguments[-1].output.cache)
+            return whole()
+
+        return run
 
     def measure(
         source: Annotated[str, data] = "digits",

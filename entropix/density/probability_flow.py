@@ -28,6 +28,7 @@ from jaxtyping import Array, Float, PyTree
 from entropix._core.arrays import Key
 from entropix._core.checks import positive, positive_integer
 from entropix._core.chunks import map_in_batches
+from entropix._core.compiled import check_results, compiled
 from entropix.dynamics import Divergence, ReverseCoordinates
 from entropix.estimators import EndRates, check_ends, judge_sizes, log_snr_of_std, resolved_points
 from entropix.interfaces import AbstractDensityMethod, AbstractModel, SampleEstimates
@@ -128,7 +129,7 @@ class ProbabilityFlow(AbstractDensityMethod):
         return SampleEstimates(value, stderr, 0, cutoff)
 
 
-@eqx.filter_jit
+@compiled
 def _log_densities(
     method: ProbabilityFlow,
     model: AbstractModel,
@@ -241,6 +242,7 @@ def _carry(
         stepsize_controller=diffrax.PIDController(rtol=method.rtol, atol=method.atol),
         adjoint=method.adjoint,
         max_steps=method.max_steps,
+        throw=False,
     )
-    states: Any = solution.ys
+    states: Any = check_results(solution.ys, solution.result)
     return states[0][-1], states[1][-1]

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import DataLike, Key, as_float
 from entropix._core.checks import checked, is_concrete, positive_integer, prng_key, samples
+from entropix._core.compiled import compiled
 from entropix._core.precision import full_precision
 from entropix.dynamics.coordinates import OwnCoordinates, ReverseCoordinates
 from entropix.dynamics.settings import SolveSettings, check_times, with_saved
@@ -160,7 +161,7 @@ def _default_times(process: AbstractProcess, variance: Any, num_steps: int) -> A
     return ReverseCoordinates(process, variance, flow=False).steps(num_steps)[0][::-1]
 
 
-@eqx.filter_jit
+@compiled
 def _solve(
     process: AbstractProcess,
     x: Array,

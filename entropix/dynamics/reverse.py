@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import diffrax
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
@@ -27,6 +26,7 @@ from entropix._core.checks import (
     prng_key,
     samples,
 )
+from entropix._core.compiled import compiled
 from entropix._core.precision import full_precision
 from entropix.dynamics.coordinates import (
     AbstractCoordinates,
@@ -246,7 +246,7 @@ def _check(model: Any, states: Any, name: str, condition: Any, num_steps: int) -
     return states, conditions(condition, states.shape[0])
 
 
-@eqx.filter_jit
+@compiled
 def _solve(
     model: AbstractModel,
     coordinates: AbstractCoordinates,

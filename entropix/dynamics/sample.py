@@ -16,13 +16,13 @@ import math
 from typing import Literal, overload
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import choice, conditions, positive_integer, prng_key
+from entropix._core.compiled import compiled
 from entropix._core.precision import full_precision
 from entropix.dynamics.augmented import WithDivergence
 from entropix.dynamics.coordinates import AbstractCoordinates, ReverseCoordinates
@@ -241,7 +241,7 @@ def _divergence(log_prob: bool | Divergence, flow: bool, prior: PyTree) -> Diver
     return Divergence() if log_prob is True else log_prob
 
 
-@eqx.filter_jit
+@compiled
 def _sample(
     model: AbstractModel,
     coordinates: AbstractCoordinates,
@@ -261,7 +261,7 @@ def _sample(
     return run(coordinates, model, condition, times, start, path_key, settings, knots).final
 
 
-@eqx.filter_jit
+@compiled
 def _sample_with_density(
     divergence: Divergence,
     model: AbstractModel,

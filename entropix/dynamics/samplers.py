@@ -31,6 +31,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from entropix._core.arrays import Key, RealLike, RealScalarLike, as_float, safe_sqrt
 from entropix._core.checks import checked, finite, positive, positive_integer
 from entropix._core.chunks import in_chunks, unchunk
+from entropix._core.compiled import compiled, error_if
 from entropix.dynamics.coordinates import ReverseCoordinates
 from entropix.dynamics.solvers import keys_of_samples
 from entropix.interfaces import (
@@ -330,7 +331,7 @@ def _ancestral(
     return then.scale * denoised + then.std * (kept * noise + fresh * _normal(keys, y))
 
 
-@eqx.filter_jit
+@compiled
 def run_sampler(
     sampler: AbstractSampler,
     model: AbstractModel,
@@ -374,7 +375,7 @@ def run_sampler(
         y = solve(args)
     else:
         y = unchunk(in_chunks(solve, args, num_samples, chunk), num_samples)
-    return eqx.error_if(
+    return error_if(
         y,
         ~jnp.all(jnp.isfinite(y)),
         "a sample is not finite: the model's score must be finite at every finite log-SNR",

@@ -17,10 +17,11 @@ from jaxtyping import Array, Float, PyTree
 from entropix._core.arrays import DataLike, Key, as_float
 from entropix._core.checks import is_concrete
 from entropix._core.chunks import in_chunks, unchunk
+from entropix._core.compiled import check_results, error_if
 from entropix._core.mesh import spread
 from entropix.dynamics.coordinates import AbstractCoordinates
 from entropix.dynamics.settings import SolveSettings
-from entropix.dynamics.solvers import Accumulate, GridBrownianPath
+from entropix.dynamics.solvers import Accumulate, GridBrownianPath, StepToKnots
 
 
 class Trajectory(eqx.Module):
@@ -110,7 +111,7 @@ def run(
         s0, s1 = coordinates.process_time(t0), coordinates.process_time(t1)
         return of_one(s0, s1, coordinates.leave(s0, t0, x0), coordinates.leave(s1, t1, x1))
 
-    count = start.shape[0]
+    count, fixed = start.shape[0], settings.controller is None
     initial = coordinates.enter(times[0], knots[0], start)
 
     def solve(chunk: Any, _: Array | None = None) -> Any:
@@ -140,8 +141,7 @@ def run(
                     f"{[leaf.shape[1:] for leaf in jax.tree.leaves(shapes)]}."
                 )
             state = (x, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes))
-        fixed = settings.controller is None
-        controller = diffrax.StepTo(knots) if settings.controller is None else settings.controller
+        controller = StepToKnots(knots) if settings.controller is None else settings.controller
         adaptive = isinstance(controller, diffrax.AbstractAdaptiveStepSizeController)
         if adaptive and not isinstance(settings.save, str):
             # Between steps a path is a straight line, which has less noise than the path has.
@@ -158,16 +158,17 @@ def run(
             adjoint=settings.adjoint,
             max_steps=knots.shape[0] - 1 if fixed else settings.max_steps,
             saveat=saveat,
+            throw=False,  # `check` reports what went wrong, outside of all loops
         )
         # Samples first: chunks are joined along the leading axis.
         states = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), solution.ys)
-        return states, solution.interpolation  # a solve that failed has raised (`throw=True`)
+        return states, solution.interpolation, solution.result
 
     chunk = (jnp.arange(count), initial, conditions)
     if settings.chunk == count:
-        states, interpolation = solve(spread(chunk))
+        states, interpolation, results = solve(spread(chunk))
     else:
-        states = in_chunks(lambda c, w: solve(c, w)[0], chunk, count, settings.chunk)
+        states, results = in_chunks(lambda c, w: solve(c, w)[::2], chunk, count, settings.chunk)
         states = jax.tree.map(lambda a: unchunk(a, count), states)
         interpolation = None
     states = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), states)
@@ -175,7 +176,11 @@ def run(
     y = jax.vmap(coordinates.leave)(saved, saved_knots, x)
     # The start is known: the coordinates of the reverse SDE forget it where all signal is gone.
     y = jnp.where((saved == times[0]).reshape((-1, *[1] * start.ndim)), start, y)
-    y = eqx.error_if(
+    if fixed:
+        steps = jnp.diff(knots) * jnp.sign(knots[-1] - knots[0])
+        y = error_if(y, ~(steps > 0), "`times` must strictly increase or strictly decrease")
+    y = check_results(y, results)
+    y = error_if(
         y,
         ~jnp.all(jnp.isfinite(y)),
         "a sample is not finite: the field must be finite wherever `solver` evaluates it "

@@ -77,6 +77,20 @@ class GridBrownianPath(diffrax.AbstractBrownianPath):
         return diffrax.SpaceTimeLevyArea(dt=length, W=w, H=h) if use_levy else w
 
 
+class StepToKnots(diffrax.StepTo):
+    """`diffrax.StepTo` without its checks of the knots, which would be host callbacks.
+
+    A subclass, because Diffrax counts the steps of a `StepTo` instead of comparing times. Whoever
+    uses it checks that the knots are ordered.
+    """
+
+    def wrap(self, direction):
+        return type(self)(self.ts * direction)
+
+    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
+        return self.ts[1], 2
+
+
 def normal_of_samples(
     key: Key, step: RealScalarLike, indices: Int[Array, " n"], shape: tuple[int, ...], dtype: Any
 ) -> Float[Array, "n *shape"]:

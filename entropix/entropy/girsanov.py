@@ -35,6 +35,7 @@ from entropix._core.checks import (
     samples,
 )
 from entropix._core.chunks import map_in_batches
+from entropix._core.compiled import compiled
 from entropix._core.precision import full_precision
 from entropix.dynamics import check_times, forward_times, solve_forward
 from entropix.estimators import GaussianReference, reference_of
@@ -154,7 +155,7 @@ def _whole(times: Any, process: AbstractGaussianProcess) -> Array:
     return times
 
 
-@eqx.filter_jit
+@compiled
 def _log_ratios(
     model: AbstractModel,
     reference: GaussianReference,

@@ -27,6 +27,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import DataLike, Key, as_float, inner
 from entropix._core.checks import is_concrete, on_host, positive_integer, samples
+from entropix._core.compiled import compiled, error_if
 from entropix._core.precision import full_precision
 from entropix.dynamics import Trajectory, solve_forward
 from entropix.entropy.curve import thermodynamic_force
@@ -219,11 +220,11 @@ def _last(totals: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[-1], totals)
 
 
-@eqx.filter_jit
+@compiled
 def _fall(before: Array, after: Array) -> Array:
     """The change of system entropy."""
     system = before - after
-    return eqx.error_if(
+    return error_if(
         system, ~jnp.all(jnp.isfinite(system)), "`log_p0` and `log_pT` must be finite on the paths"
     )
 

@@ -28,6 +28,7 @@ from entropix._core.checks import (
     samples,
 )
 from entropix._core.chunks import in_chunks, unchunk
+from entropix._core.compiled import error_if
 from entropix._core.precision import full_precision
 from entropix.dynamics import Trajectory, solve_flow, solve_forward
 from entropix.entropy.curve import EntropyProduction
@@ -162,7 +163,7 @@ def path_functional(
     if is_concrete(value) and not np.isfinite(np.asarray(value)):
         raise ValueError("the functional must be finite on the whole path, got NaN or infinity.")
     if not is_concrete(value):
-        value = eqx.error_if(value, ~jnp.isfinite(value), "the functional is not finite on a path.")
+        value = error_if(value, ~jnp.isfinite(value), "the functional is not finite on a path.")
     return Estimate(value, stderr, mc_stderr, 2 * pairs * num_steps, cutoff)
 
 

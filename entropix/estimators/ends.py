@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from entropix._core.checks import is_concrete
+from entropix._core.compiled import error_if
 from entropix.estimators.axis import LogSNRAxis
 from entropix.interfaces import AbstractKernelProcess, DivergenceError
 
@@ -195,8 +196,8 @@ def check_ends(
                 noise_end += ". If it does, at noise that float32 times do not resolve, use float64"
             raise DivergenceError(f"{noise_end}.", remedy="scaling" if trained else None)
         return value
-    value = eqx.error_if(value, ends.plateau | ends.growth, _DATA_END)
-    return eqx.error_if(value, ends.noise, noise_end)
+    value = error_if(value, ends.plateau | ends.growth, _DATA_END)
+    return error_if(value, ends.noise, noise_end)
 
 
 _DATA_END = (

@@ -38,6 +38,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 from entropix._core.arrays import DataLike, Key, as_float
 from entropix._core.checks import conditions, is_concrete, positive_integer, prng_key, samples
 from entropix._core.chunks import in_chunks, unchunk
+from entropix._core.compiled import error_if
 from entropix._core.display import axes_or_new, axis, draw_band, label, lines_of
 from entropix.estimators.axis import LogSNRAxis, check_cutoff
 from entropix.estimators.ends import EndRates, check_ends, end_points, judge_ends
@@ -654,6 +655,6 @@ def check_estimate(estimate: Estimate) -> Estimate:
             )
         return estimate
     value, error = estimate.value, estimate.mc_stderr
-    value = eqx.error_if(value, ~(jnp.isfinite(value) & jnp.isfinite(error)), finite)
-    value = eqx.error_if(value, ruled_by_few(value, error, number), few)
+    value = error_if(value, ~(jnp.isfinite(value) & jnp.isfinite(error)), finite)
+    value = error_if(value, ruled_by_few(value, error, number), few)
     return eqx.tree_at(lambda e: e.value, estimate, value)

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from entropix._core.checks import is_concrete
+from entropix._core.compiled import error_if
 
 
 # How far from orthogonal a transform may be, in units of the square root of the rounding error.
@@ -72,7 +73,7 @@ class Partition(eqx.Module):
                     f"deviates by {float(defect):.2g}."
                 )
         else:
-            matrix = eqx.error_if(
+            matrix = error_if(
                 matrix,
                 ~(defect < _TOLERANCE * math.sqrt(jnp.finfo(example.dtype).eps)),
                 "`per_coordinate` must be a linear and orthogonal transform.",

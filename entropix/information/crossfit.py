@@ -25,6 +25,7 @@ from jaxtyping import Array, Float
 from entropix._core.arrays import Key
 from entropix._core.checks import positive_integer
 from entropix._core.chunks import map_in_batches
+from entropix._core.compiled import compiled
 from entropix._core.precision import full_precision
 from entropix.information.canonical import CanonicalCoordinates
 from entropix.models import EntropyMatching
@@ -281,7 +282,7 @@ def _zero(log_snr: Array, y: Array, condition: Array | None) -> Array:
     return jnp.zeros_like(y)
 
 
-@eqx.filter_jit
+@compiled
 def _residuals(
     network: Callable,
     correlations: Float[Array, " d"],

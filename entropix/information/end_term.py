@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, PyTree
 from entropix._core.arrays import DataLike, Key, safe_sqrt
 from entropix._core.checks import conditions, is_concrete, samples
 from entropix._core.chunks import in_chunks, unchunk
+from entropix._core.compiled import compiled
 from entropix.estimators import (
     EntropyCurve,
     GaussianReference,
@@ -149,7 +150,7 @@ def _on_own_process(total: Estimate, cutoff: Array | None, stretch: Array | None
     return eqx.tree_at(lambda e: (e.cutoff, e.slope), total, (cutoff, stretch * total.slope))
 
 
-@eqx.filter_jit
+@compiled
 def erasing_process(variance: Array) -> VariancePreserving:
     """A process that ends in noise, for data of a variance, a constant for derivatives.
 
@@ -159,7 +160,7 @@ def erasing_process(variance: Array) -> VariancePreserving:
     return VariancePreserving(schedule, jax.lax.stop_gradient(jnp.sqrt(variance)))
 
 
-@eqx.filter_jit
+@compiled
 def _along_another(
     functional: ScoreForm | DenoisingForm, data: Array, cutoff: Array | None
 ) -> tuple[ScoreForm | DenoisingForm, Array | None, Array | None]:

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from entropix._core.compiled import compiled
 from entropix.distributions import Gaussian
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.models import ExactModel
@@ -119,7 +120,7 @@ def _monte_carlo(
     return float(total), float(np.sqrt(max(second - total**2, 0.0) / evaluations))
 
 
-@eqx.filter_jit
+@compiled
 def _fields(
     model: AbstractModel, levels: Float[Array, " k"], x: Array, z: Array
 ) -> tuple[Array, Array, Array]:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from entropix._core.arrays import Key, squared_norm
 from entropix._core.checks import finite, positive_integer, prng_key
+from entropix._core.compiled import compiled, error_if
 from entropix._core.precision import full_precision
 from entropix.interfaces import AbstractLearnable, AbstractProcess
 
@@ -175,7 +176,7 @@ def _mask(process: AbstractProcess, trainable: Callable | None) -> PyTree:
     return mask
 
 
-@eqx.filter_jit
+@compiled
 def _descend(
     process: AbstractProcess,
     objective: Callable,
@@ -235,7 +236,7 @@ def _descend(
     # What was not finite ended the descent, and is left out of its record.
     taken = jnp.maximum(step - (status == _NOT_FINITE), 1)
     place = jnp.minimum(jnp.arange(steps), taken - 1)
-    lowest = eqx.error_if(
+    lowest = error_if(
         lowest,
         ~jnp.isfinite(lowest),
         "`objective` must be finite, with a finite gradient, at the process it starts from.",

@@ -25,6 +25,7 @@ from entropix._core.checks import (
     positive,
     positive_integer,
 )
+from entropix._core.compiled import error_if
 from entropix._core.inversion import invert_log_snr
 from entropix.interfaces import AbstractGaussianProcess, AbstractLearnable
 from entropix.processes.curves import UnitCurve
@@ -122,7 +123,7 @@ class GaussianPath(AbstractPath):
         end = times[-1]
         for valid, rule in rules:
             if not is_concrete(valid):
-                end = eqx.error_if(end, ~jnp.all(valid), f"{rule} on [0, 1].")
+                end = error_if(end, ~jnp.all(valid), f"{rule} on [0, 1].")
             elif not np.all(valid):
                 first = float(times[int(np.argmin(valid))])
                 raise ValueError(f"{rule} on [0, 1], got a violation near s = {first:.3f}.")

@@ -159,6 +159,8 @@ class OutputOptions:
     """Replace the results of an earlier run in the output folder."""
     plots: bool = True
     """Write figures as PNG files."""
+    cache: bool = True
+    """Keep compiled programs in the user's cache folder, so that later runs start faster."""
     quiet: bool = False
     """Print errors only."""
 

@@ -17,13 +17,13 @@ enclosure holds whatever the precision of the iteration and wherever it stopped.
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from entropix._core.checks import is_concrete
+from entropix._core.compiled import error_if
 from entropix.transport.couplings import on_device
 from entropix.transport.sinkhorn import Regularised
 
@@ -62,9 +62,7 @@ def enclosure(
     low, low_rest, high, high_rest = (jnp.asarray(part, x.dtype) for part in parts)
     unit = given[-1]
     lower, upper = unit * jnp.maximum(low + low_rest, 0.0), unit * (high + high_rest)
-    upper = eqx.error_if(
-        upper, ~(lower <= upper), "the enclosure of the distance must not be empty"
-    )
+    upper = error_if(upper, ~(lower <= upper), "the enclosure of the distance must not be empty")
     return lower, upper
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, safe_sqrt
 from entropix._core.checks import checked, positive
+from entropix._core.compiled import error_if
 from entropix._core.precision import full_precision
 from entropix.transport.frame import Frame, as_clouds, frame, order, to_cost_unit
 
@@ -166,7 +167,7 @@ def regularise(
 
 def converged(value: Array, valid: Array) -> Array:
     """`value`, with an error where the iteration that gave it has not converged."""
-    return eqx.error_if(
+    return error_if(
         value,
         ~valid,
         "the Sinkhorn iteration must converge: pass a larger `epsilon` or `max_iterations`, or "

@@ -1,0 +1,109 @@
+"""The command line keeps compiled programs: where, and what it does where it cannot."""
+
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import pytest
+
+from entropix.cli import cache
+from entropix.cli.cache import use_cache
+
+
+CONFIG: Any = jax.config
+_NAMES = (
+    "jax_compilation_cache_dir",
+    "jax_compilation_cache_max_size",
+    "jax_enable_compilation_cache",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+)
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path, monkeypatch):
+    """A home of its own, and the configuration of a user who has none."""
+    before = {name: getattr(jax.config, name) for name in _NAMES}
+    jax.config.update("jax_compilation_cache_dir", None)
+    for name in _NAMES:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_the_users_cache_folder_is_used(tmp_path, capsys):
+    use_cache(True)
+    (folder,) = (tmp_path / "cache" / "entropix").iterdir()
+    assert CONFIG.jax_compilation_cache_dir == str(folder)
+    assert CONFIG.jax_compilation_cache_max_size == cache.LIMIT
+    assert capsys.readouterr().err == ""
+
+
+def test_what_the_user_has_configured_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_MAX_SIZE", "1000")
+    jax.config.update("jax_compilation_cache_max_size", 1000)
+    use_cache(True)
+    assert CONFIG.jax_compilation_cache_max_size == 1000
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "own"))
+    use_cache(True)
+    assert CONFIG.jax_compilation_cache_dir == str(tmp_path / "own")
+
+
+def test_without():
+    use_cache(False)
+    assert not CONFIG.jax_enable_compilation_cache
+
+
+@pytest.mark.parametrize("cause", ["file", "full"])
+def test_a_folder_that_cannot_be_used_is_noted(cause, tmp_path, monkeypatch, capsys):
+    if cause == "file":
+        (tmp_path / "cache").write_text("")
+    else:
+        usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    use_cache(True)
+    err = capsys.readouterr().err
+    assert err.startswith("entropix: note: compiled programs are not kept, ")
+    assert err.count("\n") == 1
+    assert CONFIG.jax_compilation_cache_dir is None
+
+
+def test_entries_that_a_killed_run_left_are_removed(tmp_path):
+    use_cache(True)
+    (folder,) = (tmp_path / "cache" / "entropix").iterdir()
+    for name in ("whole", "half"):
+        (folder / f"{name}-cache").write_bytes(b"program")
+    (folder / "whole-atime").write_bytes(bytes(8))
+    jax.config.update("jax_compilation_cache_dir", None)
+    use_cache(True)
+    assert sorted(path.name for path in folder.glob("*-*")) == ["whole-atime", "whole-cache"]
+
+
+@pytest.mark.slow(reason="three runs of the command line")
+def test_two_runs_at_once_and_a_third(tmp_path):
+    words = [sys.executable, "-m", "entropix.cli", "measure", "mixture2", "--steps", "64"]
+    words += ["--evaluations", "1024", "--samples", "64", "--no-plots", "--quiet"]
+
+    def start(name: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [*words, "--out", str(tmp_path / name)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    kept = []
+    for names in ("ab", "c"):
+        for run in [start(name) for name in names]:
+            _, err = run.communicate()
+            assert run.returncode == 0
+            assert "entropix:" not in err
+            assert "persistent" not in err
+        (folder,) = (tmp_path / "cache" / "entropix").iterdir()
+        kept.append({path.name for path in folder.glob("*-cache")})
+    assert len(kept[0]) > 10
+    assert kept[0] == kept[1]  # the third run has compiled nothing
