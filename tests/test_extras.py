@@ -136,7 +136,7 @@ def test_data(module, monkeypatch, tmp_path):
     (tmp_path / "table.csv").write_text("1,2\n3,4\n")
     (tmp_path / "table.parquet").write_bytes(b"")
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ValueError, match="needs") as caught:
+    with pytest.raises(ImportError, match="needs") as caught:
         load(source)
     package = "scikit-learn" if module.startswith("sklearn") else module
     says(str(caught.value), package, extra)
@@ -153,7 +153,7 @@ def test_data(module, monkeypatch, tmp_path):
 def test_streams(module, source, extra, monkeypatch, tmp_path):
     (tmp_path / "table.parquet").write_bytes(b"")
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ValueError, match="needs") as caught:
+    with pytest.raises(ImportError, match="needs") as caught:
         stream(np.eye(4) if source is None else source, batch_size=2)
     says(str(caught.value), module.partition(".")[0], extra)
 

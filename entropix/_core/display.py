@@ -67,7 +67,7 @@ def as_dataset(result: Any) -> "xarray.Dataset":
     """The labelled fields of a result as a data set.
 
     Raises:
-        ValueError: if xarray is not installed.
+        ImportError: if xarray is not installed.
     """
     xarray = needed("xarray", "`to_xarray`", "xarray", "studies")
     fields = list(_fields(result))
@@ -132,7 +132,7 @@ def axes_or_new(ax: "Axes | None") -> "Axes":
     """The axes that were given, or those of a new figure.
 
     Raises:
-        ValueError: if matplotlib is not installed.
+        ImportError: if matplotlib is not installed.
     """
     if ax is not None:
         return ax

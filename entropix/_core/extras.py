@@ -7,6 +7,10 @@ from types import ModuleType
 DISTRIBUTION = "entropix-jax"  # the name on the package index; the import name is `entropix`
 
 
+class MissingPackageError(ModuleNotFoundError):
+    """An optional dependency is not installed; the message has the command that installs it."""
+
+
 def install(extra: str) -> str:
     """The command that installs an extra of this package."""
     return f"python -m pip install '{DISTRIBUTION}[{extra}]'"
@@ -22,9 +26,11 @@ def needed(module: str, reason: str, package: str, extra: str) -> ModuleType:
         extra: the extra of this package that installs it.
 
     Raises:
-        ValueError: if it is not installed, with the command that installs it.
+        MissingPackageError: if it cannot be imported.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ValueError(f"{reason} needs {package}: {install(extra)}.") from error
+        raise MissingPackageError(
+            f"{reason} needs {package}: {install(extra)}.", name=module
+        ) from error

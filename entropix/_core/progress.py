@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from entropix._core.extras import install
+from entropix._core.extras import needed
 
 
 class ProgressBar:
@@ -54,11 +54,6 @@ def progress_bar(
     if not show or jax.process_index() > 0:
         yield ProgressBar(None)
         return
-    try:
-        from tqdm import tqdm
-    except ImportError as error:
-        raise ImportError(
-            f"a progress bar (`progress=True`) needs tqdm: {install('studies')}"
-        ) from error
-    with tqdm(total=total, initial=initial, unit=unit, desc=description) as bar:
+    tqdm = needed("tqdm", "a progress bar (`progress=True`)", "tqdm", "studies")
+    with tqdm.tqdm(total=total, initial=initial, unit=unit, desc=description) as bar:
         yield ProgressBar(bar)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from entropix import __version__
+from entropix._core.extras import MissingPackageError
 from entropix.cli.parsing import parse
 from entropix.cli.subcommands import commands
 from entropix.studies import AbstractStudy, FolderError
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(prepare, int):
             return prepare
         study: AbstractStudy = prepare()
-    except (ValueError, FolderError) as error:
+    except (ValueError, MissingPackageError, FolderError) as error:
         return _fail(error, USAGE_ERROR)
     except KeyboardInterrupt:
         return _interrupted(None)

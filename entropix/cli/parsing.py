@@ -23,7 +23,8 @@ def parse(words: list[str], commands: dict[str, Callable[..., Any]]) -> Any:
         commands: functions by name; the arguments of each are its options.
 
     Raises:
-        ValueError: in one line, if the words are not understood, or tyro is not installed.
+        ValueError: in one line, if the words are not understood.
+        ImportError: if tyro is not installed.
     """
     tyro = needed("tyro", "the command line", "tyro", "studies")
     errors = io.StringIO()

@@ -40,7 +40,7 @@ def commands(words: list[str]) -> dict[str, Callable[..., Any]]:
         words: the words after `entropix`, which become part of the study.
 
     Raises:
-        ValueError: if tyro is not installed.
+        ImportError: if tyro is not installed.
     """
     arg = needed("tyro.conf", "the command line", "tyro", "studies").arg
     data, group = arg(metavar="[DATA]", help=_DATA), arg(name="")

@@ -24,6 +24,7 @@ from entropix.estimators import (
     integrate_parts,
     log_snr_of_std,
     reference_of,
+    with_noise_end,
 )
 from entropix.interfaces import AbstractFunctional, AbstractGaussianProcess, AbstractModel
 
@@ -91,7 +92,8 @@ def log_prob_parts(
         chunk_size: evaluations held in memory at once.
         num_times: edges of the intervals.
     """
-    reference = _in_basis(reference_of(x) if reference is None else reference, partition)
+    moments = reference_of(x)
+    reference = _in_basis(moments if reference is None else reference, partition)
     start = None if cutoff is None else log_snr_of_std(model.process, cutoff)
     curve = integrate_parts(
         _Integrand(model, reference, partition, start),
@@ -103,8 +105,11 @@ def log_prob_parts(
         cutoff=cutoff,
         num_times=num_times,
         chunk_size=chunk_size,
+        partition=partition,
     )
-    return _completed(curve, model.process, reference, partition, x, prior_std, start)
+    curve = _completed(curve, model.process, reference, partition, x, prior_std, start)
+    total = with_noise_end(curve.total, model, model.process, moments)
+    return eqx.tree_at(lambda c: c.total, curve, total)
 
 
 @eqx.filter_jit

@@ -51,6 +51,7 @@ from entropix.estimators import (
     error_difference,
     judge_ends,
     learn_proposal,
+    noise_end_of_parts,
     num_end_points,
     reference_of,
 )
@@ -141,6 +142,8 @@ class PathBound(AbstractDensityMethod):
             strata=self.num_evaluations // 2,
             chunk=max(chunk_size // 2, 1),
         )
+        beyond = noise_end_of_parts(model, model.process, reference_of(x), samples=x, residual=True)
+        stderr = stderr if beyond is None else jnp.hypot(stderr, beyond)
         shared = 2 * (pilot_pairs + _END_PAIRS * num_end_points(model.process))
         spent = self.num_evaluations + -(-shared // x.shape[0])
         return SampleEstimates(value, stderr, spent, cutoff)

@@ -153,10 +153,9 @@ def entropy_curve(
             gradient is exactly that function's.
         per_coordinate: True for the entropy of each coordinate, $\int\frac{\sigma^2}{2}E\,e_i^2
             ds$, or an orthogonal transform W of one example for that of each of its coefficients,
-            $(We)_i^2$, or bands: see `entropix.estimators.transforms`. No control variate is
-            used, and `.total` is the sum.
+            $(We)_i^2$, or bands: see `entropix.estimators.transforms`. `.total` is the sum.
         per_sample: whether each sample has an entropy of its own; `num_evaluations` must then be at
-            least 16 for each of them. No control variate is used, and `.total` is the mean.
+            least 16 for each of them. `.total` is the mean.
 
     Returns:
         The curve; `.total` is an `Estimate`, with `.cutoff` and `.slope` where a cut-off was given.
@@ -201,6 +200,7 @@ def entropy_curve(
             chunk_size=chunk_size,
             proposal=proposal,
             divergence=model.divergence,
+            partition=by,
         )
     return integrate(
         EntropyProduction(model),

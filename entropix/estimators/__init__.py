@@ -19,6 +19,8 @@ from entropix.estimators.integral import all_exact as all_exact
 from entropix.estimators.integral import check_divergence as check_divergence
 from entropix.estimators.integral import integrate as integrate
 from entropix.estimators.integral import rates_along as rates_along
+from entropix.estimators.noise_end import noise_end_of_parts as noise_end_of_parts
+from entropix.estimators.noise_end import with_noise_end as with_noise_end
 from entropix.estimators.pointwise import PointwiseCurve as PointwiseCurve
 from entropix.estimators.pointwise import integrate_parts as integrate_parts
 from entropix.estimators.proposal import Proposal as Proposal

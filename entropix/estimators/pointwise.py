@@ -3,11 +3,22 @@ r"""Integrals of parts: by coordinate or band, by sample, by interval of log-SNR
 A functional whose `rate` returns an array has an integral of that shape. Its parts share every
 evaluation, and their sum is the estimate of the whole, with the standard error of the sum.
 
-The places are chosen as in `entropix.estimators.integral`, from a pilot of the sum of the parts.
-**No control variate is used.** That of the whole is diagonal in the eigenbasis of the data, and its
-own integral of each data point is not a sum over parts at less than the square of their number. So
-the parts of a non-negative integrand are non-negative, and the errors are those of
-`control_variate=False`.
+The places are chosen as in `entropix.estimators.integral` without a control variate, from a pilot
+of the sum of the parts.
+
+**Control variate.** That of the functional is the squared norm of an affine function f of the state
+and the noise. A `Partition` divides it like the field, and with $f = V(\alpha + \beta y +
+\gamma z)$, V from the eigenbasis of the data to that of the parts, each part of it has the means
+
+$$E_z[f_i^2\,|\,x] = \left(\sum_j V_{ij}(\alpha_j + \beta_j\mu x_j)\right)^2 +
+\sum_j V_{ij}^2(\beta_j\Sigma + \gamma_j)^2, \qquad
+E[f_i^2] = \left(\sum_j V_{ij}(\alpha_j + \beta_j\mu m_j)\right)^2 +
+\sum_j V_{ij}^2\left[\beta_j^2\mu^2v_j + (\beta_j\Sigma + \gamma_j)^2\right].$$
+
+At each place $f_i^2$ less one of these means is subtracted: the first leaves the integral of each
+sample as it is, the second that of the population. It is done in those bins of the axis where the
+pilot finds that the control variate of the sum reduces its mean square. Derivatives are those of
+the integral without it. A part of a non-negative integrand may come out negative by chance.
 
 The main pass divides the proposal into strata of two independent evaluations, at random places and
 with different noise. Half their squared difference is an unbiased estimate of the variance of
@@ -47,9 +58,17 @@ from entropix.estimators.integral import (
     prepare,
     rates,
 )
-from entropix.estimators.noise_end import with_noise_end
+from entropix.estimators.noise_end import noise_end_of_parts, with_noise_end
 from entropix.estimators.proposal import Proposal
-from entropix.interfaces import AbstractFunctional, AbstractResult, Estimate
+from entropix.estimators.reference import GaussianReference
+from entropix.estimators.transforms import Partition
+from entropix.interfaces import (
+    AbstractControlVariate,
+    AbstractFunctional,
+    AbstractGaussianProcess,
+    AbstractResult,
+    Estimate,
+)
 
 
 if TYPE_CHECKING:
@@ -123,6 +142,7 @@ def integrate_parts(
     chunk_size: int = 4096,
     proposal: Proposal | None = None,
     divergence: str | None = None,
+    partition: Partition | None = None,
 ) -> PointwiseCurve:
     r"""The integral of a functional whose `rate` returns an array of parts, as a curve.
 
@@ -141,6 +161,10 @@ def integrate_parts(
         chunk_size: evaluations held in memory at once.
         proposal: as for `integrate`.
         divergence: as for `integrate`.
+        partition: how the functional divides the field of its models into the parts, if it does.
+            The control variate of the functional is then divided as well, and so is the bound on
+            what lies beyond the range of the models. None where the parts are others, which have
+            no control variate, or where there is one part.
 
     Returns:
         A `PointwiseCurve`, in the units of the functional.
@@ -158,7 +182,8 @@ def integrate_parts(
         >>> data = model.distribution.sample(100, key=jax.random.key(0))
         >>> partition = ex.estimators.Partition.of(True, data[0])
         >>> functional = ex.entropy.EntropyProduction(model, partition)
-        >>> ex.estimators.integrate_parts(functional, data, key=jax.random.key(1)).value.shape
+        >>> options = {"key": jax.random.key(1), "partition": partition}
+        >>> ex.estimators.integrate_parts(functional, data, **options).value.shape
         (2,)
     """
     data, condition, cutoff, times = checked_arguments(
@@ -185,10 +210,14 @@ def integrate_parts(
         )
     pilot_key, main_key = jax.random.split(key)
     pilot = prepare(process, data, cutoff, pilot_key, positions)
-    whole = Summed(functional)
-    arguments = (whole, data, condition, pilot.reference)
+    reference = pilot.reference
+    arguments = (Summed(functional), data, condition, reference)
     value, control = rates(frozen(arguments), frozen(pilot.places), pilot.key, chunk)
     main = aim(pilot, data, value, control, np.asarray(False), proposal)
+    used = main.proposal
+    if proposal is None:  # the places of the integrand itself, whose means are integrated there
+        controlled = aim(pilot, data, value, control, np.asarray(True), None)
+        used = eqx.tree_at(lambda p: p.keep, used, controlled.proposal.keep)
     slope = None
     if cutoff is not None:
         slope = rates(arguments, main.blocks[-1], pilot.key, chunk)[0]
@@ -202,7 +231,9 @@ def integrate_parts(
         data,
         condition,
         pilot.axis,
-        main.proposal,
+        used,
+        reference,
+        partition,
         cutoff,
         slope,
         times,
@@ -214,15 +245,59 @@ def integrate_parts(
         pilot.places.index.shape[0],
     )
     curve = check_ends(curve, main.ends, cutoff, data, trained=not all_exact(functional))
-    total = with_noise_end(check_estimate(curve.total), functional, process, pilot.reference)
-    return eqx.tree_at(lambda c: c.total, curve, total)
+    total = with_noise_end(check_estimate(curve.total), functional, process, reference)
+    curve = eqx.tree_at(lambda c: c.total, curve, total)
+    each = data if per_sample else None
+    return _with_noise_end(curve, functional, reference, partition, each)
+
+
+def _with_noise_end(
+    curve: PointwiseCurve,
+    functional: AbstractFunctional,
+    reference: GaussianReference,
+    partition: Partition | None,
+    each: Array | None,
+) -> PointwiseCurve:
+    """The curve with what lies beyond the range of the models in the errors of its parts."""
+
+    def allowance(start: Array | None) -> Array | None:
+        return noise_end_of_parts(
+            functional,
+            functional.process,
+            reference,
+            partition=partition,
+            samples=each,
+            residual=functional.uses_noise,
+            start=start,
+        )
+
+    def added(errors: Array, bound: Array) -> Array:
+        # Parts that are not those of a field: each may hold all of it.
+        missing = errors.ndim - bound.ndim
+        return jnp.hypot(errors, bound.reshape(bound.shape + (1,) * missing))
+
+    whole = allowance(None)
+    if whole is None:
+        return curve
+    starts = curve.log_snr[:-1]
+    parts = jax.lax.map(allowance, starts)
+    return eqx.tree_at(
+        lambda c: (c.stderr, c.intervals_stderr),
+        curve,
+        (added(curve.stderr, whole), added(curve.intervals_stderr, parts)),
+    )
 
 
 class Summed(AbstractFunctional):
     """The sum of the parts of a functional."""
 
     functional: AbstractFunctional
-    control = None
+
+    @property
+    def control(self) -> AbstractControlVariate | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The control variate of the sum, whose means are known for Gaussian kernels."""
+        gaussian = isinstance(self.process, AbstractGaussianProcess)
+        return self.functional.control if gaussian else None
 
     @property
     def uses_noise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -246,6 +321,8 @@ class _Sums(eqx.Module):
     size: Float[Array, "..."]
     squares: Float[Array, "..."]  # of differences within strata
     products: Float[Array, "..."]  # of evaluations that share a data point
+    own: Float[Array, "..."]  # values that have the mean of the data point
+    own_products: Float[Array, "..."]  # of those
     fourth: Float[Array, "..."]  # of the sum's differences, to the fourth power
 
 
@@ -270,6 +347,8 @@ def _divide(
     condition: PyTree,
     axis: LogSNRAxis,
     proposal: Proposal,
+    reference: GaussianReference,
+    partition: Partition | None,
     cutoff: Array | None,
     slope_rates: Array | None,
     times: Array | None,
@@ -288,8 +367,14 @@ def _divide(
         edges = axis.fraction(process.log_snr(times)).astype(data.dtype)
     cost = 2 if functional.uses_noise else 1
     numbers = data.shape[0], times.shape[0]
-    evaluator = _Evaluator(functional, data, condition, axis, proposal, edges, key)
+    evaluator = _Evaluator(functional, data, condition, axis, proposal, edges, key, None)
     parts = evaluator.shape
+    variate = Summed(functional).control
+    if variate is not None and (partition is not None or parts == ()):
+        control = _Control.of(variate, process, reference, partition, per_sample)
+        evaluator = eqx.tree_at(
+            lambda e: e.control, evaluator, control, is_leaf=lambda leaf: leaf is None
+        )
     collect = _of_samples if per_sample else _of_population
     whole, bins, evaluations, number = collect(evaluator, count, chunk)
     spent = cost * (spent + evaluations + (0 if slope_rates is None else slope_rates.shape[0]))
@@ -339,6 +424,53 @@ def _divide(
     )
 
 
+class _Control(eqx.Module):
+    """The parts of a control variate, less their means for the sample or for the population."""
+
+    variate: AbstractControlVariate
+    process: AbstractGaussianProcess
+    reference: GaussianReference
+    turn: Float[Array, "coefficients dim"] | None
+    partition: Partition | None
+    per_sample: bool = eqx.field(static=True)
+
+    @classmethod
+    def of(
+        cls,
+        variate: AbstractControlVariate,
+        process: AbstractGaussianProcess,
+        reference: GaussianReference,
+        partition: Partition | None,
+        per_sample: bool,
+    ) -> "_Control":
+        """A control variate of a functional of `process`, in the basis of the parts."""
+        turn = None if partition is None else partition.turn(reference.basis)
+        return cls(variate, process, reference, turn, partition, per_sample)
+
+    def _turned(self, vector: Array, power: int = 1) -> Array:
+        return vector if self.turn is None else self.turn**power @ vector
+
+    def _parts(self, squares: Array) -> Array:
+        return jnp.sum(squares) if self.partition is None else self.partition.group(squares)
+
+    def __call__(self, s: Array, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
+        """What has no mean for the sample x; and the mean for it less that of the population."""
+        process, reference = self.process, self.reference
+        constant, slope, noise = self.variate.coefficients(
+            process, s, reference.mean, reference.spread
+        )
+        at = self._turned(constant + slope * reference.rotate(y) + noise * reference.rotate(z))
+        scaled = slope * process.scale(s)
+        chance = self._turned((noise + slope * process.std(s)) ** 2, 2)
+        own = self._turned(constant + scaled * reference.rotate(x)) ** 2
+        fluctuation = self._parts(at**2 - own - chance)
+        if self.per_sample:
+            return fluctuation, jnp.zeros_like(fluctuation)
+        mean = self._turned(constant + scaled * reference.mean) ** 2
+        spread = self._turned(scaled**2 * reference.variances, 2)
+        return fluctuation, self._parts(own - mean - spread)
+
+
 class _Evaluator(eqx.Module):
     """The parts of one evaluation, per unit of the proposal, with their sum as the last."""
 
@@ -349,28 +481,45 @@ class _Evaluator(eqx.Module):
     proposal: Proposal
     edges: Array
     key: Key
+    control: _Control | None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the parts."""
 
         def rate() -> Array:
-            return self._parts(jnp.asarray(0), self.axis.centre, jnp.asarray(0))
+            return self._parts(jnp.asarray(0), self.axis.centre, jnp.asarray(0))[0]
 
         return jax.eval_shape(rate).shape
 
-    def _parts(self, index: Array, log_snr: Array, number: Array) -> Array:
+    def _parts(self, index: Array, log_snr: Array, number: Array) -> tuple[Array, Array, Array]:
+        """Of the functional, and of the control variate for the sample and the population."""
         place = Places(log_snr, index, number)
-        functional = self.functional
-        return at_place(functional, self.data, self.condition, self.key, place, functional.rate)
+        functional, control = self.functional, self.control
 
-    def __call__(self, index: Array, level: Array, number: Array) -> tuple[Array, Array]:
-        """Parts (P + 1,) and the bin of the axis, at one level of the proposal."""
-        fraction, density, _ = self.proposal.place(level)
-        parts = self._parts(index, self.axis.log_snr(fraction), number).reshape(-1)
-        parts = self.axis.jacobian(fraction) * parts / density
+        def rate(s: Array, y: Array, z: PyTree, condition: PyTree) -> tuple[Array, Array, Array]:
+            value = functional.rate(s, y, z, condition)
+            if control is None:
+                return value, jnp.zeros_like(value), jnp.zeros_like(value)
+            known = control(s, self.data[index], y, z)
+            return value, *jax.lax.stop_gradient(known)
+
+        return at_place(functional, self.data, self.condition, self.key, place, rate)
+
+    def __call__(self, index: Array, level: Array, number: Array) -> tuple[Array, Array, Array]:
+        """Parts (P + 1,) for the population and for the sample, and the bin of the axis.
+
+        The two have the same mean over samples; the first varies less, and has no derivative but
+        that of the functional.
+        """
+        fraction, density, keep = self.proposal.place(level)
+        value, by_noise, by_sample = self._parts(index, self.axis.log_snr(fraction), number)
+        weight = self.axis.jacobian(fraction) / density
+        own = (weight * (value - keep * by_noise)).reshape(-1)
+        parts = own - (weight * keep * by_sample).reshape(-1)
         bins = jnp.sum(fraction > self.edges)
-        return jnp.concatenate([parts, jnp.sum(parts)[None]]), bins
+        parts, own = (jnp.append(v, jnp.sum(v)) for v in (parts, own))
+        return parts, own, bins
 
 
 def _of_population(evaluator: _Evaluator, count: int, chunk: int) -> Any:
@@ -388,18 +537,22 @@ def _of_population(evaluator: _Evaluator, count: int, chunk: int) -> Any:
     number = jnp.arange(16, 16 + total).reshape(count, 2, 2)
 
     def sums(args: Any, weight: Array) -> _Sums:
-        values, bins = jax.vmap(evaluator)(*(a.reshape(-1) for a in args))
-        values = (values * jnp.repeat(weight, 4)[:, None]).reshape(-1, 2, 2, values.shape[-1])
+        values, own, bins = jax.vmap(evaluator)(*(a.reshape(-1) for a in args))
+        values, own = (
+            (v * jnp.repeat(weight, 4)[:, None]).reshape(-1, 2, 2, v.shape[-1])
+            for v in (values, own)
+        )
         bins = bins.reshape(-1, 2, 2)
-        still = jax.lax.stop_gradient(values)
+        still, own = jax.lax.stop_gradient((values, own))
         flat = still.reshape(-1, 2, still.shape[-1])
         same = (bins[:, 0] == bins[:, 1])[..., None]
-        product = still[:, 0] * still[:, 1]
-        by_bin = _binned(
-            bins[:, 0].reshape(-1),
-            jnp.where(same, product, 0.0).reshape(-1, product.shape[-1]),
-            num_bins,
-        )
+
+        def products(values: Array) -> Array:
+            product = values[:, 0] * values[:, 1]
+            within = jnp.where(same, product, 0.0).reshape(-1, product.shape[-1])
+            by_bin = _binned(bins[:, 0].reshape(-1), within, num_bins)
+            return jnp.concatenate([by_bin, jnp.sum(product, axis=(0, 1))[None]])
+
         steps = (flat[:, 0] - flat[:, 1]) ** 2
         return _Sums(
             _binned(bins.reshape(-1), values.reshape(-1, values.shape[-1]), num_bins),
@@ -407,22 +560,29 @@ def _of_population(evaluator: _Evaluator, count: int, chunk: int) -> Any:
             jnp.concatenate(
                 [_squares(bins.reshape(-1, 2), flat, num_bins), jnp.sum(steps, axis=0)[None]]
             ),
-            jnp.concatenate([by_bin, jnp.sum(product, axis=(0, 1))[None]]),
+            products(still),
+            _binned(bins.reshape(-1), own.reshape(-1, own.shape[-1]), num_bins),
+            products(own),
             jnp.sum(steps[:, -1] ** 2),
         )
 
     out = in_chunks(sums, (where, level, number), count, max(chunk // 4, 1))
     out = jax.tree.map(lambda v: jnp.sum(v, axis=0), out)
-    bins = out.value / total
-    value = jnp.concatenate([bins, jnp.sum(bins, axis=0)[None]])
-    size = jnp.concatenate([out.size, jnp.sum(out.size, axis=0)[None]]) / total
-    still = jax.lax.stop_gradient(value)
-    covariance = out.products / (2 * count) - still**2
+
+    def with_whole(sums: Array) -> Array:
+        """Of each bin, then of all."""
+        return jnp.concatenate([sums, jnp.sum(sums, axis=0)[None]]) / total
+
+    value, size = with_whole(out.value), with_whole(out.size)
+    covariance, own_covariance = (
+        products / (2 * count) - jax.lax.stop_gradient(mean) ** 2
+        for products, mean in ((out.products, value), (out.own_products, with_whole(out.own)))
+    )
     stratified = out.squares / float(total) ** 2
     # Evaluations that share a data point: their covariance does not average out.
     mc = jnp.maximum(stratified + covariance / total, stratified / 4)
     mc = mc + (ROUNDING * jnp.finfo(dtype).eps * size) ** 2
-    population = mc + jnp.maximum(covariance, 0.0) / data.shape[0]
+    population = mc + jnp.maximum(own_covariance, 0.0) / data.shape[0]
     number_of = out.squares[-1, -1] ** 2 / jnp.maximum(out.fourth, jnp.finfo(dtype).tiny)
     number_of = jnp.where(out.fourth > 0, number_of, 2.0 * count)
     whole = (value[-1], mc[-1], population[-1])
@@ -433,6 +593,7 @@ def _of_samples(evaluator: _Evaluator, count: int, chunk: int) -> Any:
     """Values and variances of each sample, from `count` strata of its own."""
     data, dtype = evaluator.data, evaluator.data.dtype
     samples, num_bins = data.shape[0], evaluator.edges.shape[0] + 1
+    shared = jnp.zeros(()), jnp.zeros(()), jnp.zeros(())  # nothing is averaged over samples
     here = max(1, min(chunk // (2 * count), samples))
 
     def of(which: Array, _: Array) -> _Sums:
@@ -445,7 +606,8 @@ def _of_samples(evaluator: _Evaluator, count: int, chunk: int) -> Any:
                         jax.random.fold_in(key, number), (), dtype, minval=1e-6
                     )
                     own = eqx.tree_at(lambda e: e.key, evaluator, key)
-                    return own(i, (j + offset) / count, 2 * count + number)
+                    _, parts, bins = own(i, (j + offset) / count, 2 * count + number)
+                    return parts, bins
 
                 values, bins = jax.vmap(lambda j: jax.vmap(lambda m: member(j, m))(jnp.arange(2)))(
                     j
@@ -460,7 +622,7 @@ def _of_samples(evaluator: _Evaluator, count: int, chunk: int) -> Any:
                     jnp.concatenate(
                         [_squares(bins, still, num_bins), jnp.sum(steps, axis=0)[None]]
                     ),
-                    jnp.zeros(()),
+                    *shared,
                     jnp.sum(steps[:, -1] ** 2),
                 )
 

@@ -90,6 +90,10 @@ class Partition(eqx.Module):
             a, b = a @ self.matrix, b @ self.matrix
         return self.group(a * b)
 
+    def turn(self, basis: Float[Array, "dim dim"]) -> Float[Array, "coefficients dim"]:
+        """The matrix that turns coordinates in an orthonormal basis into the coefficients."""
+        return basis if self.matrix is None else self.matrix.T @ basis
+
     def group(self, values: Float[Array, " dim"]) -> Float[Array, "..."]:
         """The parts, of shape `self.shape`, of values for each coefficient."""
         if self.bands is not None:

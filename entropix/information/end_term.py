@@ -122,7 +122,12 @@ def parts_with_end_term(
     The times are those of the process along which the integral is taken: of exact models, another.
     """
     data = samples(data)
-    common = {"condition": condition, "num_evaluations": num_evaluations, "chunk_size": chunk_size}
+    common = {
+        "condition": condition,
+        "num_evaluations": num_evaluations,
+        "chunk_size": chunk_size,
+        "partition": functional.partition,
+    }
     if functional.pair.is_exact:
         cutoff = check_cutoff(functional, cutoff)
         moved, moved_cutoff, stretch = _along_another(functional, data, cutoff)

@@ -24,7 +24,8 @@ class SampleEstimates(AbstractResult):
 
     Attributes:
         value: shape (N,).
-        stderr: Monte Carlo standard error of each, shape (N,).
+        stderr: standard error of each, shape (N,): Monte Carlo noise, and a bound on the error of a
+            denoiser that is continued to noise beyond its range.
         num_evaluations: evaluations of the model's field per sample; 0 where adaptive steps decide.
         cutoff: the smallest noise standard deviation included, or None where there is no cut-off.
     """

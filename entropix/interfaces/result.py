@@ -29,7 +29,7 @@ class AbstractResult(eqx.Module):
             The axes.
 
         Raises:
-            ValueError: if matplotlib is not installed.
+            ImportError: if matplotlib is not installed.
         """
 
     def to_xarray(self) -> "xarray.Dataset":
@@ -39,7 +39,7 @@ class AbstractResult(eqx.Module):
         `jax.vmap` adds them, come first and are called `batch`.
 
         Raises:
-            ValueError: if xarray is not installed.
+            ImportError: if xarray is not installed.
         """
         return as_dataset(self)
 

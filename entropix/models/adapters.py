@@ -48,6 +48,11 @@ from entropix.models.denoisers import (
 from entropix.processes import LinearSchedule, RectifiedFlow, VariancePreserving
 
 
+_NOT_TRACEABLE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
 OUTPUTS = ("denoiser", "noise", "v", "flow", "edm", "score")
 STATES = ("vp", "ve", "flow", "edm")
 LEVELS = ("log_snr", "std", "time", "edm")
@@ -102,11 +107,17 @@ class DenoiserAdapter(AbstractDenoiserModel):
 
     def _call(self, state: Array, log_snr: Array, condition: PyTree, key: Key | None) -> Array:
         level = self._noise_level(log_snr)
-        if not self.batched:
-            out = self.network(state, level, condition, **with_key(self.network, key))
-        else:
-            one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], condition)
-            out = self.network(state[None], level[None], one, **with_key(self.network, key))
+        args = (state, level, condition)
+        if self.batched:
+            args = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], args)
+        try:
+            out = self.network(*args, **with_key(self.network, key))
+        except _NOT_TRACEABLE as error:
+            raise ValueError(
+                "`function` must be traceable by JAX: written with jax.numpy, without decisions "
+                "that depend on values. Call NumPy code through `jax.pure_callback`, a PyTorch "
+                "module through `entropix.models.TorchFunction`."
+            ) from error
         out = as_float(out, "function")
         expected = (1, *state.shape) if self.batched else state.shape
         if out.shape != expected:

@@ -47,9 +47,9 @@ def from_diffusers(
         A model of examples of shape (channels, height, width), usually with values in [-1, 1].
 
     Raises:
-        ValueError: if PyTorch or diffusers is not installed, the folder holds no pipeline, weights
-            are missing or no safetensors, or the scheduler or what the network predicts is not
-            known.
+        ValueError: if the folder holds no pipeline, weights are missing or no safetensors, or the
+            scheduler or what the network predicts is not known.
+        ImportError: if PyTorch or diffusers is not installed.
     """
     folder = pathlib.Path(folder)
     index = _index(folder)

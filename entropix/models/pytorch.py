@@ -41,7 +41,8 @@ class TorchFunction(eqx.Module):
             automatic mixed precision (`torch.autocast`); None for that of the parameters.
 
     Raises:
-        ValueError: if PyTorch is not installed (the extra `torch`), or an argument is not allowed.
+        ValueError: if an argument is not allowed.
+        ImportError: if PyTorch is not installed (the extra `torch`).
     """
 
     module: Any = eqx.field(static=True)

@@ -70,7 +70,7 @@ def torch_module() -> Any:
     """The package `torch`.
 
     Raises:
-        ValueError: if it is not installed.
+        ImportError: if it is not installed.
     """
     return needed("torch", "a model of PyTorch", "torch", "torch")
 

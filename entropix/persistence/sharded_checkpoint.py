@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from entropix._core.checks import positive_integer
-from entropix._core.extras import install
+from entropix._core.extras import needed
 from entropix._core.mesh import to_host
 from entropix.persistence.checkpoint import (
     AbstractCheckpoint,
@@ -52,12 +52,7 @@ class ShardedCheckpoint(AbstractCheckpoint):
         keep: int = 2,
         asynchronous: bool = True,
     ):
-        try:
-            import orbax.checkpoint  # noqa: F401
-        except ImportError as error:
-            raise ImportError(
-                f"ShardedCheckpoint needs orbax-checkpoint: {install('scale')}"
-            ) from error
+        needed("orbax.checkpoint", "ShardedCheckpoint", "orbax-checkpoint", "scale")
         try:
             self.folder = pathlib.Path(os.path.abspath(os.path.expanduser(folder)))
         except TypeError as error:

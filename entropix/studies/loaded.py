@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.extras import MissingPackageError
 from entropix.distributions import IsotropicGaussian
 from entropix.interfaces import (
     AbstractDistribution,
@@ -136,6 +137,8 @@ def load_model(
                 model = from_diffusers(where, condition=embedding, precision=precision)
             else:
                 model = load(where)
+    except MissingPackageError:
+        raise
     except (ImportError, OSError, ValueError) as error:
         text = str(error)
         for name, option in _OPTIONS.items():

@@ -8,18 +8,19 @@ octaves of their frequency. Both divisions share every evaluation. For the criti
 `entropix.information.critical_times`.
 """
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
 
-from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.arrays import Key
 from entropix._core.formatting import format_with_error
+from entropix.entropy import EntropyProduction
 from entropix.estimators import CosineTransform, Partition, integrate_parts
 from entropix.information import CriticalTimes, critical_times
-from entropix.interfaces import AbstractFunctional, AbstractModel
 from entropix.studies.cutoff import Cutoff, default_cutoff, with_cutoff
 from entropix.studies.data import PreparedData
 from entropix.studies.estimates import Subject, errors_of
@@ -89,24 +90,17 @@ LOCATION: Schema = {
 # ------------------------------------------------------------------ what is measured
 
 
-class _Divided(AbstractFunctional):
-    """The entropy production, divided in several ways with one weight; the parts sum to it."""
-
-    model: AbstractModel
-    partitions: tuple[Partition, ...]
-    uses_noise = False
-    control = None
-
-    @property
-    def process(self) -> Any:
-        return self.model.process
-
-    def rate(
-        self, s: RealScalarLike, y: Float[Array, " dim"], z: PyTree, condition: PyTree
-    ) -> Float[Array, " parts"]:
-        field = self.model.entropy_field(s, y, condition)
-        parts = [p.inner(field, field).reshape(-1) for p in self.partitions]
-        return jnp.concatenate(parts) / len(self.partitions)
+def _joined(partitions: Sequence[Partition], size: int) -> Partition:
+    """Several partitions of examples of one axis with one weight; all parts sum to the whole."""
+    identity, weight = np.eye(size), 1 / np.sqrt(len(partitions))
+    matrices = [identity if p.matrix is None else np.asarray(p.matrix) for p in partitions]
+    bands, count = [], 0
+    for p in partitions:
+        own = np.arange(size) if p.bands is None else np.asarray(p.bands)
+        bands.append(count + own)
+        count += math.prod(p.shape)
+    matrix = jnp.asarray(weight * np.concatenate(matrices, axis=1), float)
+    return Partition(matrix, jnp.asarray(np.concatenate(bands)), (count,))
 
 
 def _edges(times: np.ndarray) -> np.ndarray:
@@ -146,8 +140,9 @@ def measure_location(subject: Subject, key: Key, _: Found) -> Found:
     if data.has_pictures:
         names.append("scale")
         partitions.append(Partition.of(lambda x: transform(x.reshape(shape)), example))
+    partition = _joined(partitions, example.size)
     curve = integrate_parts(
-        _Divided(subject.model, tuple(partitions)),
+        EntropyProduction(subject.model, partition),
         data.held_out,
         key=key,
         num_evaluations=_effort(subject),
@@ -156,6 +151,7 @@ def measure_location(subject: Subject, key: Key, _: Found) -> Found:
         times=_edges(subject.times),
         chunk_size=subject.chunk_size,
         divergence=subject.model.divergence,
+        partition=partition,
     )
     parts = {
         "entropy": curve.value,

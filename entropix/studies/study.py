@@ -25,7 +25,7 @@ import numpy as np
 import optax
 
 from entropix._core.arrays import Key
-from entropix._core.extras import install
+from entropix._core.extras import MissingPackageError, install
 from entropix._core.progress import progress_bar
 from entropix.interfaces import AbstractGaussianProcess
 from entropix.models import EntropyMatching
@@ -125,7 +125,7 @@ class Workspace:
         wanted = ["tqdm", "xarray", "h5netcdf", "filelock"] + ["matplotlib"] * output.plots
         missing = [name for name in wanted if importlib.util.find_spec(name) is None]
         if missing:
-            raise ValueError(f"studies need {', '.join(missing)}: {install('studies')}.")
+            raise MissingPackageError(f"studies need {', '.join(missing)}: {install('studies')}.")
         default = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "data"
         path = f"entropix-{default}" if output.out is None else output.out
         folder = OutputFolder(path, shared=shared)

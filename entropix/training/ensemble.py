@@ -70,7 +70,7 @@ class EnsembleFit(eqx.Module):
         """Losses and measurements as a labelled data set: `record()` without results.
 
         Raises:
-            ValueError: if xarray is not installed.
+            ImportError: if xarray is not installed.
         """
         return self.record()
 
@@ -127,7 +127,8 @@ class EnsembleFit(eqx.Module):
             are coordinates.
 
         Raises:
-            ValueError: if a result lacks the axis of members, or xarray is not installed.
+            ValueError: if a result lacks the axis of members.
+            ImportError: if xarray is not installed.
         """
         xarray = needed("xarray", "`record`", "xarray", "studies")
         found: dict[str, Any] = {}

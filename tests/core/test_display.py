@@ -122,7 +122,7 @@ def test_records_are_labelled():
 )
 def test_without_the_extra(module, call, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ValueError, match=rf"`{call}` needs .* pip install 'entropix.*\[studies\]'"):
+    with pytest.raises(ImportError, match=rf"`{call}` needs .* pip install .*\[studies\]"):
         getattr(history(), call)()
 
 

@@ -233,6 +233,21 @@ def test_a_function_of_another_shape():
         ex.neural_entropy(model, np.eye(3, 5), key=jax.random.key(0))
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda state, level, condition: np.tanh(np.asarray(state)),
+        lambda state, level, condition: state if level > 1 else -state,
+        lambda state, level, condition: state * [0.0, 1.0][level.astype(int)],
+    ],
+    ids=["numpy", "branch", "index"],
+)
+def test_a_function_that_is_not_traceable(function):
+    model = ex.models.from_denoiser(function, shape=(2,), log_snr_range=RANGE)
+    with pytest.raises(ValueError, match=r"`function` must be traceable by JAX: .*pure_callback"):
+        eqx.filter_jit(model.score)(0.5, jnp.ones(2))
+
+
 def test_batches_are_those_of_the_function():
     one = adapted("noise")
     other = ex.models.from_denoiser(
