@@ -16,6 +16,7 @@ NAMES = (
     "seeds",
     "sampling",
     "gradients",
+    "divergence",
     "entropy",
     "density",
     "transport",

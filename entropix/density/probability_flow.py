@@ -47,8 +47,10 @@ class ProbabilityFlow(AbstractDensityMethod):
     larger; if those are few too, it is enlarged by the quantile of a t distribution.
 
     Args:
-        divergence: "exact", by forward-mode derivatives along every axis, D evaluations each; or
-            "hutchinson", with random probes, for large D: unbiased, with a standard error.
+        divergence: "exact", from the network where it offers its divergence (`FourierMLP` does, at
+            the cost of one to four evaluations), else by forward-mode derivatives along every axis,
+            D evaluations each; or "hutchinson", with random probes, for large D: unbiased, with a
+            standard error.
         num_probes: probes of each sample, at least 2 (Hutchinson). D of them or more are the axes,
             and the divergence is exact.
         probe: "orthogonal", directions of a random rotation: they see different parts of a Jacobian
@@ -121,7 +123,8 @@ class ProbabilityFlow(AbstractDensityMethod):
         bridge = ReverseCoordinates(model.process, reference_variance(model), flow=True)
         size = math.prod(x.shape[1:])
         self.divergence.check(x.shape[0], size)
-        chunk = max(1, min(chunk_size // self.num_directions(size), x.shape[0]))
+        held = self.divergence.num_held(model, size)
+        chunk = max(1, min(chunk_size // held, x.shape[0]))
         value, stderr, ends = _log_densities(
             self, model, bridge, prior, x, condition, cutoff, key, chunk
         )
@@ -167,7 +170,7 @@ def _log_densities(
             r"""$d\log p/d(-\ln\Sigma)$ at a log-SNR of the data end."""
             s = process.time_of_log_snr(log_snr)
             theta, state = jax.lax.stop_gradient((flow.angle(s), sample / flow.spread(s)))
-            stretch = Divergence.along(lambda x: flow.velocity(theta, x), state, probes)[1]
+            stretch = flow.along(theta, state, probes)[1]
             return jax.lax.stop_gradient(theta * jnp.mean(stretch))
 
         return prior.log_prob(last * end) + growth, gains, jax.vmap(slope)(points)
@@ -187,8 +190,11 @@ class _Straight(eqx.Module):
     model: AbstractModel
     condition: PyTree
 
-    def velocity(self, s: Array, y: Array) -> Array:
-        return self.model.velocity(s, y, self.condition)
+    def along(self, s: Array, y: Array, probes: Array | None) -> tuple[Array, Array]:
+        """The velocity and its divergence."""
+        return Divergence.along(
+            lambda model, y: model.velocity(s, y, self.condition), self.model, y, probes
+        )
 
 
 class _Flow(eqx.Module):
@@ -207,13 +213,18 @@ class _Flow(eqx.Module):
         process = self.model.process
         return jnp.arctan2(process.std(s), jnp.sqrt(self.bridge.variance) * process.scale(s))
 
-    def velocity(self, theta: Array, x: Array) -> Array:
+    def along(self, theta: Array, x: Array, probes: Array | None) -> tuple[Array, Array]:
+        """The velocity and its divergence."""
         # The field is evaluated from this angle on; the integral starts at zero.
         least = jnp.sqrt(jnp.finfo(x.dtype).eps) * 1e-3
         theta = jnp.maximum(jnp.asarray(theta), least)
         t = -2 * jnp.sin(theta / 2) ** 2  # cos(theta) - 1
         batched = jax.tree.map(lambda leaf: leaf[None], self.condition)
-        return -jnp.sin(theta) * self.bridge.field(t, x[None], (self.model, batched))[0]
+
+        def velocity(model: AbstractModel, x: Array) -> Array:
+            return -jnp.sin(theta) * self.bridge.field(t, x[None], (model, batched))[0]
+
+        return Divergence.along(velocity, self.model, x, probes)
 
 
 def _carry(
@@ -222,14 +233,14 @@ def _carry(
     first: Array,
     last: Array,
     state: Array,
-    probes: Array,
+    probes: Array | None,
 ) -> tuple[Array, Array]:
     """The state at the noise end, and the integral of the divergence."""
-    count = 1 if len(probes) == state.size else len(probes)
+    count = 1 if probes is None else len(probes)
 
     def rate(s: Any, state: tuple[Array, Array], args: Any) -> tuple[Array, Array]:
         flow, probes = args
-        return Divergence.along(lambda y: flow.velocity(s, y), state[0], probes)
+        return flow.along(s, state[0], probes)
 
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(rate),

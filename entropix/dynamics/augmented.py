@@ -75,12 +75,12 @@ class WithDivergence(AbstractCoordinates):
         def one(state: Array, condition: PyTree, number: Array) -> tuple[Array, Array]:
             batched = jax.tree.map(lambda leaf: leaf[None], condition)
 
-            def velocity(state: Array) -> Array:
+            def velocity(model: PyTree, state: Array) -> Array:
                 return self.flow.field(t, state[None], (model, batched))[0]
 
             # The probes are drawn again at each evaluation: they need not be kept for all samples.
             probes = self.divergence.probes(state, self.key, number)
-            return Divergence.along(velocity, state, probes)
+            return Divergence.along(velocity, model, state, probes)
 
         moved, stretch = jax.vmap(one)(self.split(x)[0], conditions, numbers)
         return jnp.concatenate([moved.reshape(x.shape[0], -1), stretch], axis=1)

@@ -2,10 +2,12 @@ r"""The divergence of a velocity: its trace along the axes, or along random dire
 
 For directions $\epsilon$ of unit covariance, $\nabla\cdot v = E[\epsilon\cdot(\partial v)\epsilon]$
 (Hutchinson, 1990; Grathwohl et al., 1810.01367). With the coordinate axes as directions, the sum
-over all of them is exact.
+over all of them is exact. Where the network of a model knows its own divergence, that of the
+model's fields follows from it (`entropix.models.isotropic`), without a sum over axes.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,7 +17,10 @@ from scipy.special import ndtri, stdtrit
 
 from entropix._core.arrays import Key, inner
 from entropix._core.checks import choice, positive_integer
+from entropix._core.offered import COLUMNS
 from entropix._core.precision import matmul
+from entropix.interfaces import AbstractModel
+from entropix.models import isotropic
 
 
 PROBES = ("orthogonal", "rademacher", "gaussian")
@@ -25,8 +30,10 @@ class Divergence(eqx.Module):
     r"""How the divergence of a flow is computed.
 
     Args:
-        method: "exact", by forward-mode derivatives along every axis, D evaluations each; or
-            "hutchinson", with random probes, for large D: unbiased, with a standard error.
+        method: "exact", from the network where it offers its divergence (`FourierMLP` does, at the
+            cost of one to four evaluations), else by forward-mode derivatives along every axis, D
+            evaluations each; or "hutchinson", with random probes, for large D: unbiased, with a
+            standard error.
         num_probes: probes of each sample, at least 2 (Hutchinson). D of them or more are the axes,
             and the divergence is exact.
         probe: "orthogonal", directions of a random rotation: they see different parts of a Jacobian
@@ -57,6 +64,12 @@ class Divergence(eqx.Module):
         count = self.num_directions(dim)
         return 1 if count == dim else count
 
+    def num_held(self, model: AbstractModel, dim: int) -> int:
+        """Evaluations and products with the Jacobian that are held at once for each sample."""
+        directions = self.num_directions(dim)
+        closed = directions == dim and isotropic(model) is not None
+        return min(directions, COLUMNS) if closed else directions
+
     def check(self, count: int, dim: int) -> None:
         """Refuse probes that cannot be trusted for `count` samples."""
         if self.probe == "rademacher" and self.num_directions(dim) < dim and count < 16:
@@ -67,10 +80,10 @@ class Divergence(eqx.Module):
 
     def probes(
         self, sample: Float[Array, "*shape"], key: Key | None, index: Int[Array, ""]
-    ) -> Float[Array, "probes *shape"]:
-        """The axes, or random directions of unit covariance, for sample number `index`."""
+    ) -> Float[Array, "probes *shape"] | None:
+        """Random directions of unit covariance for sample number `index`; None for the axes."""
         if self.num_directions(sample.size) == sample.size:
-            return jnp.eye(sample.size, dtype=sample.dtype).reshape(-1, *sample.shape)
+            return None
         assert key is not None
         key, shape = jax.random.fold_in(key, index), (self.num_probes, *sample.shape)
         if self.probe == "rademacher":
@@ -80,14 +93,33 @@ class Divergence(eqx.Module):
 
     @staticmethod
     def along(
-        velocity: Callable[[Array], Array],
+        field: Callable[[Any, Array], Array],
+        model: AbstractModel,
         state: Float[Array, "*shape"],
-        probes: Float[Array, "probes *shape"],
+        probes: Float[Array, "probes *shape"] | None = None,
     ) -> tuple[Float[Array, "*shape"], Float[Array, " values"]]:
-        """The velocity, and its divergence by each probe (the sum where they are the axes)."""
-        moved, jvp = jax.linearize(velocity, state)
+        r"""A field of a model, and its divergence.
+
+        Args:
+            field: a function of the model and the state, in which a field of the model is only
+                added to multiples of the state, multiplied by numbers, and evaluated at multiples
+                of it.
+            model: any model.
+            state: where to evaluate it.
+            probes: directions, with one value for each; None for the exact divergence, which is
+                that of the network where it offers one, else the sum over the axes.
+        """
+        known = isotropic(model) if probes is None else None
+        if known is not None:
+            ones = jnp.ones_like(state)
+            stretch = jax.jvp(lambda y: field(known, y), (state,), (ones,))[1]
+            return field(model, state), jnp.sum(stretch)[None]
+        moved, jvp = jax.linearize(lambda y: field(model, y), state)
+        exact = probes is None
+        if exact:
+            probes = jnp.eye(state.size, dtype=state.dtype).reshape(-1, *state.shape)
         stretch = jax.vmap(lambda v: inner(jvp(v), v))(probes)
-        return moved, jnp.sum(stretch, keepdims=True) if len(probes) == state.size else stretch
+        return moved, jnp.sum(stretch, keepdims=True) if exact else stretch
 
     def estimate(
         self, gains: Float[Array, "n values"], dim: int

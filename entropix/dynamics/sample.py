@@ -138,7 +138,8 @@ def sample(
         max_steps: bound on the number of adaptive steps.
         log_prob: True to return the log density of each sample under the flow as well, from the
             same solve ("ode" only). The divergence is exact, at the cost of D products with the
-            Jacobian per evaluation; `entropix.dynamics.Divergence("hutchinson")` estimates it by
+            Jacobian per evaluation, or less where the network offers its divergence;
+            `entropix.dynamics.Divergence("hutchinson")` estimates it by
             random probes. At most 4096 evaluations and products are then held in memory at once,
             unless `chunk_size` is given.
 
@@ -205,7 +206,7 @@ def sample(
             return run_sampler(*args, num_samples, chunk, num_steps)
     if divergence is not None and chunk_size is None:
         dim = math.prod(jax.eval_shape(lambda k: prior.sample(1, key=k), key).shape)
-        chunk_size = max(1, _CHUNK // divergence.num_directions(dim))
+        chunk_size = max(1, _CHUNK // divergence.num_held(model, dim))
     settings = SolveSettings(
         diffrax.SRA1() if solver is None else solver,
         stepsize_controller,

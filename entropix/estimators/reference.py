@@ -124,6 +124,12 @@ class GaussianReference(eqx.Module):
         constant, slope, _ = EntropyControl().coefficients(process, s, self.mean, self.spread)
         return (self.basis @ (constant + slope * self.rotate(y))).reshape(y.shape)
 
+    def entropy_divergence(
+        self, process: AbstractGaussianProcess, s: RealScalarLike
+    ) -> Float[Array, ""]:
+        r"""$\nabla\cdot e_r$, which is the same for every y."""
+        return jnp.sum(EntropyControl().coefficients(process, s, self.mean, self.spread)[1])
+
     def log_prob(
         self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, "*shape"]
     ) -> Float[Array, ""]:

@@ -10,6 +10,7 @@ from entropix.models.exact import ExactModel as ExactModel
 from entropix.models.flow_matching import FlowMatching as FlowMatching
 from entropix.models.gaussian_part import GaussianPart as GaussianPart
 from entropix.models.guided import Guided as Guided
+from entropix.models.isotropic import isotropic as isotropic
 from entropix.models.moved import noise_limits as noise_limits
 from entropix.models.network_model import AbstractNetworkModel as AbstractNetworkModel
 from entropix.models.network_model import call_network as call_network

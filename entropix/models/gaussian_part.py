@@ -104,11 +104,15 @@ class GaussianPart(eqx.Module):
             y: state, of the shape of an example.
         """
         exact_shape(y, self.shape, "y")
-        scale, var = process.scale(s), process.var(s)
         rotated = self.eigenvectors.T @ y.ravel()
-        pull = process.equilibrium_gain(s) - scale * process.equilibrium_precision(s) * (
-            self.eigenvalues
-        )
-        target = self.eigenvectors.T @ self.mean - pull * rotated
-        solved = target / (scale**2 * self.eigenvalues + var)
+        constant = (self.eigenvectors.T @ self.mean) / self._total(process, s)
+        solved = constant + self.slopes(process, s) * rotated
         return (self.eigenvectors @ solved).reshape(y.shape)
+
+    def slopes(self, process: AbstractGaussianProcess, s: RealScalarLike) -> Float[Array, " dim"]:
+        r"""The derivatives of $e_g/\mu$ along the eigenvectors."""
+        spread = process.scale(s) * process.equilibrium_precision(s) * self.eigenvalues
+        return (spread - process.equilibrium_gain(s)) / self._total(process, s)
+
+    def _total(self, process: AbstractGaussianProcess, s: RealScalarLike) -> Array:
+        return process.scale(s) ** 2 * self.eigenvalues + process.var(s)

@@ -6,11 +6,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from entropix._core.arrays import DataLike, Key, RealScalarLike, State
 from entropix._core.checks import checked, finite, positive_integer, with_key
 from entropix._core.formatting import short_repr
+from entropix._core.offered import divergence_of, passed_on
 from entropix.networks.parameters import Fixed
 
 
@@ -83,6 +84,22 @@ class ConditionDropout(eqx.Module):
     def __call__(
         self, log_snr: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
     ) -> State:
+        joined, inside = self._joined(y, condition, key)
+        return self.network(log_snr, y, joined, **with_key(self.network, inside))
+
+    @property
+    def divergence(self) -> Callable | None:
+        """The divergence in closed form, if the network has one."""
+        return passed_on(self.network, self._divergence)
+
+    def _divergence(
+        self, log_snr: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> Array:
+        joined, inside = self._joined(y, condition, key)
+        return divergence_of(self.network, log_snr, y, joined, inside)
+
+    def _joined(self, y: State, condition: PyTree, key: Key | None) -> tuple[Array, Key | None]:
+        """The condition of the wrapped network, and its key."""
         blocks, sizes = self._blocks(condition)
         flags = jnp.asarray([block is not None for block in blocks], y.dtype)
         if key is not None:
@@ -95,5 +112,4 @@ class ConditionDropout(eqx.Module):
                 raise ValueError(f"`condition` must hold {size} numbers, got {part.size}.")
             parts.append(flag * part.ravel())
         inside = None if key is None else jax.random.fold_in(key, 1)
-        joined = jnp.concatenate([*parts, flags])
-        return self.network(log_snr, y, joined, **with_key(self.network, inside))
+        return jnp.concatenate([*parts, flags]), inside

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, RealScalarLike
 from entropix._core.checks import checked, finite, positive, with_key
+from entropix._core.offered import divergence_of, passed_on
 from entropix.networks.parameters import Fixed
 
 
@@ -85,12 +86,8 @@ class GaussianPlusResidual(eqx.Module):
         *,
         key: Key | None = None,
     ) -> Float[Array, " dim"]:
-        square = jax.nn.sigmoid(jnp.asarray(log_snr, y.dtype))
-        noise = jax.nn.sigmoid(-jnp.asarray(log_snr, y.dtype))
-        # The exact ends of a process have infinite log-SNRs; the network sees large ones there.
-        scale = jnp.sqrt(jnp.maximum(square, jnp.finfo(y.dtype).tiny))
-        out = self.network(log_snr, y, condition, **with_key(self.network, key))
-        field = scale * out / jnp.sqrt(noise + square * self.width.value**2)
+        square, scale, factor = self._scales(jnp.asarray(log_snr, y.dtype))
+        field = factor * self.network(log_snr, y, condition, **with_key(self.network, key))
         if condition is None:
             return field
         vector = jnp.asarray(condition, y.dtype).ravel()
@@ -99,3 +96,25 @@ class GaussianPlusResidual(eqx.Module):
         c = jnp.pad(c, (0, more)) if more > 0 else c[: self.dim]
         rho = self.correlations.value * present
         return field + scale * (rho * c - scale * rho**2 * y) / (1 - square * rho**2)
+
+    @property
+    def divergence(self) -> Callable | None:
+        """The divergence in closed form, if the network has one."""
+        return passed_on(self.network, self._divergence)
+
+    def _divergence(
+        self, log_snr: RealScalarLike, y: Array, condition: PyTree = None, *, key: Key | None = None
+    ) -> Array:
+        square, _, factor = self._scales(jnp.asarray(log_snr, y.dtype))
+        value = factor * divergence_of(self.network, log_snr, y, condition, key)
+        if condition is None:
+            return value
+        rho = self.correlations.value * jnp.asarray(condition, y.dtype).ravel()[-1]
+        return value - jnp.sum(square * rho**2 / (1 - square * rho**2))
+
+    def _scales(self, log_snr: Array) -> tuple[Array, Array, Array]:
+        r"""$\mu^2$, $\mu$, and the factor of the network."""
+        square, noise = jax.nn.sigmoid(log_snr), jax.nn.sigmoid(-log_snr)
+        # The exact ends of a process have infinite log-SNRs; the network sees large ones there.
+        scale = jnp.sqrt(jnp.maximum(square, jnp.finfo(square.dtype).tiny))
+        return square, scale, scale / jnp.sqrt(noise + square * self.width.value**2)

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, PyTree
 from entropix._core.arrays import Key, RealScalarLike, State
 from entropix._core.checks import optional_size, positive_integer, with_key
 from entropix._core.formatting import short_repr
+from entropix._core.offered import divergence_of, passed_on
 
 
 _LEVEL = 4.0  # log-SNR at which the bounded embedding is 1/2, as in FourierMLP
@@ -81,17 +82,34 @@ class LinearSkip(eqx.Module):
     def __call__(
         self, log_snr: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
     ) -> State:
+        inputs = y
+        if condition is not None:
+            inputs = jnp.concatenate([y, jnp.asarray(condition, y.dtype).ravel()])
+        # The maps are applied first, so that no matrix is computed for each example.
+        linear = self._weights(log_snr, y, condition) @ (self.maps @ inputs)
+        return self.network(log_snr, y, condition, **with_key(self.network, key)) + linear
+
+    def _weights(self, log_snr: RealScalarLike, y: State, condition: PyTree) -> Array:
+        """The weights of the maps."""
         angle = 2 * jnp.arctan(log_snr / _LEVEL) * jnp.arange(1, 5) / 2
         level = jnp.arctan(log_snr / _LEVEL)[None]
         features = jnp.concatenate([level, jnp.sin(angle), jnp.cos(angle)]).astype(y.dtype)
-        inputs = y
         if condition is not None:
             vector = jnp.asarray(condition, y.dtype).ravel()
-            inputs = jnp.concatenate([y, vector])
             features = jnp.concatenate([features, vector[vector.size - self.num_flags :]])
-        # The maps are applied first, so that no matrix is computed for each example.
-        linear = self.gate(features) @ (self.maps @ inputs)
-        return self.network(log_snr, y, condition, **with_key(self.network, key)) + linear
+        return self.gate(features)
+
+    @property
+    def divergence(self) -> Callable | None:
+        """The divergence in closed form, if the network has one."""
+        return passed_on(self.network, self._divergence)
+
+    def _divergence(
+        self, log_snr: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
+    ) -> Array:
+        traces = jnp.trace(self.maps[:, :, : self.dim], axis1=1, axis2=2)
+        linear = self._weights(log_snr, y, condition) @ traces
+        return divergence_of(self.network, log_snr, y, condition, key) + linear
 
 
 @eqx.filter_jit

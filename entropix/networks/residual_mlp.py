@@ -10,6 +10,7 @@ exactly, through which variables often depend on one another; elementwise activa
 approximate them. The norms reveal a common scale of many coordinates.
 """
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -21,6 +22,7 @@ from entropix._core.arrays import Key, RealScalarLike
 from entropix._core.checks import exact_shape, optional_size, positive_integer
 from entropix.networks.embedding import check_condition
 from entropix.networks.images import zeroed
+from entropix.networks.trace import derivative, normalised, trace_of_columns
 
 
 _LEVEL = 4.0  # log-SNR at which the bounded level is 1/2, as in FourierMLP
@@ -92,6 +94,42 @@ class ResidualMLP(eqx.Module):
     def __call__(
         self, log_snr: RealScalarLike, y: Float[Array, " dim"], condition: PyTree = None
     ) -> Float[Array, " dim"]:
+        return self.head(self.last_norm(self._blocks(log_snr, y, condition)[1]))
+
+    def divergence(
+        self, log_snr: RealScalarLike, y: Float[Array, " dim"], condition: PyTree = None
+    ) -> Float[Array, ""]:
+        r"""$\nabla_y\cdot\mathrm{network}(\lambda, y)$, exactly.
+
+        Columns are carried through the blocks: as many as `dim` or `width`, whichever is less.
+        """
+        blocks, hidden = self._blocks(log_snr, y, condition)
+        last = normalised(self.last_norm, hidden)
+        head, width = self.head.weight, hidden.shape[0]
+
+        def through(v: Array) -> Array:
+            for (state, a, b), norm, gate, out in zip(
+                blocks, self.norms, self.gates, self.outs, strict=True
+            ):
+                of_a, of_b = jnp.split(gate.weight @ normalised(norm, state)(v), 2)
+                product = derivative(jax.nn.silu, a) * b * of_a + jax.nn.silu(a) * of_b
+                v = v + out.weight @ product
+            return last(v)
+
+        # The first layer sees the state and three functions of its squared norm.
+        weight = self.first.weight
+        rates = derivative(partial(_radial_of, self.dim), jnp.sum(y * y))
+        radial = 2 * weight[:, self.dim : self.dim + 3] @ rates
+        if self.dim <= width:
+            first = weight[:, : self.dim] + radial[:, None] * y
+            return trace_of_columns(through, first.T, head)
+        around = weight[:, : self.dim] @ head + radial[:, None] * (y @ head)
+        return trace_of_columns(through, around.T, jnp.eye(width, dtype=y.dtype))
+
+    def _blocks(
+        self, log_snr: RealScalarLike, y: Float[Array, " dim"], condition: PyTree
+    ) -> tuple[list[tuple[Array, Array, Array]], Array]:
+        """The input of each block and the two factors of its product; and the last state."""
         condition = check_condition(condition, self.condition_dim)
         exact_shape(y, (self.dim,), "y")
         parts = [y, _radial(y)]
@@ -100,20 +138,24 @@ class ResidualMLP(eqx.Module):
             parts += [vector, _radial(vector)]
         hidden = self.first(jnp.concatenate(parts))
         level = _level_features(log_snr, self.num_features).astype(y.dtype)
+        seen = []
         blocks = zip(self.norms, self.gates, self.levels, self.outs, strict=True)
         for norm, gate, of_level, out in blocks:
             a, b = jnp.split(gate(norm(hidden)) + of_level(level), 2)
+            seen.append((hidden, a, b))
             hidden = hidden + out(jax.nn.silu(a) * b)
-        return self.head(self.last_norm(hidden))
+        return seen, hidden
 
 
 def _radial(v: Float[Array, " n"]) -> Float[Array, "3"]:
     """The squared norm, the norm and its logarithm: of order one for a standard normal vector."""
-    n = v.shape[0]
-    square = jnp.sum(v * v)
+    return _radial_of(v.shape[0], jnp.sum(v * v))
+
+
+def _radial_of(n: int, square: Float[Array, ""]) -> Float[Array, "3"]:
     return jnp.stack(
         [
-            (square - n) / jnp.sqrt(8.0 * n).astype(v.dtype),
+            (square - n) / jnp.sqrt(8.0 * n).astype(square.dtype),
             jnp.sqrt(square / n + 1e-6),  # differentiable at zero
             jnp.log((square + 1) / (n + 1)),
         ]
