@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from entropix._core.arrays import Key, RealScalarLike
-from entropix._core.checks import exact_shape, optional_size, positive_integer
+from entropix._core.arrays import DataLike, Key, RealScalarLike
+from entropix._core.checks import exact_shape, optional_size, positive, positive_integer
 from entropix.networks.embedding import check_condition
 from entropix.networks.images import zeroed
+from entropix.networks.parameters import Fixed
 
 
 _LEVEL = 4.0  # log-SNR at which the bounded level is 1/2, as in FourierMLP
@@ -35,12 +36,15 @@ class ResidualMLP(eqx.Module):
         width: size of the hidden state.
         depth: number of residual blocks.
         num_features: number of features of the noise level.
+        scale: of the coordinates of `y` and of the output, shape (dim,); None: 1.
+        condition_scale: of those of the condition, shape (condition_dim,); None: 1.
         key: PRNG key of the initial weights.
 
     The output layer is initially zero, so that an untrained network changes nothing.
 
     Raises:
-        ValueError: if a size is not a positive integer, or a condition is missing or unexpected.
+        ValueError: if a size is not a positive integer, a scale is not positive or has another
+            shape, or a condition is missing or unexpected.
 
     References:
         Shazeer, 2002.05202 (gates); He et al., 1603.05027 (residual blocks that begin with the
@@ -65,6 +69,8 @@ class ResidualMLP(eqx.Module):
     outs: tuple[eqx.nn.Linear, ...]
     last_norm: eqx.nn.RMSNorm
     head: eqx.nn.Linear
+    scale: Fixed | None
+    condition_scale: Fixed | None
 
     def __init__(
         self,
@@ -75,6 +81,8 @@ class ResidualMLP(eqx.Module):
         width: int = 64,
         depth: int = 3,
         num_features: int = 16,
+        scale: DataLike | None = None,
+        condition_scale: DataLike | None = None,
     ):
         self.dim = positive_integer(dim, "dim")
         self.condition_dim = optional_size(condition_dim, "condition_dim")
@@ -88,23 +96,38 @@ class ResidualMLP(eqx.Module):
         )
         self.norms = tuple(eqx.nn.RMSNorm(width, use_bias=False) for _ in range(depth))
         self.last_norm = eqx.nn.RMSNorm(width, use_bias=False)
+        self.scale = _fixed(scale, "scale", self.dim)
+        self.condition_scale = _fixed(condition_scale, "condition_scale", self.condition_dim)
 
     def __call__(
         self, log_snr: RealScalarLike, y: Float[Array, " dim"], condition: PyTree = None
     ) -> Float[Array, " dim"]:
         condition = check_condition(condition, self.condition_dim)
         exact_shape(y, (self.dim,), "y")
-        parts = [y, _radial(y)]
+        parts = [_scaled(y, self.scale), _radial(y)]
         if condition is not None:
             vector = condition.astype(y.dtype)
-            parts += [vector, _radial(vector)]
+            parts += [_scaled(vector, self.condition_scale), _radial(vector)]
         hidden = self.first(jnp.concatenate(parts))
         level = _level_features(log_snr, self.num_features).astype(y.dtype)
         blocks = zip(self.norms, self.gates, self.levels, self.outs, strict=True)
         for norm, gate, of_level, out in blocks:
             a, b = jnp.split(gate(norm(hidden)) + of_level(level), 2)
             hidden = hidden + out(jax.nn.silu(a) * b)
-        return self.head(self.last_norm(hidden))
+        return _scaled(self.head(self.last_norm(hidden)), self.scale)
+
+
+def _fixed(scale: DataLike | None, name: str, size: int | None) -> Fixed | None:
+    """A scale as an array that is not trained."""
+    if scale is None:
+        return None
+    if size is None:
+        raise ValueError(f"`{name}` must be None without `condition_dim`, got {scale}.")
+    return Fixed(positive(scale, name, shape=(size,)))
+
+
+def _scaled(v: Float[Array, " n"], scale: Fixed | None) -> Float[Array, " n"]:
+    return v if scale is None else v * scale.value.astype(v.dtype)
 
 
 def _radial(v: Float[Array, " n"]) -> Float[Array, "3"]:

@@ -113,7 +113,7 @@ def test_the_gaussian_part_of_both_forms():
 
 
 @pytest.mark.slow(reason="twenty trainings of three networks")
-@pytest.mark.filterwarnings("ignore:the held-out loss still fell")
+@pytest.mark.filterwarnings("ignore:the held-out loss was still falling")
 def test_repeated_runs_scatter_by_the_stated_error():
     found = [
         ex.estimate_mutual_information(
