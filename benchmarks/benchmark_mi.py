@@ -33,9 +33,14 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--estimators", nargs="*", choices=list(known), default=[])
+    parser.add_argument(
+        "--only", nargs="*", default=[""], help="tasks whose name holds one of these"
+    )
     args = parser.parse_args()
     args.folder.mkdir(exist_ok=True)
     for name, task in BENCHMARK_TASKS.items():
+        if not any(part in name for part in args.only):
+            continue
         x, y = (np.asarray(v, float) for v in task.sample(args.samples, seed=args.seed))
         found = {"x": x, "y": y, "truth": float(task.mutual_information)}
         for which in args.estimators:

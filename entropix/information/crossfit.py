@@ -35,7 +35,7 @@ from entropix.networks import (
     ResidualMLP,
 )
 from entropix.processes import CosinePath
-from entropix.training import Denoising, Holdout, LogisticTimes, fit
+from entropix.training import Callback, Denoising, LogisticTimes, fit
 
 
 # Noise levels are drawn from this logistic density (location and scale in log-SNR), in training and
@@ -45,6 +45,11 @@ _LEVELS = (1.0, 2.0)
 # The fraction of conditions that are left out, where the network must know both fields, and a
 # fraction that counts as none.
 _DROPPED, _NEVER = 0.2, 1e-3
+# Samples for each product of two coordinates, with which all are learnt equally fast.
+_SAMPLES_PER_PRODUCT = 1000
+# How often in a run the gain of the network is evaluated, and the share of the largest gain that
+# it keeps.
+_EVALUATIONS, _SHARE = 20, 0.5
 _CHUNK = 2048
 
 
@@ -55,9 +60,9 @@ class Recipe:
     Args:
         folds: the number of parts into which the samples are divided, and of networks.
         steps: the largest number of gradient steps of each network.
-        patience: training ends after this number of steps without a new least loss on the stopping
-            samples; None: only after all steps. The parameters of least loss are kept in any case.
-            The learning rate falls to zero, and the least loss is often found near the end.
+        patience: training ends after this number of steps in which the network lowered the error of
+            the stopping samples by less than half of what it had reached; None: a quarter of
+            `steps`. With labels: in which their loss had no new minimum; None: not before the end.
         batch_size: samples per step, at most all training samples.
         num_draws: pairs of a noise level and a noise for each sample in a step.
         learning_rate: its peak; it follows a cosine.
@@ -70,7 +75,7 @@ class Recipe:
     """
 
     folds: int = 3
-    steps: int = 2000
+    steps: int = 4000
     patience: int | None = None
     batch_size: int = 256
     num_draws: int = 2
@@ -126,6 +131,7 @@ class Measured(NamedTuple):
             which hardly overfits, is that of the samples measured.
         fold: in which fold each sample was measured, -1 for none.
         falling: whether the loss of a fold's stopping samples was still falling at the end.
+        late: by how much it fell in the second half of the training of a fold, in nats.
     """
 
     denoising: np.ndarray
@@ -134,6 +140,7 @@ class Measured(NamedTuple):
     fitted: np.ndarray
     fold: np.ndarray
     falling: np.ndarray
+    late: np.ndarray
 
     def plus(self, known: np.ndarray) -> "Measured":
         """With a known number added to each sample."""
@@ -153,18 +160,19 @@ class Measured(NamedTuple):
             self.fitted - other.fitted,
             self.fold,
             self.falling | other.falling,
+            self.late + other.late,
         )
 
     def negative(self) -> "Measured":
         """The opposite of all."""
         flipped = (-self.denoising, -self.score, -self.gaussian, -self.fitted)
-        return Measured(*flipped, self.fold, self.falling)
+        return Measured(*flipped, self.fold, self.falling, self.late)
 
     def first(self, count: int) -> "Measured":
         """Of the first samples alone."""
-        denoising, score, gaussian, fitted, fold, falling = self
+        denoising, score, gaussian, fitted, fold, falling, late = self
         parts = (denoising[:count], score[:count], gaussian[:count], fitted[:count])
-        return Measured(*parts, fold[:count], falling)
+        return Measured(*parts, fold[:count], falling, late)
 
 
 def split(count: int, folds: int, key: Key) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -204,13 +212,14 @@ def cross_fit(folds: list[Fold], recipe: Recipe, *, marginal: bool, key: Key) ->
     count = folds[0].x.shape[0]
     denoising, score, gaussian, fitted = (np.full(count, np.nan) for _ in range(4))
     index = np.full(count, -1)
-    falling = []
+    falling, late = [], []
     for i, fold in enumerate(folds):
         keys = jax.random.split(jax.random.fold_in(key, i), 5)
         init_key, fit_key, stop_key, test_key, train_key = keys
         network = make_network(fold, recipe, marginal, init_key)
         condition = fold.condition
-        trained = fit(
+        course = _Course(fold, recipe, marginal, stop_key)
+        fit(
             EntropyMatching(network, CosinePath()),
             fold.x[fold.train],
             condition=None if condition is None else condition[fold.train],
@@ -219,44 +228,107 @@ def cross_fit(folds: list[Fold], recipe: Recipe, *, marginal: bool, key: Key) ->
             batch_size=min(recipe.batch_size, len(fold.train)),
             loss=Denoising(recipe.num_draws, weighting="likelihood", times=LogisticTimes(*_LEVELS)),
             learning_rate=recipe.learning_rate,
-            holdout=Holdout(
-                fold.x[fold.stop],
-                None if condition is None else condition[fold.stop],
-                patience=recipe.patience or recipe.steps,
-            ),
+            callback=Callback(course, every=max(1, recipe.steps // _EVALUATIONS)),
         )
-        model: Any = trained.model
-        stop = measure(model.network, fold, fold.stop, marginal, recipe.num_levels, stop_key)
-        gain = stop[0] - stop[2]
-        # A network that does not lower the error on the stopping samples has learnt noise.
-        learnt = gain.mean() > 0
-        best = model.network if learnt else network
+        best = network if course.kept is None else course.kept
         test, train = fold.test, fold.train[: len(fold.test)]
         found = measure(best, fold, test, marginal, recipe.num_levels, test_key)
         denoising[test], score[test], gaussian[test] = found
         index[test] = i
         seen = measure(best, fold, train, marginal, recipe.num_levels, train_key)
         fitted[test] = np.mean(seen[0] - seen[2]) + np.mean(found[2])
-        clear = gain.mean() > 2 * gain.std() / np.sqrt(len(gain))
-        falling.append(clear and int(trained.history.best_step) == recipe.steps)
-    return Measured(denoising, score, gaussian, fitted, index, np.array(falling))
+        falling.append(course.rising)
+        late.append(course.late)
+    found = (denoising, score, gaussian, fitted, index)
+    return Measured(*found, np.array(falling), np.array(late))
+
+
+class _Course:
+    """The parameters that a training run keeps, a callback of `fit`.
+
+    The gain of the network is the fall of the denoising error of the stopping samples, in nats. It
+    is largest where the structure that is still learnt and the noise that is fitted balance; the
+    mean of both forms, in which fitted noise cancels, comes closer to the truth after that. Kept
+    are the last parameters whose gain was positive and at least `_SHARE` of the largest.
+
+    Attributes:
+        kept: the network, None if it never lowered the error.
+        gains: its gains so far.
+    """
+
+    def __init__(self, fold: Fold, recipe: Recipe, marginal: bool, key: Key):
+        self.measure = lambda network: measure(
+            network, fold, fold.stop, marginal, recipe.num_levels, key
+        )
+        self.steps = recipe.steps
+        self.patience = recipe.patience or max(1, recipe.steps // 4)
+        self.kept: Callable | None = None
+        self.kept_step, self.kept_gain = 0, 0.0
+        self.gains: list[float] = []
+        self.error = 0.0
+
+    def __call__(self, step: int, metrics: dict[str, Any], model: Callable) -> bool:
+        network = model().network
+        denoising, _, gaussian = self.measure(network)
+        gain = denoising - gaussian
+        self.gains.append(float(gain.mean()))
+        self.error = float(gain.std() / np.sqrt(len(gain)))
+        if self.gains[-1] > 0 and self.gains[-1] >= _SHARE * max(self.gains):
+            self.kept, self.kept_step, self.kept_gain = network, step, self.gains[-1]
+        return step - self.kept_step >= self.patience
+
+    @property
+    def late(self) -> float:
+        """By how much the gain of the network that was kept rose in the second half of the run."""
+        if self.kept is None:
+            return 0.0
+        half = len(self.gains) // 2
+        return max(self.kept_gain - max(self.gains[:half], default=0.0), 0.0)
+
+    @property
+    def rising(self) -> bool:
+        """Whether the gain was still rising when all steps had been taken."""
+        last, before = self.gains[-1], self.gains[: -max(1, len(self.gains) // 10)]
+        clear = self.kept_step == self.steps and last > 2 * self.error
+        return clear and last > 1.01 * max(before, default=0.0)
 
 
 def make_network(fold: Fold, recipe: Recipe, marginal: bool, key: Key) -> Callable:
     """An untrained network for the fields of a fold."""
     dim = fold.x.shape[1]
     size = None if fold.condition is None else fold.condition.shape[1]
+    scale, condition_scale = _scales(fold)
     inner = ResidualMLP(
         dim,
         condition_dim=None if size is None else size + 1,
         width=recipe.width,
         depth=recipe.depth,
+        scale=scale,
+        condition_scale=condition_scale,
         key=key,
     )
     network = GaussianPlusResidual(inner, fold.correlations)
     if size is None:
         return network
     return ConditionDropout(network, size, rate=_DROPPED if marginal else _NEVER)
+
+
+def _scales(fold: Fold) -> tuple[Array, Array | None]:
+    """The scales of the coordinates and of the condition, with its flag, in a network.
+
+    With N samples, products of all $d_x d_y$ pairs of coordinates cannot be learnt where N is not
+    much larger: coordinates with a larger canonical correlation come first, and the others only as
+    fast as N allows.
+    """
+    rho = jnp.abs(fold.correlations)
+    if fold.condition is None:
+        return jnp.ones_like(rho), None
+    d, c = rho.shape[0], fold.condition.shape[1]
+    least = min(1.0, np.sqrt(len(fold.train) / (_SAMPLES_PER_PRODUCT * d * c)))
+    of_condition = jnp.pad(rho, (0, max(c - d, 0)))[:c]
+    largest = jnp.maximum(jnp.max(rho), least)
+    scales = [jnp.maximum(v, least) / largest for v in (rho, of_condition)]
+    return scales[0], jnp.append(scales[1], 1.0)
 
 
 @full_precision

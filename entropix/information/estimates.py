@@ -15,9 +15,13 @@ have not seen,
 | their mean | $E\langle d, \hat d\rangle$ | no fitted noise, to first order |
 
 The mean is the value that is returned. Structure that was not learnt lowers all three equally, so
-that their agreement proves nothing. Overfitting also shows in the training samples: their denoising
-form is too large by about as much as that of the other samples is too small. The `model_error` is
-half the larger of the two differences, between the forms and between the two sets of samples.
+that their agreement proves nothing: what the networks still learnt in the second half of their
+training is a sign of it. Overfitting shows in the difference of the forms, and in the training
+samples: their denoising form is too large by about as much as that of the other samples is too
+small. Since it cancels in the mean to first order, training goes on after the held-out loss was
+least, as long as the networks keep half of what they had gained. The `model_error` is the larger of
+what was learnt late and a quarter of the larger difference, between the forms or between the two
+sets of samples: half of the correction that the mean makes.
 """
 
 import warnings
@@ -45,9 +49,10 @@ class InformationEstimate(eqx.Module):
         stderr: its standard error with respect to the population the samples were drawn from; at
             least that of the information of independent Gaussian samples, $\sqrt{k/2}/N$ for k
             correlations.
-        model_error: the detectable error of the networks: half the difference between the forms, or
-            between the denoising forms of training samples and others, whichever is larger, after
-            the sampling error of each is subtracted. It is not a bound.
+        model_error: the detectable error of the networks: a quarter of the difference between the
+            forms, or between the denoising forms of training samples and others, after the sampling
+            error is subtracted, or what was learnt in the second half of training, whichever is
+            largest. It is not a bound.
         denoising: the denoising form.
         score: the score form.
         fitted: the denoising form on samples that the networks were trained on.
@@ -466,14 +471,12 @@ def _result(found: Measured, correlations: int, bound: Array | None = None) -> I
     """Both forms and what they say about the error; of how many correlations a Gaussian has."""
     count = len(found.denoising)
 
-    def half_gap(gap: np.ndarray) -> float:
-        """Half a mean difference, less its own standard error."""
-        return float(np.sqrt(max(np.mean(gap) ** 2 - np.var(gap) / count, 0.0)) / 2)
-
     middle = (found.denoising + found.score) / 2
-    forms = half_gap(found.score - found.denoising)
-    optimism = abs(float(np.mean(found.fitted) - np.mean(found.denoising))) / 2
+    gap = found.score - found.denoising
+    forms = np.sqrt(max(np.mean(gap) ** 2 - np.var(gap) / count, 0.0))
+    optimism = abs(np.mean(found.fitted) - np.mean(found.denoising))
     optimism = optimism if optimism > 1e-12 else 0.0  # rounding, where no network was used
+    late = np.mean(found.late)
     if found.falling.any():
         warnings.warn(
             f"the held-out loss was still falling in {int(found.falling.sum())} of "
@@ -484,7 +487,7 @@ def _result(found: Measured, correlations: int, bound: Array | None = None) -> I
     return InformationEstimate(
         value=as_float(np.mean(middle)),
         stderr=as_float(np.sqrt(np.var(found.denoising) / count + correlations / 2 / count**2)),
-        model_error=as_float(max(forms, optimism)),
+        model_error=as_float(max(forms / 4, optimism / 4, late)),
         denoising=as_float(np.mean(found.denoising)),
         score=as_float(np.mean(found.score)),
         fitted=as_float(np.mean(found.fitted)),

@@ -98,7 +98,7 @@ def cross_fit_labels(
     points, targets = as_float(x), as_float(labels)
     log_prior = jnp.log(jnp.mean(targets, axis=0))
     denoising, score, fitted = (np.full(count, np.nan) for _ in range(3))
-    index, falling = np.full(count, -1), []
+    index, falling, late = np.full(count, -1), [], []
     for i, (train, stop, test) in enumerate(rows):
         init_key, fit_key = jax.random.split(jax.random.fold_in(key, i))
         network = ResidualMLP(
@@ -128,7 +128,11 @@ def cross_fit_labels(
         fitted[test] = _measured(best, log_prior, points[train], targets[train])[:, 0].mean()
         index[test] = i
         falling.append(learnt and int(trained.history.best_step) == recipe.steps)
-    return Measured(denoising, score, np.zeros(count), fitted, index, np.array(falling))
+        losses = np.asarray(trained.history.holdout_loss, float)
+        before = losses[: max(1, len(losses) // 2)].min()
+        late.append(before - losses.min() if learnt else 0.0)
+    found = (denoising, score, np.zeros(count), fitted, index)
+    return Measured(*found, np.array(falling), np.array(late))
 
 
 @full_precision

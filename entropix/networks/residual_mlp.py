@@ -18,10 +18,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from entropix._core.arrays import Key, RealScalarLike
-from entropix._core.checks import exact_shape, optional_size, positive_integer
+from entropix._core.arrays import DataLike, Key, RealScalarLike
+from entropix._core.checks import exact_shape, optional_size, positive, positive_integer
 from entropix.networks.embedding import check_condition
 from entropix.networks.images import zeroed
+from entropix.networks.parameters import Fixed
 from entropix.networks.trace import derivative, normalised, trace_of_columns
 
 
@@ -37,12 +38,15 @@ class ResidualMLP(eqx.Module):
         width: size of the hidden state.
         depth: number of residual blocks.
         num_features: number of features of the noise level.
+        scale: of the coordinates of `y` and of the output, shape (dim,); None: 1.
+        condition_scale: of those of the condition, shape (condition_dim,); None: 1.
         key: PRNG key of the initial weights.
 
     The output layer is initially zero, so that an untrained network changes nothing.
 
     Raises:
-        ValueError: if a size is not a positive integer, or a condition is missing or unexpected.
+        ValueError: if a size is not a positive integer, a scale is not positive or has another
+            shape, or a condition is missing or unexpected.
 
     References:
         Shazeer, 2002.05202 (gates); He et al., 1603.05027 (residual blocks that begin with the
@@ -67,6 +71,8 @@ class ResidualMLP(eqx.Module):
     outs: tuple[eqx.nn.Linear, ...]
     last_norm: eqx.nn.RMSNorm
     head: eqx.nn.Linear
+    scale: Fixed | None
+    condition_scale: Fixed | None
 
     def __init__(
         self,
@@ -77,6 +83,8 @@ class ResidualMLP(eqx.Module):
         width: int = 64,
         depth: int = 3,
         num_features: int = 16,
+        scale: DataLike | None = None,
+        condition_scale: DataLike | None = None,
     ):
         self.dim = positive_integer(dim, "dim")
         self.condition_dim = optional_size(condition_dim, "condition_dim")
@@ -90,11 +98,14 @@ class ResidualMLP(eqx.Module):
         )
         self.norms = tuple(eqx.nn.RMSNorm(width, use_bias=False) for _ in range(depth))
         self.last_norm = eqx.nn.RMSNorm(width, use_bias=False)
+        self.scale = _fixed(scale, "scale", self.dim)
+        self.condition_scale = _fixed(condition_scale, "condition_scale", self.condition_dim)
 
     def __call__(
         self, log_snr: RealScalarLike, y: Float[Array, " dim"], condition: PyTree = None
     ) -> Float[Array, " dim"]:
-        return self.head(self.last_norm(self._blocks(log_snr, y, condition)[1]))
+        hidden = self._blocks(log_snr, y, condition)[1]
+        return _scaled(self.head(self.last_norm(hidden)), self.scale)
 
     def divergence(
         self, log_snr: RealScalarLike, y: Float[Array, " dim"], condition: PyTree = None
@@ -105,7 +116,9 @@ class ResidualMLP(eqx.Module):
         """
         blocks, hidden = self._blocks(log_snr, y, condition)
         last = normalised(self.last_norm, hidden)
-        head, width = self.head.weight, hidden.shape[0]
+        width = hidden.shape[0]
+        # Rows of the head and columns of the first layer carry the scales of the coordinates.
+        head = _scaled(self.head.weight.T, self.scale).T
 
         def through(v: Array) -> Array:
             for (state, a, b), norm, gate, out in zip(
@@ -118,12 +131,13 @@ class ResidualMLP(eqx.Module):
 
         # The first layer sees the state and three functions of its squared norm.
         weight = self.first.weight
+        of_state = _scaled(weight[:, : self.dim], self.scale)
         rates = derivative(partial(_radial_of, self.dim), jnp.sum(y * y))
         radial = 2 * weight[:, self.dim : self.dim + 3] @ rates
         if self.dim <= width:
-            first = weight[:, : self.dim] + radial[:, None] * y
+            first = of_state + radial[:, None] * y
             return trace_of_columns(through, first.T, head)
-        around = weight[:, : self.dim] @ head + radial[:, None] * (y @ head)
+        around = of_state @ head + radial[:, None] * (y @ head)
         return trace_of_columns(through, around.T, jnp.eye(width, dtype=y.dtype))
 
     def _blocks(
@@ -132,10 +146,10 @@ class ResidualMLP(eqx.Module):
         """The input of each block and the two factors of its product; and the last state."""
         condition = check_condition(condition, self.condition_dim)
         exact_shape(y, (self.dim,), "y")
-        parts = [y, _radial(y)]
+        parts = [_scaled(y, self.scale), _radial(y)]
         if condition is not None:
             vector = condition.astype(y.dtype)
-            parts += [vector, _radial(vector)]
+            parts += [_scaled(vector, self.condition_scale), _radial(vector)]
         hidden = self.first(jnp.concatenate(parts))
         level = _level_features(log_snr, self.num_features).astype(y.dtype)
         seen = []
@@ -145,6 +159,19 @@ class ResidualMLP(eqx.Module):
             seen.append((hidden, a, b))
             hidden = hidden + out(jax.nn.silu(a) * b)
         return seen, hidden
+
+
+def _fixed(scale: DataLike | None, name: str, size: int | None) -> Fixed | None:
+    """A scale as an array that is not trained."""
+    if scale is None:
+        return None
+    if size is None:
+        raise ValueError(f"`{name}` must be None without `condition_dim`, got {scale}.")
+    return Fixed(positive(scale, name, shape=(size,)))
+
+
+def _scaled(v: Float[Array, "*rows n"], scale: Fixed | None) -> Float[Array, "*rows n"]:
+    return v if scale is None else v * scale.value.astype(v.dtype)
 
 
 def _radial(v: Float[Array, " n"]) -> Float[Array, "3"]:

@@ -1,5 +1,8 @@
 """The exact field of a Gaussian pair plus a residual network."""
 
+import functools
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,3 +76,26 @@ def test_a_residual_network_starts_at_zero_and_checks_its_input(getkey):
         network(0.0, jnp.ones(2), jnp.ones(2))
     with pytest.raises(ValueError, match="`depth` must be"):
         ex.networks.ResidualMLP(3, key=getkey(), depth=0)
+
+
+def test_scales_multiply_coordinates_and_output_but_not_the_norms(getkey):
+    key, scale, of_condition = getkey(), np.array([1.0, 0.5, 0.1]), np.array([0.2, 1.0])
+    make = functools.partial(ex.networks.ResidualMLP, 3, key=key, condition_dim=2, width=8, depth=1)
+    plain, scaled = (
+        eqx.tree_at(lambda n: n.head.weight, n, jnp.ones((3, 8)))
+        for n in (make(), make(scale=scale, condition_scale=of_condition))
+    )
+    # The same function, with weights that undo the scales.
+    columns = np.concatenate([scale, np.ones(3), of_condition, np.ones(3)])
+    undone = eqx.tree_at(
+        lambda n: (n.first.weight, n.head.weight),
+        scaled,
+        (scaled.first.weight / columns, scaled.head.weight / scale[:, None]),
+    )
+    y, c = jnp.array([0.3, -1.0, 2.0]), jnp.array([1.5, -0.4])
+    np.testing.assert_allclose(undone(0.5, y, c), plain(0.5, y, c), rtol=1e-4, atol=1e-5)
+    assert not np.allclose(scaled(0.5, y, c), plain(0.5, y, c))
+    for wrong in ({"scale": np.ones(2)}, {"scale": -np.ones(3)}, {"condition_scale": np.ones(3)}):
+        (name,) = wrong
+        with pytest.raises(ValueError, match=f"`{name}` must"):
+            make(**wrong)
