@@ -266,6 +266,7 @@ def _read(
             columns=options.columns or None,
             drop=options.drop,
             drop_missing=options.drop_missing,
+            drop_repeated=options.drop_repeated,
             encode=options.encode,
             delimiter=options.delimiter,
             decimal=options.decimal,

@@ -27,13 +27,16 @@ class DataOptions:
     """Columns of a table to leave out."""
     drop_missing: bool = False
     """Leave out rows with a missing value in a column that is read; how many is reported."""
+    drop_repeated: bool = False
+    """Leave out samples that are equal to an earlier one (and have the same label); how many is
+    reported."""
     encode: tuple[str, ...] = ()
     """Columns whose values are replaced by 0, 1, ... in alphabetical order, with uniform noise one
     unit wide."""
     delimiter: str | None = None
     """Separates the fields of a text file: one character, tab or space. auto: detected."""
     decimal: str | None = None
-    """The decimal mark of a text file, . or ,. auto: detected."""
+    """The decimal mark of numbers that are text, . or ,. auto: detected."""
     split: str | None = None
     """The split to read, for data that have splits (MNIST, CIFAR-10, Hugging Face): train, test,
     all, or any other name they use. auto: train. --held-out divides the samples of this split."""
@@ -43,7 +46,8 @@ class DataOptions:
     """Number L of grey levels of images with values 0 to L - 1, or these divided by L - 1. auto:
     known for integers; floating-point values are treated as continuous."""
     channels: Literal["auto", "first", "last"] = "auto"
-    """The axis of an image that holds its channels. auto: the axis of length 1, 3 or 4."""
+    """The axis of an image that holds its channels, if there are any. auto: the axis of length
+    1, 3 or 4."""
     held_out: float = 0.2
     """Fraction of the samples not used for training. The main results are measured on them."""
     dequantise: bool = True
