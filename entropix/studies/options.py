@@ -86,6 +86,21 @@ class ConditionOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class LabelOptions:
+    """Labels that the networks are given: all results are those of densities given the label."""
+
+    condition: str | None = None
+    """One label for each sample: `labels` for those that belong to the data (digits, mixtures), or
+    a column of the table or an array of the .npz file, which is then not part of the data. auto: no
+    labels."""
+    condition_kind: Literal["auto", "discrete", "continuous"] = "auto"
+    """Whether the labels are classes or a number. auto: classes if they are text or take few
+    values."""
+    keep_na: bool = False
+    """Treat NA, null and similar entries of a .csv file as labels, not as missing values."""
+
+
+@dataclasses.dataclass(frozen=True)
 class ProcessOptions:
     """The forward process, in the coordinates of the model."""
 
@@ -257,6 +272,7 @@ class InformationOptions:
     training: TrainingOptions = TrainingOptions()
     estimation: DivergenceOptions = DivergenceOptions()
     output: OutputOptions = OutputOptions()
+    condition: LabelOptions = LabelOptions()
 
 
 # ------------------------------------------------------------------ mutual-information
@@ -413,6 +429,7 @@ class StorageOptions:
     training: StorageTraining = StorageTraining()
     estimation: StorageEstimation = StorageEstimation()
     output: OutputOptions = OutputOptions()
+    condition: LabelOptions = LabelOptions()
 
 
 # ------------------------------------------------------------------ transport
