@@ -286,6 +286,18 @@ class PairOptions:
     """Columns of the table that form X, by name, or by number if they have no names."""
     y: tuple[str, ...] = ()
     """Columns of the table that form Y."""
+    condition: str | None = None
+    """Labels that take the place of Y: `labels` for those that belong to the data, a column of the
+    table, of text or of numbers, or a file. X are then the other columns, or those of --x. auto:
+    `labels`, unless there is another Y."""
+    drop: tuple[str, ...] = ()
+    """Columns of a table to leave out."""
+    drop_missing: bool = False
+    """Leave out rows with a missing value in a column that is read; how many is reported."""
+    delimiter: str | None = None
+    """Separates the fields of a text file: one character, tab or space. auto: detected."""
+    decimal: str | None = None
+    """The decimal mark of numbers that are text, . or ,. auto: detected."""
     normal_scores: bool = True
     """Map every continuous column to normal scores, which does not change the information;
     otherwise to unit variance."""
