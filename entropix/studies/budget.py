@@ -1,7 +1,7 @@
 r"""How long a measurement takes, and how much of it a time budget allows.
 
 A few steps of the compiled training and a few evaluations of the model are timed. With t the time
-of a step, u that of an evaluation of the model and c the time of compiling an evaluation,
+of a step, u that of an evaluation of the model and c the time of compiling a step,
 
 $$T = t\,n + (u N_{eval} + k\,c + \text{const}),$$
 
@@ -30,8 +30,8 @@ from entropix.studies.options import EstimationOptions, TrainingOptions
 from entropix.studies.training import Training, num_steps
 
 
-# Programs of the estimates, in compilations of an evaluation; seconds for distances and figures.
-_PROGRAMS, _REST = 6.0, 8.0
+# Programs of the estimates, in compilations of a training step; seconds for distances and figures.
+_PROGRAMS, _REST = 2.0, 15.0
 # The share of a budget for evaluations, and the part of it that is kept in reserve.
 _OF_EVALUATIONS, _RESERVE = 1 / 3, 0.05
 # Of the effort, what a budget changes: the least value, and a power of the share that it follows.
@@ -56,7 +56,7 @@ class Pace:
     """Times in seconds.
 
     Attributes:
-        compilation: of an evaluation of the model.
+        compilation: of the training step.
         step: of a training step, with its share of the evaluations of the held-out loss.
         evaluation: of the model, for one sample.
     """
@@ -92,7 +92,7 @@ def measured_pace(
     # In an ensemble a step is one of every network.
     one = dataclasses.replace(training, seeds=training.seeds[:1])
     few = min(2, every)
-    timed(few)  # compiles
+    first = timed(few)
     again = min(timed(few), timed(few))
     # An evaluation of the held-out loss, in steps: about a third of one for each batch.
     check = len(training.checked(examples["holdout"])) / (3 * training.batch_size)
@@ -104,14 +104,12 @@ def measured_pace(
     checks = -(-(few + count) // every) - 1
     step = max(more, 0.01 * again) / (count + checks * check)
     step *= 1 + check / every
-    compilation, evaluation = _time_of_evaluation(make_model, examples)
-    return Pace(compilation, step, evaluation)
+    return Pace(max(first - again, 0.0), step, _time_of_evaluation(make_model, examples))
 
 
 def _time_of_evaluation(
     make_model: Callable[[Key], EntropyMatching], examples: dict[str, Any]
-) -> tuple[float, float]:
-    """Seconds to compile an evaluation of the model, and for that of one sample."""
+) -> float:
     model = make_model(jax.random.key(0))
     batch = np.resize(examples["data"][:256], (256, *examples["data"].shape[1:]))
     condition = examples["condition"]
@@ -125,15 +123,12 @@ def _time_of_evaluation(
 
         return jax.vmap(one)(batch, condition)
 
-    start = time.perf_counter()
     jax.block_until_ready(evaluate(model, batch, condition))
-    first = time.perf_counter() - start
     start, count = time.perf_counter(), 0
     while count < 1 or (time.perf_counter() - start < 0.5 and count < 100):
         jax.block_until_ready(evaluate(model, batch, condition))
         count += 1
-    again = (time.perf_counter() - start) / count
-    return max(first - again, 0.0), again / len(batch)
+    return (time.perf_counter() - start) / (count * len(batch))
 
 
 def evaluations_of(effort: EstimationOptions, rated: int, *, labels: bool) -> int:

@@ -153,8 +153,8 @@ class TrainingOptions:
     """Training steps between evaluations of the held-out loss. auto: a fiftieth of the steps, at
     most 100."""
     batch_size: int | None = None
-    """Samples per training step. auto: 128 for mlp, 64 for the others, or all of them if there are
-    fewer."""
+    """Samples per training step. auto: 128 for mlp, 32 for unet, 64 for dit, or all of them if
+    there are fewer."""
     num_draws: int = 2
     """Noise draws per sample and training step."""
     learning_rate: float | None = None
