@@ -110,10 +110,10 @@ def test_what_does_not_fit_is_refused(tmp_path, name, options):
 def test_a_budget_is_kept_and_survives_an_interruption(tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "_IMPORTS", 0.0)
     monkeypatch.setattr(budget, "_REST", 1.0)  # no figures
-    began = time.perf_counter()
+    began = time.process_time()  # does not depend on what else the machine does
     data, out = Dataset(POINTS[:160], "case"), tmp_path / "out"
     record = measure(data, request(out, minutes=0.25))
-    assert time.perf_counter() - began < 60
+    assert time.process_time() - began < 60
     stored = json.loads((out / CONFIGURATION).read_text())
     assert stored["minutes"] == 0.25
     assert record.sizes["step"] <= stored["steps"]
