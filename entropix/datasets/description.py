@@ -102,7 +102,8 @@ class Description:
             verb = "is equal to an earlier one" if self.repeated == 1 else "are equal to others"
             found.append(
                 f"{self.repeated} of the {self.num_samples} rows {verb}: where the copies are on "
-                "both sides of the split, held-out results are those of training data"
+                "both sides of the split, held-out results are those of training data. "
+                "--drop-repeated leaves them out"
             )
         if self.rank is not None and self.rank < len(self.columns):
             extra = len(self.columns) - self.rank

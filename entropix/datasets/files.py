@@ -5,7 +5,8 @@ third-party parser raises, on a damaged file above all, becomes one line of `Val
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import gzip
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 
 
 GZIP_MAGIC = b"\x1f\x8b"
+_UNPACKED = 2**20  # bytes that are unpacked at a time
 TRAIN_TEST = ("train", "test")
 
 
@@ -36,6 +38,27 @@ class Raw(NamedTuple):
 def quoted(path: Path | str) -> str:
     """A path as errors write it: in quotes, on one line."""
     return repr(str(path))
+
+
+def unzipped(path: Path, check: Callable[[int], None]) -> bytes:
+    """The content of a file, gzipped or not.
+
+    Args:
+        path: the file.
+        check: is called with the number of bytes so far, and raises if it is too large: a small
+            gzipped file may unpack to any size.
+    """
+    check(path.stat().st_size)
+    with path.open("rb") as raw:
+        zipped = raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        raw.seek(0)
+        if not zipped:
+            return raw.read()
+        parts, size, file = [], 0, gzip.GzipFile(fileobj=raw)
+        while part := file.read(_UNPACKED):
+            parts.append(part)
+            check(size := size + len(part))
+        return b"".join(parts)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from entropix.datasets.files import Raw, quoted
 from entropix.datasets.huggingface import PREFIX, is_huggingface, read_huggingface
 from entropix.datasets.idx import is_idx_folder, read_idx, read_idx_folder
 from entropix.datasets.images import read_folder
+from entropix.datasets.separated import suffix_of
 from entropix.datasets.tables import (
     TABLES,
     Table,
@@ -35,9 +36,9 @@ from entropix.datasets.tables import (
 # train-images-idx3-ubyte, train-images.idx3-ubyte, x.idx, x.idx3, each with .gz or without.
 _IDX_NAME = re.compile(r".+([-.]idx\d?|ubyte)(\.gz)?", flags=re.IGNORECASE)
 _ALLOWED = (
-    ".npy, .npz, .csv, .tsv, .txt, .dat, .data, .xlsx, .parquet, .idx or *-ubyte (also with .gz), "
-    "an archive of CIFAR-10 (.tar.gz), or a folder of PNG images, of IDX files, of CIFAR-10 or of "
-    "a Hugging Face dataset"
+    ".npy, .npz, .csv, .tsv, .txt, .dat, .data, .idx or *-ubyte (these also with .gz), .xlsx, "
+    ".parquet, an archive of CIFAR-10 (.tar.gz), or a folder of PNG images, of IDX files, of "
+    "CIFAR-10 or of a Hugging Face dataset"
 )
 
 
@@ -57,6 +58,7 @@ def load(
     drop: str | int | Sequence[str | int] = (),
     drop_missing: bool = False,
     encode: str | int | Sequence[str | int] = (),
+    drop_repeated: bool = False,
     delimiter: str | None = None,
     decimal: str | None = None,
 ) -> Dataset:
@@ -68,6 +70,7 @@ def load(
     | `.npy` | an array of shape (N,), (N, D), (N, H, W) or (N, H, W, C) |
     | `.npz` | the same, under the name `array` |
     | `.csv`, `.tsv`, `.txt`, `.xlsx`, `.parquet` | a table of numbers, one sample per row |
+    | `.csv.gz`, `.tsv.gz`, `.txt.gz` | the same, gzipped |
     | `.idx`, `*-ubyte`, with `.gz` or not | an IDX file, as MNIST has |
     | a folder | PNG images of one size, perhaps in one subfolder per label |
     | a folder of IDX files | MNIST, Fashion-MNIST: `train-images-idx3-ubyte`, `t10k-...`; splits |
@@ -94,7 +97,7 @@ def load(
             integers; floating values are taken for continuous, and a note says where they seem to
             be levels.
         channels: of images with four axes, `"first"`, `"last"` or `"auto"`, see
-            `Dataset.from_array`.
+            `Dataset.from_array`. Refused for data that are not images.
         keep_na: whether NA, None, null and the like are labels in a `.csv` file. An empty field is
             always a missing label.
         columns: names of the columns of a table that are read, in this order; their numbers,
@@ -105,8 +108,10 @@ def load(
             note says how many.
         encode: names of columns, of text or not, that become the numbers 0, 1, ... of their values
             in alphabetical order, see `Dataset.categories`.
+        drop_repeated: whether samples that are equal to an earlier one, with the same label if
+            there are labels, are left out; a note says how many.
         delimiter: of fields in a text file, one character, `"tab"` or `"space"`. None: detected.
-        decimal: the decimal mark in a text file, `"."` or `","`. None: detected.
+        decimal: the decimal mark of numbers that are text, `"."` or `","`. None: detected.
 
     Returns:
         The validated data set, in the units of its source: neither standardised nor dequantised.
@@ -150,6 +155,8 @@ def load(
         _check_absent(array, "array", "unless the source is an .npz file", source)
         _check_absent(split, "split", "for data without splits", source)
         _check_absent(levels, "levels", "for data whose levels are known", source)
+        _check_absent(drop_repeated or None, "drop_repeated", "for embedded data", source)
+        _check_channels(channels, None, source)
         _check_no_table(table, source)
         data = embedded(text, num_samples, key)
         _check_labels(named, data.labels, data.source)
@@ -171,11 +178,15 @@ def load(
         if len(given) != len(raw.kept):
             raise ValueError(f"`labels` must have shape ({len(raw.kept)},), got {given.shape}.")
         given = given[raw.kept]
+    _check_channels(channels, raw.array if kind in (None, "image") else None, source)
+    raw = raw if given is None else raw._replace(labels=given)
+    if drop_repeated:
+        raw = _distinct(raw, where)
     return Dataset.from_array(
         raw.array,
         name=name,
         kind=kind,
-        labels=raw.labels if given is None else given,
+        labels=raw.labels,
         columns=raw.columns,
         source=where,
         levels=levels,
@@ -211,7 +222,7 @@ def _read(
     split: str | None = None,
     options: TableOptions = TableOptions(),
 ) -> Raw:
-    suffix = "" if path.is_dir() else path.suffix.lower()
+    suffix = "" if path.is_dir() else suffix_of(path)
     if path.is_dir() and is_huggingface(path):
         named = None if labels == "labels" else labels
         raw = read_huggingface(path, split, array, named, options)
@@ -254,10 +265,30 @@ def _read(
 
 def _labels_of(path: Path, options: TableOptions) -> np.ndarray:
     """The labels that a file holds: one axis, or a second of size one."""
-    if path.suffix.lower() in TABLES:
+    if suffix_of(path) in TABLES:
         return read_label_table(path, options)
     array = _read(path).array
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def _distinct(raw: Raw, source: str) -> Raw:
+    """The samples that differ from all earlier ones, or have another label."""
+    labels = [None] * len(raw.array) if raw.labels is None else raw.labels.tolist()
+    if len(labels) != len(raw.array):  # refused by `Dataset`
+        return raw
+    rows = raw.array + 0.0 if raw.array.dtype.kind == "f" else raw.array  # -0.0 becomes 0.0
+    first: dict[Any, int] = {}
+    for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        first.setdefault((row.tobytes(), label), i)
+    kept = list(first.values())
+    if (count := len(raw.array) - len(kept)) == 0:
+        return raw
+    note = f"{count} of {len(raw.array)} samples of {source!r} repeat earlier ones and are dropped"
+    return raw._replace(
+        array=raw.array[kept],
+        labels=None if raw.labels is None else raw.labels[kept],
+        notes=(*raw.notes, note),
+    )
 
 
 def _names(given: str | int | Sequence[str | int]) -> tuple[str, ...]:
@@ -274,6 +305,15 @@ def _check_no_table(options: TableOptions, source: Any) -> None:
                 f"`{field.name}` must be left out for data that are not a table, got {value!r} for "
                 f"{str(source)!r}."
             )
+
+
+def _check_channels(channels: str, images: np.ndarray | None, source: Any) -> None:
+    """Only images have an axis of channels."""
+    if channels != "auto" and (images is None or images.ndim < 3):
+        raise ValueError(
+            "`channels` must be 'auto' unless the data are images, "
+            f"got {channels!r} for {str(source)!r}."
+        )
 
 
 def _check_absent(value: Any, name: str, when: str, source: Any) -> None:

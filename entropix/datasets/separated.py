@@ -6,7 +6,7 @@ r"""Text of separated values: encoding, delimiter, decimal mark and header, as t
 | comments | lines before the table that start with #, the last of which may hold the names of the columns |
 | delimiter | that of a first line `sep=;`, as Excel reads it; otherwise, of tab, semicolon, `\|`, comma, and white space: the one in the first line that divides most lines into as many fields |
 | decimal mark | the comma, if more fields are numbers only with it than only with the point |
-| header | a first line in which some field is text where the second has a number, or all fields are text; or one of text and integers none of which recurs in its column; or the numbers of the columns, 0, 1, ..., above a line that is not of integers |
+| header | a first line in which some field is text where the second has a number, or all fields are text; or one of text and integers none of which recurs in its column; or the numbers of the columns, 0, 1, ..., above a line that is not of integers; or at least three equidistant years above lines that are not, with a note |
 | names of rows | a header with one field fewer than the other lines, which start with text or with 0, 1, ... or 1, 2, ..., as R writes it: the first column has no name |
 | counts | a first line `N,D,class,class,...` above N lines of D + 1 fields, as the tables of scikit-learn have: the last column is the class |
 
@@ -15,6 +15,7 @@ The table itself is read by pandas. Quoted fields may hold delimiters and line e
 
 import csv
 import dataclasses
+import functools
 import io
 import itertools
 import re
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from entropix._core.extras import needed
 from entropix._core.memory import check_fits
-from entropix.datasets.files import quoted, reading
+from entropix.datasets.files import quoted, reading, unzipped
 
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".data")
 _DELIMITERS = ("\t", ";", "|", ",")
 _SPACE = r"\s+"
 _NAMED = {"tab": "\t", "\\t": "\t", "space": _SPACE, "comma": ",", "semicolon": ";"}
-_LINES = 64  # that are looked at
+LINES = 64  # that are looked at
+_YEARS = range(1500, 2200)
 # Marks of missing values in UCI's, weather and other tables, besides those of pandas.
 MISSING = ("?", "-", ".")
 _NO_NAME = (*MISSING, "NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "None")
@@ -60,6 +62,12 @@ class Separated:
     notes: tuple[str, ...] = ()
 
 
+def suffix_of(path: Path) -> str:
+    """The extension in lower case; of a gzipped table of text, that of the table."""
+    inner = Path(path.name.lower().removesuffix(".gz")).suffix
+    return inner if inner in SUFFIXES else path.suffix.lower()
+
+
 def read_separated(
     path: Path, delimiter: str | None, decimal: str | None, text: bool = False
 ) -> Separated:
@@ -72,24 +80,24 @@ def read_separated(
         text: whether all fields are read as text, in which NA and similar words are not missing
             values.
     """
-    pandas = needed("pandas", f"reading {path.suffix.lower()}", "pandas", "data")
-    subject, expected = quoted(path), f"a {path.suffix.lower()} table"
+    pandas = needed("pandas", f"reading {suffix_of(path)}", "pandas", "data")
+    subject, expected = quoted(path), f"a {suffix_of(path)} table"
     if delimiter is not None:
         delimiter = _NAMED.get(delimiter, delimiter)
         if delimiter != _SPACE and (len(delimiter) != 1 or delimiter in '"\r\n'):
             raise ValueError(
                 f"`delimiter` must be one character, 'tab' or 'space', got {delimiter!r}."
             )
-    if decimal not in (None, ".", ","):
-        raise ValueError(f"`decimal` must be '.' or ',', got {decimal!r}.")
-    check_fits(3 * path.stat().st_size, subject, "a table")
+    check_decimal(decimal)
+    check = functools.partial(_check_size, subject)
+    check(path.stat().st_size)
     with reading(path, expected):
-        content, notes = _decoded(path.read_bytes(), subject)
+        content, notes = _decoded(unzipped(path, check), subject)
     comments, content = _comments(content)
     if separated := re.match(r"sep=([^\r\n])\r?\n", content):
         delimiter = separated[1] if delimiter is None else delimiter
         content = content[separated.end() :]
-    lines = list(itertools.islice(filter(str.strip, io.StringIO(content, newline=None)), _LINES))
+    lines = list(itertools.islice(filter(str.strip, io.StringIO(content, newline=None)), LINES))
     if not lines:
         raise ValueError(f"{subject} must be {expected}, got an empty file.")
     counts = _counts(content)
@@ -106,8 +114,9 @@ def read_separated(
             notes += (f"{subject} starts with a comment, left out: {comments[0][:40]!r}",)
         if header and _names_rows(rows):
             content = f'""{" " if delimiter == _SPACE else delimiter}{content.lstrip()}'
+        notes += header_notes(rows, subject) if header else ()
         if decimal is None:
-            decimal, note = _decimal(rows[header:], subject)
+            decimal, note = decimal_mark(rows[header:], subject)
             notes += note
         # pandas only warns where it cuts off fields for which the header has no name.
         warnings.simplefilter("error", pandas.errors.ParserWarning)
@@ -135,6 +144,16 @@ def read_separated(
         "not data; the last column is the class of each sample",
     )
     return Separated(frame, False, decimal, tuple(counts[2:]), notes)
+
+
+def _check_size(subject: str, size: int) -> None:
+    check_fits(3 * size, subject, "a table")
+
+
+def check_decimal(decimal: str | None) -> None:
+    """Refuse an unknown decimal mark, with a `ValueError`."""
+    if decimal not in (None, ".", ","):
+        raise ValueError(f"`decimal` must be '.' or ',', got {decimal!r}.")
 
 
 def _comments(content: str) -> tuple[list[str], str]:
@@ -215,7 +234,7 @@ def number_pattern(decimal: str) -> re.Pattern[str]:
     return re.compile(rf"[+-]?({whole}({mark}\d*)?|{mark}\d+){_EXPONENT}")
 
 
-def _decimal(rows: list[list[str]], subject: str) -> tuple[str, tuple[str, ...]]:
+def decimal_mark(rows: list[list[str]], subject: str) -> tuple[str, tuple[str, ...]]:
     """The decimal mark, and a note where the numbers allow both."""
     point, comma = number_pattern("."), number_pattern(",")
     either, counts = [], [0, 0]
@@ -248,6 +267,8 @@ def is_header(rows: list[list[str]]) -> bool:
     if not any(texts):
         counted = names == [str(i) for i in range(len(names))]
         whole = all(field.lstrip("+-").isdigit() for field in second)
+        if _years(names) and not any(map(_years, rows[1:])):
+            return True
         if first[0]:
             return counted and not whole
         distinct = all(map(str.isdigit, names)) and len(set(names)) == len(names)
@@ -262,6 +283,26 @@ def is_header(rows: list[list[str]]) -> bool:
         return False
     below = [row for row in rows[1:] if len(row) == len(first)]
     return not any(text and first[i] == row[i] for row in below for i, text in enumerate(texts))
+
+
+def header_notes(rows: list[list[str]], subject: str) -> tuple[str, ...]:
+    """A note on a header of years, which might be data."""
+    names = rows[0] if rows[0][0] else rows[0][1:]
+    if not _years(names):
+        return ()
+    return (
+        f"the first line of {subject}, {names[0]}, {names[1]}, ..., is taken for the names of the "
+        "columns",
+    )
+
+
+def _years(fields: list[str]) -> bool:
+    """Whether these are at least three equidistant years."""
+    if len(fields) < 3 or not all(len(f) == 4 and f.isdecimal() for f in fields):
+        return False
+    years = list(map(int, fields))
+    steps = {b - a for a, b in itertools.pairwise(years)}
+    return len(steps) == 1 and steps != {0} and years[0] in _YEARS and years[-1] in _YEARS
 
 
 def _names_rows(rows: list[list[str]]) -> bool:

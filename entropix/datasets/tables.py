@@ -1,7 +1,8 @@
 """Tables: one sample per row, every column that is used a real number.
 
-Formats are `.csv`, `.tsv`, `.txt`, `.dat`, `.data` (see `separated`), `.xlsx` and `.parquet`. The
-options of `TableOptions` choose columns and rows; they hold for any data of two axes.
+Formats are `.csv`, `.tsv`, `.txt`, `.dat`, `.data` (see `separated`), each with `.gz` or without,
+`.xlsx` and `.parquet`. The options of `TableOptions` choose columns and rows; they hold for any
+data of two axes.
 
 Columns without a name (as pandas, R and spreadsheets write the names or numbers of rows):
 
@@ -28,11 +29,16 @@ from entropix._core.formatting import listed
 from entropix._core.memory import check_fits
 from entropix.datasets.files import Raw, quoted, reading
 from entropix.datasets.separated import (
+    LINES,
     MISSING,
     SUFFIXES,
+    check_decimal,
+    decimal_mark,
+    header_notes,
     is_header,
     number_pattern,
     read_separated,
+    suffix_of,
 )
 
 
@@ -99,7 +105,7 @@ def read_table(path: Path, labels: str | None, options: TableOptions, sheet: str
         sheet: of an `.xlsx` file; None for the first.
     """
     table = _table(path, options, sheet)
-    if options.keep_na and labels is not None and path.suffix.lower() in SUFFIXES:
+    if options.keep_na and labels is not None and suffix_of(path) in SUFFIXES:
         text = read_separated(path, options.delimiter, options.decimal, text=True).frame
         names = [str(name) for name in table.frame.columns]
         where = _places(table, names, [labels], "labels")[0]
@@ -109,7 +115,7 @@ def read_table(path: Path, labels: str | None, options: TableOptions, sheet: str
 
 def read_label_table(path: Path, options: TableOptions) -> np.ndarray:
     """The labels that the file of a table holds in its only column, besides an index."""
-    if options.keep_na and path.suffix.lower() in SUFFIXES:
+    if options.keep_na and suffix_of(path) in SUFFIXES:
         read = read_separated(path, options.delimiter, options.decimal, text=True)
         table = Table(read.frame, quoted(path), read.named)
     else:
@@ -216,17 +222,15 @@ def unpacked(group: Any) -> int:
 
 
 def _table(path: Path, options: TableOptions, sheet: str | None) -> Table:
-    suffix, subject = path.suffix.lower(), quoted(path)
+    suffix, subject = suffix_of(path), quoted(path)
     if suffix in SUFFIXES:
         read = read_separated(path, options.delimiter, options.decimal)
         return Table(read.frame, subject, read.named, read.decimal, read.classes, read.notes)
-    for name in ("delimiter", "decimal"):
-        if getattr(options, name) is not None:
-            raise ValueError(
-                f"`{name}` must be None for {subject}, got {getattr(options, name)!r}."
-            )
+    if options.delimiter is not None:
+        raise ValueError(f"`delimiter` must be None for {subject}, got {options.delimiter!r}.")
+    check_decimal(options.decimal)
     if suffix == ".xlsx":
-        return _spreadsheet(path, sheet)
+        return _with_decimal(_spreadsheet(path, sheet), options.decimal)
     pandas = needed("pandas", "reading .parquet", "pandas", "data")
     needed("pyarrow", "reading .parquet", "pyarrow", "data")
     parquet = needed("pyarrow.parquet", "reading .parquet", "pyarrow", "data")
@@ -235,7 +239,17 @@ def _table(path: Path, options: TableOptions, sheet: str | None) -> Table:
         size = sum(unpacked(group) for group in groups)
     check_fits(size, subject, "a table")
     with reading(path, "a .parquet table"):
-        return Table(pandas.read_parquet(path), subject)
+        table = Table(pandas.read_parquet(path), subject)
+    return _with_decimal(table, options.decimal)
+
+
+def _with_decimal(table: Table, decimal: str | None) -> Table:
+    """The decimal mark of numbers stored as text: as given, or by the rule of text files."""
+    if decimal is None:
+        cells = (c for c in table.frame.head(LINES).to_numpy(object).flat if isinstance(c, str))
+        decimal, notes = decimal_mark([[cell.strip() for cell in cells]], table.subject)
+        table = dataclasses.replace(table, notes=(*table.notes, *notes))
+    return dataclasses.replace(table, decimal=decimal)
 
 
 def _spreadsheet(path: Path, sheet: str | None) -> Table:
@@ -255,11 +269,17 @@ def _spreadsheet(path: Path, sheet: str | None) -> Table:
     if sheet is None and len(sheets) > 1:
         notes = (f"{quoted(path)} has {len(sheets)} sheets, of which the first is read",)
     frame = frame.dropna(how="all")
-    rows = [["" if pandas.isna(v) else str(v) for v in row] for row in frame.head(64).to_numpy()]
+    rows = [["" if pandas.isna(v) else _cell(v) for v in row] for row in frame.head(LINES).values]
     named = bool(rows) and is_header(rows)
     if named:
+        notes += header_notes(rows, quoted(path))
         frame, frame.columns = frame.iloc[1:].infer_objects(), rows[0]
     return Table(frame, quoted(path), named, notes=notes)
+
+
+def _cell(value: Any) -> str:
+    """A cell as text; integers that pandas holds as floating numbers, as integers."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _without_index(table: Table, asked: Sequence[str]) -> tuple["pandas.DataFrame", list[str]]:

@@ -15,6 +15,7 @@ from entropix.studies.options import DataOptions as DataOptions
 from entropix.studies.options import DivergenceOptions as DivergenceOptions
 from entropix.studies.options import EstimationOptions as EstimationOptions
 from entropix.studies.options import InformationOptions as InformationOptions
+from entropix.studies.options import LabelOptions as LabelOptions
 from entropix.studies.options import MeasureOptions as MeasureOptions
 from entropix.studies.options import ModelOptions as ModelOptions
 from entropix.studies.options import MutualInformationOptions as MutualInformationOptions

@@ -31,7 +31,7 @@ from entropix.studies.training import Training, num_steps
 
 
 # Programs of the estimates, in compilations of a training step; seconds for distances and figures.
-_PROGRAMS, _REST = 6.0, 8.0
+_PROGRAMS, _REST = 2.0, 15.0
 # The share of a budget for evaluations, and the part of it that is kept in reserve.
 _OF_EVALUATIONS, _RESERVE = 1 / 3, 0.05
 # Of the effort, what a budget changes: the least value, and a power of the share that it follows.
@@ -41,8 +41,10 @@ _PLANNED = {
     "density_evaluations": (32, 0.5),
     "sampling_steps": (50, 0.5),
 }
-# Steps that are timed at most, and shares that are tried.
-_TIMED, _SHARES = 20, np.geomspace(1.0, 1e-3, 60)
+# Steps that are timed first, and at most in intervals between evaluations of the held-out loss; the
+# least time that they must take, in seconds. Shares that are tried.
+_FIRST_TIMED, _MOST_TIMED, _LEAST_TIMED = 8, 4, 1.0
+_SHARES = np.geomspace(1.0, 1e-3, 60)
 # Passes through the data, and steps, at most or at least.
 _MOST_PASSES, _FEWEST_STEPS, _LEAST_STEPS = 2000, 1500, 20
 # Seconds before the request was checked.
@@ -90,12 +92,18 @@ def measured_pace(
     # In an ensemble a step is one of every network.
     one = dataclasses.replace(training, seeds=training.seeds[:1])
     few = min(2, every)
-    first, again = timed(few), timed(few)
-    count = max(1, min(_TIMED, every - few, int(2 * few / max(again, 1e-3))))
-    step = max(timed(few + count) - again, 0.01 * again) / count
-    samples = len(training.checked(examples["holdout"]))
-    # An evaluation of the held-out loss costs about a third of a step for each batch.
-    step *= 1 + samples / (3 * training.batch_size * every)
+    first = timed(few)
+    again = min(timed(few), timed(few))
+    # An evaluation of the held-out loss, in steps: about a third of one for each batch.
+    check = len(training.checked(examples["holdout"])) / (3 * training.batch_size)
+    count, most = min(_FIRST_TIMED, _MOST_TIMED * every), _MOST_TIMED * every
+    # A run begins with the data and ends with a checkpoint: steps that take no longer than this
+    # beginning and end cannot be timed.
+    while (more := timed(few + count) - again) < max(_LEAST_TIMED, again / 2) and count < most:
+        count = min(most, 2 * count)
+    checks = -(-(few + count) // every) - 1
+    step = max(more, 0.01 * again) / (count + checks * check)
+    step *= 1 + check / every
     return Pace(max(first - again, 0.0), step, _time_of_evaluation(make_model, examples))
 
 

@@ -23,8 +23,10 @@ from entropix.studies.divergence import (
     measure_distance,
     measure_divergence,
     measure_pair_truth,
+    side_of,
 )
 from entropix.studies.figures import plot_divergence, plot_loss
+from entropix.studies.labels import given_labels
 from entropix.studies.options import InformationOptions, TrainingOptions
 from entropix.studies.record import TRAINING, Schema
 from entropix.studies.report import Report, results_tables, spread_note
@@ -116,7 +118,7 @@ def prepare_information(
     positive_integer(options.estimation.evaluations, "evaluations", 256)
     positive_integer(options.estimation.samples, "samples", 2)
     process = make_process(options.process)
-    pair = prepare_pair(first, second, options.data)
+    pair = prepare_pair(first, second, options.data, given_labels(options.condition))
     # A divergence may be finite where the entropies are not: the process needs no cut-off.
     cutoff = choose_cutoff(options.estimation.cutoff, process, pair[1], of_entropy=False)
     count = sum(data.num_train for data in pair)
@@ -129,6 +131,7 @@ def prepare_information(
             **process_parameters(options.process),
             **dataclasses.asdict(settings),
             **dataclasses.asdict(options.data),
+            **({} if pair[0].condition is None else dataclasses.asdict(options.condition)),
             "data_fingerprint": [data.fingerprint for data in pair],
         },
         command=command,
@@ -170,16 +173,19 @@ class InformationStudy(AbstractTrainedStudy):
     def make_model(self) -> Callable[[Key], EntropyMatching]:
         """The function from a key to an untrained model of both sets."""
         points, shape = pooled(list(self.pair)), self.pair[0].example_shape
-        return make_models(self.settings, points, self.process, shape, condition_dim=1)
+        size = side_of(SIDES[0], self.pair[0]).shape[1]
+        return make_models(self.settings, points, self.process, shape, condition_dim=size)
 
     def attributes(self) -> dict[str, Any]:
         first, second = self.pair
+        labels = {} if first.condition is None else {"condition_text": first.condition.text}
         return {
             "title": f"entropix divergence: {' and '.join(self.names)}",
             "first": self.names[0],
             "second": self.names[1],
             "first_text": data_text(first),
             "second_text": data_text(second),
+            **labels,
             "num_train": [data.num_train for data in self.pair],
             "num_held_out": [len(data.held_out) for data in self.pair],
             "standardisation": first.standardisation.name,
@@ -193,16 +199,16 @@ class InformationStudy(AbstractTrainedStudy):
         }
 
     def examples(self) -> dict[str, Any]:
-        def sides(parts: tuple[np.ndarray, ...]) -> np.ndarray:
-            ones = (np.ones((len(part), 1), part.dtype) for part in parts)
-            return np.concatenate([s * one for s, one in zip(SIDES, ones, strict=True)])
+        def sides(*, augmented: bool) -> np.ndarray:
+            own = zip(SIDES, self.pair, strict=True)
+            return np.concatenate([side_of(s, data, augmented=augmented) for s, data in own])
 
         augmented, held_out = zip(*((d.augmented, d.held_out) for d in self.pair), strict=True)
         return {
             "data": np.concatenate(augmented),
-            "condition": sides(augmented),
+            "condition": sides(augmented=True),
             "holdout": np.concatenate(held_out),
-            "holdout_condition": sides(held_out),
+            "holdout_condition": sides(augmented=False),
         }
 
     def times(self, cutoff: Cutoff) -> np.ndarray:
@@ -241,6 +247,7 @@ def information_report(record: "xarray.Dataset") -> Report:
     facts = [
         f"First: {a['first_text']}",
         f"Second: {a['second_text']}",
+        *([f"Labels: {a['condition_text']}"] if "condition_text" in a else []),
         f"Split: {trained[0]} and {trained[1]} samples for training, {held_out[0]} and "
         f"{held_out[1]} held out",
         f"Coordinates of the model: {a['coordinates_text']}. W2 is measured in them; KL is the "
@@ -269,6 +276,12 @@ def information_report(record: "xarray.Dataset") -> Report:
         f"W2 compares {int(record['wasserstein2_count'])} samples on each side and is biased "
         "upwards. Compare it with W2 between two parts of one set, of the same number",
     ]
+    if "condition_text" in a:
+        notes.append(
+            "KL is that of the densities given the label, averaged over the labels of the set "
+            "that is named first. With KL between the frequencies of the labels added, it is KL of "
+            "data and labels together. W2 does not use the labels"
+        )
     title = f"divergence: {first} and {second}"
     tables = results_tables(record, labels, texts, _limits(record))
     return Report(record, title, facts, tables, _warnings(record), notes)

@@ -26,7 +26,7 @@ from entropix.datasets import (
 )
 from entropix.distributions import Gaussian, GaussianMixture, dequantise
 from entropix.interfaces import AbstractDistribution
-from entropix.studies.labels import Condition, make_condition
+from entropix.studies.labels import Condition, common_condition, make_condition
 from entropix.studies.options import ConditionOptions, DataOptions
 from entropix.studies.training import check_seed
 
@@ -198,6 +198,7 @@ def prepare_pair(
     first: str | os.PathLike[str] | Dataset,
     second: str | os.PathLike[str] | Dataset,
     options: DataOptions,
+    condition: ConditionOptions = ConditionOptions(),
 ) -> tuple[PreparedData, PreparedData]:
     """Two data sets in the same coordinates, in which both have the same weight.
 
@@ -205,13 +206,19 @@ def prepare_pair(
         first: a data set, or what `entropix.datasets.load` takes.
         second: the same; its random choices are independent of those of the first.
         options: see `DataOptions`; they hold for both.
+        condition: see `ConditionOptions`; both have the same labels.
 
     Raises:
-        ValueError: as `prepare_data`, or if the two do not have the same coordinates.
+        ValueError: as `prepare_data`, or if the two do not have the same coordinates or labels.
     """
+    if condition.condition is not None and os.path.isfile(condition.condition):
+        raise ValueError(
+            "`condition` must be 'labels' or the name of a column that both data sets have, got "
+            f"the file {condition.condition!r}."
+        )
     key = _key(options)
     pair = [
-        _read(source, options, ConditionOptions(), jax.random.fold_in(key, i) if i else key)
+        _read(source, options, condition, jax.random.fold_in(key, i) if i else key)
         for i, source in enumerate((first, second))
     ]
     one, other = (data.dataset for data in pair)
@@ -227,6 +234,13 @@ def prepare_pair(
             "`dequantise_columns` must name columns with the same levels in both data sets, got "
             f"{dict(pair[0].noise)} for {one.name!r} and {dict(pair[1].noise)} for {other.name!r}."
         )
+    if one.labels is not None and other.labels is not None and condition.condition is not None:
+        both, names = (one.labels, other.labels), (one.name, other.name)
+        conditions = common_condition(both, condition, names)
+        pair = [
+            dataclasses.replace(data, condition=own)
+            for data, own in zip(pair, conditions, strict=True)
+        ]
     here, there = _in_coordinates(pair, options)
     return here, there
 
@@ -266,6 +280,7 @@ def _read(
             columns=options.columns or None,
             drop=options.drop,
             drop_missing=options.drop_missing,
+            drop_repeated=options.drop_repeated,
             encode=options.encode,
             delimiter=options.delimiter,
             decimal=options.decimal,

@@ -3,7 +3,8 @@ r"""What `information` measures between two data sets.
 $$KL(A\|B) = KL(A_T\|B_T) + \int\frac{\sigma^2}{2}E_A\|s_A - s_B\|^2\,ds,$$
 
 in its two forms (see `entropix.information.forms`), on held-out samples of each set. One network
-knows both fields; its condition says which is meant.
+knows both fields; its condition says which is meant. With labels c, given to the network too, the
+divergences are $E_{c\sim A}KL(A(\cdot|c)\|B(\cdot|c))$.
 """
 
 import dataclasses
@@ -74,13 +75,28 @@ class PairSubject:
         )
 
 
+def side_of(side: float, data: PreparedData, *, augmented: bool = False) -> np.ndarray:
+    """The conditions that select the field of a set, with the labels of these samples if any.
+
+    Args:
+        side: one of `SIDES`.
+        data: whose samples.
+        augmented: whether its training samples, in all noise draws, or else the held-out ones.
+    """
+    points, labels = data.held_out, data.condition_held_out
+    if augmented:
+        points, labels = data.augmented, data.condition_augmented
+    column = np.full((len(points), 1), side, points.dtype)
+    return column if labels is None else np.concatenate([column, labels], axis=1)
+
+
 def measure_divergence(subject: PairSubject, key: Key, _: Found) -> Found:
     """KL in both directions and both forms, with its rates."""
     found: Found = {}
     for i, direction in enumerate(DIRECTIONS):
-        points = subject.pair[i].held_out
-        ones = jnp.ones((len(points), 1), points.dtype)
-        conditions = (SIDES[i] * ones, SIDES[1 - i] * ones)
+        data = subject.pair[i]
+        points = data.held_out
+        conditions = (side_of(SIDES[i], data), side_of(SIDES[1 - i], data))
         models = ModelPair(subject.model, subject.model)
         for name, form in ((direction, "denoising"), (f"{direction}_score", "score")):
             stream = jax.random.fold_in(key, i)
@@ -111,9 +127,9 @@ def measure_distance(subject: PairSubject) -> Found:
 
 
 def measure_pair_truth(subject: PairSubject, key: Key) -> Found:
-    """KL and its rate where both densities are known; empty otherwise."""
+    """KL and its rate where both densities are known; empty otherwise, and with labels."""
     first, second = (data.distribution for data in subject.pair)
-    if first is None or second is None:
+    if first is None or second is None or subject.pair[0].condition is not None:
         return {}
     found: Found = {}
     process, pairs = subject.model.process, ((first, second), (second, first))

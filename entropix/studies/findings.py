@@ -71,12 +71,13 @@ def _repeated(data: PreparedData) -> Findings:
     if leaked >= max(2, _SHARE * len(held_out)):
         found["leaked"] = (
             f"leaked held-out rows: {leaked} of {len(held_out)} are also in the training part, so "
-            "that held-out results are partly those of training data"
+            "that held-out results are partly those of training data; --drop-repeated leaves "
+            "copies out"
         )
     if repeated > _SHARE * len(rows):
         found["duplicates"] = (
             f"duplicates: {repeated} of {len(rows)} rows are equal to earlier ones; a density "
-            "concentrates on them"
+            "concentrates on them; --drop-repeated leaves them out"
         )
     return found
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from entropix._core.checks import choice
-from entropix.studies.options import ConditionOptions
+from entropix.studies.options import ConditionOptions, LabelOptions
 
 
 # Numbers are treated as classes if they take few values, each of them often.
@@ -37,6 +37,46 @@ class Condition:
     def dim(self) -> int:
         """C."""
         return self.values.shape[1]
+
+
+def given_labels(options: LabelOptions) -> ConditionOptions:
+    """The labels of a network that is always given them."""
+    return ConditionOptions(**dataclasses.asdict(options))
+
+
+def common_condition(
+    labels: tuple[np.ndarray, np.ndarray], options: ConditionOptions, names: tuple[str, str]
+) -> tuple[Condition, Condition]:
+    """The conditions of two data sets with the same labels.
+
+    Args:
+        labels: of both, shapes (N,) and (M,).
+        options: see `make_condition`.
+        names: of both, for errors.
+
+    Raises:
+        ValueError: as `make_condition`, or if a class occurs in one of them only.
+    """
+    texts = {part.dtype.kind in "US" for part in labels}
+    if len(texts) > 1:
+        raise ValueError(
+            f"`condition` must be text or a number in both data sets, got {labels[0].dtype} for "
+            f"{names[0]!r} and {labels[1].dtype} for {names[1]!r}."
+        )
+    whole = make_condition(np.concatenate(labels), options, 0)
+    assert whole is not None
+    split = len(labels[0])
+    parts = whole.values[:split], whole.values[split:]
+    if whole.entropy is not None:
+        present = np.stack([part.any(axis=0) for part in parts])
+        if not present.all():
+            side, index = (int(i) for i in np.argwhere(~present)[0])
+            raise ValueError(
+                "`condition` must hold classes that occur in both data sets, got "
+                f"{np.unique(np.concatenate(labels))[index].item()!r}, which {names[side]!r} lacks."
+            )
+    one, other = (dataclasses.replace(whole, values=part) for part in parts)
+    return one, other
 
 
 def make_condition(

@@ -27,13 +27,16 @@ class DataOptions:
     """Columns of a table to leave out."""
     drop_missing: bool = False
     """Leave out rows with a missing value in a column that is read; how many is reported."""
+    drop_repeated: bool = False
+    """Leave out samples that are equal to an earlier one (and have the same label); how many is
+    reported."""
     encode: tuple[str, ...] = ()
     """Columns whose values are replaced by 0, 1, ... in alphabetical order, with uniform noise one
     unit wide."""
     delimiter: str | None = None
     """Separates the fields of a text file: one character, tab or space. auto: detected."""
     decimal: str | None = None
-    """The decimal mark of a text file, . or ,. auto: detected."""
+    """The decimal mark of numbers that are text, . or ,. auto: detected."""
     split: str | None = None
     """The split to read, for data that have splits (MNIST, CIFAR-10, Hugging Face): train, test,
     all, or any other name they use. auto: train. --held-out divides the samples of this split."""
@@ -43,7 +46,8 @@ class DataOptions:
     """Number L of grey levels of images with values 0 to L - 1, or these divided by L - 1. auto:
     known for integers; floating-point values are treated as continuous."""
     channels: Literal["auto", "first", "last"] = "auto"
-    """The axis of an image that holds its channels. auto: the axis of length 1, 3 or 4."""
+    """The axis of an image that holds its channels, if there are any. auto: the axis of length
+    1, 3 or 4."""
     held_out: float = 0.2
     """Fraction of the samples not used for training. The main results are measured on them."""
     dequantise: bool = True
@@ -79,6 +83,21 @@ class ConditionOptions:
     """Treat NA, null and similar entries of a .csv file as labels, not as missing values."""
     shuffle_labels: bool = False
     """Shuffle the labels (by the data seed): a control with zero mutual information."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelOptions:
+    """Labels that the networks are given: all results are those of densities given the label."""
+
+    condition: str | None = None
+    """One label for each sample: `labels` for those that belong to the data (digits, mixtures), or
+    a column of the table or an array of the .npz file, which is then not part of the data. auto: no
+    labels."""
+    condition_kind: Literal["auto", "discrete", "continuous"] = "auto"
+    """Whether the labels are classes or a number. auto: classes if they are text or take few
+    values."""
+    keep_na: bool = False
+    """Treat NA, null and similar entries of a .csv file as labels, not as missing values."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +153,8 @@ class TrainingOptions:
     """Training steps between evaluations of the held-out loss. auto: a fiftieth of the steps, at
     most 100."""
     batch_size: int | None = None
-    """Samples per training step. auto: 128 for mlp, 64 for the others, or all of them if there are
-    fewer."""
+    """Samples per training step. auto: 128 for mlp, 32 for unet, 64 for dit, or all of them if
+    there are fewer."""
     num_draws: int = 2
     """Noise draws per sample and training step."""
     learning_rate: float | None = None
@@ -255,6 +274,7 @@ class InformationOptions:
     training: TrainingOptions = TrainingOptions()
     estimation: DivergenceOptions = DivergenceOptions()
     output: OutputOptions = OutputOptions()
+    condition: LabelOptions = LabelOptions()
 
 
 # ------------------------------------------------------------------ mutual-information
@@ -268,6 +288,18 @@ class PairOptions:
     """Columns of the table that form X, by name, or by number if they have no names."""
     y: tuple[str, ...] = ()
     """Columns of the table that form Y."""
+    condition: str | None = None
+    """Labels that take the place of Y: `labels` for those that belong to the data, a column of the
+    table, of text or of numbers, or a file. X are then the other columns, or those of --x. auto:
+    `labels`, unless there is another Y."""
+    drop: tuple[str, ...] = ()
+    """Columns of a table to leave out."""
+    drop_missing: bool = False
+    """Leave out rows with a missing value in a column that is read; how many is reported."""
+    delimiter: str | None = None
+    """Separates the fields of a text file: one character, tab or space. auto: detected."""
+    decimal: str | None = None
+    """The decimal mark of numbers that are text, . or ,. auto: detected."""
     normal_scores: bool = True
     """Map every continuous column to normal scores, which does not change the information;
     otherwise to unit variance."""
@@ -411,6 +443,7 @@ class StorageOptions:
     training: StorageTraining = StorageTraining()
     estimation: StorageEstimation = StorageEstimation()
     output: OutputOptions = OutputOptions()
+    condition: LabelOptions = LabelOptions()
 
 
 # ------------------------------------------------------------------ transport

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from entropix._core.formatting import format_with_error
-from entropix.datasets import Dataset, load
+from entropix.datasets import Dataset, available, load
 from entropix.information import InformationEstimate, Recipe, estimate_mutual_information
 from entropix.studies.cells import Task
 from entropix.studies.figures import plot_pointwise
@@ -48,8 +48,8 @@ def mutual_information(
 
     Args:
         first: a data set, or what `entropix.datasets.load` takes: X, or the table of both.
-        second: the same for Y, row by row the partner of X; None for `options.columns`, or for the
-            labels of the first data set.
+        second: the same for Y, row by row the partner of X; None for columns or labels of the
+            first data set, see `options.pairs`.
         options: see `MutualInformationOptions`.
 
     Returns:
@@ -102,17 +102,22 @@ def _pair(
     options: MutualInformationOptions,
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, str]]:
     """The two variables, row by row, and their names."""
-
-    def loaded(source: str | os.PathLike[str] | Dataset) -> Dataset:
-        key = jax.random.key(options.pairs.seed)
-        return source if isinstance(source, Dataset) else load(source, key=key)
-
     asked = options.pairs
-    table = loaded(first)
+    reading: dict[str, Any] = {"drop": asked.drop, "drop_missing": asked.drop_missing}
+    reading |= {"delimiter": asked.delimiter, "decimal": asked.decimal}
+
+    def loaded(source: str | os.PathLike[str] | Dataset, **more: Any) -> Dataset:
+        key = jax.random.key(asked.seed)
+        return source if isinstance(source, Dataset) else load(source, key=key, **reading, **more)
+
     if second is not None:
-        if asked.x or asked.y:
-            raise ValueError("`--x` and `--y` must be left out if X and Y are two files.")
-        other = loaded(second)
+        for name in ("x", "y", "condition", "drop_missing"):
+            if getattr(asked, name):
+                raise ValueError(
+                    f"`{name}` must be left out if X and Y are two files, "
+                    f"got {getattr(asked, name)!r}."
+                )
+        table, other = loaded(first), loaded(second)
         if len(table.points) != len(other.points):
             raise ValueError(
                 f"`Y` must have one row for each of X, {len(table.points)}, got "
@@ -120,25 +125,34 @@ def _pair(
                 "`entropix divergence`."
             )
         return table.points, other.points, (table.name, other.name)
-    if asked.x and asked.y:
-        names = (",".join(asked.x), ",".join(asked.y))
-        return _columns(table, asked.x), _columns(table, asked.y), names
-    if asked.x or asked.y:
+    if asked.y and asked.condition is not None:
+        raise ValueError(f"`y` must be left out together with `condition`, got {asked.y}.")
+    if asked.y and not asked.x:
         raise ValueError("`--x` and `--y` must both name columns of the table.")
+    # Only these columns are read, so that others may hold text.
+    wanted = tuple(dict.fromkeys((*asked.x, *asked.y)))
+    if isinstance(first, Dataset) or first in available():
+        table = loaded(first, labels=asked.condition)
+        wanted = table.columns or tuple(map(str, range(table.dim)))
+    else:
+        table = loaded(first, columns=wanted or None, labels=asked.condition)
+    if asked.y:
+        names = (",".join(asked.x), ",".join(asked.y))
+        return _columns(table, wanted, asked.x), _columns(table, wanted, asked.y), names
     if table.labels is None:
         raise ValueError(
-            "`Y` must be a second file, or columns of the first named by --x and --y: "
-            f"{table.name} has no labels."
+            "`Y` must be a second file, columns of the first named by --x and --y, or the labels "
+            f"named by --condition: {table.name} has no labels."
         )
     labels = np.asarray(table.labels)
     if not np.issubdtype(labels.dtype, np.floating):
         labels = np.unique(labels, return_inverse=True)[1]
-    return table.points, labels, (table.name, "labels")
+    points = _columns(table, wanted, asked.x) if asked.x else table.points
+    return points, labels, (table.name, asked.condition or "labels")
 
 
-def _columns(table: Dataset, names: Sequence[str]) -> np.ndarray:
-    """Columns of a table, by name or by number."""
-    known = table.columns or tuple(str(i) for i in range(table.points.shape[1]))
+def _columns(table: Dataset, known: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """Columns of a table, of known names or numbers."""
     missing = [name for name in names if name not in known]
     if missing:
         raise ValueError(

@@ -32,10 +32,11 @@ from entropix.training import Denoising, EnsembleFit, Holdout, fit_ensemble
 if TYPE_CHECKING:
     from entropix.studies.data import PreparedData
 
-# By kind of network: batch size, learning rate, size.
+# By kind of network: batch size, learning rate, size. A step of a U-Net is expensive: small batches
+# leave more of them within the time that users have on a CPU.
 _DEFAULTS: dict[str, tuple[int, float, str]] = {
     "mlp": (128, 3e-3, "medium"),
-    "unet": (64, 2e-3, "small"),
+    "unet": (32, 2e-3, "small"),
     "dit": (64, 1e-3, "small"),
 }
 # Images of more pixels than this along both axes are given to a U-Net.
@@ -390,7 +391,7 @@ def checked_training(
     | network | a U-Net for images above 12 x 12, otherwise hidden layers |
     | gaussian | yes, unless the density is known, D > 4096 or the entropy infinite |
     | widths | two hidden layers of width $2\sqrt{ND}$, rounded to a power of two, 64 to 512 |
-    | batch size | 128, for images networks 64, at most N |
+    | batch size | 128 for hidden layers, 32 for a U-Net, 64 for a transformer, at most N |
     | steps | 200 passes through the data, 1500 to 6000 |
     | patience | a quarter of the steps |
     | evaluations of the held-out loss | every fiftieth of the steps, at most 100 of them |

@@ -126,7 +126,26 @@ def test_the_same_from_other_formats(tmp_path, suffix):
     assert data.labels.tolist() == whole["species"].tolist()
     assert "2 of 60 rows" in data.notes[-1]
     refused(path, "numeric columns, got column 'species': 'Adelie'|'Gentoo'|'Chinstrap'")
-    refused(path, "`decimal` must be None", decimal=",")
+    refused(path, "`delimiter` must be None", delimiter=",")
+
+
+@pytest.mark.parametrize("suffix", [".xlsx", ".parquet"])
+def test_numbers_that_are_stored_as_text_follow_the_rule_of_text_files(tmp_path, suffix):
+    pytest.importorskip("openpyxl")
+    path = tmp_path / f"x{suffix}"
+
+    def written(values):
+        frame = pd.DataFrame({"a": values, "b": [1.5, 2.0]})
+        frame.to_excel(path, index=False) if suffix == ".xlsx" else frame.to_parquet(path)
+        return path
+
+    data = load(written(["1,257", "5,678"]))
+    np.testing.assert_allclose(data.points, [[1.257, 1.5], [5.678, 2]])
+    assert "read with a decimal comma: decimal='.' (--decimal .) reads" in data.notes[0]
+    np.testing.assert_allclose(load(path, decimal=".").points[:, 0], [1257, 5678])
+    np.testing.assert_allclose(load(written(["1,257.5", "2"])).points[:, 0], [1257.5, 2])
+    np.testing.assert_allclose(load(written(["1.257,5", "2"])).points[:, 0], [1257.5, 2])
+    refused(path, "`decimal` must be '.' or ','", decimal="'")
 
 
 def test_spreadsheets(tmp_path):
@@ -182,6 +201,72 @@ def test_text_as_it_is_found(tmp_path, name):
     np.testing.assert_array_equal(data.points, [[1.5, 2], [3, 4]])
     assert (data.labels is None) == ("counts" not in name)
     assert data.columns in (("a", "b") if FOUND[name].count("a") else None, None)
+
+
+YEARS = {
+    "1990;1991;1992\n1.5;2;3\n4;5;6\n": True,
+    ";1990;1991;1992\n0;15;2;3\n1;4;5;6\n": True,
+    "1990;2000;2010\n15;2;3\n4;5;6\n": True,
+    "1990;1991;1992\n1991;1992;1993\n4;5;6\n": False,  # rows of years
+    "1990;1991;1993\n15;2;3\n4;5;6\n": False,
+    "1990;1991\n15;2\n4;5\n": False,
+    "990;991;992\n15;2;3\n4;5;6\n": False,
+}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".xlsx"])
+@pytest.mark.parametrize("text", YEARS)
+def test_years_above_numbers_are_a_header(tmp_path, text, suffix):
+    path = tmp_path / f"x{suffix}"
+    path.write_text(text)
+    if suffix == ".xlsx":
+        pytest.importorskip("openpyxl")
+        rows = [[float(v) if v else None for v in line.split(";")] for line in text.split()]
+        pd.DataFrame(rows).to_excel(path, header=False, index=False)
+    data = load(path)
+    assert data.num_samples == (2 if YEARS[text] else 3)
+    assert (data.columns is not None) == YEARS[text]
+    if YEARS[text]:
+        assert data.columns[0] == "1990"
+        assert f"the first line of {str(path)!r}, 1990, " in data.notes[0]
+
+
+def test_gzipped_text(tmp_path):
+    path, frame = tmp_path / "x.csv.gz", penguins()
+    frame.to_csv(path, index=False)
+    data = load(path, columns=MEASURES, drop_missing=True, labels="species")
+    assert (data.name, data.points.shape) == ("x", (58, 3))
+    frame[["species"]].to_csv(tmp_path / "labels.tsv.gz", index=False, sep="\t")
+    again = load(path, columns=MEASURES, drop_missing=True, labels=tmp_path / "labels.tsv.gz")
+    assert [*again.labels] == [*data.labels]
+    frame.to_csv(path, index=False, na_rep="NA", columns=["sex", "year"])
+    data = load(path, labels="sex", keep_na=True)
+    assert sorted(set(data.labels)) == ["NA", "female", "male"]
+    path.write_bytes(path.read_bytes()[:-20])
+    refused(path, "must be a .csv table, got one that cannot be read")
+
+
+def test_repeated_samples_are_dropped_on_request(tmp_path):
+    rows = np.array([[1.5, 2], [3, 4], [1.5, 2], [0.0, 1], [-0.0, 1], [3, 4]])
+    np.save(tmp_path / "x.npy", rows)
+    data = load(tmp_path / "x.npy", drop_repeated=True)
+    np.testing.assert_array_equal(data.points, rows[[0, 1, 3]])
+    assert "3 of 6 samples of" in data.notes[-1]
+    np.save(tmp_path / "labels.npy", [0, 1, 0, 0, 1, 0])  # equal samples of another class stay
+    data = load(tmp_path / "x.npy", labels=tmp_path / "labels.npy", drop_repeated=True)
+    assert [*data.labels] == [0, 1, 0, 1, 0]
+    np.save(tmp_path / "x.npy", rows[[0, 1]])
+    assert load(tmp_path / "x.npy", drop_repeated=True).notes == ()
+    images = np.arange(32, dtype=np.uint8).reshape(2, 4, 4)[[0, 1, 0]]
+    np.save(tmp_path / "x.npy", images)
+    assert load(tmp_path / "x.npy", drop_repeated=True).num_samples == 2
+    refused("digits", "`drop_repeated` must be None for embedded data", drop_repeated=True)
+
+
+def test_channels_are_those_of_images(tmp_path):
+    (tmp_path / "x.csv").write_text("a,b\n1.5,2\n3,4\n")
+    for source in (tmp_path / "x.csv", "digits", "moons"):
+        refused(source, "`channels` must be 'auto' unless the data are images", channels="last")
 
 
 def test_blanks_are_no_part_of_names_and_labels(tmp_path):

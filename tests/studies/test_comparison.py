@@ -20,7 +20,7 @@ from entropix.studies import (
 )
 from entropix.studies.comparison import information_report
 from entropix.studies.data import prepare_pair
-from entropix.studies.options import DataOptions
+from entropix.studies.options import ConditionOptions, DataOptions, LabelOptions
 from entropix.studies.record import definition
 
 
@@ -184,3 +184,64 @@ def test_a_pair_needs_the_same_coordinates(other, says):
     first = Dataset.from_array(np.random.default_rng(1).normal(size=(9, 2)))
     with pytest.raises(ValueError, match=says):
         prepare_pair(first, other, DataOptions())
+
+
+LABELLED = ConditionOptions(condition="labels")
+
+
+def labelled(labels, shift=0.0, seed=0, name="case"):
+    """Two classes, around 2 and -2 times a constant, shifted together."""
+    labels = np.asarray(labels)
+    noise = np.random.default_rng(seed).normal(size=(len(labels), 1))
+    points = noise + 2.0 * np.where(labels == labels[0], 1.0, -1.0)[:, None] + shift
+    return Dataset(points.astype(np.float32), name, kind="points", labels=labels)
+
+
+def test_a_pair_has_common_labels():
+    first, second = labelled(["a", "b"] * 20), labelled(["a", "a", "b"] * 10, seed=1)
+    pair = prepare_pair(first, second, DataOptions(), LABELLED)
+    for data, dataset in zip(pair, (first, second), strict=True):
+        np.testing.assert_array_equal(data.condition.values[:, 0], dataset.labels == "a")
+    numbers = [labelled(np.linspace(0, scale, 50)) for scale in (1.0, 3.0)]
+    values = [data.condition.values for data in prepare_pair(*numbers, DataOptions(), LABELLED)]
+    np.testing.assert_allclose(np.concatenate(values).std(), 1.0, rtol=1e-5)
+    assert values[1].max() > 2 * values[0].max()
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (
+            ["a", "c"] * 20,
+            "`condition` must hold classes that occur in both .* 'c', which 'case'",
+        ),
+        ([1.0, 2.0] * 20, "`condition` must be text or a number in both"),
+    ],
+)
+def test_labels_of_one_set_only_are_refused(labels, says):
+    with pytest.raises(ValueError, match=says):
+        prepare_pair(labelled(["a", "b"] * 20), labelled(labels), DataOptions(), LABELLED)
+
+
+def test_a_file_of_labels_is_of_one_set(tmp_path):
+    np.save(tmp_path / "labels.npy", [0, 1] * 20)
+    condition = ConditionOptions(condition=str(tmp_path / "labels.npy"))
+    with pytest.raises(ValueError, match="`condition` must be 'labels' or the name of a column"):
+        prepare_pair(labelled([0, 1] * 20), labelled([0, 1] * 20), DataOptions(), condition)
+
+
+@pytest.mark.slow(reason="trains a network")
+def test_kl_of_densities_given_the_label(tmp_path):
+    """Equal shifts in both classes: KL = 1/2 for unit shifts, whatever the share of the classes.
+
+    Without labels it is another number, because the shares differ.
+    """
+    first = labelled(["a", "b"] * 1000, name="first")
+    second = labelled(["a", "a", "a", "b"] * 500, shift=1.0, seed=1, name="second")
+    asked = options(tmp_path / "out")
+    asked = dataclasses.replace(asked, condition=LabelOptions(condition="labels"))
+    record = information(first, second, asked)
+    for name in ("kl", "kl_reverse"):
+        error = float(record[f"{name}_stderr"].mean())
+        assert abs(float(record[name].mean()) - 0.5) < 4 * error + 0.05
+    assert "Labels: labels, 2 classes" in (tmp_path / "out" / "report.md").read_text()

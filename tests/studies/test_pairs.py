@@ -55,6 +55,27 @@ def test_columns_of_one_table_are_the_same_pair(files):
     assert study.names == ("a,b", "c,d")
 
 
+def test_a_table_with_text_and_missing_values(files):
+    words = np.where(X[:, 0] > 0, "up", "down")
+    rows = [f"{w};{a};{b}" for w, (a, b) in zip(words, X.tolist(), strict=True)]
+    rows[3] = "up;;1.5"
+    (files / "t.csv").write_text("\n".join(["word;a;b", *rows]).replace(".", ","))
+    kept = np.arange(200) != 3
+    asked = {"condition": "word", "drop_missing": True}
+    study = prepare_mutual_information(files / "t.csv", None, options(files / "out", **asked))
+    np.testing.assert_allclose(study.x, X[kept], rtol=1e-5)
+    assert study.y.tolist() == [int(word == "up") for word in words[kept]]
+    assert study.names == ("t", "word")
+    # Columns that are not asked for are not read.
+    asked = {"x": ("b",), "y": ("a",), "drop_missing": True}
+    study = prepare_mutual_information(files / "t.csv", None, options(files / "two", **asked))
+    np.testing.assert_allclose(study.x[:, 0], X[kept, 1], rtol=1e-5)
+    np.testing.assert_allclose(study.y[:, 0], X[kept, 0], rtol=1e-5)
+    asked = {"x": ("1",), "y": ("0",)}  # numbers of columns without names
+    study = prepare_mutual_information(files / "x.npy", None, options(files / "three", **asked))
+    np.testing.assert_array_equal(study.x[:, 0], X[:, 1])
+
+
 def test_labels_are_the_partner_of_a_data_set(tmp_path):
     study = prepare_mutual_information("digits", None, options(tmp_path / "out"))
     assert study.y.shape == (len(study.x),)
@@ -66,9 +87,13 @@ def test_labels_are_the_partner_of_a_data_set(tmp_path):
     [
         ("x.npy", "short.npy", {}, "`Y` must have one row for each of X, 200, got 100"),
         ("x.npy", None, {}, "`Y` must be a second file"),
-        ("t.csv", None, {"x": ("a",), "y": ("e",)}, "`columns` must be among a, b, c, d, got e"),
-        ("t.csv", None, {"x": ("a",)}, "`--x` and `--y` must both"),
-        ("x.npy", "y.npy", {"x": ("a",)}, "`--x` and `--y` must be left out"),
+        ("t.csv", None, {"x": ("a",), "y": ("e",)}, "`columns` must name columns .* got 'e'"),
+        ("t.csv", None, {"y": ("a",)}, "`--x` and `--y` must both"),
+        ("t.csv", None, {"x": ("a",)}, "`Y` must be a second file, .*--condition: t has no labels"),
+        ("t.csv", None, {"y": ("a",), "condition": "b"}, "`y` must be left out together"),
+        ("t.csv", None, {"condition": "e"}, "`labels` must name one column .* got 'e'"),
+        ("x.npy", "y.npy", {"x": ("a",)}, "`x` must be left out if X and Y are two files"),
+        ("x.npy", "y.npy", {"condition": "labels"}, "`condition` must be left out if X and Y"),
     ],
 )
 def test_invalid_requests_are_refused(files, first, second, pairs, says):

@@ -34,19 +34,24 @@ CUT = "cut_"
 
 def measure_cell(study: "StorageStudy", cell: "StorageCell", task: Task) -> Arrays:
     """Train the networks of a cell and measure them; the last axis of all results is the seed."""
-    rows = study.training_rows(cell.size)
+    rows, conditions = study.training_rows(cell.size), study.training_conditions(cell.size)
+    if conditions is not None:
+        conditions = np.tile(conditions, (len(rows) // len(conditions), 1))
     held_out = study.data.held_out.reshape(-1, *study.shape)
+    early = study.training.patience is not None
     fits = study.training.fit(
         task,
         study.make_model(rows),
         data=rows,
         steps=cell.steps,
         process=study.process,
-        holdout=held_out if study.training.patience is not None else None,
+        condition=conditions,
+        holdout=held_out if early else None,
+        holdout_condition=study.data.condition_held_out if early else None,
     )
     known = training_points(study.data, cell.size)
     per_seed = [
-        _measure_network(study, fits.member(i), rows, known, key)
+        _measure_network(study, fits.member(i), rows, conditions, known, key)
         for i, key in enumerate(study.training.keys(_ESTIMATES))
     ]
     found: Found = {name: np.stack([found[name] for found in per_seed]) for name in per_seed[0]}
@@ -58,15 +63,23 @@ def measure_cell(study: "StorageStudy", cell: "StorageCell", task: Task) -> Arra
 
 
 def _measure_network(
-    study: "StorageStudy", model: AbstractModel, rows: np.ndarray, known: np.ndarray, key: Key
+    study: "StorageStudy",
+    model: AbstractModel,
+    rows: np.ndarray,
+    conditions: np.ndarray | None,
+    known: np.ndarray,
+    key: Key,
 ) -> dict[str, Any]:
     """The entropies of one network, and how many of its samples are memorised."""
     entropy_key, train_key, sample_key = jax.random.split(key, 3)
     held_out = study.data.held_out.reshape(-1, *study.shape)
-    found = _entropy(study, model, "neural_entropy", held_out, entropy_key)
-    found |= _entropy(study, model, "neural_entropy_train", rows, train_key)
+    of_held_out, made_of = study.data.condition_held_out, None
+    found = _entropy(study, model, "neural_entropy", held_out, of_held_out, entropy_key)
+    found |= _entropy(study, model, "neural_entropy_train", rows, conditions, train_key)
     effort, dim = study.options.estimation, study.data.dim
-    made = generate(model, effort.samples, effort.sampling_steps, dim, sample_key)
+    if conditions is not None:
+        made_of = np.resize(conditions, (effort.samples, conditions.shape[1]))
+    made = generate(model, effort.samples, effort.sampling_steps, dim, sample_key, made_of)
     flat = np.asarray(made).reshape(effort.samples, -1)
     return found | _ratios(generated_points(study.data, flat), known, "")
 
@@ -74,15 +87,20 @@ def _measure_network(
 def _measure_data(study: "StorageStudy", known: np.ndarray) -> dict[str, Any]:
     """The ratios of held-out samples, and the exact entropy where it is known."""
     found = _ratios(held_out_points(study.data), known, "_null")
-    if study.data.distribution is not None:
+    if study.data.distribution is not None and study.data.condition is None:
         exact = ExactModel(study.data.distribution, study.process)
         key = jax.random.fold_in(jax.random.key(study.options.data.data_seed), _TRUTH)
-        found |= _entropy(study, exact, "total_entropy", study.data.held_out, key)
+        found |= _entropy(study, exact, "total_entropy", study.data.held_out, None, key)
     return found
 
 
 def _entropy(
-    study: "StorageStudy", model: AbstractModel, name: str, points: np.ndarray, key: Key
+    study: "StorageStudy",
+    model: AbstractModel,
+    name: str,
+    points: np.ndarray,
+    condition: np.ndarray | None,
+    key: Key,
 ) -> dict[str, float]:
     """An entropy, NaN if it is infinite; without a cut-off also that with the fallback cut-off."""
 
@@ -92,6 +110,7 @@ def _entropy(
                 model,
                 points,
                 key=key,
+                condition=condition,
                 num_evaluations=study.options.estimation.evaluations,
                 cutoff=cutoff.value,
             )

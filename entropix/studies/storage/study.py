@@ -19,6 +19,7 @@ from entropix.networks import UNet
 from entropix.studies.cells import Arrays, Task, stacked
 from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff
 from entropix.studies.data import PreparedData, data_attributes, prepare_data
+from entropix.studies.labels import given_labels
 from entropix.studies.options import StorageOptions
 from entropix.studies.record import Schema, assemble
 from entropix.studies.report import Report, Rows, Table, cells_text, mean_text
@@ -124,7 +125,7 @@ def prepare_storage(
     training = Training(
         seeds, t.batch_size, t.num_draws, t.learning_rate, t.checkpoint_every, t.patience
     )
-    data = prepare_data(source, options.data)
+    data = prepare_data(source, options.data, given_labels(options.condition))
     sizes = _sizes(t.sizes, data.num_train)
     if t.network == "unet" and (data.dataset.kind != "image" or data.projection is not None):
         raise ValueError(
@@ -143,6 +144,7 @@ def prepare_storage(
         configuration={
             "study": "storage",
             **dataclasses.asdict(options.data),
+            **({} if data.condition is None else dataclasses.asdict(options.condition)),
             "data_fingerprint": data.fingerprint,
             "process": options.process.process,
             **process_parameters(options.process),
@@ -264,16 +266,31 @@ class StorageStudy(AbstractStudy):
             rows = data.projection.forward(rows)
         return np.asarray(data.standardisation.forward(rows)).reshape(-1, *self.shape)
 
+    def training_conditions(self, size: int) -> np.ndarray | None:
+        """The conditions of the first `size` training samples, shape (size, C); None without."""
+        condition = self.data.condition
+        return None if condition is None else condition.values[self.data.order[1][:size]]
+
     def make_model(self, rows: np.ndarray) -> Callable[[Key], EntropyMatching]:
         """The function from a key to a model that knows no more of the data than `rows`."""
+        dim = None if self.data.condition is None else self.data.condition.dim
         if self.options.training.network == "mlp":
-            return mlp_model(rows, self.process, self.options.training.widths)
+            widths = self.options.training.widths
+            return mlp_model(rows, self.process, widths, condition_dim=dim)
         scaling = GaussianScaling.from_data(rows, self.process)
-        return lambda key: EntropyMatching(UNet(self.shape, key=key), self.process, scaling)
+
+        def make(key: Key) -> EntropyMatching:
+            return EntropyMatching(
+                UNet(self.shape, key=key, condition_dim=dim), self.process, scaling
+            )
+
+        return make
 
     def attributes(self) -> dict[str, Any]:
         options, t, data = self.options, self.options.training, data_attributes(self.data)
         network = "U-Net" if t.network == "unet" else widths_text(t.widths)
+        condition = self.data.condition
+        labels = {} if condition is None else {"condition_text": condition.text}
         stopping = ""
         if t.patience is not None:
             stopping = (
@@ -283,6 +300,7 @@ class StorageStudy(AbstractStudy):
         return {
             "title": f"entropix storage: {data['name']}",
             **data,
+            **labels,
             "coordinates_text": f"{data['coordinates_text']}; the same for all N",
             "process": options.process.process,
             "process_text": process_text(options.process),
@@ -402,6 +420,7 @@ def storage_report(record: "xarray.Dataset") -> Report:
     spread = "one standard error of the mean over seeds" if record.sizes["seed"] > 1 else "unknown"
     facts = [
         f"Data: {a['data_text']}; {a['num_held_out']} held out",
+        *([f"Labels: {a['condition_text']}"] if "condition_text" in a else []),
         f"Coordinates: {a['coordinates_text']}",
         f"Process: {a['process_text']}",
         f"Training: {a['training_text']}",
@@ -424,5 +443,10 @@ def storage_report(record: "xarray.Dataset") -> Report:
         "memorised is the share with r < 1/3 (arXiv 2310.02664). Held-out samples, which cannot "
         "have been memorised, give the values to compare with",
     ]
+    if "condition_text" in a:
+        notes.append(
+            "Entropies are those of densities given the label, averaged over the labels. For "
+            "small N some labels may be missing in the training samples"
+        )
     tables = [Table(_rows(record))]
     return Report(record, f"storage: {a['name']}", facts, tables, _findings(record), notes)

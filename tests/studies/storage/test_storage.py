@@ -1,5 +1,6 @@
 """Storage: what networks are trained on, the record of small studies, and what is refused."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 import xarray
 
 from entropix.cli import main
-from entropix.studies import DataOptions, OutputOptions, ProcessOptions
+from entropix.studies import DataOptions, LabelOptions, OutputOptions, ProcessOptions
 from entropix.studies.record import definition
 from entropix.studies.storage import (
     StorageEstimation,
@@ -44,6 +45,30 @@ def test_all_sizes_are_seen_equally_and_in_fresh_noise(tmp_path):
     assert len(np.unique(least, axis=0)) == len(least)
     # The samples of a smaller set are part of every larger one.
     np.testing.assert_array_equal(largest[:16], least[:16])
+
+
+def test_networks_are_given_labels(tmp_path):
+    asked = options(tmp_path / "out")
+    asked = dataclasses.replace(asked, condition=LabelOptions(condition="labels"))
+    study = prepare_storage("digits", asked)
+    labels = study.data.dataset.labels[study.data.order[1][:16]]
+    np.testing.assert_array_equal(study.training_conditions(16).argmax(axis=1), labels)
+    rows = study.training_rows(16)
+    model = study.make_model(rows)(jax.random.key(0))
+    one = jax.ShapeDtypeStruct((10,), jnp.float32)
+    field = jax.eval_shape(model.entropy_field, jnp.asarray(0.5), jnp.asarray(rows[0]), one)
+    assert field.shape == (64,)
+    assert study.attributes()["condition_text"].startswith("labels, 10 classes")
+
+
+@pytest.mark.slow(reason="trains networks")
+def test_entropies_given_labels(tmp_path):
+    asked = options(tmp_path / "out", training={"sizes": (80,), "patience": 6})
+    asked = dataclasses.replace(asked, condition=LabelOptions(condition="labels"))
+    record = storage("mixture3", asked)
+    assert np.isfinite(record["neural_entropy"]).all()
+    assert "total_entropy" not in record  # known for the mixture only
+    assert "Labels: labels, 5 classes" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_default_sizes_are_doublings_and_nearly_all(tmp_path):
