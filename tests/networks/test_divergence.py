@@ -42,6 +42,7 @@ def make(kind, name):
         dim, width, depth, condition = RESIDUAL[name]
         make = eqx.filter_jit(ResidualMLP)
         options = {"width": width, "depth": depth, "num_features": 4}
+        options["scale"] = jnp.linspace(0.5, 2.0, dim)
     return filled(make(dim, key=jax.random.key(0), condition_dim=condition, **options)), condition
 
 
