@@ -332,7 +332,8 @@ def test_digits_with_the_defaults(capsys):
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_labels_of_digits(capsys, shuffled):
     """Between 1.8 nats and H(label) = ln 10; nothing if the labels are dealt out at random."""
-    words = ["--steps", "2000", "--evaluations", "8192", "--samples", "64", "--no-plots"]
+    words = ["--widths", "256", "256", "--steps", "1500", "--evaluations", "8192"]
+    words += ["--samples", "64", "--no-plots"]
     control = ["--quiet", *(["--shuffle-labels"] if shuffled else [])]
     code, _, _ = run(capsys, "measure", "digits", "--condition", "labels", *words, *control)
     assert code == 0
@@ -345,5 +346,5 @@ def test_labels_of_digits(capsys, shuffled):
         if shuffled:
             assert abs(value) < max(4 * error, 0.1)
         else:
-            assert 1.8 < value < np.log(10)
-        assert 70 < float(record["neural_entropy"][0]) < 120
+            assert 1.8 < value < np.log(10) + 3 * error
+        assert 60 < float(record["neural_entropy"][0]) < 120
