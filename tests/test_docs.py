@@ -29,7 +29,7 @@ def test_every_public_name_is_documented_once():
     documented = [path.rpartition(".")[2] for path in paths]
     public = {
         name: value
-        for name, value in vars(entropix).items()
+        for name, value in ((name, getattr(entropix, name)) for name in dir(entropix))
         if not name.startswith("_") and not isinstance(value, types.ModuleType)
     }
     missing = public.keys() - set(documented)

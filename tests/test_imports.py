@@ -67,6 +67,39 @@ def test_import_creates_no_arrays(fresh_import):
     assert not fresh_import["backend"]
 
 
+def test_a_name_imports_what_it_needs():
+    program = (
+        "import sys, entropix as ex\n"
+        "print(sum(m.startswith('entropix') for m in sys.modules), end=' ')\n"
+        "ex.fit, ex.neural_entropy, ex.entropy.entropy_rates\n"
+        "late = {'information', 'optimise', 'transport', 'studies', 'cli'}\n"
+        "print(sorted(m for m in late if f'entropix.{m}' in sys.modules), end=' ')\n"
+        "from entropix import *\n"
+        "print(wasserstein is ex.transport.wasserstein, KineticAction is ex.KineticAction)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(entropix.__file__).parent.parent)}
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
+    assert run.stdout.split() == ["1", "[]", "True", "True"]
+
+
+def test_names_for_type_checkers_are_those_at_run_time():
+    tree = ast.parse(pathlib.Path(entropix.__file__).read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    checked = {
+        alias.name: str(node.module)
+        for node in imports
+        for alias in node.names
+        if (node.module or "").startswith("entropix")
+    }
+    assert sorted(checked) == dir(entropix) == sorted(entropix.__all__)
+    for name, module in checked.items():
+        assert getattr(entropix, name) is getattr(sys.modules[module], name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        entropix.nothing  # noqa: B018
+
+
 def test_version_is_the_metadata():
     try:
         installed = importlib.metadata.version(DISTRIBUTION)

@@ -239,7 +239,7 @@ def test_the_table_is_complete():
     others |= {"schedule_cost", "unbiased_w2_bound", "from_diffusers"}
     others |= {"describe"}  # data as a Dataset takes them, in their own precision
     known = {function.__name__ for function, *_ in entries()}
-    packages = [ex, *(value for value in vars(ex).values() if inspect.ismodule(value))]
+    packages = [ex, *(getattr(ex, name) for name in dir(ex) if inspect.ismodule(getattr(ex, name)))]
     missing = []
     for package in packages:
         for name, value in vars(package).items():

@@ -80,7 +80,7 @@ def describe(path, value):
 def public(module):
     return {
         name: value
-        for name, value in sorted(vars(module).items())
+        for name, value in ((name, getattr(module, name)) for name in sorted(dir(module)))
         if not name.startswith("_") and not isinstance(value, types.ModuleType)
     }
 
@@ -89,7 +89,7 @@ def current():
     """The flat names first, then what each subpackage has besides them."""
     flat = public(entropix)
     lines = [line for name, value in flat.items() for line in describe(name, value)]
-    for name, module in sorted(vars(entropix).items()):
+    for name, module in ((name, getattr(entropix, name)) for name in dir(entropix)):
         if isinstance(module, types.ModuleType) and module.__name__ == f"entropix.{name}":
             if name.startswith("_") or name in ("cli", "studies"):  # once they were imported
                 continue

@@ -26,7 +26,6 @@ import shlex
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import ndtri
 
 from entropix._core.arrays import DataLike
 from entropix._core.formatting import listed
@@ -191,6 +190,8 @@ def describe(data: Dataset | DataLike) -> Description:
         >>> found.discrete, found.steps, found.has_density
         (array([False,  True]), array([0., 1.]), False)
     """  # noqa: E501
+    from scipy.special import ndtri  # slow to import
+
     if not isinstance(data, Dataset):
         data = Dataset.from_array(data, kind="points")
     points = data.points.astype(np.float64)

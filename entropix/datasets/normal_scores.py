@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy.special import ndtri
 
 from entropix._core.arrays import DataLike, as_float
 from entropix._core.checks import finite, is_concrete
@@ -196,6 +195,8 @@ def _knots(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values, counts = np.unique(column, return_counts=True)
     n = len(column)
     ranks = np.cumsum(counts) - counts / 2  # the samples below, half of the ties counted
+    from scipy.special import ndtri  # slow to import
+
     bulk = int(np.ceil(np.sqrt(n)))
     tail = 4 * 2 ** np.arange(max(1, int(np.log2(max(bulk / 4, 1)))))
     wanted = np.concatenate([tail, np.arange(bulk, n - bulk, bulk), n - tail])

@@ -13,7 +13,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
-from scipy.special import ndtri, stdtrit
 
 from entropix._core.arrays import Key, inner
 from entropix._core.checks import choice, positive_integer
@@ -134,6 +133,8 @@ class Divergence(eqx.Module):
 
 def stderr_of_probes(gains: Float[Array, "n probes"], share: float) -> Float[Array, " n"]:
     """Standard errors of means over probes, of which a `share` of the variance is left."""
+    from scipy.special import ndtri, stdtrit  # slow to import
+
     gains = jax.lax.stop_gradient(gains)
     samples, probes = gains.shape
     own = jnp.var(gains, axis=1, ddof=1)
