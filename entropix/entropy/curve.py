@@ -186,7 +186,7 @@ def entropy_curve(
     data = samples(data)
     check_example_shape(model, data, "data")
     if per_coordinate is not False or per_sample:
-        by = None if per_coordinate is False else Partition.of(per_coordinate, data[0])
+        by = Partition.of(per_coordinate, data[0])
         return integrate_parts(
             EntropyProduction(model, by),
             data,

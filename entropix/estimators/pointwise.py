@@ -163,8 +163,8 @@ def integrate_parts(
         divergence: as for `integrate`.
         partition: how the functional divides the field of its models into the parts, if it does.
             The control variate of the functional is then divided as well, and so is the bound on
-            what lies beyond the range of the models. None where the parts are others, which have
-            no control variate, or where there is one part.
+            what lies beyond the range of the models. None where the parts are others: no control
+            variate is used, and each part may hold all of the bound.
 
     Returns:
         A `PointwiseCurve`, in the units of the functional.
@@ -370,8 +370,9 @@ def _divide(
     evaluator = _Evaluator(functional, data, condition, axis, proposal, edges, key, None)
     parts = evaluator.shape
     variate = Summed(functional).control
-    if variate is not None and (partition is not None or parts == ()):
-        control = _Control.of(variate, process, reference, partition, per_sample)
+    if variate is not None and partition is not None:
+        turn = partition.turn(reference.basis)
+        control = _Control(variate, process, reference, partition, turn, per_sample)
         evaluator = eqx.tree_at(
             lambda e: e.control, evaluator, control, is_leaf=lambda leaf: leaf is None
         )
@@ -430,28 +431,13 @@ class _Control(eqx.Module):
     variate: AbstractControlVariate
     process: AbstractGaussianProcess
     reference: GaussianReference
-    turn: Float[Array, "coefficients dim"] | None
-    partition: Partition | None
+    partition: Partition
+    turn: Float[Array, "coefficients dim"]
     per_sample: bool = eqx.field(static=True)
 
-    @classmethod
-    def of(
-        cls,
-        variate: AbstractControlVariate,
-        process: AbstractGaussianProcess,
-        reference: GaussianReference,
-        partition: Partition | None,
-        per_sample: bool,
-    ) -> "_Control":
-        """A control variate of a functional of `process`, in the basis of the parts."""
-        turn = None if partition is None else partition.turn(reference.basis)
-        return cls(variate, process, reference, turn, partition, per_sample)
-
     def _turned(self, vector: Array, power: int = 1) -> Array:
-        return vector if self.turn is None else self.turn**power @ vector
-
-    def _parts(self, squares: Array) -> Array:
-        return jnp.sum(squares) if self.partition is None else self.partition.group(squares)
+        """From the eigenbasis to that of the parts; with a power of 2, of variances."""
+        return self.turn**power @ vector
 
     def __call__(self, s: Array, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
         """What has no mean for the sample x; and the mean for it less that of the population."""
@@ -463,12 +449,12 @@ class _Control(eqx.Module):
         scaled = slope * process.scale(s)
         chance = self._turned((noise + slope * process.std(s)) ** 2, 2)
         own = self._turned(constant + scaled * reference.rotate(x)) ** 2
-        fluctuation = self._parts(at**2 - own - chance)
+        fluctuation = self.partition.group(at**2 - own - chance)
         if self.per_sample:
             return fluctuation, jnp.zeros_like(fluctuation)
         mean = self._turned(constant + scaled * reference.mean) ** 2
         spread = self._turned(scaled**2 * reference.variances, 2)
-        return fluctuation, self._parts(own - mean - spread)
+        return fluctuation, self.partition.group(own - mean - spread)
 
 
 class _Evaluator(eqx.Module):

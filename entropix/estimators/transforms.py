@@ -41,10 +41,10 @@ class Partition(eqx.Module):
 
     @classmethod
     def of(cls, transform: bool | Callable, example: Float[Array, "*shape"]) -> "Partition":
-        """The partition by coordinates (True), or by an orthogonal transform of one example.
+        """The partition by coordinates (True), into one part (False), or by a transform.
 
         Args:
-            transform: True, or the transform.
+            transform: True, False, or an orthogonal transform of one example.
             example: an array of the shape and the dtype of one example.
 
         Raises:
@@ -52,6 +52,8 @@ class Partition(eqx.Module):
         """
         if transform is True:
             return cls(None, None, example.shape)
+        if transform is False:
+            return cls(None, jnp.zeros(example.size, int), ())
         if not callable(transform):
             raise ValueError(
                 "`per_coordinate` must be True, False or an orthogonal transform of one example, "
@@ -97,7 +99,7 @@ class Partition(eqx.Module):
     def group(self, values: Float[Array, " dim"]) -> Float[Array, "..."]:
         """The parts, of shape `self.shape`, of values for each coefficient."""
         if self.bands is not None:
-            values = jax.ops.segment_sum(values, self.bands, self.shape[0])
+            values = jax.ops.segment_sum(values, self.bands, math.prod(self.shape))
         return values.reshape(self.shape)
 
 

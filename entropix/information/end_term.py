@@ -74,7 +74,7 @@ def divided_or_whole(
     if per_coordinate is False and not per_sample:
         return with_end_term(in_form(pair, form), data, **options)
     data = samples(data)
-    by = None if per_coordinate is False else Partition.of(per_coordinate, data[0])
+    by = Partition.of(per_coordinate, data[0])
     return parts_with_end_term(
         in_form(pair, form, by), data, per_sample=per_sample, num_times=num_times, **options
     )

@@ -23,7 +23,7 @@ def from_diffusers(
     folder: str | os.PathLike[str],
     *,
     condition: ArrayLike | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     precision: str | None = None,
 ) -> AbstractModel:
     r"""The network of a `diffusers` pipeline on disk, with the noise levels of its scheduler.
@@ -39,7 +39,7 @@ def from_diffusers(
             all samples: the embedding of a prompt, or of the empty one. None for networks with
             class labels, which are the `condition` of the estimators (integers), and for
             unconditional ones.
-        batch_size: how many examples the network is given at a time.
+        batch_size: how many examples the network is given at a time, see `TorchFunction`.
         precision: of matrix products and convolutions, "bfloat16" or "float16", see
             `TorchFunction`; None for that of the weights.
 

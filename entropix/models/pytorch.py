@@ -1,11 +1,14 @@
 """PyTorch modules as functions of JAX: evaluation on the host, batch by batch.
 
 A call leaves the compiled program, so it costs a copy of its inputs and outputs; the module itself
-runs as fast as in PyTorch. Derivatives with respect to the state, the level and a condition are
-those of PyTorch, in both directions and of any order. The parameters are constants.
+runs as fast as in PyTorch. Small networks need large batches for that: with few operations each,
+the hand-over between the threads of both libraries takes as long as they do. Derivatives with
+respect to the state, the level and a condition are those of PyTorch, in both directions and of any
+order. The parameters are constants.
 """
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +23,9 @@ from entropix.models.torch_call import call_torch, torch_module
 
 
 PRECISIONS = ("bfloat16", "float16")
+# A batch whose largest intermediate tensor is of this many bytes, within these numbers of examples.
+_BYTES, _BYTES_ELSEWHERE = 2**24, 2**28  # on the CPU, and on other devices
+_FEWEST, _MOST = 16, 4096
 
 
 class TorchFunction(eqx.Module):
@@ -34,7 +40,8 @@ class TorchFunction(eqx.Module):
             with tensors of shape (n, *shape), (n,) and (n, ...). An output with a `.sample` (those
             of diffusers) is unwrapped, and so is a tuple, of which the first entry is taken.
             Further channels (a learned variance) are ignored.
-        batch_size: how many examples are handed over at a time, at most.
+        batch_size: how many examples are handed over at a time, at most. None: 16 to 4096, so that
+            the largest output of its submodules takes about 16 MiB on the CPU, 256 MiB elsewhere.
         call: None, or a function `call(module, states, levels, condition)` for modules with other
             arguments.
         precision: dtype of matrix products and convolutions, "bfloat16" or "float16", by PyTorch's
@@ -46,7 +53,7 @@ class TorchFunction(eqx.Module):
     """
 
     module: Any = eqx.field(static=True)
-    batch_size: int = eqx.field(static=True)
+    batch_size: int | None = eqx.field(static=True)
     call: Callable | None = eqx.field(static=True)
     precision: str | None = eqx.field(static=True)
 
@@ -54,14 +61,16 @@ class TorchFunction(eqx.Module):
         self,
         module: Any,
         *,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         call: Callable | None = None,
         precision: str | None = None,
     ):
         if not isinstance(module, torch_module().nn.Module):
             raise ValueError(f"`module` must be a torch.nn.Module, got {type(module).__name__}.")
         self.module = module.eval()
-        self.batch_size = positive_integer(batch_size, "batch_size")
+        self.batch_size = batch_size
+        if batch_size is not None:
+            self.batch_size = positive_integer(batch_size, "batch_size")
         self.call = call
         self.precision = None if precision is None else choice(precision, "precision", PRECISIONS)
 
@@ -73,7 +82,10 @@ class TorchFunction(eqx.Module):
         args = [jnp.asarray(leaf) for leaf in (state, level, *leaves)]
         function = _Evaluation(self.module, self.call, self.precision, structure)
         result = jax.ShapeDtypeStruct(state.shape, state.dtype)
-        return call_torch(function, args, [result], self.batch_size)[0]
+        batch_size = self.batch_size
+        if batch_size is None:
+            batch_size = _fitting(function, tuple((a.shape, a.dtype.name) for a in args))
+        return call_torch(function, args, [result], batch_size)[0]
 
     @property
     def fingerprint(self) -> str:
@@ -122,3 +134,29 @@ class _Evaluation:
                 f"got {tuple(out.shape)}."
             )
         return (out.to(states.device, states.dtype),)
+
+
+@functools.lru_cache(maxsize=64)
+def _fitting(function: _Evaluation, args: tuple[tuple[tuple[int, ...], str], ...]) -> int:
+    """The size of a batch, from the sizes of all outputs of the submodules for one example."""
+    torch = torch_module()
+    module, largest = function.module, 1
+
+    def note(_: Any, __: Any, out: Any) -> None:
+        nonlocal largest
+        for leaf in jax.tree.leaves(getattr(out, "sample", out)):
+            if isinstance(leaf, torch.Tensor):
+                largest = max(largest, leaf.nbytes)
+
+    hooks = [part.register_forward_hook(note) for part in module.modules()]
+    examples = [torch.ones((1, *shape), dtype=getattr(torch, dtype)) for shape, dtype in args]
+    try:
+        with torch.no_grad():
+            # Numbers of classes are zero: there may be one.
+            function(*(e if e.is_floating_point() else 0 * e for e in examples))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    elsewhere = any(p.device.type != "cpu" for p in module.parameters())
+    fits = (_BYTES_ELSEWHERE if elsewhere else _BYTES) // largest
+    return 1 << (min(max(fits, _FEWEST), _MOST).bit_length() - 1)

@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 
 import entropix as ex
-from entropix.estimators import GaussianReference
-from entropix.estimators.noise_end import with_noise_end
+from entropix.estimators import (
+    GaussianReference,
+    Partition,
+    noise_end_of_parts,
+    with_noise_end,
+)
 
 
 GAUSSIAN = ex.Gaussian([1.0, 0.0], [[2.0, 0.5], [0.5, 1.0]])
 MIXTURE = ex.GaussianMixture([0.5, 0.5], [[-1.5, 0.3], [1.5, 0.3]], np.full((2, 2), 0.3))
 KEY = jax.random.key(0)
+TURN = np.array([[0.8, -0.6], [0.6, 0.8]])
 
 
 def known_above(log_snr, distribution, process):
@@ -84,3 +89,56 @@ def test_nothing_is_stated_where_the_range_is_not_left():
     assert moved.largest_noise is not None
     assert np.isposinf(float(moved.largest_noise))
     assert "known" not in str(moved)
+
+
+@pytest.mark.slow(reason="a program for each case")
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("transform", [True, lambda y: y @ TURN], ids=["columns", "turned"])
+@pytest.mark.parametrize("distribution", [GAUSSIAN, MIXTURE], ids=["Gaussian", "mixture"])
+def test_the_allowance_covers_the_error_of_each_part(distribution, transform, per_sample, x64):
+    """The same evaluations with all of the denoiser, and with what is known of it."""
+    data, process = distribution.sample(100, key=KEY), ex.RectifiedFlow()
+    known, exact = known_above(-3.0, distribution, process), ex.ExactModel(distribution, process)
+    options = {"key": KEY, "num_evaluations": 4096, "num_times": 9, "cutoff": 0.01}
+    options |= {"per_coordinate": transform, "per_sample": per_sample}
+    truth = ex.entropy_curve(exact, data, **options)
+    found = ex.entropy_curve(known, data, proposal=truth.proposal, **options)
+    partition = Partition.of(transform, data[0])
+    each = {"partition": partition, "samples": data if per_sample else None}
+    reference = GaussianReference.from_data(data)
+    bound = noise_end_of_parts(known, process, reference, **each)
+    off = np.abs(found.value - truth.value)
+    # A sample has a few evaluations there: chance is left.
+    assert np.all(off < bound + 0.25 * found.mc_stderr)
+    assert np.mean(off) < np.mean(bound)
+    assert np.all(found.stderr >= np.hypot(bound, found.mc_stderr) * (1 - 1e-6))
+    for k in (0, 5, 7):  # all below one log-SNR
+        off = np.abs(found.intervals[k:].sum(0) - truth.intervals[k:].sum(0))
+        some = noise_end_of_parts(known, process, reference, start=found.log_snr[k], **each)
+        assert np.all(off < some + 0.25 * found.mc_stderr)
+        assert np.all(found.intervals_stderr[k] >= some * (1 - 1e-6))
+    if not per_sample:  # the parts are no worse than the whole
+        assert np.sum(bound) < 2 * noise_end_of_parts(known, process, reference)
+
+
+@pytest.mark.slow(reason="two programs for each method")
+@pytest.mark.parametrize("transform", [False, True], ids=["whole", "columns"])
+@pytest.mark.parametrize("distribution", [GAUSSIAN, MIXTURE], ids=["Gaussian", "mixture"])
+def test_the_allowance_covers_the_error_of_a_log_density(distribution, transform, x64):
+    data, process = distribution.sample(200, key=KEY), ex.RectifiedFlow()
+    known, exact = known_above(-3.0, distribution, process), ex.ExactModel(distribution, process)
+    options = {"key": KEY, "cutoff": 0.01, "per_coordinate": transform}
+    options["method"] = ex.density.DenoisingError()
+    truth, found = (ex.log_prob(model, data, **options) for model in (exact, known))
+    bound = noise_end_of_parts(
+        known,
+        process,
+        GaussianReference.from_data(data),
+        partition=Partition.of(transform, data[0]),
+        samples=data,
+        residual=True,
+    )
+    off = np.abs(found.value - truth.value)
+    assert np.all(off < bound + 0.1 * truth.stderr)
+    assert np.all(found.stderr >= bound)
+    assert np.mean(bound) < 0.5

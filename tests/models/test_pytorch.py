@@ -144,6 +144,22 @@ def test_conditions_precision_and_batches():
     assert 0 < np.max(np.abs(rough - expected)) < 0.03
 
 
+def test_small_networks_have_large_batches():
+    """A batch whose largest tensor has 16 MiB: 2^22 numbers."""
+    sizes = {}
+    for width in (8, 2**14, 2**20):
+        module = torch.nn.Sequential(torch.nn.Linear(DIM, width), torch.nn.Linear(width, DIM))
+        seen = sizes[width] = []
+        module.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(len(args[0])))
+        function = ex.models.TorchFunction(module, call=lambda m, x, t, c: m(x))
+        states, levels = jnp.zeros((300, DIM)), jnp.ones(300)
+        jax.block_until_ready(jax.vmap(function)(states, levels))
+    # One example that the size is found with, then all of them.
+    assert sizes[8] == [1, 300]
+    assert sizes[2**14] == [1, 256, 44]
+    assert sizes[2**20] == [1, *18 * [16], 12]
+
+
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
     """A small pipeline with random weights, on disk."""
