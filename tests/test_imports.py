@@ -24,6 +24,7 @@ LATE = {
     "jaxopt",
     "matplotlib",
     "orbax",
+    "ot",
     "ott",
     "pandas",
     "pyarrow",

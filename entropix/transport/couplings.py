@@ -1,9 +1,10 @@
 r"""Optimal couplings of two samples with equal weights.
 
 In one dimension the sorted samples are coupled in order, for every cost $|x - y|^p$, $p \ge 1$. In
-more dimensions and for equal sizes the optimal coupling is a permutation, found on the host by
-`scipy.optimize.linear_sum_assignment`. A coupling is piecewise constant in the points, so that the
-cost may be differentiated with the coupling held fixed (the envelope theorem).
+more dimensions the optimal coupling has at most n + m - 1 entries, and is a permutation for equal
+sizes; it is found on the host by the network simplex method of POT (Bonneel et al., ACM Trans.
+Graph. 30, 158 (2011); Flamary et al., JMLR 22, 78 (2021)). A coupling is piecewise constant in the
+points, so that the cost may be differentiated with the coupling held fixed (the envelope theorem).
 
 The dual potentials $u_i + v_j \le c_{ij}$, with equality along the coupling, say how the optimal
 cost $c^* = \frac1n\sum u_i + \frac1n\sum v_j$ varies from sample to sample: its variance is
@@ -12,6 +13,9 @@ of the points on $c^*$, and give its standard error.
 """
 
 import functools
+import math
+import os
+import sys
 from typing import Any
 
 import equinox as eqx
@@ -36,6 +40,25 @@ class Coupling(eqx.Module):
     partner: Int[Array, "*seeds n"]
     u: Float[Array, "*seeds n"]
     v: Float[Array, "*seeds n"]
+
+
+class Plan(eqx.Module):
+    """Optimal coupling of samples of any sizes, and its dual potentials.
+
+    Attributes:
+        rows: indices of coupled points of the first sample.
+        columns: and of the second.
+        weights: their shares of the whole; zero for entries that the plan does not need.
+        u: potential of the first sample, in units of the mean cost, which need not be
+            representable.
+        v: potential of the second sample.
+    """
+
+    rows: Int[Array, "*seeds entries"]
+    columns: Int[Array, "*seeds entries"]
+    weights: Float[Array, "*seeds entries"]
+    u: Float[Array, "*seeds n"]
+    v: Float[Array, "*seeds m"]
 
 
 def distances_of(x: Float[Array, "*n dim"], y: Float[Array, "*n dim"]) -> Float[Array, "*n"]:
@@ -136,29 +159,38 @@ def assignment(x: Float[Array, "n dim"], y: Float[Array, "n dim"], p: float) -> 
 
     Under `jit`, `vmap` or differentiation the host is called back.
     """
-    coupling = relative_assignment(x, y, p)
+    plan = optimal_plan(x, y, p)
     x, y = jax.lax.stop_gradient((x, y))
-    cost = jnp.mean(costs_of(x, y[coupling.partner], p))
-    return Coupling(coupling.partner, cost * coupling.u, cost * coupling.v)
+    partner = jnp.zeros_like(plan.columns).at[plan.rows].set(plan.columns)
+    cost = jnp.mean(costs_of(x, y[partner], p))
+    return Coupling(partner, cost * plan.u, cost * plan.v)
 
 
-def relative_assignment(x: Float[Array, "n dim"], y: Float[Array, "n dim"], p: float) -> Coupling:
-    """`assignment` with potentials in units of the mean cost, which need not be representable."""
+def optimal_plan(x: Float[Array, "n dim"], y: Float[Array, "m dim"], p: float) -> Plan:
+    r"""The optimal plan for the cost $\|x - y\|^p$, computed on the host in float64.
+
+    Under `jit`, `vmap` or differentiation the host is called back.
+    """
     x, y = jax.lax.stop_gradient((x, y))
-    count, dtype = x.shape[0], x.dtype
+    n, m, dtype = x.shape[0], y.shape[0], x.dtype
 
     def host(x: Any, y: Any) -> Any:
-        partner, u, v = _assign(np.asarray(x, np.float64), np.asarray(y, np.float64), p)
-        return partner.astype(np.int32), *on_device(u), *on_device(v)
+        masses = np.ones(n, int), np.ones(m, int)
+        entries, *rest = solve(np.asarray(x, np.float64), np.asarray(y, np.float64), p, *masses)
+        return entries, *(part for value in rest for part in on_device(value))
 
     if is_concrete((x, y)):
         found = host(x, y)
     else:
-        potential = jax.ShapeDtypeStruct((count,), jnp.float32)
-        shapes = (jax.ShapeDtypeStruct((count,), jnp.int32), *(potential,) * 4)
-        found = jax.pure_callback(host, shapes, x, y, vmap_method="sequential")
-    partner, u, du, v, dv = (jnp.asarray(part) for part in found)
-    return Coupling(partner, u.astype(dtype) + du.astype(dtype), v.astype(dtype) + dv.astype(dtype))
+        count = n if n == m else n + m - 1
+        sizes = (count, count, n, n, m, m)
+        shapes = tuple(jax.ShapeDtypeStruct((size,), jnp.float32) for size in sizes)
+        entries = jax.ShapeDtypeStruct((2, count), jnp.int32)
+        found = jax.pure_callback(host, (entries, *shapes), x, y, vmap_method="sequential")
+    entries, *parts = (jnp.asarray(part) for part in found)
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    weights, u, v = (high.astype(dtype) + low.astype(dtype) for high, low in pairs)
+    return Plan(entries[0], entries[1], weights, u, v)
 
 
 def on_device(value: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -173,11 +205,22 @@ def on_device(value: Any) -> tuple[np.ndarray, np.ndarray]:
     return high, np.where(np.isfinite(high), low, np.float32(0))
 
 
-def _assign(x: np.ndarray, y: np.ndarray, p: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    from scipy.optimize import linear_sum_assignment
+def solve(
+    x: np.ndarray, y: np.ndarray, p: float, of_x: np.ndarray, of_y: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The optimal plan of points that stand for given numbers of samples, on the host.
+
+    Returns:
+        The entries of the plan, n + m - 1 or n of them; their weights; and the potentials, in units
+        of the mean cost.
+    """
     from scipy.spatial.distance import cdist
 
-    count = len(x)
+    # Masses are integers, whose sums and differences are exact.
+    n, m = int(np.sum(of_x)), int(np.sum(of_y))
+    common = math.gcd(n, m)
+    masses = of_x * float(m // common), of_y * float(n // common)
+    total = float(n * (m // common))
     size = max(np.max(np.abs(x)), np.max(np.abs(y))) or 1.0
     x, y = x / size, y / size
     origin = x[0].copy()
@@ -186,36 +229,59 @@ def _assign(x: np.ndarray, y: np.ndarray, p: float) -> tuple[np.ndarray, np.ndar
     if p == 2:  # a shift of either sample changes no coupling: far ones lose no digits
         a, b = np.mean(x, axis=0), np.mean(y, axis=0)
         x, y, shift = x - a, y - b, a - b
-    distance = cdist(x, y)
-    bound = np.max(distance) or 1.0
+    bound = None
     while True:
+        cost = cdist(x, y)  # the one matrix that is held
+        bound = bound or np.max(cost) or 1.0
         # Costs above one cannot be part of the optimum, as its total is at most one from the
         # second pass on: they need no more than to be larger.
-        cost = np.minimum(distance / bound, 2 ** (1 / p)) ** p
-        _, partner = linear_sum_assignment(cost)
-        reach = count ** (1 / p) * np.max(distance[np.arange(count), partner])
+        cost /= bound
+        np.minimum(cost, 2 ** (1 / p), out=cost)
+        np.power(cost, p, out=cost)
+        rows, columns, flows, u, v = _network_simplex(*masses, cost)
+        reach = total ** (1 / p) * np.max(np.linalg.norm(x[rows] - y[columns], axis=1))
         if not 0 < 4 * reach < bound:
             break
-        # All matched costs are small against the largest, and were compared to its rounding.
+        # All coupled costs are small against the largest, and were compared to its rounding.
         bound = reach
-    matched = cost[:, partner]  # column j: the cost of j's partner
-    own = np.diagonal(matched).copy()
-    # u_i - u_j <= c(i, partner of j) - c(j, partner of j): shortest paths, by Bellman and Ford.
-    matched -= own
-    u = np.zeros(count)
-    for _ in range(count):
-        shorter = np.min(matched + u, axis=1)
-        done = np.all(shorter >= u - 1e-12 * (1 + np.abs(u)))
-        u = np.minimum(u, shorter)
-        if done:
-            break
-    v = np.empty_like(u)
-    v[partner] = own - u
     shift = shift / bound
     u += 2 * (x / bound) @ shift + shift @ shift
     v -= 2 * (y / bound) @ shift
-    total = np.mean(u) + np.mean(v)
-    return (partner, u / total, v / total) if total > 0 else (partner, 0 * u, 0 * v)
+    cost = (masses[0] @ u + masses[1] @ v) / total
+    if cost > 0:
+        u, v = u / cost, v / cost
+    else:
+        u, v = 0 * u, 0 * v
+    # One shape for all plans: the last entry is repeated, without a weight.
+    permuted = len(x) == len(y) and np.all(of_x == 1) and np.all(of_y == 1)
+    missing = 0 if permuted else len(x) + len(y) - 1 - len(rows)
+    entries = np.pad(np.stack([rows, columns]), ((0, 0), (0, missing)), mode="edge")
+    return entries.astype(np.int32), np.pad(flows / total, (0, missing)), u, v
+
+
+def _network_simplex(
+    a: np.ndarray, b: np.ndarray, cost: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Entries of the optimal plan between masses, what flows there, and the potentials."""
+    plan, log = _pot().lp.emd(a, b, cost, numItermax=10**9, log=True)
+    if log["warning"] is not None:
+        raise RuntimeError(f"the network simplex method must find an optimum: {log['warning']}")
+    rows, columns = np.nonzero(plan)
+    return rows, columns, plan[rows, columns], log["u"], log["v"]
+
+
+def _pot() -> Any:
+    """The package, imported late and without array libraries that are installed but not in use."""
+    names = {"torch": "PYTORCH", "tensorflow": "TENSORFLOW", "cupy": "CUPY"}
+    switches = [f"POT_BACKEND_DISABLE_{n}" for m, n in names.items() if m not in sys.modules]
+    switches = [switch for switch in switches if switch not in os.environ]
+    os.environ.update(dict.fromkeys(switches, "1"))
+    try:
+        import ot
+    finally:
+        for switch in switches:
+            del os.environ[switch]
+    return ot
 
 
 @jax.jit

@@ -52,7 +52,7 @@ def enclosure(
             rounding = 16 * float(np.finfo(x.dtype).eps)
             bounds = _bounds(lambda i: first[i], g, float(epsilon), len(first), rounding)
             lower, upper = (max(bound, 0.0) ** (1 / p) for bound in bounds)
-        return *_outward(lower, -np.inf, x.dtype), *_outward(upper, np.inf, x.dtype)
+        return *outward(lower, -np.inf, x.dtype), *outward(upper, np.inf, x.dtype)
 
     if is_concrete(given):
         parts = host(*given)
@@ -66,7 +66,7 @@ def enclosure(
     return lower, upper
 
 
-def _outward(value: float, end: float, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+def outward(value: float, end: float, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
     """A bound as a sum of two numbers, rounded away from what it bounds in that precision."""
     high, low = on_device(value)
     if value == 0:  # nothing was rounded

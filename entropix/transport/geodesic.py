@@ -46,7 +46,7 @@ def displacement_interpolation(
     t: DataLike,
     *,
     method: str = "auto",
-    max_exact: int = 2048,
+    max_exact: int = 4096,
     epsilon: PyTree = None,
     geometry: Mapping[str, Any] | None = None,
     solver: Mapping[str, Any] | None = None,

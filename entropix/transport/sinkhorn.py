@@ -27,9 +27,11 @@ from entropix.transport.frame import Frame, as_clouds, frame, order, to_cost_uni
 # Share of the mean cost taken as the regularisation where none is given. The root of the divergence
 # is then within 0.1% of the exact W2 of the same points (W1: 1.6%, W3: 0.6%; in two dimensions).
 RELATIVE_EPSILON = 0.003
-# Cost matrices above this size are recomputed in blocks rather than held, where OTT can.
-_HELD_ENTRIES = 2**26
-_BLOCK = 512
+# Cost matrices above this size are recomputed in blocks rather than held.
+_HELD_ENTRIES = 2**24
+_BLOCK_ENTRIES = 2**22
+# The iteration begins with a regularisation of the mean cost, and lowers it by a tenth a time.
+_DECAY = 0.9
 # Differences of coordinates held at once while a cost matrix is computed.
 _DIFFERENCES = 2**24
 
@@ -137,13 +139,9 @@ def regularise(
     unknown = set(options) - {"cost_fn", "scale_cost", "batch_size", "epsilon", "relative_epsilon"}
     if unknown:
         raise ValueError(f"`geometry` must hold options of OTT's `PointCloud`, got {unknown}.")
-    held = max(x.shape[0], y.shape[0]) ** 2 <= _HELD_ENTRIES or not ott_has_batches()
-    batch = options.get("batch_size", None if held else _BLOCK)
-    if batch is not None and not ott_has_batches():
-        raise ValueError(
-            "`geometry` must leave out `batch_size`: the installed OTT cannot recompute costs in "
-            f"batches with the installed JAX, got {batch}."
-        )
+    largest = max(x.shape[0], y.shape[0])
+    rows = None if largest**2 <= _HELD_ENTRIES else max(1, _BLOCK_ENTRIES // largest)
+    batch = options.get("batch_size", rows)
     given, relative = options.get("epsilon", epsilon), options.get("relative_epsilon")
     if relative not in (None, "mean", "std"):
         raise ValueError(f"`relative_epsilon` must be 'mean' or 'std', got {relative!r}.")
@@ -175,13 +173,6 @@ def converged(value: Array, valid: Array) -> Array:
     )
 
 
-def ott_has_batches() -> bool:
-    """Whether OTT can recompute costs in batches: OTT 0.6 needs a name that JAX 0.10 dropped."""
-    from jax.interpreters import batching
-
-    return "is_vmappable" in vars(batching)
-
-
 @eqx.filter_jit
 def _regularise(
     x: Array,
@@ -201,6 +192,8 @@ def _regularise(
     from ott.solvers import linear
     from ott.solvers.linear import acceleration
 
+    from entropix.transport.blocks import Blocks
+
     limits = jnp.finfo(x.dtype)
     if cost_fn is None:
         place = frame(x, y, separately=p == 2)
@@ -216,9 +209,10 @@ def _regularise(
     def problem(a: Array, b: Array, epsilon: Any = None) -> Any:
         if batch is None and solver.get("initializer") is None:
             return ott_geometry.Geometry(pairs(a, b), epsilon=epsilon)
-        return pointcloud.PointCloud(a, b, ott_cost, batch, epsilon=epsilon)
+        make = pointcloud.PointCloud if batch is None else Blocks
+        return make(a, b, ott_cost, batch, epsilon=epsilon)
 
-    def solve(a: Array, b: Array, **changed: Any) -> Any:
+    def solve(a: Array, b: Array, steps: Any, **changed: Any) -> Any:
         left, right = (jnp.full(len(v), 1 / len(v), x.dtype) for v in (a, b))
         return linear.solve(problem(a, b, steps), left, right, **(solver | changed))
 
@@ -230,7 +224,8 @@ def _regularise(
         if scale_cost in ("max_norm", "max_bound"):  # norms of the points as they were given
             first, second = x / whole.scale, y / whole.scale
         name: Any = scale_cost
-        cloud = pointcloud.PointCloud(first, second, ott_cost, batch, name)
+        make = pointcloud.PointCloud if batch is None else Blocks
+        cloud = make(first, second, ott_cost, batch, name)
         factor = (whole.scale / scale) ** p / jnp.asarray(cloud.inv_scale_cost)
         in_frame = epsilon * jax.lax.stop_gradient(factor)
     else:
@@ -245,8 +240,12 @@ def _regularise(
     spread = jnp.maximum(jnp.max(jnp.abs(place.x)), jnp.max(jnp.abs(place.y)))
     valid = (in_frame > 1e3 * limits.tiny) | (spread == 0)
     in_frame = jnp.maximum(in_frame, 16 * limits.tiny)
-    shape = {} if schedule is None else {"init": schedule.init, "decay": schedule.decay}
-    steps = epsilon_scheduler.Epsilon(in_frame, **shape)
+    # The symmetric problems converge in a few iterations as they are.
+    steps = start = epsilon_scheduler.Epsilon(in_frame)
+    if schedule is not None:
+        steps = start = epsilon_scheduler.Epsilon(in_frame, schedule.init, schedule.decay)
+    elif relative == "mean":
+        start = epsilon_scheduler.Epsilon(in_frame, 1 / RELATIVE_EPSILON, _DECAY)
     # Those of OTT's own divergence: a symmetric problem is solved by averaged parallel updates.
     symmetric = {
         "parallel_dual_updates": True,
@@ -256,9 +255,9 @@ def _regularise(
     if solver.get("implicit_diff") is not None:
         symmetric["implicit_diff"] = solver["implicit_diff"].replace(symmetric=True)
     outs = [
-        solve(place.x, place.y),
-        solve(place.x, place.x, **symmetric),
-        solve(place.y, place.y, **symmetric),
+        solve(place.x, place.y, start),
+        solve(place.x, place.x, steps, **symmetric),
+        solve(place.y, place.y, steps, **symmetric),
     ]
     divergence = outs[0].reg_ot_cost - (outs[1].reg_ot_cost + outs[2].reg_ot_cost) / 2
     (f, g), (f_x, _), (_, g_y) = jax.lax.stop_gradient([out.potentials for out in outs])
@@ -297,7 +296,8 @@ def barycentric_map(found: Regularised, cost_fn: Any) -> Float[Array, "n dim"]:
         weights = jax.nn.softmax((found.g - pairs(point[None], place.y)[0]) / found.epsilon)
         return weights @ place.y
 
-    mapped = jax.lax.map(of_row, place.x, batch_size=_BLOCK)
+    rows = max(1, _BLOCK_ENTRIES // len(place.y))
+    mapped = jax.lax.map(of_row, place.x, batch_size=rows)
     return jax.lax.stop_gradient(place.unit * (place.ratio * mapped + place.centre))
 
 

@@ -14,7 +14,6 @@ population, of the same sizes: `wasserstein_null`.
 """
 
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -29,19 +28,20 @@ from entropix._core.checks import choice, positive_integer, prng_key
 from entropix._core.formatting import format_with_error
 from entropix._core.precision import full_precision
 from entropix.transport.couplings import (
-    Coupling,
+    Plan,
     distances_of,
     error_of_root,
+    optimal_plan,
     potential_unit,
     power_mean,
     power_root,
-    relative_assignment,
     sorted_distance,
     sorted_potentials,
     two_sample_error,
 )
 from entropix.transport.enclosure import enclosure
 from entropix.transport.frame import as_clouds, order, representable
+from entropix.transport.quantised import quantised_distance
 from entropix.transport.sinkhorn import regularise
 
 
@@ -55,9 +55,9 @@ class Wasserstein(eqx.Module):
         lower: the exact distance of these samples is at least this.
         upper: and at most this; both are `value` for the exact methods. For "sinkhorn" they are
             proved, rounding included (see `entropix.transport.enclosure`), and bound the error of
-            the regularisation.
+            the regularisation; for "quantised", that of cells in place of points.
         method: how it was computed: "sorted" and "assignment" are exact for the samples,
-            "sinkhorn" is regularised.
+            "sinkhorn" is regularised, "quantised" couples cells of points.
         num_samples: sizes of the two samples.
         p: the order.
         epsilon: the regularisation, in units of the cost (infinite or zero where the dtype cannot
@@ -84,7 +84,7 @@ class Wasserstein(eqx.Module):
         if isinstance(self.value, jax.core.Tracer) or self.value.ndim > 0:
             return f"W{self.p:g} = {self.value} ± {self.stderr} ({self.method}, {size})"
         value = format_with_error(float(self.value), float(self.stderr))
-        if self.epsilon is not None:
+        if self.method in ("sinkhorn", "quantised"):
             size += f"; exact in [{float(self.lower):.4g}, {float(self.upper):.4g}]"
         return f"W{self.p:g} = {value} ({self.method}, {size})"
 
@@ -96,25 +96,29 @@ def wasserstein(
     p: float | int = 2,
     *,
     method: str = "auto",
-    max_exact: int = 2048,
+    max_exact: int = 4096,
     epsilon: PyTree = None,
     geometry: Mapping[str, Any] | None = None,
     solver: Mapping[str, Any] | None = None,
 ) -> Wasserstein:
     r"""$W_p$ between two samples with equal weights.
 
-    In one dimension exact by sorting, for any sizes. In more, exact by assignment up to `max_exact`
-    points (0.3 s for 1000, 3 s for 2000, on the host), and above that the p-th root of the Sinkhorn
-    divergence. Samples of sizes n and m are assigned as copies, least common multiple of them, if
-    these are not too many. Differentiable in the points. Samples of any common offset and size are
-    compared alike: only their differences count, in units of their own.
+    In one dimension exact by sorting, for any sizes. In more, exact by the network simplex method
+    of POT for samples of up to `max_exact` points (0.1 s for 1000, 0.5 s for 2000, on the host),
+    and above that the p-th root of the Sinkhorn divergence. Differentiable in the points. Samples
+    of any common offset and size are compared alike: only their differences count, in units of
+    their own.
 
     Args:
         x: samples, shape (n, *shape), or (n,) for numbers.
         y: samples, shape (m, *shape).
         p: order of the distance, at least 1; distances between points are Euclidean.
-        method: "auto", or one of "sorted", "assignment", "sinkhorn".
-        max_exact: largest number of points for which "auto" takes the assignment.
+        method: "auto", or one of "sorted", "assignment", "sinkhorn", or "quantised": the exact plan
+            of `max_exact` cells of each sample in place of its points, in the same time and memory
+            for any number of points. Its error is bounded by `lower` and `upper`, and is small in
+            few dimensions.
+        max_exact: largest size of a sample for which "auto" takes the exact plan. Its memory is
+            that of several n x m matrices in float64.
         epsilon: regularisation of "sinkhorn", in units of the cost; None for 0.3% of the mean cost
             (for p = 2, of samples of one mean).
         geometry: options of OTT's `PointCloud` for "sinkhorn", which "auto" then takes: see
@@ -130,7 +134,8 @@ def wasserstein(
             large for the precision of the samples.
 
     References:
-        Villani, Optimal Transport: Old and New, 2009; Peyré and Cuturi, 1803.00567.
+        Villani, Optimal Transport: Old and New, 2009; Peyré and Cuturi, 1803.00567;
+        Flamary et al., POT: Python Optimal Transport, JMLR 22, 78 (2021).
 
     Example:
         >>> import entropix as ex
@@ -140,13 +145,13 @@ def wasserstein(
     """
     x, y = as_clouds(x, y, invariant="cost_fn" not in (geometry or {}))
     p = order(p)
-    choice(method, "method", ("auto", "sorted", "assignment", "sinkhorn"))
+    choice(method, "method", ("auto", "sorted", "assignment", "quantised", "sinkhorn"))
     positive_integer(max_exact, "max_exact")
     n, m = x.shape[0], y.shape[0]
     line = x.shape[1] == 1
     options = geometry is not None or solver is not None
     if method == "auto":
-        if options or (not line and math.lcm(n, m) > max_exact):
+        if options or (not line and max(n, m) > max_exact):
             method = "sinkhorn"
         else:
             method = "sorted" if line else "assignment"
@@ -154,7 +159,8 @@ def wasserstein(
         raise ValueError(
             f"`geometry` and `solver` must be None for an exact method, got method={method!r}."
         )
-    bounds = used = None
+    bounds: Any = None
+    used = None
     if method == "sorted":
         if not line:
             raise ValueError(
@@ -163,9 +169,9 @@ def wasserstein(
             )
         value, stderr = _sorted(x[:, 0], y[:, 0], p)
     elif method == "assignment":
-        size = math.lcm(n, m)
-        copies, others = jnp.repeat(x, size // n, axis=0), jnp.repeat(y, size // m, axis=0)
-        value, stderr = _matched(copies, others, relative_assignment(copies, others, p), p, (n, m))
+        value, stderr = _coupled(x, y, optimal_plan(x, y, p), p)
+    elif method == "quantised":
+        value, stderr, *bounds = quantised_distance(x, y, p, max_exact)
     else:
         found = regularise(x, y, p, epsilon, geometry, solver)
         bounds = enclosure(x, y, p, found, (geometry or {}).get("cost_fn"))
@@ -184,14 +190,11 @@ def _sorted(x: Array, y: Array, p: float) -> tuple[Array, Array]:
     return value, error_of_root(value, p, two_sample_error(u, v), unit)
 
 
-@functools.partial(jax.jit, static_argnames=("p", "sizes"))
-def _matched(
-    x: Array, y: Array, coupling: Coupling, p: float, sizes: tuple[int, int]
-) -> tuple[Array, Array]:
-    value = power_mean(distances_of(x, y[coupling.partner]), p)
-    u = jnp.mean(coupling.u.reshape(sizes[0], -1), axis=1)
-    v = jnp.mean(coupling.v.reshape(sizes[1], -1), axis=1)
-    return value, error_of_root(value, p, two_sample_error(u, v), jax.lax.stop_gradient(value))
+@functools.partial(jax.jit, static_argnames="p")
+def _coupled(x: Array, y: Array, plan: Plan, p: float) -> tuple[Array, Array]:
+    value = power_mean(distances_of(x[plan.rows], y[plan.columns]), p, plan.weights)
+    error = two_sample_error(plan.u, plan.v)
+    return value, error_of_root(value, p, error, jax.lax.stop_gradient(value))
 
 
 @functools.partial(jax.jit, static_argnames="p")

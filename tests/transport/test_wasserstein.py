@@ -12,7 +12,6 @@ import scipy.stats
 
 from entropix.transport import sinkhorn_divergence, wasserstein
 from entropix.transport.couplings import assignment, costs_of, sorted_coupling
-from entropix.transport.sinkhorn import ott_has_batches
 from tests.helpers import finite_difference, quick_jit
 
 
@@ -114,6 +113,36 @@ def test_sinkhorn_near_the_exact_cost():
     assert "exact in [" in str(regularised)
     assert (exact.method, regularised.method) == ("assignment", "sinkhorn")
     assert float(regularised) == pytest.approx(float(exact), rel=0.01)
+
+
+@pytest.mark.parametrize("p", [2, 3])
+def test_quantised_encloses_the_exact_distance(p):
+    x, y = clouds(jax.random.key(0), 300, 200, 2)
+    exact, found = wasserstein(x, y, p), wasserstein(x, y, p, method="quantised", max_exact=64)
+    assert float(found.lower) < float(exact) < float(found.upper)
+    assert float(found) == pytest.approx(float(exact), rel=0.05)
+    assert float(found.stderr) == pytest.approx(float(exact.stderr), rel=0.2)
+    assert "(quantised, n = 300, 200; exact in [" in str(found)
+    # As many cells as points: the exact plan.
+    whole = wasserstein(x, y, p, method="quantised", max_exact=300)
+    assert float(whole) == pytest.approx(float(exact), rel=1e-5)
+    assert float(whole.upper - whole.lower) < 1e-5
+
+
+def test_quantised_gradient_and_extreme_scales():
+    """Under jit and vmap, far from the origin, and of a shift, of which the cells know all."""
+    x = jax.random.normal(jax.random.key(0), (60, 2))
+
+    def distance(shift):
+        return wasserstein(x, x + shift, method="quantised", max_exact=8).value
+
+    shift = jnp.asarray([3.0, -4.0])
+    value, gradient = quick_jit(jax.vmap(jax.value_and_grad(distance)))(shift[None])
+    np.testing.assert_allclose(value, [5.0], rtol=1e-6)
+    np.testing.assert_allclose(gradient, shift[None] / 5, atol=1e-5)
+    large = wasserstein(1e18 * x, 1e18 * (x + shift), method="quantised", max_exact=8)
+    assert float(large.lower) < float(large) <= float(large.upper)
+    assert float(large) == pytest.approx(5e18, rel=1e-5)
 
 
 @pytest.mark.slow
@@ -254,14 +283,10 @@ def test_options_of_ott(x64):
     from ott.geometry import costs
 
     x, y = clouds(jax.random.key(0), 60, 40, 2)
-    plain = wasserstein(x, y, max_exact=119, epsilon=0.1)
-    assert plain.method == "sinkhorn"  # an assignment would need 120 copies
+    plain = wasserstein(x, y, max_exact=50, epsilon=0.1)
+    assert plain.method == "sinkhorn"
     blocks = {"batch_size": 16, "epsilon": 0.1}
-    if ott_has_batches():
-        assert float(wasserstein(x, y, geometry=blocks)) == pytest.approx(float(plain), rel=1e-6)
-    else:
-        with pytest.raises(ValueError, match="`geometry` must leave out `batch_size`"):
-            wasserstein(x, y, geometry=blocks)
+    assert float(wasserstein(x, y, geometry=blocks)) == pytest.approx(float(plain), rel=1e-6)
     # One scale for all three problems: the value does not depend on it but through epsilon.
     scale = float(jnp.max(jnp.sum((x[:, None] - y[None]) ** 2, axis=-1)))
     named = wasserstein(x, y, geometry={"scale_cost": "max_cost", "epsilon": 0.1 / scale})
