@@ -30,8 +30,10 @@ from entropix.studies.options import EstimationOptions, TrainingOptions
 from entropix.studies.training import Training, num_steps
 
 
-# Programs of the estimates, in compilations of a training step; seconds for distances and figures.
-_PROGRAMS, _REST = 2.0, 15.0
+# Programs of the estimates, in compilations of a training step; seconds for what takes as long for
+# every network; the share that labels add. From the processor time of runs with two hidden layers
+# (46 to 55 s besides evaluations, 8 to 10 s for the step; with labels 79 s and 12 s) and a U-Net.
+_PROGRAMS, _REST, _OF_LABELS = 2.0, 30.0, 0.5
 # The share of a budget for evaluations, and the part of it that is kept in reserve.
 _OF_EVALUATIONS, _RESERVE = 1 / 3, 0.05
 # Of the effort, what a budget changes: the least value, and a power of the share that it follows.
@@ -240,6 +242,7 @@ def planned(
         return settings.seeds * pace.evaluation * evaluations_of(effort, rated, labels=labels)
 
     rest, deadline = _PROGRAMS * pace.compilation + _REST, None
+    rest *= 1 + _OF_LABELS * labels
     if minutes is not None:
         now = time.perf_counter()
         left = (1 - _RESERVE) * 60 * minutes - (now - since) - _IMPORTS - rest
