@@ -11,6 +11,7 @@ import jax
 # From quick to slow. `information` trains networks and takes an hour: ask for it by name.
 NAMES = (
     "imports",
+    "first_use",
     "scaling",
     "step",
     "seeds",

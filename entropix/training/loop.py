@@ -145,6 +145,7 @@ class Inputs(eqx.Module):
     Attributes:
         setup: see `Setup`.
         source: where batches come from.
+        rows: which examples each step takes, shape (*members, length, batch); None for a stream.
         start: the first step, an integer of NumPy or traced.
         count: how many steps, at most `length`.
         length: of the buffers for losses and norms.
@@ -153,6 +154,7 @@ class Inputs(eqx.Module):
 
     setup: Setup
     source: Source
+    rows: PyTree
     start: Any
     count: Any
     length: int = eqx.field(static=True)
@@ -164,14 +166,12 @@ class Outputs(eqx.Module):
 
     Attributes:
         state: see `State`.
-        order: of the data, in the epoch of the last step; None for a stream.
         losses: of the steps, zero beyond `count`.
         norms: of their gradients.
         finite: whether the parameters are.
     """
 
     state: State
-    order: PyTree
     losses: Float[Array, "*members length"]
     norms: Float[Array, "*members length"]
     finite: Bool[Array, "*members"]
@@ -236,41 +236,36 @@ def _step(
     return new, loss, optax.tree.norm(gradient)
 
 
-def _steps(inputs: Inputs, state: State, order: PyTree) -> Outputs:
+def _steps(inputs: Inputs, state: State) -> Outputs:
     """All steps of a chunk, for the members and the share of each batch of one device."""
     setup, source, layout = inputs.setup, inputs.source, inputs.layout
     parts = layout.parts
     part = jax.lax.axis_index(DATA) if parts > 1 else 0
 
-    def one(setup: Setup, state: State, order: PyTree, i: Array) -> Any:
-        step = inputs.start + i
-        batch = source.batch(i, step, order, setup.limit, setup.batch_size, (part, parts))
-        return _step(setup, batch, step, state, parts)
+    def one(setup: Setup, state: State, rows: PyTree, i: Array) -> Any:
+        batch = source.batch(i, rows, (part, parts))
+        return _step(setup, batch, inputs.start + i, state, parts)
 
     advance = layout.over_members(one, last_shared=True)
 
     def body(i: Array, loop: Any) -> Any:
-        state, order, losses, norms = loop
-        step = inputs.start + i
-        order = source.reorder(order, setup.key, step, setup.batch_size, setup.limit)
-        state, loss, norm = advance(setup, state, order, i)
-        return state, order, losses.at[..., i].set(loss), norms.at[..., i].set(norm)
+        state, losses, norms = loop
+        state, loss, norm = advance(setup, state, inputs.rows, i)
+        return state, losses.at[..., i].set(loss), norms.at[..., i].set(norm)
 
     first = jax.tree.leaves(state.params)[0]
     shape = (*first.shape[: int(layout.members)], inputs.length)
     losses, norms = jnp.zeros(shape, source.data.dtype), jnp.zeros(shape, first.dtype)
     # A loop with a traced bound: a last chunk of fewer steps runs the same program.
-    state, order, losses, norms = jax.lax.fori_loop(
-        0, inputs.count, body, (state, order, losses, norms)
-    )
+    state, losses, norms = jax.lax.fori_loop(0, inputs.count, body, (state, losses, norms))
 
     def finite(params: PyTree) -> Array:
         return jnp.all(jnp.stack([jnp.all(jnp.isfinite(p)) for p in jax.tree.leaves(params)]))
 
-    return Outputs(state, order, losses, norms, layout.over_members(finite)(state.params))
+    return Outputs(state, losses, norms, layout.over_members(finite)(state.params))
 
 
-def _groups(inputs: Inputs, state: State, order: PyTree) -> Outputs:
+def _groups(inputs: Inputs, state: State) -> Outputs:
     """The steps of a chunk for all members of a device, group after group.
 
     A product of stacked matrices is slower on a CPU than the single ones, and many members may not
@@ -281,48 +276,52 @@ def _groups(inputs: Inputs, state: State, order: PyTree) -> Outputs:
     members = jax.tree.leaves(state.params)[0].shape[0] if layout.members else 1
     size = layout.group(members)
     if not layout.members or size == members > 1:
-        return _steps(inputs, state, order)
+        return _steps(inputs, state)
     # A group of one is a single run: its arrays lose the axis, and nothing is vmapped.
     shape = (members // size, size) if size > 1 else (members,)
     within = dataclasses.replace(layout, members=size > 1)
     arrays, rest = eqx.partition(inputs.setup, eqx.is_array)
 
     def steps(group: Any) -> Outputs:
-        arrays, state, order = group
+        arrays, state, rows = group
         setup = eqx.combine(arrays, rest)
-        own = Inputs(setup, inputs.source, inputs.start, inputs.count, inputs.length, within)
-        return _steps(own, state, order)
+        numbers = (inputs.start, inputs.count, inputs.length)
+        return _steps(Inputs(setup, inputs.source, rows, *numbers, within), state)
 
-    grouped = jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), (arrays, state, order))
+    members_first = (arrays, state, inputs.rows)
+    grouped = jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), members_first)
     found = jax.lax.map(steps, grouped)
     return jax.tree.map(lambda a: a.reshape(members, *a.shape[len(shape) :]), found)
 
 
-def _chunk(inputs: Inputs, carry: tuple[State, PyTree]) -> Outputs:
+def _chunk(inputs: Inputs, state: State) -> Outputs:
     """Run steps `start` to `start + count` of a run.
 
     Args:
         inputs: see `Inputs`.
-        carry: the state, and the order of the data in the epoch of `start` (any, where one begins).
+        state: the state before them.
     """
     layout = inputs.layout
     if layout.mesh is None:
-        return _groups(inputs, *carry)
+        return _groups(inputs, state)
     arrays, rest = eqx.partition(inputs, eqx.is_array)
 
-    def local(setup: Setup, source: Source, start: Array, count: Array, carry: Any) -> Any:
-        arrays = Inputs(setup, source, start, count, inputs.length, layout)
-        return _groups(eqx.combine(arrays, rest), *carry)
+    def local(
+        setup: Setup, source: Source, rows: PyTree, start: Array, count: Array, state: State
+    ) -> Outputs:
+        arrays = Inputs(setup, source, rows, start, count, inputs.length, layout)
+        return _groups(eqx.combine(arrays, rest), state)
 
     of_member, everywhere = layout.spec, PartitionSpec()
+    of_source = inputs.source.spec(layout.mesh)
     run = jax.shard_map(
         local,
         mesh=layout.mesh,
-        in_specs=(of_member, inputs.source.spec(layout.mesh), everywhere, everywhere, of_member),
+        in_specs=(of_member, of_source, of_member, everywhere, everywhere, of_member),
         out_specs=of_member,
         check_vma=False,
     )
-    return run(arrays.setup, arrays.source, arrays.start, arrays.count, carry)
+    return run(arrays.setup, arrays.source, arrays.rows, arrays.start, arrays.count, state)
 
 
 # The second form frees the old state for the new one; the first keeps it, for a checkpoint.

@@ -38,7 +38,7 @@ from entropix.training.loop import (
     join_model,
     keeping_chunk,
 )
-from entropix.training.source import Source, epoch_order
+from entropix.training.source import Source, epoch_orders, rows_of_steps
 
 
 if TYPE_CHECKING:
@@ -190,13 +190,30 @@ class Run:
             holdout=place(self.holdout, shared=True),
         )
 
-    def order(self, step: int) -> PyTree:
-        """The order of the data in the epoch that holds `step`; None for a stream."""
+    def rows(self) -> Callable[[int], PyTree]:
+        """A function of a step: which examples a chunk that starts there takes; None of a stream.
+
+        A new order of the data is drawn where an epoch begins, outside of the compiled loop.
+        """
         if isinstance(self.data, AbstractStream):
-            return None
-        total, size, limit = self.data.shape[0], self.setup.batch_size, self.setup.limit
-        epoch = np.int32(step // (total // size)) if limit is None else step // (limit // size)
-        return epoch_order(self.setup.key, epoch, total, limit)
+            return lambda step: None
+        key, limit, size = self.setup.key, self.setup.limit, self.setup.batch_size
+        total = self.data.shape[0]
+        batches = (total if limit is None else to_host(limit)) // size
+        # As many epochs as the longest chunk may see, wherever it starts.
+        least = int(np.min(batches))
+        epochs = min(-(-self.every // least) + 1, -(-self.steps // least))
+        known: dict[bytes, Array] = {}
+
+        def rows(step: int) -> PyTree:
+            first = np.asarray(step // batches, np.int32)
+            if first.tobytes() not in known:
+                known.clear()
+                known[first.tobytes()] = epoch_orders(key, first, epochs, total, limit)
+            orders = known[first.tobytes()]
+            return rows_of_steps(orders, first, np.int32(step), self.every, size, limit)
+
+        return rows
 
     def sources(self, start: int) -> Callable[[int], Source]:
         """A function that gives the source of the next `count` steps, from step `start` on."""
@@ -290,14 +307,12 @@ class _Moment:
     Attributes:
         step: how many steps have been taken.
         state: the arrays that they changed.
-        order: of the data in this epoch.
         history: losses and norms of all steps, shape (*members, steps).
         active: whether any member goes on.
     """
 
     step: int
     state: State
-    order: PyTree
     history: dict[str, np.ndarray]
     active: bool
 
@@ -325,7 +340,7 @@ def _train(run: Run) -> tuple[PyTree, History]:
     members = jax.tree.leaves(run.params)[0].shape[0] if layout.members else None
     padded = None if members is None else layout.padded(members)
     run, now, fingerprint = _begin(run, members)
-    sources, saved = run.sources(now.step), now.step
+    sources, rows, saved = run.sources(now.step), run.rows(), now.step
 
     def cut(tree: PyTree) -> PyTree:
         """Without the members that only fill up the devices."""
@@ -352,8 +367,9 @@ def _train(run: Run) -> tuple[PyTree, History]:
                 # The numbers of a chunk are arguments of one program: it is compiled once.
                 start = np.int32(now.step)
                 source = sources(count)
-                inputs = Inputs(run.setup, source, start, np.int32(count), run.every, layout)
-                out = advance(inputs, (now.state, now.order))
+                numbers = (start, np.int32(count), run.every)
+                inputs = Inputs(run.setup, source, rows(now.step), *numbers, layout)
+                out = advance(inputs, now.state)
                 losses, norms = (to_host(a)[..., :count] for a in (out.losses, out.norms))
                 _check_finite(now.step, losses, norms, to_host(out.finite))
                 if run.progress:
@@ -381,7 +397,7 @@ def _train(run: Run) -> tuple[PyTree, History]:
                 measured = run.measured(stop, state.current, members)
                 history = _longer(history, _with_members(measured, padded))
                 # From here on an interrupt finds the new chunk, before it found the old one.
-                now = _Moment(stop, state, out.order, history, active)
+                now = _Moment(stop, state, history, active)
                 bar.update(count, _shown(metrics))
                 last = stop == run.steps or not active
                 if checkpoint is not None and (stop % checkpoint.every == 0 or last):
@@ -437,7 +453,7 @@ def _begin(run: Run, members: int | None) -> tuple[Run, _Moment, dict]:
         history = _with_members(history, shape[0] if shape else None)
         if state.stopping is not None:
             active = bool(np.any(to_host(state.stopping.active)))
-    return run, _Moment(step, layout.place(state), run.order(step), history, active), fingerprint
+    return run, _Moment(step, layout.place(state), history, active), fingerprint
 
 
 def _with_members(history: dict[str, np.ndarray], size: int | None) -> dict[str, np.ndarray]:

@@ -32,46 +32,21 @@ class Source(eqx.Module):
     condition: PyTree
     streamed: bool = eqx.field(static=True)
 
-    def reorder(
-        self, order: PyTree, key: Key, step: Int[Array, ""], batch_size: int, limit: PyTree
-    ) -> PyTree:
-        """The order of the data of all members at `step`: a new one where an epoch begins."""
-        if self.streamed:
-            return order
-        total = self.data.shape[0]
-        batches = (total if limit is None else limit) // batch_size
-        # Not inside of the loop over members, where `cond` would take both branches: if one member
-        # begins an epoch, all are sorted, and the others get the same order again.
-        new = jnp.any(step % batches == 0)
-        return jax.lax.cond(
-            new, lambda: epoch_order(key, step // batches, total, limit), lambda: order
-        )
-
     def batch(
-        self,
-        i: Int[Array, ""],
-        step: Int[Array, ""],
-        order: PyTree,
-        limit: PyTree,
-        batch_size: int,
-        share: tuple[Any, int],
+        self, i: Int[Array, ""], rows: PyTree, share: tuple[Any, int]
     ) -> tuple[Array, PyTree]:
-        """Examples and conditions of one member: a share of the batch of `step`, the chunk's ith.
+        """Examples and conditions of one member: a share of the batch of the chunk's ith step.
 
         Args:
             i: the index of the step in its chunk.
-            step: the index of the step.
-            order: of the data in this epoch, for the member.
-            limit: how many of the first examples it sees; None for all.
-            batch_size: examples of the whole batch.
+            rows: which examples the steps of the chunk take, for the member; None for a stream.
             share: which share of how many.
         """
         index: Any = i
         if not self.streamed:
-            (part, parts), total = share, self.data.shape[0] if limit is None else limit
-            size = batch_size // parts
-            start = ((step % (total // batch_size)) * parts + part) * size
-            index = jax.lax.dynamic_slice_in_dim(order, start, size)
+            part, parts = share
+            size = rows.shape[1] // parts
+            index = jax.lax.dynamic_slice_in_dim(rows[i], part * size, size)
         return self.data[index], jax.tree.map(lambda leaf: leaf[index], self.condition)
 
     def spec(self, mesh: Mesh) -> PartitionSpec:
@@ -102,3 +77,39 @@ def epoch_order(key: Key, epoch: Any, num_samples: int, limit: Any = None) -> In
         return one(key, epoch, limit)
     axes = (0, None if jnp.ndim(epoch) == 0 else 0, None if limit is None else 0)
     return jax.vmap(one, in_axes=axes)(key, epoch, limit)
+
+
+@eqx.filter_jit
+def epoch_orders(
+    key: Key, first: Any, count: int, num_samples: int, limit: Any = None
+) -> Int[Array, "count ... n"]:
+    """`epoch_order` of `count` epochs from `first` on."""
+    epochs = [first + jnp.int32(k) for k in range(count)]
+    if count == 1:
+        return epoch_order(key, epochs[0], num_samples, limit)[None]
+    return jax.vmap(lambda epoch: epoch_order(key, epoch, num_samples, limit))(jnp.stack(epochs))
+
+
+@eqx.filter_jit
+def rows_of_steps(
+    orders: Int[Array, "epochs ... n"],
+    first: Any,
+    start: Any,
+    length: int,
+    batch_size: int,
+    limit: Any = None,
+) -> Int[Array, "... length batch"]:
+    """Which examples `length` steps from `start` on take, from the orders of their epochs."""
+
+    def one(orders: Array, first: Array, limit: Any) -> Array:
+        batches = (orders.shape[1] if limit is None else limit) // batch_size
+        step = start + jnp.arange(length)
+        # Steps beyond the epochs that are given are not taken.
+        epoch = jnp.minimum(step // batches - first, orders.shape[0] - 1)
+        place = (step % batches)[:, None] * batch_size + jnp.arange(batch_size)
+        return orders[epoch[:, None], place]
+
+    if orders.ndim == 2:
+        return one(orders, first, limit)
+    axes = (1, None if jnp.ndim(first) == 0 else 0, None if limit is None else 0)
+    return jax.vmap(one, in_axes=axes)(orders, first, limit)

@@ -56,9 +56,9 @@ def test_seeds_need_no_communication_and_data_one_sum_a_step(monkeypatch):
     texts = []
     compiled = loop.donating_chunk
 
-    def spy(inputs, carry):
-        texts.append(compiled.lower(inputs, carry).compile().compiled.as_text())
-        return compiled(inputs, carry)
+    def spy(inputs, state):
+        texts.append(compiled.lower(inputs, state).compile().compiled.as_text())
+        return compiled(inputs, state)
 
     monkeypatch.setattr(run, "donating_chunk", spy)
     data, keys = gaussian_data(), jax.random.split(KEY, 8)

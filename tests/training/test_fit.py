@@ -21,7 +21,8 @@ from entropix.training import (
     fit,
     fit_ensemble,
 )
-from entropix.training.source import epoch_order
+from entropix.training.loop import donating_chunk
+from entropix.training.source import epoch_order, epoch_orders, rows_of_steps
 from tests.helpers import PROCESSES, as_shipped
 from tests.training.common import (
     MODELS,
@@ -137,6 +138,34 @@ def test_compiles_once_per_shape():
     again = len(traces)
     run(1, 9, 1.0, data, optimiser=optimiser)
     assert len(traces) == again
+
+
+def test_rows_of_steps_are_those_of_their_epochs():
+    """Two members of 10 and 7 examples, steps 3 to 7 of two examples each."""
+    keys, limit = jax.random.split(KEY), jnp.array([10, 7])
+    first = np.array([3 // 5, 3 // 3], np.int32)
+    orders = epoch_orders(keys, first, 3, 10, limit)
+    rows = rows_of_steps(orders, first, np.int32(3), 5, 2, limit)
+    for member, (key, batches) in enumerate(zip(keys, (5, 3), strict=True)):
+        for i, step in enumerate(range(3, 8)):
+            order = epoch_order(key, np.int32(step // batches), 10, limit[member])
+            at = step % batches * 2
+            assert rows[member, i].tolist() == order[at : at + 2].tolist()
+
+
+def test_the_loop_holds_no_conditional(monkeypatch):
+    texts = []
+
+    def spy(inputs, state):
+        texts.append(donating_chunk.lower(inputs, state).as_text())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("entropix.training.run.donating_chunk", spy)
+    data = gaussian_data()
+    with pytest.raises(KeyboardInterrupt):
+        fit(small_model(data=data), data, key=KEY, **QUICK)
+    assert "stablehlo.while" in texts[0]
+    assert "stablehlo.case" not in texts[0]
 
 
 @pytest.mark.slow(reason="a run for each order")
