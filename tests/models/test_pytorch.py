@@ -239,7 +239,7 @@ def test_mistakes():
     with pytest.raises(ValueError, match="`precision` must be one of"):
         ex.models.TorchFunction(torch.nn.Linear(2, 2), precision="int8")
 
-    with pytest.raises(ValueError, match=r"`function` must be .* TorchFunction"):
+    with pytest.raises(ValueError, match=r"`function` must be .*TorchFunction"):
         ex.models.from_denoiser(torch.nn.Linear(2, 2), shape=(2,), log_snr_range=RANGE)
     with pytest.raises(ValueError, match="`folder` must be the path of a folder, got NoneType"):
         ex.models.from_diffusers(None)
