@@ -24,6 +24,7 @@ noise for which the network is defined, `.largest_noise`, and their standard err
 on the error of the continuation (`entropix.estimators.noise_end`).
 """
 
+import sys
 from collections.abc import Callable
 
 import equinox as eqx
@@ -206,6 +207,12 @@ def from_denoiser(
         >>> model.shape
         (3,)
     """
+    torch = sys.modules.get("torch")  # imported where one of its modules exists
+    if torch is not None and isinstance(function, torch.nn.Module):
+        raise ValueError(
+            "`function` must be a function of JAX, got a PyTorch module: pass "
+            "`entropix.models.TorchFunction(module)`."
+        )
     if not callable(function) or not accepts(function, None, 0.0, None):
         raise ValueError(
             "`function` must be callable as function(state, level, condition), "

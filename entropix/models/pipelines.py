@@ -51,7 +51,12 @@ def from_diffusers(
             scheduler or what the network predicts is not known.
         ImportError: if PyTorch or diffusers is not installed.
     """
-    folder = pathlib.Path(folder)
+    try:
+        folder = pathlib.Path(folder)
+    except TypeError as error:
+        raise ValueError(
+            f"`folder` must be the path of a folder, got {type(folder).__name__}."
+        ) from error
     index = _index(folder)
     name = next((n for n in _NETWORKS if n in index), None)
     if name is None or "scheduler" not in index:
@@ -116,7 +121,7 @@ def from_diffusers(
 def _index(folder: pathlib.Path) -> dict[str, Any]:
     try:
         index = json.loads((folder / "model_index.json").read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or "it is no JSON"
         raise ValueError(
             f"`folder` must hold a diffusers pipeline with a model_index.json, got {folder}: "

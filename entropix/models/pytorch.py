@@ -126,6 +126,11 @@ class _Evaluation:
                 out = self.module(*args, condition)
         out = getattr(out, "sample", out)
         out = out[0] if isinstance(out, tuple) else out
+        if not isinstance(out, torch.Tensor):
+            raise ValueError(
+                f"`module` must return a tensor, or an object with one as `.sample`, got "
+                f"{type(out).__name__}."
+            )
         if out.ndim == states.ndim and out.shape[1] > states.shape[1]:
             out = out[:, : states.shape[1]]  # a learned variance follows
         if out.shape != states.shape:

@@ -206,6 +206,7 @@ def test_a_pipeline_on_disk(pipeline):
     ("spoil", "match"),
     [
         (lambda f: (f / "model_index.json").unlink(), "with a model_index.json"),
+        (lambda f: (f / "model_index.json").write_text("[" * 100_000), "it is no JSON"),
         (lambda f: (f / "model_index.json").write_text("{}"), "must hold a diffusers pipeline"),
         (
             lambda f: (f / "unet" / "diffusion_pytorch_model.safetensors").unlink(),
@@ -220,7 +221,7 @@ def test_a_pipeline_on_disk(pipeline):
             "predicts one of",
         ),
     ],
-    ids=["no index", "another index", "no weights", "unknown prediction"],
+    ids=["no index", "nested index", "another index", "no weights", "unknown prediction"],
 )
 def test_what_is_no_pipeline(pipeline, tmp_path, spoil, match):
     import shutil
@@ -237,6 +238,14 @@ def test_mistakes():
         ex.models.TorchFunction(lambda x, t: x)
     with pytest.raises(ValueError, match="`precision` must be one of"):
         ex.models.TorchFunction(torch.nn.Linear(2, 2), precision="int8")
+
+    with pytest.raises(ValueError, match=r"`function` must be .*TorchFunction"):
+        ex.models.from_denoiser(torch.nn.Linear(2, 2), shape=(2,), log_snr_range=RANGE)
+    with pytest.raises(ValueError, match="`folder` must be the path of a folder, got NoneType"):
+        ex.models.from_diffusers(None)
+    listed = ex.models.TorchFunction(torch.nn.Linear(2, 2), call=lambda m, x, t, c: [m(x)])
+    with pytest.raises(ValueError, match=r"`module` must return a tensor, .* got list"):
+        listed(jnp.ones(2), 0.5)
 
     class Wrong(torch.nn.Module):
         def forward(self, states, levels):
