@@ -315,7 +315,7 @@ class CrossFittingOptions:
 
     folds: int = 3
     """Number of parts of the samples; each is measured with a network trained on the others."""
-    steps: int = 2000
+    steps: int = 4000
     """The largest number of gradient steps of each network."""
 
 

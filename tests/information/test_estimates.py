@@ -112,7 +112,7 @@ def test_the_gaussian_part_of_both_forms():
     np.testing.assert_allclose(squared, exact, rtol=1e-3)
 
 
-@pytest.mark.slow(reason="twenty trainings of three networks")
+@pytest.mark.slow(reason="twenty trainings of two networks, of 0.2 s each, and their programs")
 @pytest.mark.filterwarnings("ignore:the held-out loss was still falling")
 def test_repeated_runs_scatter_by_the_stated_error():
     found = [
