@@ -30,12 +30,13 @@ class Partition(eqx.Module):
     """How an inner product is divided into parts: by coordinate, coefficient or band.
 
     Attributes:
-        matrix: the transform of a flattened example, `x @ matrix`; None for coordinates.
+        matrix: the transform of a flattened example, `x @ matrix`, with orthonormal rows; None for
+            coordinates.
         bands: the part to which each coefficient belongs; None where each is one.
         shape: the shape of the parts.
     """
 
-    matrix: Float[Array, "dim dim"] | None
+    matrix: Float[Array, "dim coefficients"] | None
     bands: Array | None
     shape: tuple[int, ...] = eqx.field(static=True)
 

@@ -91,6 +91,13 @@ def test_nothing_is_stated_where_the_range_is_not_left():
     assert "known" not in str(moved)
 
 
+def beyond(*args, **options) -> jax.Array:
+    """The bound, of a model whose range is left."""
+    bound = noise_end_of_parts(*args, **options)
+    assert bound is not None
+    return bound
+
+
 @pytest.mark.slow(reason="a program for each case")
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("transform", [True, lambda y: y @ TURN], ids=["columns", "turned"])
@@ -106,7 +113,7 @@ def test_the_allowance_covers_the_error_of_each_part(distribution, transform, pe
     partition = Partition.of(transform, data[0])
     each = {"partition": partition, "samples": data if per_sample else None}
     reference = GaussianReference.from_data(data)
-    bound = noise_end_of_parts(known, process, reference, **each)
+    bound = beyond(known, process, reference, **each)
     off = np.abs(found.value - truth.value)
     # A sample has a few evaluations there: chance is left.
     assert np.all(off < bound + 0.25 * found.mc_stderr)
@@ -114,11 +121,11 @@ def test_the_allowance_covers_the_error_of_each_part(distribution, transform, pe
     assert np.all(found.stderr >= np.hypot(bound, found.mc_stderr) * (1 - 1e-6))
     for k in (0, 5, 7):  # all below one log-SNR
         off = np.abs(found.intervals[k:].sum(0) - truth.intervals[k:].sum(0))
-        some = noise_end_of_parts(known, process, reference, start=found.log_snr[k], **each)
+        some = beyond(known, process, reference, start=found.log_snr[k], **each)
         assert np.all(off < some + 0.25 * found.mc_stderr)
         assert np.all(found.intervals_stderr[k] >= some * (1 - 1e-6))
     if not per_sample:  # the parts are no worse than the whole
-        assert np.sum(bound) < 2 * noise_end_of_parts(known, process, reference)
+        assert np.sum(bound) < 2 * beyond(known, process, reference)
 
 
 @pytest.mark.slow(reason="two programs for each method")
@@ -130,7 +137,7 @@ def test_the_allowance_covers_the_error_of_a_log_density(distribution, transform
     options = {"key": KEY, "cutoff": 0.01, "per_coordinate": transform}
     options["method"] = ex.density.DenoisingError()
     truth, found = (ex.log_prob(model, data, **options) for model in (exact, known))
-    bound = noise_end_of_parts(
+    bound = beyond(
         known,
         process,
         GaussianReference.from_data(data),
