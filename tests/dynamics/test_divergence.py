@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import entropix as ex
 from entropix.dynamics import Divergence
@@ -56,6 +57,7 @@ def models():
 FIELDS = {"entropy": ("entropy_field", "velocity"), "moved": ("score", "velocity")}
 
 
+@pytest.mark.slow(reason="both divergences of every model")
 def test_every_model(x64):
     """At both sides of a log-SNR of zero, where some fields change their form."""
     y = jnp.asarray([0.3, -1.0, 2.0])
@@ -96,6 +98,7 @@ def test_others_are_summed_over_the_axes():
     assert many.num_held(known, 100) < many.num_held(opaque, 100) == 100
 
 
+@pytest.mark.slow(reason="compiles three solves with their derivatives, twice")
 def test_log_densities_and_samples(x64):
     """The same values and gradients as by products with the Jacobian."""
     network = perceptron(2)
