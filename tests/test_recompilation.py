@@ -460,6 +460,7 @@ NOTHING_TO_COMPILE |= {"datasets.describe"}
 # Checks, and what is computed by NumPy.
 NOTHING_TO_COMPILE |= {"check_cutoff", "check_divergence", "check_ends", "check_times"}
 NOTHING_TO_COMPILE |= {"equilibrium_std", "unbiased_w2_bound", "from_diffusers"}
+NOTHING_TO_COMPILE |= {"highest_log_snr", "noise_limits"}
 SLOW = {
     "conditional_mutual_information",
     "estimate_conditional_mutual_information",
