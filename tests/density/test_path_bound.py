@@ -118,6 +118,7 @@ def test_any_reference_is_unbiased(reference):
     assert abs(float(jnp.mean(error))) < 4 * float(result.mean.mc_stderr)
 
 
+@pytest.mark.slow(reason="repeated estimates")
 def test_wrong_field_at_a_point():
     """e = -y/2 under VP at x = (1, -2): the bound is known, and lies below the SDE's density."""
     model = ex.EntropyMatching(Shrink(), processes()["VP"], shape=(2,))

@@ -57,6 +57,7 @@ def test_path_bound_with_the_prior_of_the_process(model, x):
     consistent(curve, log_normal(np.asarray(x), VARIANCES))
 
 
+@pytest.mark.slow(reason="repeated estimates")
 def test_bands_and_cutoff(model, x):
     """With a cut-off, the density of the data with that noise."""
     noise = 0.01 / (1 - 0.01)  # (Sigma_c / mu_c)^2

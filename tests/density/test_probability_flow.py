@@ -80,6 +80,7 @@ def strong_gaussian(dim):
     return ex.Gaussian(np.zeros(dim), root @ root.T / dim + 0.05 * np.eye(dim))
 
 
+@pytest.mark.slow(reason="a solve for each kind of probe")
 def test_as_many_probes_as_dimensions_are_exact():
     """In two dimensions two independent sign probes agree in half of all draws."""
     distribution = strong_gaussian(2)
@@ -92,6 +93,7 @@ def test_as_many_probes_as_dimensions_are_exact():
         assert not np.any(result.stderr)
 
 
+@pytest.mark.slow(reason="repeated estimates")
 @pytest.mark.parametrize("probe", ["orthogonal", "gaussian"])
 def test_few_probes_know_their_error(probe):
     """Of 2,000 samples less than one in a hundred lies beyond three standard errors."""
@@ -257,6 +259,7 @@ def test_standard_errors_of_denoising_errors_are_honest():
     assert 0.8 < float(jnp.mean(ratio)) < 1.25
 
 
+@pytest.mark.slow(reason="an estimate in float64")
 def test_denoising_error_of_a_gaussian_is_that_of_its_reference():
     """The errors of the optimal denoiser of Gaussian data cancel those of the reference."""
     x = jax.random.normal(jax.random.key(0), (64, 2)) * 0.7

@@ -173,6 +173,7 @@ def test_the_flow_is_smooth_up_to_the_noise(name):
     np.testing.assert_allclose(single, exact, atol=3e-4)
 
 
+@pytest.mark.slow(reason="a program for each model")
 def test_reference_variance_of_each_model(getkey):
     vp = PROCESSES["vpx"]()
     network = ex.FourierMLP(2, widths=(8,), key=getkey())

@@ -221,6 +221,7 @@ def test_vmap_over_processes():
         np.testing.assert_allclose(one[1], other, atol=2e-4)
 
 
+@pytest.mark.slow(reason="covered by the table of test_recompilation")
 def test_new_numbers_are_not_new_programs():
     traces = []
 

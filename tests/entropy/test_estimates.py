@@ -322,6 +322,7 @@ def test_any_shape_and_conditions():
     assert float(estimate.mc_stderr) < 0.05 * expected
 
 
+@pytest.mark.slow(reason="two estimates for each cut-off")
 @pytest.mark.parametrize("times", [None, [0.1, 0.4]], ids=["all", "given"])
 def test_a_curve_from_the_noise_is_what_is_left(times):
     """Of the same evaluations, with and without its control variate."""

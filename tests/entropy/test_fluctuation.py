@@ -76,6 +76,7 @@ def test_langevin(force):
 # ---------------------------------------------------------------------------- no variance
 
 
+@pytest.mark.slow(reason="long paths")
 def test_a_narrow_component_is_found_out():
     """The D = 2 mixture under VP: E[w^2] is infinite, whatever the sample looks like."""
     model = ex.ExactModel(mixture(2), vp())

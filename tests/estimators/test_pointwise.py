@@ -100,6 +100,7 @@ def test_sums_are_invariant_under_transforms(transform, curve, data):
     np.testing.assert_allclose(turned.intervals.sum(1), curve.intervals.sum(1), rtol=1e-4)
 
 
+@pytest.mark.slow(reason="derivatives of quadratures")
 def test_coefficients_in_the_eigenbasis(x64):
     """A rotated Gaussian has the entropies of its eigenvalues, in its own basis."""
     basis = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
@@ -269,6 +270,7 @@ def test_transforms_are_orthogonal(transform, shape, x64):
         np.testing.assert_allclose(constant[0] ** 2, x.size, rtol=1e-10)
 
 
+@pytest.mark.slow(reason="a program for each transform")
 def test_axes_and_levels(x64):
     x = jax.random.normal(jax.random.key(0), (8, 8, 3))
     bands = HaarTransform(axes=(0, 1), levels=2, bands=True)(x)

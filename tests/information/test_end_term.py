@@ -83,6 +83,7 @@ def test_kl_at_any_scale(wrap, form, x64):
     assert np.all(biases == 0)
 
 
+@pytest.mark.slow(reason="programs of networks")
 @pytest.mark.parametrize("wrap", [lambda model: model, network], ids=["exact", "network"])
 def test_gaussians_of_std_75(wrap):
     """Single precision; of the 0.7 nats a third comes before the end of the process."""

@@ -66,6 +66,7 @@ def test_coordinates(setting, form):
     assert abs(curve.total.value - curve.total.bias - scalar.value) < 4 * error
 
 
+@pytest.mark.slow(reason="repeated estimates")
 def test_coordinates_of_a_divergence():
     """Between diagonal Gaussians, in means and in variances."""
     process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))

@@ -374,6 +374,7 @@ def test_saved_and_loaded(trained, tmp_path):
     assert eqx.tree_equal(loaded.with_process(vp()), model.model, typematch=True)
 
 
+@pytest.mark.slow(reason="a training")
 def test_a_moved_model_is_trained_under_the_new_process(trained):
     """The network learns N(0, 0.09), and the result can be used under both processes."""
     model, data = trained

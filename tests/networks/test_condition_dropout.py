@@ -69,6 +69,7 @@ def test_bad_blocks():
         network(0.0, jnp.zeros(5), (jnp.zeros(2), jnp.zeros(2)))
 
 
+@pytest.mark.slow(reason="a training")
 def test_a_network_with_dropout_gets_a_key():
     y, key = jnp.array([0.3, -0.2]), jax.random.key(0)
 

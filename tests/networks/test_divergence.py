@@ -124,6 +124,7 @@ def test_not_offered_around_a_network_that_does_not():
         guess.divergence(0.0, jnp.ones(2))
 
 
+@pytest.mark.slow(reason="programs of four networks")
 def test_rounding_and_vmap_in_single_precision(x32):
     network = filled(eqx.filter_jit(ex.FourierMLP)(24, key=jax.random.key(0), widths=(40, 30)))
     y = jax.random.normal(jax.random.key(1), (5, 24))

@@ -140,6 +140,7 @@ def test_resampling_of_odd_images(getkey):
     np.testing.assert_array_equal(halved(doubled(small, (6, 4))), small)
 
 
+@pytest.mark.slow(reason="two networks")
 def test_patches_stay_in_place(getkey):
     """A transformer with zero gates does not mix patches."""
     network = NETWORKS["dit"]()
@@ -165,6 +166,7 @@ def test_saved_and_loaded(tmp_path, getkey):
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow(reason="large networks")
 def test_sizes_are_counted():
     """A linear map of n to m: n m + m parameters, 2 n m operations and m additions."""
 
@@ -215,6 +217,7 @@ def test_patches_become_channels_and_pixels_again(getkey):
         ex.UNet((7, 5), key=KEY, widths=(4,), patch=2)
 
 
+@pytest.mark.slow(reason="two networks")
 def test_flattened_images_are_images(getkey):
     network = awake(NETWORKS["dit"](condition_dim=3))
     flat = ex.networks.Flattened(network)

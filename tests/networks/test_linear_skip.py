@@ -22,6 +22,7 @@ def opened(network):
     return eqx.tree_at(lambda n: n.gate.layers[-1].weight, network, weight)
 
 
+@pytest.mark.slow(reason="a training")
 def test_zero_when_new_and_linear_when_trained():
     y, c = jnp.array([1.0, -2.0, 0.5]), jnp.array([0.3, 0.7, 1.0])
     assert not np.any(skip()(0.0, y, c))

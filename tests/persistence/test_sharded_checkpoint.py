@@ -71,6 +71,7 @@ def test_a_damaged_one_gives_way_to_the_one_before(tmp_path, whole, damage):
     assert_same(train(tmp_path / "run"), whole)
 
 
+@pytest.mark.slow(reason="two runs")
 def test_a_wrong_number_is_noticed(tmp_path, whole, monkeypatch):
     """Whatever Orbax reads is compared with the sums of what was written."""
     import orbax.checkpoint as ocp

@@ -62,6 +62,7 @@ def test_a_cutoff_lies_within_the_noise(mixture, asked):
         choose_cutoff(asked, PROCESSES["vp"](), mixture)
 
 
+@pytest.mark.slow(reason="two estimates")
 def test_a_cutoff_is_chosen_where_the_integral_diverges():
     """Known beforehand (isolated points) or only from the estimate (a line in the plane)."""
     process = PROCESSES["vp"]()

@@ -32,6 +32,7 @@ def files(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow(reason="a whole study")
 def test_two_files_give_record_report_and_figure(files):
     record = mutual_information(files / "x.npy", files / "y.npy", options(files / "out"))
     value = float(record["mutual_information"])

@@ -241,6 +241,7 @@ def test_schedules_side_by_side(x64):
     assert fits.record().sizes["schedule"] == 2
 
 
+@pytest.mark.slow(reason="two ensembles")
 def test_a_limit_on_the_samples_is_a_limit():
     data = gaussian_data()
     spoilt = data.at[20:].set(1e3)

@@ -176,6 +176,7 @@ def test_numbers_beyond_the_precision(x32):
             )
 
 
+@pytest.mark.slow(reason="a program for each order")
 def test_large_orders_and_coordinates(x32):
     """Powers that no float32 holds: the distance is finite, and so is its error."""
     x, y = clouds(5, "float32")

@@ -140,6 +140,7 @@ def speeds_of(name, dtype):
     return run
 
 
+@pytest.mark.slow(reason="a quadrature for each process")
 @pytest.mark.parametrize("name", quick(["vp"]))
 def test_every_scale(name):
     """Gaussians of any variance, mean and condition number, in both precisions.

@@ -19,6 +19,7 @@ def exact():
     return ex.ExactModel(paper_mixture(2), ex.VariancePreserving(ex.LinearSchedule()))
 
 
+@pytest.mark.slow(reason="a sampler for each schedule")
 @pytest.mark.parametrize("name", ["ddim", "dpm"])
 def test_all_schedules_are_sampled_through_one_process(x64, exact, name):
     """A sampler sees levels only: the same samples as under the process of the schedule."""

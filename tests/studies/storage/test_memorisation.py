@@ -34,6 +34,7 @@ def test_the_null_is_a_power_law_of_the_dimension(dim):
     assert abs((ratios < THRESHOLD).mean() - share) < 4 * np.sqrt(share / count)
 
 
+@pytest.mark.slow(reason="a training")
 def test_dequantised_images_are_compared_as_images():
     """A copy of a training image in other noise has ratio zero."""
     data = prepare_data("digits", DataOptions(held_out=0.15))
