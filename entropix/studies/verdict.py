@@ -9,7 +9,8 @@ errors:
 | overfitted | more than half of the advantage on training data is missing on held-out data, $A_{train} - A$ exceeds m times its error, and $A < A_{train}/2$ |
 | undertrained | the held-out loss was least in the last tenth of the steps; and in the second half of the training it fell by more than m standard errors of $E\log p$, or, for data that are not Gaussian, by more than the scatter of the curve explains, at half the rate of the first half or more, per unit of learning rate |
 | worse than a Gaussian | $A < -m\,\mathrm{stderr}$, and the data are not Gaussian |
-| Gaussian data | $A$ is at most $m\,\mathrm{stderr}$; if it is below $-m\,\mathrm{stderr}$, Mardia's tests of the data find no deviation from a Gaussian |
+| undecided | $0 < A \le m\,\mathrm{stderr}$, $A_{train} > m$ times its error, and the data are not Gaussian |
+| Gaussian data | $A$ is at most $m\,\mathrm{stderr}$ otherwise; if it is below $-m\,\mathrm{stderr}$, Mardia's tests of the data find no deviation from a Gaussian |
 | fine | none of these, and nothing was found in the data |
 
 Errors are those of paired differences over samples. The advantage and the loss are means over the
@@ -79,6 +80,13 @@ def verdict(record: "xarray.Dataset") -> dict[str, str]:
         found["worse than a Gaussian"] = (
             f"worse than a Gaussian: -log p is {format_with_error(-advantage, stderr)} nats above "
             f"that of {gaussian}; {remedy}"
+        )
+    elif 0 < advantage <= MARGIN * stderr and on_train > MARGIN * train_stderr and not is_gaussian:
+        found["undecided"] = (
+            f"better than {gaussian} on training data, by "
+            f"{format_with_error(on_train, train_stderr)} nats, but {len(record['log_prob'][0])} "
+            f"held-out samples do not decide it: {format_with_error(advantage, stderr)} nats; use "
+            "more --samples"
         )
     elif advantage <= MARGIN * stderr:
         found["gaussian"] = (

@@ -190,6 +190,32 @@ def test_ten_cases(points, request_, expected, tmp_path):
     assert "Gaussian with full covariance" in report
 
 
+def test_few_held_out_samples_do_not_decide():
+    """Better on training data, by less than three standard errors on held-out data."""
+    import xarray
+
+    from entropix.studies.verdict import verdict
+
+    rng = np.random.default_rng(0)
+
+    def record(held_out, train, gaussian_data=0):
+        differences = {"": rng.normal(size=16), "_train": rng.normal(size=400)}
+        variables = {"negative_log_likelihood_gaussian": ((), 0.0)}
+        for part, values in differences.items():
+            values = (values - values.mean()) / values.std(ddof=1) + (train if part else held_out)
+            variables[f"log_prob{part}"] = (("seed", f"n{part}"), values[None])
+            variables[f"log_prob_gaussian{part}"] = (f"n{part}", np.zeros(len(values)))
+        attributes = {"data_findings": "{}", "gaussian_data": gaussian_data}
+        return xarray.Dataset(variables, attrs=attributes)
+
+    (name, text), *_ = verdict(record(0.5, 0.5)).items()
+    assert name == "undecided"
+    assert "16 held-out samples" in text
+    assert list(verdict(record(0.5, 0.01))) == ["gaussian"]
+    assert list(verdict(record(0.5, 0.5, gaussian_data=1))) == ["gaussian"]
+    assert list(verdict(record(5.0, 5.0))) == ["fine"]
+
+
 # ------------------------------------------------------------------ patience
 
 
