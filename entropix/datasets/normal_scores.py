@@ -192,11 +192,11 @@ def _bins(table: Array, x: Array) -> Array:
 
 def _knots(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Some values of a column, both ends among them, and their normal scores."""
+    from scipy.special import ndtri  # slow to import
+
     values, counts = np.unique(column, return_counts=True)
     n = len(column)
     ranks = np.cumsum(counts) - counts / 2  # the samples below, half of the ties counted
-    from scipy.special import ndtri  # slow to import
-
     bulk = int(np.ceil(np.sqrt(n)))
     tail = 4 * 2 ** np.arange(max(1, int(np.log2(max(bulk / 4, 1)))))
     wanted = np.concatenate([tail, np.arange(bulk, n - bulk, bulk), n - tail])
