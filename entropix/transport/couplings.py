@@ -252,11 +252,17 @@ def solve(
         u, v = u / cost, v / cost
     else:
         u, v = 0 * u, 0 * v
-    # One shape for all plans: the last entry is repeated, without a weight.
     permuted = len(x) == len(y) and np.all(of_x == 1) and np.all(of_y == 1)
-    missing = 0 if permuted else len(x) + len(y) - 1 - len(rows)
-    entries = np.pad(np.stack([rows, columns]), ((0, 0), (0, missing)), mode="edge")
-    return entries.astype(np.int32), np.pad(flows / total, (0, missing)), u, v
+    count = len(rows) if permuted else len(x) + len(y) - 1
+    entries, weights = padded(np.stack([rows, columns]), flows / total, count)
+    return entries.astype(np.int32), weights, u, v
+
+
+def padded(entries: np.ndarray, weights: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """One shape for all plans: the last entry is repeated, without a weight."""
+    missing = count - len(weights)
+    entries = np.pad(entries, ((0, 0), (0, missing)), mode="edge")
+    return entries, np.pad(weights, (0, missing))
 
 
 def _network_simplex(

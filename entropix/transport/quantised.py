@@ -29,6 +29,7 @@ from entropix.transport.couplings import (
     distances_of,
     error_of_root,
     on_device,
+    padded,
     power_mean,
     power_root,
     solve,
@@ -98,10 +99,8 @@ def _coupled_cells(
         _means(v, own, p) for v, own in ((x, of_x), (y, of_y))
     )
     entries, weights, u, v = solve(centres, others, p, counts, other_counts)
-    if entries.shape[1] < num_x + num_y - 1:  # a permutation: as many entries as other plans
-        missing = num_x + num_y - 1 - entries.shape[1]
-        entries = np.pad(entries, ((0, 0), (0, missing)), mode="edge")
-        weights = np.pad(weights, (0, missing))
+    # A permutation has fewer entries than other plans.
+    entries, weights = padded(entries, weights, num_x + num_y - 1)
     distances = np.linalg.norm(centres[entries[0]] - others[entries[1]], axis=1)
     coupled = float(weights @ distances**p) ** (1 / p)
     reach = radius + other
