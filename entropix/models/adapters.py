@@ -54,6 +54,11 @@ _NOT_TRACEABLE = (
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
 )
+_TRACEABLE = (
+    "`function` must be traceable by JAX: written with jax.numpy, without decisions that depend on "
+    "values. Call NumPy code through `jax.pure_callback`, a PyTorch module through "
+    "`entropix.models.TorchFunction`."
+)
 OUTPUTS = ("denoiser", "noise", "v", "flow", "edm", "score")
 STATES = ("vp", "ve", "flow", "edm")
 LEVELS = ("log_snr", "std", "time", "edm")
@@ -114,11 +119,11 @@ class DenoiserAdapter(AbstractDenoiserModel):
         try:
             out = self.network(*args, **with_key(self.network, key))
         except _NOT_TRACEABLE as error:
-            raise ValueError(
-                "`function` must be traceable by JAX: written with jax.numpy, without decisions "
-                "that depend on values. Call NumPy code through `jax.pure_callback`, a PyTorch "
-                "module through `entropix.models.TorchFunction`."
-            ) from error
+            raise ValueError(_TRACEABLE) from error
+        except Exception as error:
+            if "torch" in sys.modules:  # its errors know nothing of JAX
+                error.add_note(_TRACEABLE)
+            raise
         out = as_float(out, "function")
         expected = (1, *state.shape) if self.batched else state.shape
         if out.shape != expected:
@@ -212,6 +217,17 @@ def from_denoiser(
         raise ValueError(
             "`function` must be a function of JAX, got a PyTorch module: pass "
             "`entropix.models.TorchFunction(module)`."
+        )
+    linen = sys.modules.get("flax.linen")
+    if (
+        linen is not None
+        and isinstance(function, linen.Module)
+        and getattr(function, "scope", None) is None
+    ):
+        raise ValueError(
+            "`function` must hold its parameters, got a Flax linen module without them: pass "
+            "`jax.tree_util.Partial(f, variables)`, where f(variables, state, level, condition) "
+            "calls `module.apply`."
         )
     if not callable(function) or not accepts(function, None, 0.0, None):
         raise ValueError(

@@ -57,6 +57,13 @@ ROUTES = {
 }
 
 
+def test_a_module_without_its_parameters():
+    pytest.importorskip("flax")
+    module, _ = carried.with_linen(carried.Network(jax.random.key(0)))
+    with pytest.raises(ValueError, match=r"must hold its parameters, got a Flax linen .*apply"):
+        carried.model_of(module, batched=True)
+
+
 @pytest.fixture(scope="module")
 def random():
     """A network with random weights, and its neural entropy."""

@@ -242,6 +242,12 @@ def test_mistakes():
 
     with pytest.raises(ValueError, match=r"`function` must be .*TorchFunction"):
         ex.models.from_denoiser(torch.nn.Linear(2, 2), shape=(2,), log_snr_range=RANGE)
+    linear = torch.nn.Linear(DIM, DIM)
+    for call in (lambda y, *_: linear(y), lambda y, *_: torch.sin(y)):
+        model = ex.models.from_denoiser(call, shape=(DIM,), log_snr_range=RANGE)
+        with pytest.raises((TypeError, ValueError)) as caught:
+            model.score(0.5, jnp.ones(DIM))
+        assert "TorchFunction" in "".join([str(caught.value), *caught.value.__notes__])
     wanted = "`folder` must be the path of a folder, got NoneType"
     with as_shipped(), pytest.raises(ValueError, match=wanted):
         ex.models.from_diffusers(None)
