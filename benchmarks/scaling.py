@@ -1,4 +1,8 @@
-"""How the cost of a neural entropy grows: with evaluations, samples, dimension and seeds."""
+"""How costs grow: with evaluations, samples, dimension, width, batch and seeds.
+
+The first table takes a neural entropy apart. The second varies one size of each function at a time,
+and fits an exponent to the processor times of calls that compile nothing.
+"""
 
 import itertools
 import statistics
@@ -8,6 +12,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 
 import entropix as ex
 from benchmarks.reference import table
@@ -101,6 +106,100 @@ def measure(size: dict[str, int]) -> list[str]:
     ]
 
 
+# ------------------------------------------------------------------ exponents
+
+# The sizes around which one is varied. Training takes `STEPS` steps in all.
+USUAL = {"D": 8, "N": 8192, "width": 256, "batch": 128, "seeds": 1, "evaluations": 16_384}
+USUAL |= {"samples": 1024, "points": 1024}
+STEPS = 100
+VARIED: dict[str, dict[str, tuple[int, ...]]] = {
+    "neural_entropy": {
+        "evaluations": (4096, 16_384, 65_536, 262_144),
+        "D": (2, 8, 64, 784, 3072),
+        "N": (1000, 10_000, 100_000, 1_000_000),
+        "width": (64, 128, 256, 512, 1024),
+    },
+    "fit": {
+        "batch": (32, 128, 512, 2048),
+        "D": (2, 8, 64, 784, 3072),
+        "N": (1000, 10_000, 100_000, 1_000_000),
+        "width": (64, 128, 256, 512, 1024),
+        "seeds": (1, 2, 4, 8),
+    },
+    "log_prob": {"points": (256, 1024, 4096), "D": (2, 8, 64, 784, 3072)},
+    "sample": {"samples": (256, 1024, 4096, 16_384), "D": (2, 8, 64, 784, 3072)},
+    "wasserstein, exact": {"points": (500, 1000, 2000, 4000), "D": (2, 8, 64, 784)},
+    "wasserstein, quantised": {"points": (10_000, 100_000, 1_000_000)},
+}
+
+
+def call(name: str, size: dict[str, int]) -> Callable[[jax.Array], Any]:
+    """A function of a key that takes what is to be timed."""
+    dim, count = size["D"], size["points"] if "wasserstein" in name else size["N"]
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(count, dim)).astype(np.float32)
+    if "wasserstein" in name:
+        other = rng.normal(size=(count, dim)).astype(np.float32)
+        method = "assignment" if "exact" in name else "quantised"
+        return lambda key: ex.wasserstein(data, other, method=method).value
+    process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
+    scaling = ex.GaussianScaling.from_data(data[:4096], process)
+
+    def make(key: jax.Array) -> ex.EntropyMatching:
+        network = ex.FourierMLP(dim, widths=(size["width"],) * 2, key=key)
+        return ex.EntropyMatching(network, process, scaling)
+
+    if name == "fit":
+        options = {"steps": STEPS, "batch_size": size["batch"], "progress": False}
+        return lambda key: (
+            ex.fit_ensemble(
+                make, data, keys=jax.random.split(key, size["seeds"]), **options
+            ).history.loss
+        )
+    model, few = make(jax.random.key(0)), data[: size["points"]]
+    if name == "neural_entropy":
+        count = size["evaluations"]
+        return lambda key: ex.neural_entropy(model, data, key=key, num_evaluations=count).value
+    if name == "log_prob":
+        method = ex.PathBound(16)
+        return lambda key: ex.log_prob(model, few, key=key, method=method).value
+    return lambda key: ex.sample(model, key=key, num_samples=size["samples"])
+
+
+def processor_time(run: Callable[[jax.Array], Any]) -> float:
+    """Seconds of a call, the least of three after the first."""
+    taken = []
+    for number in range(4):
+        begin = time.process_time()
+        jax.block_until_ready(run(jax.random.key(number)))
+        taken.append(time.process_time() - begin)
+    return min(taken[1:])
+
+
+def exponents() -> None:
+    """Print the second table."""
+    rows = []
+    for name, sizes in VARIED.items():
+        for axis, values in sizes.items():
+            taken = [processor_time(call(name, USUAL | {axis: value})) for value in values]
+            both = np.log(values), np.log(taken)
+            whole = np.polyfit(*both, 1)[0]
+            last = np.diff(both[1])[-1] / np.diff(both[0])[-1]
+            listed = ", ".join(f"{t:.3g}" for t in taken)
+            shown = ", ".join(map(str, values))
+            rows.append([name, axis, shown, listed, f"{whole:.2f}", f"{last:.2f}"])
+            print(*rows[-1], sep=" | ", flush=True)
+    header = [
+        "function",
+        "size",
+        "values",
+        "seconds of processor time",
+        "exponent",
+        "of the last two",
+    ]
+    table("Cost against one size at a time", header, rows)
+
+
 def main() -> None:
     """Print the table."""
     base = {name: values[0] for name, values in SIZES.items()}
@@ -112,6 +211,7 @@ def main() -> None:
         [*SIZES, "seconds", "to compile (s)", "memory (MiB)", "of the matrix-product rate"],
         [[*map(str, case.values()), *measure(case)] for case in cases],
     )
+    exponents()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import pathlib
+import shutil
 
 
 # Set before jax is imported, and only where the caller has not chosen otherwise.
@@ -30,14 +31,18 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
     _QUICK.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(_QUICK))
 
-# Programs that take long to compile are kept between runs, in a folder that git ignores; with a
-# limit on its size, JAX locks it, so that several processes may use it.
+# Programs that take long to compile are kept between runs, in a folder that git ignores. Its size is
+# limited here: with a limit in JAX, all of its entries are visited for each that is added.
 _cache = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
-if os.access(_cache.parent.parent, os.W_OK):
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache))
-    os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(400 * 10**6))
+if os.access(_cache.parent.parent, os.W_OK) and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_cache)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+    # Two processes may meet at an entry: the program is compiled then.
+    _ignored = [f"ignore:Error {do} persistent compilation:UserWarning" for do in ("reading", "writing")]
+    os.environ.setdefault("PYTHONWARNINGS", ",".join(_ignored))
+    if _cache.exists() and sum(path.stat().st_size for path in _cache.iterdir()) > 800 * 10**6:
+        shutil.rmtree(_cache)
 
 from jaxtyping import install_import_hook  # noqa: E402
 

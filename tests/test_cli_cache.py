@@ -1,5 +1,6 @@
 """The command line keeps compiled programs: where, and what it does where it cannot."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -40,7 +41,8 @@ def test_the_users_cache_folder_is_used(tmp_path, capsys):
     use_cache(True)
     (folder,) = (tmp_path / "cache" / "entropix").iterdir()
     assert CONFIG.jax_compilation_cache_dir == str(folder)
-    assert CONFIG.jax_compilation_cache_max_size == cache.LIMIT
+    assert CONFIG.jax_compilation_cache_max_size == -1
+    assert list(folder.iterdir()) == []
     assert capsys.readouterr().err == ""
 
 
@@ -73,15 +75,19 @@ def test_a_folder_that_cannot_be_used_is_noted(cause, tmp_path, monkeypatch, cap
     assert CONFIG.jax_compilation_cache_dir is None
 
 
-def test_entries_that_a_killed_run_left_are_removed(tmp_path):
+def test_what_was_used_least_recently_is_removed(tmp_path, monkeypatch):
     use_cache(True)
     (folder,) = (tmp_path / "cache" / "entropix").iterdir()
-    for name in ("whole", "half"):
-        (folder / f"{name}-cache").write_bytes(b"program")
-    (folder / "whole-atime").write_bytes(bytes(8))
-    jax.config.update("jax_compilation_cache_dir", None)
-    use_cache(True)
-    assert sorted(path.name for path in folder.glob("*-*")) == ["whole-atime", "whole-cache"]
+    for i in range(8):
+        entry = folder / f"{i}-cache"
+        entry.write_bytes(bytes(1000))
+        os.utime(entry, (i, 0) if i % 2 else (0, i))  # read, or written, at i seconds
+    monkeypatch.setattr(cache, "LIMIT", 8000)
+    for expected in ("01234567", "567"):
+        jax.config.update("jax_compilation_cache_dir", None)
+        use_cache(True)
+        assert sorted(path.name[0] for path in folder.iterdir()) == list(expected)
+        monkeypatch.setattr(cache, "LIMIT", 7999)
 
 
 @pytest.mark.slow(reason="three runs of the command line")
@@ -98,6 +104,9 @@ def test_two_runs_at_once_and_a_third(tmp_path):
 
     kept = []
     for names in ("ab", "c"):
+        if kept:  # one entry that a killed run has left
+            damaged = folder / min(kept[0])
+            damaged.write_bytes(damaged.read_bytes()[:100])
         for run in [start(name) for name in names]:
             _, err = run.communicate()
             assert run.returncode == 0

@@ -1,8 +1,10 @@
 """Compiled programs are kept between runs of the command line, in JAX's persistent cache.
 
 The folder is `entropix/programs-...` in the user's cache folder; its name has the features of the
-processor, because folders may be shared by machines, and programs may not. JAX locks it, limits its
-size and drops what was used least recently. Whoever has configured a cache of JAX keeps that one.
+processor, because folders may be shared by machines, and programs may not. When a command begins,
+what was used least recently is removed from a folder that has become too large. JAX can limit the
+size itself, but visits all entries for each that it adds, and lets other processes wait meanwhile.
+Whoever has configured a cache of JAX keeps that one.
 """
 
 import contextlib
@@ -11,6 +13,7 @@ import pathlib
 import platform
 import shutil
 import sys
+import tempfile
 import warnings
 import zlib
 
@@ -37,7 +40,7 @@ def use_cache(wanted: bool) -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     for name, value in (
-        ("jax_compilation_cache_max_size", LIMIT),
+        ("jax_compilation_cache_max_size", -1),
         ("jax_persistent_cache_min_compile_time_secs", 0.0),
         ("jax_persistent_cache_min_entry_size_bytes", -1),
     ):
@@ -48,29 +51,42 @@ def use_cache(wanted: bool) -> None:
 
 
 def _prepared() -> pathlib.Path:
-    """The folder, which can be written and locked, without entries that are not complete.
+    """The folder, which can be written, and takes at most `LIMIT`.
 
     Raises:
         OSError: if it cannot be written, or too little space is free.
     """
-    import filelock
     import platformdirs
 
     folder = pathlib.Path(platformdirs.user_cache_dir("entropix"), f"programs-{_processor()}")
     folder.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(folder).free < _FREE:
         raise OSError(f"less than {_FREE >> 20} MiB are free in {folder}")
-    with filelock.FileLock(folder / ".lockfile", timeout=10):  # the file that JAX locks
-        probe = folder / "probe"
-        probe.write_bytes(bytes(1))
-        probe.unlink()
-        # JAX writes an entry, then the time of its last use; without one it can evict nothing.
-        for entry in folder.glob("*-cache"):
-            used = entry.with_name(entry.name.removesuffix("-cache") + "-atime")
-            if not used.exists() or used.stat().st_size != 8:
-                entry.unlink()
-                used.unlink(missing_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(bytes(1))
+    remove_oldest(folder, LIMIT)
     return folder
+
+
+def remove_oldest(folder: pathlib.Path, limit: int) -> None:
+    """Remove files until half of `limit` bytes are left, if there are more than `limit`.
+
+    Those go first that were read and written longest ago.
+    """
+    found = []
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):  # another command may have removed it
+            state = path.stat()
+            found.append((max(state.st_atime, state.st_mtime), state.st_size, path))
+    size = sum(each for _, each, _ in found)
+    if size <= limit:
+        return
+    for _, each, path in sorted(found):
+        if size <= limit // 2:
+            break
+        with contextlib.suppress(OSError):
+            path.unlink()
+        size -= each
 
 
 def _processor() -> str:
