@@ -31,15 +31,17 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
     _QUICK.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(_QUICK))
 
-# Programs that take long to compile are kept between runs, in a folder that git ignores. Its size is
-# limited here: with a limit in JAX, all of its entries are visited for each that is added.
+# Programs that take long to compile are kept between runs, in a folder that git ignores. Its size
+# is limited here: with a limit in JAX, all of its entries are visited for each that is added.
 _cache = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
 if os.access(_cache.parent.parent, os.W_OK) and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_cache)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     # Two processes may meet at an entry: the program is compiled then.
-    _ignored = [f"ignore:Error {do} persistent compilation:UserWarning" for do in ("reading", "writing")]
+    _ignored = [
+        f"ignore:Error {do} persistent compilation:UserWarning" for do in ("reading", "writing")
+    ]
     os.environ.setdefault("PYTHONWARNINGS", ",".join(_ignored))
     if _cache.exists() and sum(path.stat().st_size for path in _cache.iterdir()) > 800 * 10**6:
         shutil.rmtree(_cache)
@@ -51,6 +53,7 @@ from jaxtyping import install_import_hook  # noqa: E402
 # first import of entropix; it stays for the whole run.
 install_import_hook("entropix", "beartype.beartype")
 
+import collections  # noqa: E402
 import gc  # noqa: E402
 import random  # noqa: E402
 import zlib  # noqa: E402
@@ -94,13 +97,33 @@ LONG = {
 }
 
 
+# A slow test that goes through the grid of processes does so with some of them in each run: as many
+# as this of those of one function, drawn by SEED. ENTROPIX_TEST_GRID=all takes all of them.
+DRAWN = 3
+
+
 @pytest.hookimpl(tryfirst=True)  # before the tests are selected by their marks
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    from tests.helpers import PROCESSES
+
     items.sort(key=lambda item: item.path.name not in LONG)
+    grids = collections.defaultdict(list)
     for item in items:
         params = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        if any(isinstance(value, str) and value in HEAVY for value in params):
+        named = [value for value in params if isinstance(value, str) and value in PROCESSES]
+        if HEAVY.intersection(named):
             item.add_marker(pytest.mark.slow)
+        if named and item.get_closest_marker("slow"):
+            grids[item.nodeid.partition("[")[0]].append(item)
+    if os.environ.get("ENTROPIX_TEST_GRID") == "all" or any("::" in arg for arg in config.args):
+        return
+    draw = random.Random(SEED)
+    left = {
+        item.nodeid
+        for name, grid in sorted(grids.items())
+        for item in draw.sample(grid, max(len(grid) - DRAWN, 0))
+    }
+    items[:] = [item for item in items if item.nodeid not in left]
 
 
 def pytest_report_header():

@@ -90,28 +90,30 @@ def test_what_was_used_least_recently_is_removed(tmp_path, monkeypatch):
         monkeypatch.setattr(cache, "LIMIT", 7999)
 
 
-@pytest.mark.slow(reason="three runs of the command line")
-def test_two_runs_at_once_and_a_third(tmp_path):
-    words = [sys.executable, "-m", "entropix.cli", "measure", "mixture2", "--steps", "64"]
-    words += ["--evaluations", "1024", "--samples", "64", "--no-plots", "--quiet"]
+PROGRAMS = """
+import jax
+from entropix.cli.cache import use_cache
 
-    def start(name: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [*words, "--out", str(tmp_path / name)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+use_cache(True)
+for n in range(1, 12):
+    jax.block_until_ready(jax.jit(lambda x: n * x)(jax.numpy.ones(n)))
+"""
+
+
+@pytest.mark.slow(reason="three processes")
+def test_two_runs_at_once_and_a_third(tmp_path):
+    def start() -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, "-c", PROGRAMS], stderr=subprocess.PIPE, text=True)
 
     kept = []
-    for names in ("ab", "c"):
+    for count in (2, 1):
         if kept:  # one entry that a killed run has left
             damaged = folder / min(kept[0])
             damaged.write_bytes(damaged.read_bytes()[:100])
-        for run in [start(name) for name in names]:
+        for run in [start() for _ in range(count)]:
             _, err = run.communicate()
             assert run.returncode == 0
-            assert "entropix:" not in err
-            assert "persistent" not in err
+            assert err == ""
         (folder,) = (tmp_path / "cache" / "entropix").iterdir()
         kept.append({path.name for path in folder.glob("*-cache")})
     assert len(kept[0]) > 10

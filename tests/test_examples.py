@@ -207,7 +207,7 @@ def test_example(name, tmp_path, capsys):
 
 
 @pytest.mark.slow  # each trains and compiles
-@pytest.mark.parametrize("name", ["own_network", "quickstart"])
+@pytest.mark.parametrize("name", ["own_network"])
 def test_notebook(name, capsys):
     """The cells of a notebook run from top to bottom, with the settings of its example here."""
     pyplot = pytest.importorskip("matplotlib.pyplot")

@@ -92,7 +92,7 @@ def test_kl_of_gaussians(dim):
 
 
 @pytest.mark.slow  # five programs for each dimension
-@pytest.mark.parametrize(("dim", "rho"), [(1, 0.99), (2, 0.0), (2, 0.9), (10, 0.9)])
+@pytest.mark.parametrize(("dim", "rho"), [(1, 0.99), (10, 0.9)])
 def test_gaussian_grid(dim, rho):
     """Pairs of `dim` correlated coordinates: I in two forms, TC and KL are one number; and h."""
     process = vp()

@@ -168,7 +168,7 @@ def options(out, training=None, **data):
         (mixture(), {"training": {"steps": 100, "learning_rate": 3e-4}}, "undertrained"),
         (
             np.random.default_rng(0).normal(size=(150, 4)),
-            {"training": {"steps": 4000, "batch_size": 120, "widths": (256, 256)}},
+            {"training": {"steps": 2000, "batch_size": 120, "widths": (128, 128)}},
             "overfitted",
         ),
         (gaussian(), {}, "gaussian"),

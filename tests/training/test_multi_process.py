@@ -76,15 +76,11 @@ def test_examples_of_a_batch_shared_out_are_one_process(tmp_path, one):
 
 
 def test_members_shared_out_are_one_process_and_survive_a_kill(tmp_path, one):
-    two = tmp_path / "two"
-    assert launch(two, 2, seed=2, folder=str(tmp_path / "checkpoints")) == [0, 0], log(two)
+    # One of them is killed without warning; both start again, each from the shards it has.
+    two, settings = tmp_path / "two", {"seed": 2, "folder": str(tmp_path / "checkpoints")}
+    codes = launch(two, 2, kill_at=12, **settings)
+    assert codes[0] == -signal.SIGKILL, log(two)
+    assert not (tmp_path / "two-0.npz").exists()
+    assert launch(two, 2, **settings) == [0, 0], log(two)
     assert_close(one, result(two), 1e-4)
     assert_close(result(two, 0), result(two, 1), 0)
-
-    # One of them is killed without warning; both start again, each from the shards it has.
-    again, settings = tmp_path / "again", {"seed": 2, "folder": str(tmp_path / "others")}
-    codes = launch(again, 2, kill_at=12, **settings)
-    assert codes[0] == -signal.SIGKILL, log(again)
-    assert not (tmp_path / "again-0.npz").exists()
-    assert launch(again, 2, **settings) == [0, 0], log(again)
-    assert_close(result(again), result(two), 0)

