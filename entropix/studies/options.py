@@ -454,15 +454,16 @@ class MixtureOptions:
     """The data: Gaussian mixtures, whose entropy production is known."""
 
     dimensions: tuple[int, ...] = ()
-    """Dimensions D. auto: those of the file given by --mixtures, otherwise 2 and 3, with --full
-    also 6 and 9. For 2 and 3 the mixtures of the paper are used; others are drawn at random with
-    --mixture-seed."""
+    """Dimensions D. auto: those of the file given by --mixtures, otherwise 2 and 3, with --paper or
+    --best 3 and 6. For 2, 3 and 6 the mixtures of the paper are used; others are drawn at random
+    with --mixture-seed."""
     mixtures: str | None = None
     """A JSON file with weights, means and stds for each dimension. auto: none."""
     mixture_seed: int = 0
     """Random seed of the parameters of mixtures that are drawn."""
     num_samples: int = 8192
-    """Number of samples to train on; the same number of others is used for measuring."""
+    """Number of samples to train on; the same number of others is used for measuring, with --paper
+    or --best 10,000."""
     data_seed: int = 0
     """Random seed of the samples."""
 
@@ -474,10 +475,15 @@ class TransportTraining:
     processes: tuple[Literal["vp", "vpx", "sl"], ...] = ("vp", "vpx", "sl")
     """vp: variance preserving; vpx: the same with kappa 0.1; sl: straight line, sigma0 0.1."""
     epochs: tuple[int, ...] = ()
-    """Lengths of training. auto: 1 2 4 8, with --full 5 10 20 50 100 200. Each length is a separate
-    training run, because the learning rate decays to zero at its end."""
-    full: bool = False
-    """Use the sizes of the paper; this needs an accelerator or many processes."""
+    """Lengths of training. auto: 1 2 4 8, with --paper or --best 5 10 20 30 40 80 120 160 200. Each
+    length is a separate training run, because the learning rate decays to zero at its end; with
+    --paper all are measured along one run."""
+    paper: bool = False
+    """Repeat the experiment of the paper: its network, its loss, Adam at the constant rate 1e-4.
+    This sets batch size, noise draws, learning rate and widths. 200 epochs take hours."""
+    best: bool = False
+    """The dimensions and numbers of gradient steps of --paper, with the network and training of
+    this library."""
     seeds: int = 4
     """Number of networks per cell: the seeds of the paper, 1, 7, 17, 23, then 24, 25, ..."""
     batch_size: int = 32
