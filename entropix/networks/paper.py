@@ -72,8 +72,6 @@ class PaperMLP(eqx.Module):
         >>> network = ex.networks.PaperMLP(3, process, key=jax.random.key(0))
         >>> network(0.0, jnp.ones(3)).shape
         (3,)
-        >>> ex.networks.network_size(network).parameters
-        1315587
     """
 
     dim: int = eqx.field(static=True)
@@ -100,18 +98,13 @@ class PaperMLP(eqx.Module):
         self.dim = positive_integer(dim, "dim")
         widths = tuple(positive_integer(width, "widths") for width in widths)
         features = 2 * positive_integer(num_frequencies, "num_frequencies")
-        keys = iter(jax.random.split(key, 5 + 2 * len(widths)))
         self.clock = Fixed(process)
+        self.norms = tuple(eqx.nn.LayerNorm(width, _EPSILON) for width in widths)
+        frequencies, layers = _initial_mlp(key, (self.dim, features, *widths))
         self.frequencies, self.time_frequencies = (
-            Fixed(feature_scale * jax.random.normal(next(keys), (num_frequencies, *shape)))
-            for shape in ((dim,), ())
+            Fixed(feature_scale * normal) for normal in frequencies
         )
-        self.of_state, self.of_time = (_dense(features, features, next(keys)) for _ in range(2))
-        pairs = list(itertools.pairwise((features, *widths)))
-        self.layers = tuple(_dense(n_in, n_out, next(keys)) for n_in, n_out in pairs)
-        self.embeddings = tuple(_dense(features, n_out, next(keys)) for _, n_out in pairs)
-        self.norms = tuple(eqx.nn.LayerNorm(n_out, _EPSILON) for _, n_out in pairs)
-        self.head = _dense((features, *widths)[-1], dim, next(keys))
+        self.of_state, self.of_time, self.layers, self.embeddings, self.head = layers
 
     __repr__ = short_repr
 
@@ -158,11 +151,9 @@ class PaperConvNet(eqx.Module):
         >>> import jax.numpy as jnp
         >>> import entropix as ex
         >>> process = ex.VariancePreserving(ex.LinearSchedule())
-        >>> network = ex.networks.PaperConvNet((28, 28), process, key=jax.random.key(0))
-        >>> network(0.0, jnp.ones((28, 28))).shape
-        (28, 28)
-        >>> ex.networks.network_size(network).parameters
-        1115297
+        >>> network = ex.networks.PaperConvNet((17, 17), process, key=jax.random.key(0))
+        >>> network(0.0, jnp.ones((17, 17))).shape
+        (17, 17)
     """
 
     shape: tuple[int, ...] = eqx.field(static=True)
@@ -197,24 +188,18 @@ class PaperConvNet(eqx.Module):
         self.condition_dim = optional_size(condition_dim, "condition_dim")
         channels = self.shape[2] if len(self.shape) == 3 else 1
         a, b, c, d = widths
-        sizes = [(channels, a), (a, b), (b, c), (c, d), (d, c), (2 * c, b), (2 * b, a)]
-        keys = iter(jax.random.split(key, 18))
+        sizes = ((channels, a), (a, b), (b, c), (c, d), (d, c), (2 * c, b), (2 * b, a))
         self.clock = Fixed(process)
-        self.frequencies = Fixed(feature_scale * jax.random.normal(next(keys), (half,)))
-        self.of_time = _dense(2 * half, num_features, next(keys))
-        self.kernels = tuple(_kernel(*pair, next(keys)) for pair in [*sizes, (2 * a, channels)])
-        self.embeddings = tuple(_dense(num_features, n_out, next(keys)) for _, n_out in sizes)
         groups = (4, *6 * (32,))
         self.norms = tuple(
             eqx.nn.GroupNorm(count, n_out, _EPSILON)
             for count, (_, n_out) in zip(groups, sizes, strict=True)
         )
         self.bias = jnp.zeros(channels)
-        self.of_condition = None
-        if condition_dim is not None:
-            self.of_condition = eqx.nn.Linear(
-                condition_dim, num_features, use_bias=False, key=next(keys)
-            )
+        sizes = (*sizes, (2 * a, channels))
+        frequencies, layers = _initial_convolutions(key, sizes, 2 * half, self.condition_dim)
+        self.frequencies = Fixed(feature_scale * frequencies)
+        self.of_time, self.kernels, self.embeddings, self.of_condition = layers
 
     __repr__ = short_repr
 
@@ -245,12 +230,43 @@ def _features(phases: Float[Array, " n"], dtype: Any) -> Float[Array, " twice_n"
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)]).astype(dtype)
 
 
+@eqx.filter_jit
+def _initial_mlp(key: Key, sizes: tuple[int, ...]) -> tuple[Any, ...]:
+    """Normal frequencies, and the initial layers, drawn by one program."""
+    dim, features, *widths = sizes
+    keys = iter(jax.random.split(key, 5 + 2 * len(widths)))
+    frequencies = tuple(
+        jax.random.normal(next(keys), (features // 2, *shape)) for shape in ((dim,), ())
+    )
+    pairs = list(itertools.pairwise((features, *widths)))
+    of_state, of_time = (_dense(features, features, next(keys)) for _ in range(2))
+    layers = tuple(_dense(n_in, n_out, next(keys)) for n_in, n_out in pairs)
+    embeddings = tuple(_dense(features, n_out, next(keys)) for n_out in widths)
+    head = _dense(widths[-1], dim, next(keys))
+    return frequencies, (of_state, of_time, layers, embeddings, head)
+
+
+@eqx.filter_jit
+def _initial_convolutions(
+    key: Key, sizes: tuple[tuple[int, int], ...], num_features: int, condition_dim: int | None
+) -> tuple[Any, ...]:
+    """Normal frequencies, and the initial layers, drawn by one program."""
+    keys = iter(jax.random.split(key, 2 + 2 * len(sizes)))
+    frequencies = jax.random.normal(next(keys), (num_features // 2,))
+    of_time = _dense(num_features, num_features, next(keys))
+    kernels = tuple(_lecun((n_out, n_in, 3, 3), next(keys)) for n_in, n_out in sizes)
+    embeddings = tuple(_dense(num_features, n_out, next(keys)) for _, n_out in sizes[:-1])
+    of_condition = None
+    if condition_dim is not None:
+        of_condition = eqx.nn.Linear(condition_dim, num_features, use_bias=False, key=next(keys))
+    return frequencies, (of_time, kernels, embeddings, of_condition)
+
+
 def _dense(n_in: int, n_out: int, key: Key) -> eqx.nn.Linear:
     """A linear layer with LeCun normal weights and zero biases."""
-    weight = jax.nn.initializers.lecun_normal(1, 0)(key, (n_out, n_in))
-    layer = eqx.nn.Linear(n_in, n_out, key=key)
-    return eqx.tree_at(lambda m: (m.weight, m.bias), layer, (weight, jnp.zeros(n_out)))
+    initial = _lecun((n_out, n_in), key), jnp.zeros(n_out)
+    return eqx.tree_at(lambda m: (m.weight, m.bias), eqx.nn.Linear(n_in, n_out, key=key), initial)
 
 
-def _kernel(n_in: int, n_out: int, key: Key) -> Float[Array, "out in 3 3"]:
-    return jax.nn.initializers.lecun_normal(1, 0)(key, (n_out, n_in, 3, 3))
+def _lecun(shape: tuple[int, ...], key: Key) -> Array:
+    return jax.nn.initializers.lecun_normal(1, 0)(key, shape)

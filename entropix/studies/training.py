@@ -285,12 +285,7 @@ class Training:
             task.advance(step)
             return deadline is not None and time.perf_counter() > deadline
 
-        if self.plain:
-            loss = Denoising(self.num_draws, antithetic=False, weighting="uniform", times=times)
-            settings: dict[str, Any] = {"optimiser": _adam(self.learning_rate)}
-        else:
-            loss = Denoising(self.num_draws, weighting=weighting(process), times=times)
-            settings = {"learning_rate": self.learning_rate}
+        loss, rate = self.objective(process, times)
         return fit_ensemble(
             make_model,
             data,
@@ -303,8 +298,18 @@ class Training:
             checkpoint=Checkpoint(task.checkpoint, every=self.checkpoint_every, resume=True),
             progress=task.show,
             callback=after,
-            **settings,
+            **rate,
         )
+
+    def objective(
+        self, process: AbstractGaussianProcess, times: AbstractTimes | None = None
+    ) -> tuple[Denoising, dict[str, Any]]:
+        """The loss, and the learning rate or the optimiser as arguments of `fit`."""
+        if self.plain:
+            loss = Denoising(self.num_draws, antithetic=False, weighting="uniform", times=times)
+            return loss, {"optimiser": _adam(self.learning_rate)}
+        loss = Denoising(self.num_draws, weighting=weighting(process), times=times)
+        return loss, {"learning_rate": self.learning_rate}
 
     def _holdout(self, samples: np.ndarray | None, condition: np.ndarray | None) -> Holdout | None:
         if samples is None:
