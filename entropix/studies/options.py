@@ -55,10 +55,11 @@ class DataOptions:
     dequantise_columns: tuple[str, ...] = ()
     """Columns with values on equidistant levels (integers, counts, rounded numbers) to which
     uniform noise one level wide is added, so that they have a density; all: every such column."""
-    standardise: Literal["auto", "none", "feature", "global", "ranks"] = "auto"
+    standardise: Literal["auto", "none", "feature", "global", "range", "ranks"] = "auto"
     """Change of units. feature: each feature to unit variance; global: all coordinates divided by
-    the same number; ranks: each feature to a normal distribution, for heavy tails. auto: feature
-    for tables, global for images and points, none if the true density is known."""
+    the same number; range: integer levels to [0, 1]; ranks: each feature to a normal distribution,
+    for heavy tails. auto: feature for tables, global for images and points, none if the true
+    density is known."""
     components: int | None = None
     """Work in this number of principal components of the training data. auto: in all
     coordinates."""
@@ -402,6 +403,13 @@ class StorageTraining:
     patience: int | None = None
     """Stop each network when its held-out loss has not decreased for this number of steps, and keep
     the parameters of the least held-out loss. auto: train to the end."""
+    paper: bool = False
+    """Repeat the experiment of the paper on MNIST or CIFAR-10: its network and loss, Adam at a
+    constant rate, the first N per class of the split train, pixels in [0, 1] without added noise,
+    the first 1000 images of the split test, its cut-off, and all lengths along one run."""
+    best: bool = False
+    """The samples, the coordinates, the cut-off and the numbers of gradient steps of --paper, with
+    noise added to the levels, and entropix.UNet and the training of this library."""
     network: Literal["mlp", "unet"] = "mlp"
     """mlp: hidden layers of --widths; unet: entropix.UNet with its defaults, for images."""
     seeds: int = 4
