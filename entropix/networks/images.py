@@ -137,7 +137,7 @@ def convolved(layer: eqx.nn.Conv2d, x: Float[Array, "c h w"]) -> Float[Array, "o
         return layer(x)
     reach = layer.weight.shape[-1] // 2
     padded = jnp.pad(x, [(0, 0)] + 2 * [(reach, reach)])
-    return _products(layer.weight, padded) + layer.bias
+    return _products(layer.weight, padded, 1) + layer.bias
 
 
 def strided(
@@ -179,7 +179,7 @@ def transposed(
 
 
 @functools.partial(jax.checkpoint, static_argnums=2)  # the copies of x are not kept
-def _products(kernel: Array, x: Array, stride: int = 1) -> Array:
+def _products(kernel: Array, x: Array, stride: int) -> Array:
     """A convolution without padding: one product for each row of the kernel."""
     size, (_, height, width) = kernel.shape[-1], x.shape
     height, width = (1 + (n - size) // stride for n in (height, width))
