@@ -197,7 +197,8 @@ def _with_preset(
             f"got {source!r}."
         )
     t = options.training
-    dataset, order, sizes = paper.paper_images(source, options.data, t.sizes)
+    asked = increasing(t.sizes, "sizes", 2) if t.sizes else ()
+    dataset, order, sizes = paper.paper_images(source, options.data, asked)
     batch = min(paper.BATCH_SIZE, max(sizes))
     settings: dict[str, Any] = {"sizes": sizes, "batch_size": batch, "network": "unet"}
     settings["epochs"] = t.epochs or paper.IMAGE_EPOCHS
@@ -387,9 +388,16 @@ class StorageStudy(AbstractStudy):
         values = {name: value.reshape(shape) for name, value in values.items()}
         if "total_entropy" in values:
             values["efficiency"] = values["neural_entropy"] / values["total_entropy"]
+        schema = dict(SCHEMA)
+        if self.training.plain:
+            schema["loss"] = (
+                _EACH,
+                "1",
+                "training loss over the last 100 steps, uniform weighting",
+            )
         schema = {
             name: (tuple(self.unit if dim == "steps" else dim for dim in dims), unit, meaning)
-            for name, (dims, unit, meaning) in SCHEMA.items()
+            for name, (dims, unit, meaning) in schema.items()
         }
         fits = [
             fit_logarithm(np.array(self.sizes), values["neural_entropy"][:, i])

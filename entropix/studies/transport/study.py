@@ -145,11 +145,10 @@ def _fingerprint(mixture: GaussianMixture) -> str:
 
 
 class TransportCell(NamedTuple):
-    """The dimension D, the name of the process, and the length of training."""
+    """The dimension D, the name of the process, and the length of training in steps."""
 
     dim: int
     process: str
-    epochs: int
     steps: int
 
 
@@ -180,9 +179,7 @@ class TransportStudy(AbstractStudy):
         """All cells by name, dimension by dimension, process by process."""
         per_epoch = self.options.mixtures.num_samples // self.training.batch_size
         return {
-            f"D{dim}-{process}-{count}-epochs": TransportCell(
-                dim, process, count, count * per_epoch
-            )
+            f"D{dim}-{process}-{count}-epochs": TransportCell(dim, process, count * per_epoch)
             for dim in self.mixtures
             for process in self.processes
             for count in self.epochs
@@ -258,7 +255,14 @@ class TransportStudy(AbstractStudy):
             "seed": (list(seeds), "seed of training"),
         }
         values = {name: value.reshape(shape) for name, value in values.items()}
-        return assemble(SCHEMA, values, coordinates, attributes)
+        schema = dict(SCHEMA)
+        if self.training.plain:
+            schema["loss"] = (
+                _EACH,
+                "1",
+                "training loss over the last 100 steps, uniform weighting",
+            )
+        return assemble(schema, values, coordinates, attributes)
 
     def figures(self) -> Figures:
         return {
