@@ -452,6 +452,8 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
         ex.DiT((4, 4), key=i.key, width=4, depth=1, heads=1),
         ex.networks.LinearSkip(ex.FourierMLP(2, key=i.key, widths=(4,)), 2, key=i.key, width=4),
         ex.networks.ResidualMLP(2, key=i.key, width=4, depth=1),
+        ex.networks.PaperMLP(2, i.process, key=i.key, widths=(4,), num_frequencies=2),
+        ex.networks.PaperConvNet((17, 17), i.process, key=i.key, widths=(32,) * 4),
     ],
 }
 

@@ -9,7 +9,9 @@ h = s.
 """
 
 import functools
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -24,46 +26,9 @@ from entropix.distributions import Gaussian, GaussianMixture
 
 
 _NUM_SAMPLES = 8192
-_WEIGHTS = (
-    0.3160133957862854,
-    0.002303382847458124,
-    0.23624537885189056,
-    0.2093912959098816,
-    0.23604655265808105,
-)
-_MEANS = {
-    2: (
-        (-1.9302864074707031, -1.8173956871032715),
-        (1.1268291473388672, -1.3317480087280273),
-        (-1.7373900413513184, 1.512451171875),
-        (0.38619327545166016, 0.6902027130126953),
-        (-0.8182764053344727, 0.2642350196838379),
-    ),
-    3: (
-        (-0.6040592193603516, -0.9950146675109863, -0.06402444839477539),
-        (-0.7076220512390137, -0.8271579742431641, -1.1844234466552734),
-        (0.37436628341674805, -0.23070287704467773, 0.8506259918212891),
-        (-1.7861018180847168, 0.18054914474487305, 1.8154053688049316),
-        (-1.9645686149597168, -0.9717817306518555, 1.0429296493530273),
-    ),
-}
-# One standard deviation per component, the same along every axis.
-_STDS = {
-    2: (
-        0.7037508487701416,
-        0.40221402049064636,
-        0.6270781755447388,
-        0.601266086101532,
-        0.6268870234489441,
-    ),
-    3: (
-        0.879688560962677,
-        0.5027675032615662,
-        0.7838476896286011,
-        0.7515826225280762,
-        0.7836087942123413,
-    ),
-}
+# The mixtures of the paper by dimension, in the layout of `entropix transport --mixtures`.
+_MIXTURES = Path(__file__).with_name("mixtures.json")
+_DIMENSIONS = (2, 3, 6)
 
 
 def available() -> tuple[str, ...]:
@@ -118,7 +83,7 @@ def paper_mixture(dim: int) -> GaussianMixture:
     """The five-component mixture of the Neural Entropy paper's transport experiments.
 
     Args:
-        dim: D, 2 or 3.
+        dim: D: 2, 3 or 6.
 
     Raises:
         ValueError: for another dimension.
@@ -126,11 +91,12 @@ def paper_mixture(dim: int) -> GaussianMixture:
     References:
         Premkumar, *Neural Entropy*, arXiv 2409.03817.
     """
-    if dim not in _MEANS:
-        raise ValueError(f"`dim` must be 2 or 3, got {dim!r}.")
-    means = np.array(_MEANS[dim])
-    stds = np.broadcast_to(np.array(_STDS[dim])[:, None], means.shape)
-    return GaussianMixture(list(_WEIGHTS), means.tolist(), stds.tolist())
+    if dim not in _DIMENSIONS:
+        raise ValueError(f"`dim` must be 2, 3 or 6, got {dim!r}.")
+    given = json.loads(_MIXTURES.read_text(encoding="utf-8"))[str(dim)]
+    means = np.array(given["means"])
+    stds = np.broadcast_to(np.array(given["stds"])[:, None], means.shape)
+    return GaussianMixture(given["weights"], means.tolist(), stds.tolist())
 
 
 def _gaussian() -> Gaussian:

@@ -7,6 +7,8 @@ from entropix.networks.images import Flattened as Flattened
 from entropix.networks.latent_condition import LatentCondition as LatentCondition
 from entropix.networks.linear_skip import LinearSkip as LinearSkip
 from entropix.networks.mlp import FourierMLP as FourierMLP
+from entropix.networks.paper import PaperConvNet as PaperConvNet
+from entropix.networks.paper import PaperMLP as PaperMLP
 from entropix.networks.parameters import Fixed as Fixed
 from entropix.networks.parameters import NetworkSize as NetworkSize
 from entropix.networks.parameters import network_size as network_size

@@ -4,6 +4,8 @@ The layout of images is that of the data sets, (height, width) or (height, width
 Internally channels come first, as in `equinox.nn`.
 """
 
+import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -133,17 +135,60 @@ def convolved(layer: eqx.nn.Conv2d, x: Float[Array, "c h w"]) -> Float[Array, "o
     """
     if jax.default_backend() != "cpu":
         return layer(x)
-    return _products(layer.weight, x) + layer.bias
+    reach = layer.weight.shape[-1] // 2
+    padded = jnp.pad(x, [(0, 0)] + 2 * [(reach, reach)])
+    return _products(layer.weight, padded, 1) + layer.bias
 
 
-@jax.checkpoint  # the copies of x are not kept for the gradient
-def _products(kernel: Array, x: Array) -> Array:
-    """One product for each row of the kernel."""
+def strided(
+    kernel: Float[Array, "out in k k"], x: Float[Array, "in h w"], stride: int
+) -> Float[Array, "out new_h new_w"]:
+    """A convolution without padding, of every `stride`-th pixel; see `convolved`."""
+    if jax.default_backend() == "cpu":
+        return _products(kernel, x, stride)
+    return jax.lax.conv_general_dilated(x[None], kernel, (stride, stride), "VALID")[0]
+
+
+def transposed(
+    kernel: Float[Array, "out in k k"],
+    x: Float[Array, "in h w"],
+    stride: int,
+    size: tuple[int, ...],
+) -> Float[Array, "out new_h new_w"]:
+    r"""The transposed convolution $y_{si+a,\,sj+b} = \sum K_{ab}\,x_{ij}$, in an image of `size`.
+
+    The size is at least $s(h - 1) + k$ along each axis; further rows and columns are zero.
+    """
+    count, k = kernel.shape[0], kernel.shape[-1]
+    spread = [stride * (n - 1) + 1 for n in x.shape[1:]]
+    if jax.default_backend() != "cpu":
+        pads = [(k - 1, n - m) for n, m in zip(size, spread, strict=True)]
+        flipped = jnp.flip(kernel, (2, 3))
+        return jax.lax.conv_general_dilated(
+            x[None], flipped, (1, 1), pads, lhs_dilation=(stride, stride)
+        )[0]
+    # No product with the zeros between the pixels, of which a dilated image mainly consists.
+    products = kernel.transpose(2, 3, 0, 1).reshape(-1, x.shape[0]) @ x.reshape(x.shape[0], -1)
+    parts = products.reshape(k, k, count, *x.shape[1:])
+    zero, out = jnp.zeros((), x.dtype), jnp.zeros((count, *size), x.dtype)
+    for shift in itertools.product(range(k), repeat=2):
+        ends = zip(shift, size, spread, strict=True)
+        pads = [(0, 0, 0), *((a, n - m - a, stride - 1) for a, n, m in ends)]
+        out = out + jax.lax.pad(parts[shift], zero, pads)
+    return out
+
+
+@functools.partial(jax.checkpoint, static_argnums=2)  # the copies of x are not kept
+def _products(kernel: Array, x: Array, stride: int) -> Array:
+    """A convolution without padding: one product for each row of the kernel."""
     size, (_, height, width) = kernel.shape[-1], x.shape
-    padded = jnp.pad(jnp.moveaxis(x, 0, -1), 2 * [(size // 2, size // 2)] + [(0, 0)])
-    columns = jnp.concatenate([padded[:, j : j + width] for j in range(size)], axis=-1)
+    height, width = (1 + (n - size) // stride for n in (height, width))
+    x = jnp.moveaxis(x, 0, -1)
+    across, down = stride * (width - 1) + 1, stride * (height - 1) + 1
+    columns = jnp.concatenate([x[:, j : j + across : stride] for j in range(size)], axis=-1)
     rows = kernel.transpose(2, 3, 1, 0).reshape(size, -1, kernel.shape[0])
-    return jnp.moveaxis(sum(columns[i : i + height] @ rows[i] for i in range(size)), -1, 0)
+    parts = (columns[i : i + down : stride] @ rows[i] for i in range(size))
+    return jnp.moveaxis(sum(parts), -1, 0)
 
 
 class ResidualBlock(eqx.Module):

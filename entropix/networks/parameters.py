@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 
 class Fixed(eqx.Module):
-    """An array of a network that is never trained.
+    """An array of a network, or a module such as its process, that is never trained.
 
     The optimiser does not receive it; with a stopped gradient alone, weight decay would change it.
     """
 
-    value: Array
+    value: Any
 
 
 def trainable(network: PyTree) -> PyTree:

@@ -5,6 +5,9 @@ shared. A process takes the next cell that is neither finished nor locked, and a
 the locked ones. The lock is one of the operating system, which a process loses when it dies. A cell
 depends on the configuration alone, so it does not matter which process computes it, or whether two
 do.
+
+Cells may be measurements along one training run: each continues from the checkpoint of the one
+before. Then the run has the lock, and its cells are computed in the order of their steps.
 """
 
 import contextlib
@@ -51,13 +54,31 @@ class Cells:
 
     Args:
         folder: the output folder of the study.
-        sizes: the cost of each cell, in any unit, by name.
+        sizes: the training steps of each cell, by name.
         configuration: shared by all processes; a cell with another one counts as damaged.
+        runs: the training run of each cell, by name of the cell; None: each has its own.
     """
 
-    def __init__(self, folder: Path, sizes: dict[str, int], configuration: dict[str, Any]):
+    def __init__(
+        self,
+        folder: Path,
+        sizes: dict[str, int],
+        configuration: dict[str, Any],
+        runs: dict[str, str] | None = None,
+    ):
         self.path = folder / CELLS
         self.sizes = sizes
+        self.runs = runs or {name: name for name in sizes}
+        # By name: the cell that has to be finished before, and the steps that are left to do then.
+        self._before: dict[str, str | None] = {}
+        self._costs: dict[str, int] = {}
+        last: dict[str, str] = {}
+        for name in sorted(sizes, key=lambda name: sizes[name]):
+            before = last.get(self.runs[name])
+            self._before[name] = before
+            self._costs[name] = sizes[name] - (0 if before is None else sizes[before])
+            last[self.runs[name]] = name
+        self._last = last
         text = json.dumps(configuration, sort_keys=True)
         self._digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         self._known: dict[str, Arrays] = {}
@@ -79,8 +100,12 @@ class Cells:
         Raises:
             OSError: if the folder cannot be written to; finished cells are kept.
         """
-        waiting = sorted(self.sizes, key=lambda name: -self.sizes[name])
-        with CellsBar(self.sizes, progress) as bar:
+
+        def order(name: str) -> tuple[int, int]:
+            return -self.sizes[self._last[self.runs[name]]], self.sizes[name]
+
+        waiting = sorted(self.sizes, key=order)
+        with CellsBar(self._costs, progress) as bar:
             self.path.mkdir(exist_ok=True)
             while waiting:
                 left = [name for name in waiting if not self._done(name, work, bar)]
@@ -91,8 +116,9 @@ class Cells:
     def _done(self, name: str, work: Callable[[Task], Arrays], bar: CellsBar) -> bool:
         """Whether a cell is finished, after computing it unless another process does."""
         if self._read(name) is None:
-            with self._locked(name) as mine:
-                if not mine:
+            before = self._before[name]
+            with self._locked(self.runs[name]) as mine:
+                if not mine or (before is not None and self._read(before) is None):
                     return False
                 # Another process may have finished it between the read and the lock.
                 if self._read(name, warn=True) is None:
@@ -101,22 +127,30 @@ class Cells:
         return True
 
     def _compute(self, name: str, work: Callable[[Task], Arrays], bar: CellsBar) -> None:
-        checkpoint = self.path / f"{name}.ckpt"
-        for leftover in self.path.glob(f"{name}.c*.tmp"):  # of a process that was killed
-            leftover.unlink(missing_ok=True)
+        run, size = self.runs[name], self.sizes[name]
+        checkpoint = self.path / f"{run}.ckpt"
+        for start in {name, run}:
+            for leftover in self.path.glob(f"{start}.c*.tmp"):  # of a process that was killed
+                leftover.unlink(missing_ok=True)
         if checkpoint.exists():
             try:
-                read_archive(checkpoint, "entropix checkpoint")
+                header, _ = read_archive(checkpoint, "entropix checkpoint")
+                # After the loss of a cell from the middle of a run.
+                fault = f"ahead of {name}" if header["step"] > size else None
             except ValueError:
-                message(f"{checkpoint} is damaged: training starts again")
+                fault = "damaged"
+            if fault:
+                message(f"{checkpoint} is {fault}: training starts again")
                 checkpoint.unlink()
         bar.start(name)
-        arrays = work(Task(name, checkpoint, lambda steps: bar.advance(name, steps)))
+        done = size - self._costs[name]
+        arrays = work(Task(name, checkpoint, lambda n: bar.advance(name, max(n - done, 0))))
         arrays = {key: np.asarray(value) for key, value in arrays.items()}
         header = {"cell": name, "configuration": self._digest}
         write_archive(self._file(name), _KIND, header, arrays)
         self._known[name] = arrays
-        checkpoint.unlink(missing_ok=True)
+        if name == self._last[run]:
+            checkpoint.unlink(missing_ok=True)
 
     def _file(self, name: str) -> Path:
         return self.path / f"{name}.cell"
@@ -142,12 +176,12 @@ class Cells:
         return arrays
 
     @contextlib.contextmanager
-    def _locked(self, name: str) -> Iterator[bool]:
-        """Whether this process holds the lock of the cell for the length of the block."""
+    def _locked(self, run: str) -> Iterator[bool]:
+        """Whether this process holds the lock of the run for the length of the block."""
         from filelock import Timeout
 
         try:
-            lock = acquire(self.path / f"{name}.lock", blocking=False)
+            lock = acquire(self.path / f"{run}.lock", blocking=False)
         except Timeout:
             yield False
             return

@@ -180,6 +180,7 @@ def prepare_data(
     source: str | os.PathLike[str] | Dataset,
     options: DataOptions,
     condition: ConditionOptions = ConditionOptions(),
+    order: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> PreparedData:
     """Read, dequantise, split and standardise.
 
@@ -187,11 +188,12 @@ def prepare_data(
         source: a data set, or what `entropix.datasets.load` takes.
         options: see `DataOptions`.
         condition: see `ConditionOptions`; a data set has labels of its own.
+        order: indices of the held-out samples and of the others; None: drawn by `data_seed`.
 
     Raises:
         ValueError: in one line, for anything wrong with the source, its data or an option.
     """
-    return _in_coordinates([_read(source, options, condition, _key(options))], options)[0]
+    return _in_coordinates([_read(source, options, condition, _key(options), order)], options)[0]
 
 
 def prepare_pair(
@@ -260,6 +262,7 @@ def _read(
     options: DataOptions,
     condition: ConditionOptions,
     key: Key,
+    order: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> PreparedData:
     """Read, label, split and dequantise, in the units of the data."""
     draw_key, noise_key, split_key = jax.random.split(key, 3)
@@ -287,7 +290,8 @@ def _read(
         )
     labels = make_condition(dataset.labels, condition, options.data_seed)
     dequantised = options.dequantise and dataset.levels is not None
-    order = _split(len(dataset.points), options.held_out, split_key)
+    if order is None:
+        order = _split(len(dataset.points), options.held_out, split_key)
     steps = _steps(dataset, options)
 
     def noisy(points: np.ndarray, key: Key) -> np.ndarray:
@@ -370,7 +374,7 @@ def _in_coordinates(sets: list[PreparedData], options: DataOptions) -> list[Prep
 
 
 def _standardisation(sets: list[PreparedData], mode: str) -> Standardisation | NormalScores:
-    choice(mode, "standardise", ("auto", "none", "feature", "global", "ranks"))
+    choice(mode, "standardise", ("auto", "none", "feature", "global", "range", "ranks"))
     if mode == "auto":
         # Where the true density is known, published values are in its units.
         mode = "feature" if all(data.dataset.kind == "table" for data in sets) else "global"
@@ -382,6 +386,12 @@ def _standardisation(sets: list[PreparedData], mode: str) -> Standardisation | N
         return Standardisation.per_feature(train)
     if mode == "ranks":
         return NormalScores.fit(train)
+    if mode == "range":
+        levels = sets[0].dataset.levels
+        if levels is None:
+            raise ValueError("`standardise` must be another than 'range' for data without levels.")
+        zero = np.zeros(train.shape[1], train.dtype)
+        return Standardisation(zero, zero + (levels - 1), "range")
     return Standardisation.global_scale(train)
 
 

@@ -55,10 +55,11 @@ class DataOptions:
     dequantise_columns: tuple[str, ...] = ()
     """Columns with values on equidistant levels (integers, counts, rounded numbers) to which
     uniform noise one level wide is added, so that they have a density; all: every such column."""
-    standardise: Literal["auto", "none", "feature", "global", "ranks"] = "auto"
+    standardise: Literal["auto", "none", "feature", "global", "range", "ranks"] = "auto"
     """Change of units. feature: each feature to unit variance; global: all coordinates divided by
-    the same number; ranks: each feature to a normal distribution, for heavy tails. auto: feature
-    for tables, global for images and points, none if the true density is known."""
+    the same number; range: integer levels to [0, 1]; ranks: each feature to a normal distribution,
+    for heavy tails. auto: feature for tables, global for images and points, none if the true
+    density is known."""
     components: int | None = None
     """Work in this number of principal components of the training data. auto: in all
     coordinates."""
@@ -402,6 +403,13 @@ class StorageTraining:
     patience: int | None = None
     """Stop each network when its held-out loss has not decreased for this number of steps, and keep
     the parameters of the least held-out loss. auto: train to the end."""
+    paper: bool = False
+    """Repeat the experiment of the paper on MNIST or CIFAR-10: its network and loss, Adam at a
+    constant rate, the first N per class of the split train, pixels in [0, 1] without added noise,
+    the first 1000 images of the split test, its cut-off, and all lengths along one run."""
+    best: bool = False
+    """The samples, the coordinates, the cut-off and the numbers of gradient steps of --paper, with
+    noise added to the levels, and entropix.UNet and the training of this library."""
     network: Literal["mlp", "unet"] = "mlp"
     """mlp: hidden layers of --widths; unet: entropix.UNet with its defaults, for images."""
     seeds: int = 4
@@ -454,15 +462,16 @@ class MixtureOptions:
     """The data: Gaussian mixtures, whose entropy production is known."""
 
     dimensions: tuple[int, ...] = ()
-    """Dimensions D. auto: those of the file given by --mixtures, otherwise 2 and 3, with --full
-    also 6 and 9. For 2 and 3 the mixtures of the paper are used; others are drawn at random with
-    --mixture-seed."""
+    """Dimensions D. auto: those of the file given by --mixtures, otherwise 2 and 3, with --paper or
+    --best 3 and 6. For 2, 3 and 6 the mixtures of the paper are used; others are drawn at random
+    with --mixture-seed."""
     mixtures: str | None = None
     """A JSON file with weights, means and stds for each dimension. auto: none."""
     mixture_seed: int = 0
     """Random seed of the parameters of mixtures that are drawn."""
     num_samples: int = 8192
-    """Number of samples to train on; the same number of others is used for measuring."""
+    """Number of samples to train on; the same number of others is used for measuring, with --paper
+    or --best 10,000."""
     data_seed: int = 0
     """Random seed of the samples."""
 
@@ -474,10 +483,15 @@ class TransportTraining:
     processes: tuple[Literal["vp", "vpx", "sl"], ...] = ("vp", "vpx", "sl")
     """vp: variance preserving; vpx: the same with kappa 0.1; sl: straight line, sigma0 0.1."""
     epochs: tuple[int, ...] = ()
-    """Lengths of training. auto: 1 2 4 8, with --full 5 10 20 50 100 200. Each length is a separate
-    training run, because the learning rate decays to zero at its end."""
-    full: bool = False
-    """Use the sizes of the paper; this needs an accelerator or many processes."""
+    """Lengths of training. auto: 1 2 4 8, with --paper or --best 5 10 20 30 40 80 120 160 200. Each
+    length is a separate training run, because the learning rate decays to zero at its end; with
+    --paper all are measured along one run."""
+    paper: bool = False
+    """Repeat the experiment of the paper: its network, its loss, Adam at the constant rate 1e-4.
+    This sets batch size, noise draws, learning rate and widths. 200 epochs take hours."""
+    best: bool = False
+    """The dimensions and numbers of gradient steps of --paper, with the network and training of
+    this library."""
     seeds: int = 4
     """Number of networks per cell: the seeds of the paper, 1, 7, 17, 23, then 24, 25, ..."""
     batch_size: int = 32

@@ -190,6 +190,11 @@ class AbstractStudy(abc.ABC):
     def cells(self) -> dict[str, int]:
         """The training steps of each cell, by name."""
 
+    @property
+    @abc.abstractmethod
+    def runs(self) -> dict[str, str] | None:
+        """The training run of each cell, by name of the cell; None: each has its own."""
+
     @abc.abstractmethod
     def attributes(self) -> dict[str, Any]:
         """The attributes of the record: what is done, in words (`..._text`) and in numbers."""
@@ -247,7 +252,7 @@ class AbstractStudy(abc.ABC):
                 folder.verify()
                 return found
 
-            cells = Cells(folder.path, self.cells, space.configuration)
+            cells = Cells(folder.path, self.cells, space.configuration, self.runs)
             try:
                 cells.compute(values, progress=show)
             except (KeyboardInterrupt, FloatingPointError):
@@ -335,6 +340,10 @@ class AbstractTrainedStudy(AbstractStudy):
     def cells(self) -> dict[str, int]:
         """All networks are trained together."""
         return {"training": num_steps(self.settings)}
+
+    @property
+    def runs(self) -> None:
+        return None
 
     def measure(self, task: Task) -> Outcome:
         fits = self.training.fit(

@@ -1,6 +1,7 @@
 """What the networks of every study share: process, network, training, seeds."""
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+import optax
 
 from entropix._core.arrays import Key
 from entropix._core.checks import choice, positive, positive_integer
@@ -226,6 +228,8 @@ class Training:
             networks take all steps.
         check_every: steps between evaluations of the held-out loss, on as many samples as a tenth
             of the cost of training allows; None: 100, on all.
+        plain: as in the paper: Adam at a constant rate, the uniform weighting and independent
+            draws. Shorter trainings are then the beginning of longer ones.
     """
 
     seeds: tuple[int, ...]
@@ -235,6 +239,7 @@ class Training:
     checkpoint_every: int
     patience: int | None = None
     check_every: int | None = None
+    plain: bool = False
 
     def __post_init__(self):
         for name in ("batch_size", "num_draws", "checkpoint_every"):
@@ -280,20 +285,31 @@ class Training:
             task.advance(step)
             return deadline is not None and time.perf_counter() > deadline
 
+        loss, rate = self.objective(process, times)
         return fit_ensemble(
             make_model,
             data,
             keys=[jax.random.key(seed) for seed in self.seeds],
             steps=steps,
             batch_size=self.batch_size,
-            loss=Denoising(self.num_draws, weighting=weighting(process), times=times),
-            learning_rate=self.learning_rate,
+            loss=loss,
             condition=condition,
             holdout=self._holdout(holdout, holdout_condition),
             checkpoint=Checkpoint(task.checkpoint, every=self.checkpoint_every, resume=True),
             progress=task.show,
             callback=after,
+            **rate,
         )
+
+    def objective(
+        self, process: AbstractGaussianProcess, times: AbstractTimes | None = None
+    ) -> tuple[Denoising, dict[str, Any]]:
+        """The loss, and the learning rate or the optimiser as arguments of `fit`."""
+        if self.plain:
+            loss = Denoising(self.num_draws, antithetic=False, weighting="uniform", times=times)
+            return loss, {"optimiser": _adam(self.learning_rate)}
+        loss = Denoising(self.num_draws, weighting=weighting(process), times=times)
+        return loss, {"learning_rate": self.learning_rate}
 
     def _holdout(self, samples: np.ndarray | None, condition: np.ndarray | None) -> Holdout | None:
         if samples is None:
@@ -326,10 +342,17 @@ class Training:
         amount = f"{self.batch_size} samples per step"
         if steps is not None:
             amount = f"{steps} steps of {self.batch_size} samples"
+        rate = "constant, uniform weighting" if self.plain else "decaying to zero"
         return (
             f"entropy matching, {which}, {network}, {amount} with {self.num_draws} noise draws, "
-            f"learning rate {self.learning_rate:g} decaying to zero"
+            f"learning rate {self.learning_rate:g} {rate}"
         )
+
+
+@functools.lru_cache
+def _adam(rate: float) -> optax.GradientTransformation:
+    """Adam at a constant rate: one object, so that compiled loops are reused."""
+    return optax.adam(rate)
 
 
 def training_text(options: TrainingOptions, process: AbstractGaussianProcess) -> str:

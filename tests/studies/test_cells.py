@@ -9,6 +9,7 @@ import pytest
 import xarray
 from filelock import FileLock
 
+from entropix.persistence import write_archive
 from entropix.studies.cells import Cells, stacked
 from entropix.studies.folder import FolderError, OutputFolder
 from entropix.studies.options import OutputOptions
@@ -53,6 +54,33 @@ def test_each_cell_is_computed_once_the_largest_first(tmp_path):
     assert list(found) == list(SIZES)
     for name, arrays in found.items():
         np.testing.assert_array_equal(arrays["value"], [SIZES[name], SIZES[name] + 1])
+
+
+def test_cells_along_one_run_follow_one_another(tmp_path, monkeypatch):
+    """In the order of their steps, from one checkpoint, whose lock they wait for."""
+    monkeypatch.setattr("entropix.studies.cells._WAIT", 0.01)
+    runs = {"small": "run", "middle": "run", "large": "other"}
+    seen = []
+
+    def work(task):
+        seen.append((task.name, task.checkpoint.name, task.checkpoint.exists()))
+        write_archive(task.checkpoint, "entropix checkpoint", {"step": SIZES[task.name]}, {})
+        return {"value": np.zeros(1)}
+
+    (tmp_path / "cells").mkdir()
+    lock = FileLock(tmp_path / "cells" / "run.lock", thread_local=False)
+    lock.acquire()
+    threading.Timer(0.1, lock.release).start()
+    Cells(tmp_path, SIZES, CONFIG, runs).compute(work, progress=False)
+    assert seen[0] == ("large", "other.ckpt", False)
+    assert seen[1:] == [("small", "run.ckpt", False), ("middle", "run.ckpt", True)]
+    assert not list((tmp_path / "cells").glob("*.ckpt"))
+
+    # Without its first cell, a run that is further starts again.
+    write_archive(tmp_path / "cells" / "run.ckpt", "entropix checkpoint", {"step": 2}, {})
+    (tmp_path / "cells" / "small.cell").unlink()
+    Cells(tmp_path, SIZES, CONFIG, runs).compute(work, progress=False)
+    assert seen[3:] == [("small", "run.ckpt", False)]
 
 
 def test_a_claimed_cell_is_left_to_its_owner_and_waited_for(tmp_path, monkeypatch):
@@ -201,7 +229,7 @@ def test_a_folder_that_others_work_in_is_not_overwritten(tmp_path):
 class Study(AbstractStudy):
     """A study of the cells above, whose record is their values."""
 
-    cells = SIZES
+    cells, runs = SIZES, None
 
     def __init__(self, folder, work):
         output = OutputOptions(quiet=True, plots=False)

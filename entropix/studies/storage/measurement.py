@@ -9,6 +9,7 @@ from entropix._core.arrays import Key
 from entropix.entropy import neural_entropy
 from entropix.interfaces import AbstractModel, DivergenceError
 from entropix.models import ExactModel
+from entropix.studies import paper
 from entropix.studies.cells import Arrays, Task
 from entropix.studies.cutoff import Cutoff
 from entropix.studies.estimates import errors_of, generate
@@ -50,8 +51,9 @@ def measure_cell(study: "StorageStudy", cell: "StorageCell", task: Task) -> Arra
         holdout_condition=study.data.condition_held_out if early else None,
     )
     known = training_points(study.data, cell.size)
+    model = paper.measured if study.training.plain else lambda member: member
     per_seed = [
-        _measure_network(study, fits.member(i), rows, conditions, known, key)
+        _measure_network(study, model(fits.member(i)), rows, conditions, known, key)
         for i, key in enumerate(study.training.keys(_ESTIMATES))
     ]
     found: Found = {name: np.stack([found[name] for found in per_seed]) for name in per_seed[0]}
@@ -113,6 +115,8 @@ def _entropy(
                 condition=condition,
                 num_evaluations=study.options.estimation.evaluations,
                 cutoff=cutoff.value,
+                # In bounded memory for networks of images too.
+                chunk_size=max(16, min(4096, 2**19 // study.data.dim)),
             )
         except DivergenceError as error:
             if error.remedy != "cutoff":

@@ -16,6 +16,7 @@ from entropix.distributions import dequantise
 from entropix.interfaces import AbstractGaussianProcess
 from entropix.models import EntropyMatching, GaussianScaling
 from entropix.networks import UNet
+from entropix.studies import paper
 from entropix.studies.cells import Arrays, Task, stacked
 from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff
 from entropix.studies.data import PreparedData, data_attributes, prepare_data
@@ -55,6 +56,14 @@ _LEAST = 50
 _MAX_DRAWS, _MAX_NUMBERS = 32, 2**25
 # Folded into the seed of the data: the noise of dequantisation in training.
 _NOISE = 0xD1CE
+# What presets set, or what has no meaning with them.
+_SET_BY_BEST = ("steps", "batch_size", "network")
+_SET_BY_PAPER = (*_SET_BY_BEST, "num_draws", "learning_rate", "widths", "patience")
+_DATA = (
+    *("num_samples", "array", "columns", "drop", "drop_missing", "drop_repeated", "encode"),
+    *("split", "kind", "held_out", "dequantise", "dequantise_columns", "standardise"),
+    "components",
+)
 _EACH, _STEPS = ("size", "steps", "seed"), ("steps",)
 
 # The dimension `steps` is called `epochs` if lengths are given in epochs.
@@ -117,15 +126,26 @@ def prepare_storage(
     positive_integer(effort.samples, "samples", 2)
     positive_integer(effort.sampling_steps, "sampling_steps")
     process = make_process(options.process)
+    chosen = paper.preset(t, _SET_BY_PAPER, _SET_BY_BEST)
+    order = None
+    if chosen:
+        options, source, order = _with_preset(options, source, chosen)
+        t = options.training
     choice(t.network, "network", ("mlp", "unet"))
     check_widths(t.widths)
     unit = "epochs" if t.epochs else "steps"
     lengths = increasing(t.epochs or t.steps, unit)
     seeds = paper_seeds(t.seeds)
     training = Training(
-        seeds, t.batch_size, t.num_draws, t.learning_rate, t.checkpoint_every, t.patience
+        seeds,
+        t.batch_size,
+        t.num_draws,
+        t.learning_rate,
+        t.checkpoint_every,
+        t.patience,
+        plain=t.paper,
     )
-    data = prepare_data(source, options.data, given_labels(options.condition))
+    data = prepare_data(source, options.data, given_labels(options.condition), order)
     sizes = _sizes(t.sizes, data.num_train)
     if t.network == "unet" and (data.dataset.kind != "image" or data.projection is not None):
         raise ValueError(
@@ -137,6 +157,8 @@ def prepare_storage(
             f"`batch_size` must be at most the largest of `sizes`, {sizes[-1]}, got {t.batch_size}."
         )
     cutoff = choose_cutoff(effort.cutoff, process, data)
+    if chosen and effort.cutoff is None:
+        cutoff = paper.image_cutoff(process, data.example_shape)
     fallback = default_cutoff(data, "chosen, because one of the entropies is infinite without one")
     workspace = Workspace.claim(
         options.output,
@@ -153,6 +175,7 @@ def prepare_storage(
             unit: list(lengths),
             "network": t.network,
             "widths": list(t.widths),
+            "preset": chosen,
             **dataclasses.asdict(effort),
         },
         command=command,
@@ -161,6 +184,34 @@ def prepare_storage(
     return StorageStudy(
         workspace, options, data, process, cutoff, fallback, sizes, lengths, unit, training
     )
+
+
+def _with_preset(
+    options: StorageOptions, source: str | os.PathLike[str] | Dataset, chosen: str
+) -> tuple[StorageOptions, Dataset, tuple[np.ndarray, np.ndarray]]:
+    """The options with those that a preset sets, the images, and which of them are held out."""
+    paper.check_unset(options.data, StorageOptions().data, _DATA, chosen)
+    if isinstance(source, Dataset):
+        raise ValueError(
+            f"`source` must be a path with the splits train and test for `{chosen}`, "
+            f"got {source!r}."
+        )
+    t = options.training
+    asked = increasing(t.sizes, "sizes", 2) if t.sizes else ()
+    dataset, order, sizes = paper.paper_images(source, options.data, asked)
+    batch = min(paper.BATCH_SIZE, max(sizes))
+    settings: dict[str, Any] = {"sizes": sizes, "batch_size": batch, "network": "unet"}
+    settings["epochs"] = t.epochs or paper.IMAGE_EPOCHS
+    condition = options.condition
+    if paper.is_colour(dataset.shape) and condition.condition is None:
+        condition = dataclasses.replace(condition, condition="labels")
+    if chosen == "paper":
+        rate = paper.COLOUR_RATE if paper.is_colour(dataset.shape) else paper.LEARNING_RATE
+        settings |= {"num_draws": 1, "learning_rate": rate}
+    data = dataclasses.replace(options.data, standardise="range", dequantise=chosen == "best")
+    training = dataclasses.replace(t, **settings)
+    options = dataclasses.replace(options, data=data, training=training, condition=condition)
+    return options, dataset, order
 
 
 def _sizes(requested: tuple[int, ...], available: int) -> tuple[int, ...]:
@@ -241,6 +292,13 @@ class StorageStudy(AbstractStudy):
             return self.data.dataset.shape
         return (self.data.dim,)
 
+    @property
+    def runs(self) -> dict[str, str] | None:
+        """With a constant learning rate, all lengths are measured along one run."""
+        if not self.training.plain:
+            return None
+        return {name: f"N{cell.size}" for name, cell in self.grid.items()}
+
     def training_rows(self, size: int) -> np.ndarray:
         """The first `size` training samples, repeated; with dequantisation, in new noise each time.
 
@@ -278,6 +336,10 @@ class StorageStudy(AbstractStudy):
             widths = self.options.training.widths
             return mlp_model(rows, self.process, widths, condition_dim=dim)
         scaling = GaussianScaling.from_data(rows, self.process)
+        if self.training.plain:
+            return lambda key: EntropyMatching(
+                paper.image_network(self.shape, self.process, dim, key), self.process
+            )
 
         def make(key: Key) -> EntropyMatching:
             return EntropyMatching(
@@ -289,6 +351,8 @@ class StorageStudy(AbstractStudy):
     def attributes(self) -> dict[str, Any]:
         options, t, data = self.options, self.options.training, data_attributes(self.data)
         network = "U-Net" if t.network == "unet" else widths_text(t.widths)
+        if t.paper:
+            network = "the network of the paper"
         condition = self.data.condition
         labels = {} if condition is None else {"condition_text": condition.text}
         stopping = ""
@@ -308,6 +372,7 @@ class StorageStudy(AbstractStudy):
             "grid_text": f"N = {', '.join(map(str, self.sizes))}; "
             f"{', '.join(map(str, self.lengths))} {self.unit}; {len(self.cells)} cells",
             "unit_of_length": self.unit,
+            "along_one_run": int(t.paper),
             **self.cutoff.attributes(),
             "evaluations": options.estimation.evaluations,
             "num_generated": options.estimation.samples,
@@ -323,9 +388,16 @@ class StorageStudy(AbstractStudy):
         values = {name: value.reshape(shape) for name, value in values.items()}
         if "total_entropy" in values:
             values["efficiency"] = values["neural_entropy"] / values["total_entropy"]
+        schema = dict(SCHEMA)
+        if self.training.plain:
+            schema["loss"] = (
+                _EACH,
+                "1",
+                "training loss over the last 100 steps, uniform weighting",
+            )
         schema = {
             name: (tuple(self.unit if dim == "steps" else dim for dim in dims), unit, meaning)
-            for name, (dims, unit, meaning) in SCHEMA.items()
+            for name, (dims, unit, meaning) in schema.items()
         }
         fits = [
             fit_logarithm(np.array(self.sizes), values["neural_entropy"][:, i])
@@ -443,6 +515,13 @@ def storage_report(record: "xarray.Dataset") -> Report:
         "memorised is the share with r < 1/3 (arXiv 2310.02664). Held-out samples, which cannot "
         "have been memorised, give the values to compare with",
     ]
+    if a["along_one_run"]:
+        notes.append(
+            "All lengths of training are measured along one run, with the training and the network "
+            "of the paper (arXiv 2409.03817), which found 1.40, 1.72, 2.22, 2.44 and 2.53 thousand "
+            "nats for 1e2, 1e3, 1e4, 3e4 and 6e4 images of MNIST, and for CIFAR-10 with labels "
+            "5.07, 8.43, 11.05, 12.33 and 13.2 thousand for 1e2, 1e3, 1e4, 3e4 and 5e4"
+        )
     if "condition_text" in a:
         notes.append(
             "Entropies are those of densities given the label, averaged over the labels. For "

@@ -11,7 +11,7 @@ $|\sqrt{S_{NN}} - \sqrt{S_{tot}}| \le \sqrt{L}$ (Neural Entropy, 2409.03817): ex
 samples, and for estimates within their Monte Carlo errors.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -22,11 +22,11 @@ from entropix._core.arrays import Key
 from entropix.entropy import neural_entropy, path_kl
 from entropix.interfaces import AbstractModel, Estimate
 from entropix.models import ExactModel
+from entropix.studies import paper
 from entropix.studies.cells import Arrays, Task
 from entropix.studies.estimates import errors_of
 from entropix.studies.study import Found, on_host
-from entropix.studies.training import last_loss, mlp_model
-from entropix.training import EnsembleFit
+from entropix.studies.training import last_loss
 
 
 if TYPE_CHECKING:
@@ -40,14 +40,14 @@ def measure_cell(study: "TransportStudy", cell: "TransportCell", task: Task) -> 
     """Train the networks of a cell and measure them; the last axis of all results is the seed."""
     train, held_out = study.samples(cell.dim)
     process, count = study.processes[cell.process], study.options.estimation.evaluations
-    make_model = mlp_model(train, process, study.options.training.widths)
+    make_model = study.make_model(cell, train)
     fits = study.training.fit(task, make_model, data=train, steps=cell.steps, process=process)
     loss = last_loss(fits)
-    # Without the history, whose length depends on the number of steps: one compiled program.
-    fits = eqx.tree_at(lambda f: f.history, fits, None)
-    exact = ExactModel(study.mixtures[cell.dim], process)
+    model, exact = fits.model, ExactModel(study.mixtures[cell.dim], process)
+    if study.training.plain:
+        model, exact = paper.measured(model), paper.measured(exact)
     keys = study.training.keys(_ESTIMATES)
-    stored, distance = _measure_networks(fits, exact, held_out, keys, count)
+    stored, distance = _measure_networks(model, exact, held_out, keys, count)
     key = jax.random.fold_in(jax.random.key(study.options.mixtures.data_seed), _TRUTH)
     total = neural_entropy(exact, held_out, key=key, num_evaluations=count)
     # The same for all seeds, but each seed is an entry of the grid.
@@ -76,7 +76,7 @@ def gap(stored: Estimate, total: Estimate, distance: Estimate) -> tuple[np.ndarr
 
 @eqx.filter_jit
 def _measure_networks(
-    fits: EnsembleFit, exact: ExactModel, data: Array | np.ndarray, keys: Key, count: int
+    model: Any, exact: ExactModel, data: Array | np.ndarray, keys: Key, count: int
 ) -> tuple[Estimate, Estimate]:
     """S_NN and L of all seeds at once."""
 
@@ -87,4 +87,4 @@ def _measure_networks(
             path_kl(model, exact, data, key=kl_key, num_evaluations=count),
         )
 
-    return eqx.filter_vmap(one)(fits.model, keys)
+    return eqx.filter_vmap(one)(model, keys)

@@ -94,7 +94,7 @@ def choose_mixtures(
     for dim in wanted:
         if dim in given:
             found[dim], sources[dim] = given[dim], "file"
-        elif dim in (2, 3):
+        elif dim in (2, 3, 6):
             found[dim], sources[dim] = paper_mixture(dim), "paper"
         else:
             found[dim], sources[dim] = drawn_mixture(dim, seed), f"drawn with seed {seed}"
