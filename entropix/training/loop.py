@@ -25,6 +25,7 @@ from entropix._core.arrays import Key
 from entropix._core.mesh import DATA
 from entropix.interfaces import AbstractLoss
 from entropix.networks import trainable
+from entropix.training.layers import with_fast_derivatives
 from entropix.training.layout import Layout
 from entropix.training.objective import batch_loss, mean_loss
 from entropix.training.source import Source
@@ -213,7 +214,9 @@ def _step(
     def loss_of(params: PyTree) -> Array:
         share = None if parts == 1 else (jax.lax.axis_index(DATA), parts)
         key = jax.random.fold_in(jax.random.fold_in(setup.key, _STEPS), step)
-        return batch_loss(setup.loss, setup.model(params), *batch, key=key, share=share)
+        model = setup.model(params)
+        model = eqx.tree_at(lambda m: m.network, model, with_fast_derivatives(model.network))
+        return batch_loss(setup.loss, model, *batch, key=key, share=share)
 
     loss, gradient = jax.value_and_grad(loss_of)(state.params)
     if parts > 1:  # as one vector: one sum over devices

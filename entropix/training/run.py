@@ -309,12 +309,30 @@ class _Moment:
         state: the arrays that they changed.
         history: losses and norms of all steps, shape (*members, steps).
         active: whether any member goes on.
+        pending: of chunks whose losses are still on the device: their first step, their number of
+            steps, losses, norms, and whether the parameters are finite.
     """
 
     step: int
     state: State
     history: dict[str, np.ndarray]
     active: bool
+    pending: tuple[tuple[int, int, tuple[Array, Array, Array]], ...] = ()
+
+    def fetched(self, pending: int = 0) -> "_Moment":
+        """The same with the losses of all but the last `pending` chunks in its history.
+
+        Raises:
+            FloatingPointError: if one of them is not finite.
+        """
+        history, all_pending = self.history, self.pending
+        for start, count, found in all_pending[: len(all_pending) - pending]:
+            losses, norms, finite = (to_host(a) for a in found)
+            losses, norms = losses[..., :count], norms[..., :count]
+            _check_finite(start, losses, norms, finite)
+            history = _longer(history, {"loss": losses, "gradient_norm": norms})
+        rest = all_pending[len(all_pending) - pending :] if pending else ()
+        return dataclasses.replace(self, history=history, pending=rest)
 
 
 def train(run: Run) -> tuple[PyTree, History]:
@@ -347,7 +365,9 @@ def _train(run: Run) -> tuple[PyTree, History]:
         return tree if members is None else resized(tree, members)
 
     def write() -> int:
+        nonlocal now
         if checkpoint is not None:
+            now = now.fetched()
             history = _with_members(now.history, members)
             checkpoint.write(now.step, fingerprint, cut(now.state), history)
         return now.step
@@ -370,17 +390,23 @@ def _train(run: Run) -> tuple[PyTree, History]:
                 numbers = (start, np.int32(count), run.every)
                 inputs = Inputs(run.setup, source, rows(now.step), *numbers, layout)
                 out = advance(inputs, now.state)
-                losses, norms = (to_host(a)[..., :count] for a in (out.losses, out.norms))
-                _check_finite(now.step, losses, norms, to_host(out.finite))
+                evaluated = stop % run.every == 0 or stop == run.steps
+                # The losses of a chunk that nobody waits for are fetched while the next one runs.
+                reported = run.progress or run.callback is not None or run.holdout is not None
+                waited_for = reported or stop in run.measure_at or stop == run.steps
+                found = (out.losses, out.norms, out.finite)
+                reached = _Moment(
+                    stop, out.state, now.history, True, (*now.pending, (now.step, count, found))
+                ).fetched(0 if waited_for else 1)
                 if run.progress:
                     most = max(1, int(_SHOWN * count / (time.perf_counter() - began)))
-                history = _longer(now.history, {"loss": losses, "gradient_norm": norms})
+                history = reached.history
                 # Means since the last evaluation, wherever chunks ended for other reasons.
-                evaluated = stop % run.every == 0 or stop == run.steps
                 since = (stop - 1) // run.every * run.every
                 metrics = {
                     name: cut(history[name][..., since:].mean(-1))
                     for name in ("loss", "gradient_norm")
+                    if reported
                 }
                 state, active = out.state, True
                 if run.holdout is not None and evaluated:
@@ -397,7 +423,7 @@ def _train(run: Run) -> tuple[PyTree, History]:
                 measured = run.measured(stop, state.current, members)
                 history = _longer(history, _with_members(measured, padded))
                 # From here on an interrupt finds the new chunk, before it found the old one.
-                now = _Moment(stop, state, history, active)
+                now = _Moment(stop, state, history, active, reached.pending)
                 bar.update(count, _shown(metrics))
                 last = stop == run.steps or not active
                 if checkpoint is not None and (stop % checkpoint.every == 0 or last):

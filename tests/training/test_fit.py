@@ -21,6 +21,7 @@ from entropix.training import (
     fit,
     fit_ensemble,
 )
+from entropix.training import run as training_run
 from entropix.training.loop import donating_chunk
 from entropix.training.source import epoch_order, epoch_orders, rows_of_steps
 from tests.helpers import PROCESSES, as_shipped
@@ -169,6 +170,31 @@ def test_the_loop_holds_no_conditional(monkeypatch):
 
 
 @pytest.mark.slow(reason="a run for each order")
+def test_losses_that_nobody_waits_for_are_fetched_one_chunk_late(monkeypatch):
+    order = []
+
+    def logged(name, function):
+        def wrapped(*args):
+            order.append(name)
+            return function(*args)
+
+        return wrapped
+
+    def run(**kwargs):
+        order.clear()
+        return fit(small_model(data=data), data, key=KEY, **QUICK | {"steps": 210} | kwargs)
+
+    for name in ("donating_chunk", "_check_finite"):
+        function = getattr(training_run, name)
+        monkeypatch.setattr(training_run, name, logged(name[:6], function))
+    data = gaussian_data()
+    late = run()
+    assert order == ["donati", "donati", "_check", "donati", "_check", "_check"]
+    at_once = run(callback=lambda step, metrics: None)
+    assert order == ["donati", "_check"] * 3
+    assert_same(late, at_once)
+
+
 def test_every_epoch_visits_every_sample_once():
     orders = [np.asarray(epoch_order(KEY, np.int32(e), 10)) for e in range(3)]
     for order in orders:
