@@ -24,8 +24,8 @@ from jaxtyping import Array, Float, PyTree
 from entropix._core.arrays import Key
 
 
-def with_fast_derivatives(network: PyTree) -> PyTree:
-    """The network with such layers in place of those of `equinox.nn`, if it is on a CPU."""
+def with_fast_derivatives(model: PyTree) -> PyTree:
+    """The model with such layers in place of those of `equinox.nn`, if it is on a CPU."""
 
     def replaced(node: Any) -> Any:
         if type(node) is eqx.nn.LayerNorm and len(node.shape) == 1:
@@ -36,10 +36,10 @@ def with_fast_derivatives(network: PyTree) -> PyTree:
         return node
 
     if jax.default_backend() != "cpu":
-        return network
+        return model
     # Not those of other classes, which may compute something else.
     kinds = eqx.nn.Linear, eqx.nn.LayerNorm
-    return jax.tree.map(replaced, network, is_leaf=lambda node: type(node) in kinds)
+    return jax.tree.map(replaced, model, is_leaf=lambda node: type(node) in kinds)
 
 
 # They are subclasses, so that a network which asks for the type of a layer finds it.

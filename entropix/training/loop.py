@@ -214,8 +214,7 @@ def _step(
     def loss_of(params: PyTree) -> Array:
         share = None if parts == 1 else (jax.lax.axis_index(DATA), parts)
         key = jax.random.fold_in(jax.random.fold_in(setup.key, _STEPS), step)
-        model = setup.model(params)
-        model = eqx.tree_at(lambda m: m.network, model, with_fast_derivatives(model.network))
+        model = with_fast_derivatives(setup.model(params))
         return batch_loss(setup.loss, model, *batch, key=key, share=share)
 
     loss, gradient = jax.value_and_grad(loss_of)(state.params)
