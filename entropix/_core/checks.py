@@ -198,7 +198,7 @@ def check_example_shape(model: Any, x: Any, name: str) -> None:
     if shape is not None and jnp.shape(x)[1:] != tuple(shape):
         sizes = ", ".join(["n", *map(str, shape)])
         raise ValueError(f"`{name}` must have shape ({sizes}), got {jnp.shape(x)}.")
-    num_tokens = getattr(model.process, "num_tokens", None)
+    num_tokens = getattr(getattr(model, "process", None), "num_tokens", None)
     if num_tokens is not None and is_concrete(x):
         host = np.asarray(x)
         wrong = host[(host != np.floor(host)) | (host < 0) | (host >= num_tokens)]

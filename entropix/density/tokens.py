@@ -63,7 +63,7 @@ def token_bound(
         model: a model of tokens.
         x: sequences.
         num_evaluations: for each of them, at least 32.
-        prior: what generation starts from, with `log_prob(y)`.
+        prior: what generation starts from, with `log_prob(y)`; None for that of the model.
         condition: None, or a pytree of arrays with leading axis n.
         key: a PRNG key.
         chunk_size: evaluations held in memory at once.
@@ -79,6 +79,7 @@ def token_bound(
         condition=(x, condition),
         chunk_size=chunk_size,
     )
+    prior = model.prior if prior is None else prior
     end, error = _noise_end(model.process, prior, x, end_key)
     stderr = jnp.hypot(curve.mc_stderr, error)
     return SampleEstimates(end - curve.value, stderr, num_evaluations)

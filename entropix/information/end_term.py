@@ -73,6 +73,8 @@ def divided_or_whole(
     """The integral of a pair of fields in one of its forms: an estimate, or by parts if asked."""
     if per_coordinate is False and not per_sample:
         return with_end_term(in_form(pair, form), data, **options)
+    if isinstance(pair.model.process, AbstractTokenProcess):
+        raise ValueError("`per_coordinate` must be False for models of tokens, got a division.")
     data = samples(data)
     by = Partition.of(per_coordinate, data[0])
     return parts_with_end_term(
@@ -91,7 +93,9 @@ def with_end_term(
 ) -> Estimate:
     """The integral of `functional` down to pure noise."""
     if isinstance(functional.pair.model.process, AbstractTokenProcess):
-        return _of_tokens(functional, data, key=key, condition=condition, cutoff=cutoff, **options)
+        return tokens_curve(
+            functional, data, key=key, condition=condition, cutoff=cutoff, **options
+        ).total
     if not functional.pair.is_exact:
         return curve_with_end_term(
             functional, data, key=key, condition=condition, cutoff=cutoff, **options
@@ -108,9 +112,9 @@ def with_end_term(
     return _on_own_process(total, cutoff, stretch)
 
 
-def _of_tokens(
+def tokens_curve(
     functional: ScoreForm | DenoisingForm, data: DataLike, *, condition: PyTree, **options: Any
-) -> Estimate:
+) -> EntropyCurve:
     """The integral for models of tokens, along a process that loses all of them."""
     pair: Any = functional.pair
     process = pair.model.process
@@ -118,13 +122,13 @@ def _of_tokens(
         if not pair.is_exact:
             raise ValueError(
                 "`process` must lose all tokens for models with a network, got one that "
-                "does not: train on a schedule whose integral is infinite, such as CosineSchedule()."
+                "does not: train on a schedule whose integral is infinite (CosineSchedule)."
             )
         pair = pair.with_process(UniformJumps(process.num_tokens, CosineSchedule()))
     data = samples(data)
     check_example_shape(pair.model, data, "data")
     form = TokenForm(pair, isinstance(functional, DenoisingForm))
-    return integrate(form, data, condition=(data, condition), **options).total
+    return integrate(form, data, condition=(data, condition), **options)
 
 
 def parts_with_end_term(
@@ -228,6 +232,10 @@ def curve_with_end_term(
     The end term is in its total; and in every point of it if it accumulates `from_noise`. `times`
     and `num_times` are as for `entropy_curve`.
     """
+    if isinstance(functional.pair.model.process, AbstractTokenProcess):
+        return tokens_curve(
+            functional, data, key=key, condition=condition, chunk_size=chunk_size, **options
+        )
     data = samples(data)
     integral_key, end_key = jax.random.split(key)
     curve = integrate(

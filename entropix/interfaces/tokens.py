@@ -41,13 +41,12 @@ _NEAR = 0.2
 class AbstractTokenProcess(AbstractKernel):
     r"""A jump process that loses the tokens of a sequence one by one.
 
-    Noise z has shape (num_noises, *shape) and is standard normal. The first two numbers of a site
-    decide whether its token is kept.
+    Noise z has shape (3, *shape) and is standard normal. The first two numbers of a site decide
+    whether its token is kept, and the third what a lost one becomes.
 
     Attributes:
         num_tokens: K.
         num_states: the values that a site may take: K, or K + 1 with the mask.
-        num_noises: numbers of noise per site.
         forced: c, the share of draws in which one token is lost for certain, see `is_kept`.
         schedule: of the loss.
     """
@@ -56,7 +55,6 @@ class AbstractTokenProcess(AbstractKernel):
     t1: AbstractVar[Array]
     num_tokens: AbstractVar[int]
     schedule: AbstractVar[AbstractSchedule]
-    num_noises: AbstractClassVar[int]
     forced: AbstractClassVar[float]
 
     __repr__ = short_repr
@@ -122,15 +120,15 @@ class AbstractTokenProcess(AbstractKernel):
     def prior(self, shape: tuple[int, ...]) -> AbstractPrior:
         """The law in which the process ends, for sequences of this shape."""
 
-    def draw_noise(self, x: Float[Array, "*shape"], *, key: Key) -> Float[Array, "noises *shape"]:
+    def draw_noise(self, x: Float[Array, "*shape"], *, key: Key) -> Float[Array, "3 *shape"]:
         """Standard normal noise."""
-        return jax.random.normal(key, (self.num_noises, *x.shape), x.dtype)
+        return jax.random.normal(key, (3, *x.shape), x.dtype)
 
-    def reflect_noise(self, z: Float[Array, "noises *shape"]) -> Float[Array, "noises *shape"]:
+    def reflect_noise(self, z: Float[Array, "3 *shape"]) -> Float[Array, "3 *shape"]:
         """$-z$: the sites that had lost their tokens last lose them first."""
         return -z
 
-    def is_kept(self, s: RealScalarLike, z: Float[Array, "noises *shape"]) -> Bool[Array, "*shape"]:
+    def is_kept(self, s: RealScalarLike, z: Float[Array, "3 *shape"]) -> Bool[Array, "*shape"]:
         r"""Which tokens `perturb` keeps.
 
         Close to the data, hardly any sequence has lost a token, and those that have make up the
@@ -144,7 +142,7 @@ class AbstractTokenProcess(AbstractKernel):
         site = jnp.arange(others.size) == jnp.argmax(others)
         return by_chance & ~(forced & site).reshape(by_chance.shape)
 
-    def weight(self, s: RealScalarLike, z: Float[Array, "noises *shape"]) -> Float[Array, ""]:
+    def weight(self, s: RealScalarLike, z: Float[Array, "3 *shape"]) -> Float[Array, ""]:
         r"""$1/(1 - c + c\,n/D(1 - \alpha))$ for n lost tokens, with the slope of $\log p$."""
         kept, lost = self.is_kept(s, z), self.lost(s)
         log_chance = jnp.sum(jnp.log(jnp.where(kept, self.kept(s), lost)))
@@ -173,7 +171,7 @@ class AbstractTokenProcess(AbstractKernel):
             field: f.
         """
         known = self.field(s, y, jnp.log(one_hot(x, self.num_tokens)))
-        return self.divergence(y, jax.lax.stop_gradient(known), field)
+        return self.divergence(y, known, field)
 
     def divergence(
         self,

@@ -86,7 +86,6 @@ class UniformJumps(AbstractTokenProcess):
     schedule: AbstractSchedule
     t0: Float[Array, ""]
     t1: Float[Array, ""]
-    num_noises = 3
     forced = 0.2
 
     def __init__(self, num_tokens: int, schedule: AbstractSchedule):
@@ -138,7 +137,8 @@ class UniformJumps(AbstractTokenProcess):
     ) -> Float[Array, "*shape num_tokens"]:
         # E[p(k|x_i)/p(y_i|x_i)] over x_i given y: the tokens k, y_i and all others apart.
         kept, other = self.kept(s), self.lost(s) / self.num_tokens
-        gain = jnp.log(kept) - jnp.log(other)
+        # Nothing is kept at an exact end: a floor, for the gradient.
+        gain = jnp.log(jnp.maximum(kept, jnp.finfo(y.dtype).tiny)) - jnp.log(other)
         own = one_hot(y, self.num_tokens) > 0
         stays = jnp.sum(jnp.where(own, jnp.exp(log_denoised), 0.0), axis=-1, keepdims=True)
         moved = jnp.sum(jnp.where(own, 0.0, jnp.exp(log_denoised)), axis=-1, keepdims=True)
@@ -204,7 +204,6 @@ class Masking(AbstractTokenProcess):
     schedule: AbstractSchedule
     t0: Float[Array, ""]
     t1: Float[Array, ""]
-    num_noises = 2
     forced = 0.9
 
     def __init__(self, num_tokens: int, schedule: AbstractSchedule):
@@ -252,7 +251,7 @@ class Masking(AbstractTokenProcess):
         return (y == self.num_tokens)[..., None]
 
     def perturb(
-        self, s: RealScalarLike, x: Float[Array, "*shape"], z: Float[Array, "2 *shape"]
+        self, s: RealScalarLike, x: Float[Array, "*shape"], z: Float[Array, "3 *shape"]
     ) -> Float[Array, "*shape"]:
         return jnp.where(self.is_kept(s, z), x, float(self.num_tokens))
 

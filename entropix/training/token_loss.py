@@ -44,7 +44,6 @@ class TokenDenoising(AbstractLoss):
     times: AbstractTimes | None
     num_draws: int = eqx.field(static=True)
     antithetic: bool = eqx.field(static=True)
-    num_noises: int = eqx.field(static=True)
 
     coupling = None
     num_steps = 0
@@ -62,7 +61,6 @@ class TokenDenoising(AbstractLoss):
                 f"got {type(times).__name__}."
             )
         self.times = times
-        self.num_noises = 0  # `for_model` fills it in
 
     def for_model(self, model: AbstractModel, data: Float[Array, "_ *shape"]) -> "TokenDenoising":
         process = model.process
@@ -76,11 +74,10 @@ class TokenDenoising(AbstractLoss):
             # A token that is lost for certain leaves weights ~ alpha (1 - alpha) in a log-SNR.
             masks = process.num_states > process.num_tokens
             times = LogisticTimes(0.0, 1.0 if masks else 2.0)
-        loss = TokenDenoising(self.num_draws, self.antithetic, times)
-        return eqx.tree_at(lambda one: one.num_noises, loss, process.num_noises)
+        return TokenDenoising(self.num_draws, self.antithetic, times)
 
     def noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return (self.num_noises, *shape)
+        return (3, *shape)
 
     def one(
         self,
@@ -88,7 +85,7 @@ class TokenDenoising(AbstractLoss):
         start: Float[Array, "*shape"],
         condition: PyTree,
         u: Float[Array, ""],
-        z: Float[Array, "noises *shape"],
+        z: Float[Array, "3 *shape"],
         key: Key | None,
     ) -> Float[Array, ""]:
         assert self.times is not None  # `for_model` fills it in
