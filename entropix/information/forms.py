@@ -26,6 +26,8 @@ samples, or the mean of both, in which fitted noise cancels to first order. A ga
 that is larger than the errors shows fitted noise; what was never learnt lowers both alike.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
@@ -47,7 +49,7 @@ class ProductField(eqx.Module):
     models: tuple[AbstractModel, ...]
     sizes: tuple[int, ...] = eqx.field(static=True)
 
-    def with_process(self, process: AbstractGaussianProcess) -> "ProductField":
+    def with_process(self, process: Any) -> "ProductField":
         """The same density under another process."""
         return ProductField(tuple(m.with_process(process) for m in self.models), self.sizes)
 
@@ -101,7 +103,7 @@ class ModelPair(eqx.Module):
         """Whether every field is an `ExactModel`'s, known at any noise."""
         return not isinstance(self.reference, ReferenceField) and all_exact(self)
 
-    def with_process(self, process: AbstractGaussianProcess) -> "ModelPair":
+    def with_process(self, process: Any) -> "ModelPair":
         """The same densities under another process."""
         first, second = self.model.with_process(process), self.reference.with_process(process)
         return ModelPair(first, second, self.marginal)

@@ -47,7 +47,7 @@ def test_total_correlation(form):
 
 @pytest.mark.parametrize(
     ("name", "solver", "num_steps"),
-    [("masking", "first", 8), ("masking", None, 64), ("uniform to noise", None, 96)],
+    [("masking", "first", 8), ("masking", None, 256), ("uniform to noise", None, 96)],
 )
 def test_samples_have_the_joint_law(name, solver, num_steps):
     model = exact(random_joint(), processes(3)[name])
@@ -57,8 +57,9 @@ def test_samples_have_the_joint_law(name, solver, num_steps):
     counts = np.zeros((3, 3, 3))
     np.add.at(counts, tuple(x.T), 1)
     expected = 6000 * np.exp(random_joint())
-    # 26 degrees of freedom: mean 26, standard deviation 7; steps are not exact.
-    assert np.sum((counts - expected) ** 2 / expected) < (60 if solver else 80)
+    # Of states that are met: some 26 degrees of freedom, mean 26, standard deviation 7.
+    often = expected > 5
+    assert np.sum((counts - expected)[often] ** 2 / expected[often]) < 60
 
 
 @pytest.mark.slow  # two trainings
