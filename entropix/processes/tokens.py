@@ -13,8 +13,8 @@ $B(s) = \int_0^s\beta$ is that of a schedule. With $q_{ik}$ and the field f of
 | $e^{f_{ik}}$ | $p_s(y')/p_s(y)$ | $K\,p(x_i = k\mid\text{unmasked})$ |
 
 y' is y with token k at site i (Austin et al., 2107.03006; Lou et al., 2310.16834; Sahoo et al.,
-2406.07524; Shi et al., 2406.04329). The measures are those for which the entropy of the exact
-model is $D\ln K - H(x)$: see `Tokens` in the documentation.
+2406.07524; Shi et al., 2406.04329). The entropy of the exact model is $D\ln K - H(x)$, less what
+uniform jumps have left at the end, $KL(p_T\|U)$.
 """
 
 import equinox as eqx

@@ -38,7 +38,7 @@ def test_uniform_jumps_until_a_time():
         assert error < 0.002
 
 
-@pytest.mark.slow  # repeats, each with data of its own
+@pytest.mark.slow(reason="repeats, each with data of its own")
 @pytest.mark.parametrize("kind", ["masking", "uniform"])
 def test_total_entropy_of_a_ring(kind):
     r"""$D\ln K - H$ = 0.899603331 for every schedule; errors are honest; the curve adds up."""

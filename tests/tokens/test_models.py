@@ -62,7 +62,7 @@ def test_samples_have_the_joint_law(name, solver, num_steps):
     assert np.sum((counts - expected)[often] ** 2 / expected[often]) < 60
 
 
-@pytest.mark.slow  # two trainings
+@pytest.mark.slow(reason="trains a network")
 @pytest.mark.parametrize("kind", ["MaskedDenoiser", "ScoreEntropy"])
 def test_trained_on_a_ring(kind):
     masks = kind == "MaskedDenoiser"
