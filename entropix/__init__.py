@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from entropix.models import ExactModel as ExactModel
     from entropix.models import FlowMatching as FlowMatching
     from entropix.models import GaussianScaling as GaussianScaling
+    from entropix.models import MaskedDenoiser as MaskedDenoiser
     from entropix.models import NoisePrediction as NoisePrediction
     from entropix.models import ScoreMatching as ScoreMatching
     from entropix.models import VelocityPrediction as VelocityPrediction
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from entropix.processes import GaussianPath as GaussianPath
     from entropix.processes import Langevin as Langevin
     from entropix.processes import LinearSchedule as LinearSchedule
+    from entropix.processes import Masking as Masking
     from entropix.processes import MonotoneSchedule as MonotoneSchedule
     from entropix.processes import RectifiedFlow as RectifiedFlow
     from entropix.processes import StraightLine as StraightLine
@@ -151,6 +153,7 @@ _NAMES = {
         "ExactModel",
         "FlowMatching",
         "GaussianScaling",
+        "MaskedDenoiser",
         "NoisePrediction",
         "ScoreMatching",
         "VelocityPrediction",
@@ -174,6 +177,7 @@ _NAMES = {
         "GaussianPath",
         "Langevin",
         "LinearSchedule",
+        "Masking",
         "MonotoneSchedule",
         "RectifiedFlow",
         "StraightLine",

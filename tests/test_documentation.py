@@ -56,6 +56,7 @@ GIVEN = {
     "docs/concepts/entropy.md": MODEL,
     "docs/densities.md": TWO_SETS,
     "docs/devices.md": TWO_SETS + "data = jnp.tile(x, (16, 1))\nheld_out = y\n",
+    "docs/howto/tokens.md": TWO_SETS,
     "docs/getting-started.md": TWO_SETS
     + "np.save('samples.npy', np.random.default_rng(0).normal(size=(3000, 3)))\n",
     "docs/howto/conditional.md": MODEL,

@@ -26,6 +26,12 @@ def inverse_ising(errors):
     assert min(errors["model"]) < errors["100 configurations"][0]
 
 
+def ising_discrete(found):
+    assert abs(float(found["total entropy production"].sigmas_from(found["truth"]))) < 4
+    assert float(found["neural entropy"].value) < 1.3 * found["truth"]
+    assert all(abs(sum(share) - 1) < 1e-5 for share in found["shares"].values())
+
+
 def log_densities(errors):
     assert errors["flow, exact"] < 1e-3
     assert all(error < 0.6 for error in errors.values())
@@ -115,6 +121,11 @@ def transport_study(found):
 CASES = {
     "double_well": (double_well, "temperature 0.25", {"samples": 2000, "num_steps": 80}),
     "inverse_ising": (inverse_ising, "rms error", {"many": 1000, "seeds": 2, "steps": (200,)}),
+    "ising_discrete": (
+        ising_discrete,
+        "neural entropy",
+        {"steps": 100, "samples": 1000, "evaluations": 2048},
+    ),
     "log_densities": (
         log_densities,
         "slope is 2 ",

@@ -311,6 +311,11 @@ def safe_sqrt(x: Array) -> Array:
     return jnp.where(above, root, 0.0)
 
 
+def one_hot(tokens: Array, count: int) -> Array:
+    """Tokens, numbers of any dtype, as rows of `count` zeros and ones in that dtype."""
+    return jax.nn.one_hot(tokens.astype(int), count, dtype=tokens.dtype)
+
+
 def inner(a: Array, b: Array) -> Array:
     """Inner product over all axes of two arrays of equal shape."""
     return jnp.sum(a * b)

@@ -193,11 +193,19 @@ def with_key(network: Any, key: Any) -> dict[str, Any]:
 
 
 def check_example_shape(model: Any, x: Any, name: str) -> None:
-    """Raise ValueError if samples do not have the shape of the examples of a model."""
+    """Raise ValueError if samples are not like the examples of a model: their shape, and tokens."""
     shape = getattr(model, "shape", None)
     if shape is not None and jnp.shape(x)[1:] != tuple(shape):
         sizes = ", ".join(["n", *map(str, shape)])
         raise ValueError(f"`{name}` must have shape ({sizes}), got {jnp.shape(x)}.")
+    num_tokens = getattr(getattr(model, "process", None), "num_tokens", None)
+    if num_tokens is not None and is_concrete(x):
+        host = np.asarray(x)
+        wrong = host[(host != np.floor(host)) | (host < 0) | (host >= num_tokens)]
+        if wrong.size:
+            raise ValueError(
+                f"`{name}` must hold tokens, integers from 0 to {num_tokens - 1}, got {wrong[0]:g}."
+            )
 
 
 def equal(one: Any, other: Any, *, traced: bool) -> bool:

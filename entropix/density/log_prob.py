@@ -21,7 +21,12 @@ from entropix.density.parts import log_prob_parts
 from entropix.density.path_bound import DenoisingError, PathBound
 from entropix.distributions import IsotropicGaussian
 from entropix.estimators import Partition, PointwiseCurve, check_cutoff
-from entropix.interfaces import AbstractDensityMethod, AbstractModel, SampleEstimates
+from entropix.interfaces import (
+    AbstractDensityMethod,
+    AbstractModel,
+    AbstractTokenProcess,
+    SampleEstimates,
+)
 
 
 @overload
@@ -119,6 +124,13 @@ def log_prob(
         )
     prior = model.prior if prior is None else prior
     cutoff = check_cutoff(model, cutoff)
+    if isinstance(model.process, AbstractTokenProcess):
+        if per_coordinate is not False:
+            raise ValueError("`per_coordinate` must be False for models of tokens, got a division.")
+        if not isinstance(method, PathBound | DenoisingError):
+            raise ValueError(
+                f"`method` must be PathBound() for models of tokens, got {type(method).__name__}."
+            )
     if per_coordinate is not False:
         if key is None:
             raise ValueError("`key` must be given with `per_coordinate`, got None.")

@@ -40,6 +40,7 @@ from jaxtyping import Array, Float, PyTree
 from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import positive_integer, samples
 from entropix._core.chunks import in_chunks, unchunk
+from entropix.density.tokens import token_bound
 from entropix.distributions import Gaussian
 from entropix.estimators import (
     EndRates,
@@ -59,6 +60,7 @@ from entropix.interfaces import (
     AbstractDensityMethod,
     AbstractGaussianProcess,
     AbstractModel,
+    AbstractTokenProcess,
     SampleEstimates,
 )
 
@@ -71,6 +73,9 @@ _PILOT_SHARE, _FEWEST, _MOST = 1 / 7, 64, 2048
 
 class PathBound(AbstractDensityMethod):
     """Lower bound on the log density of the reverse SDE, without simulating it.
+
+    For a model of tokens: on the log probability of the reverse jump process. A reference is not
+    used, and at least 32 evaluations are taken for each sample.
 
     Args:
         num_evaluations: evaluations of the model's field per sample, even, at least 16.
@@ -117,6 +122,16 @@ class PathBound(AbstractDensityMethod):
     ) -> SampleEstimates:
         if key is None:
             raise ValueError("`key` must be given for PathBound, got None.")
+        if isinstance(model.process, AbstractTokenProcess):
+            return token_bound(
+                model,
+                x,
+                num_evaluations=max(self.num_evaluations, 32),
+                prior=prior,
+                condition=condition,
+                key=key,
+                chunk_size=chunk_size,
+            )
         reference = reference_of(x) if self.reference is None else self.reference
         if reference.mean.size != x[0].size:
             raise ValueError(

@@ -14,3 +14,5 @@ from entropix.dynamics.samplers import PredictorCorrector as PredictorCorrector
 from entropix.dynamics.settings import check_times as check_times
 from entropix.dynamics.solve import Trajectory as Trajectory
 from entropix.dynamics.solvers import GridBrownianPath as GridBrownianPath
+from entropix.dynamics.tokens import FirstHitting as FirstHitting
+from entropix.dynamics.tokens import TauLeaping as TauLeaping

@@ -13,7 +13,7 @@ The samplers of `entropix.dynamics.samplers` take the same arguments in place of
 """
 
 import math
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import diffrax
 import jax
@@ -28,10 +28,16 @@ from entropix.dynamics.augmented import WithDivergence
 from entropix.dynamics.coordinates import AbstractCoordinates, ReverseCoordinates
 from entropix.dynamics.divergence import Divergence
 from entropix.dynamics.reverse import check_model, flow_coordinates
-from entropix.dynamics.samplers import run_sampler
+from entropix.dynamics.samplers import Denoiser, run_sampler
 from entropix.dynamics.settings import SolveSettings, check_times, flow_solver
 from entropix.dynamics.solve import run
-from entropix.interfaces import AbstractModel, AbstractSampler, SampleEstimates
+from entropix.dynamics.tokens import FirstHitting, TauLeaping, TokenField
+from entropix.interfaces import (
+    AbstractModel,
+    AbstractSampler,
+    AbstractTokenProcess,
+    SampleEstimates,
+)
 from entropix.models import FlowMatching, reference_variance
 
 
@@ -125,7 +131,8 @@ def sample(
             that evaluate the end of a step (`diffrax.Heun`, `diffrax.Tsit5`) need a model that is
             finite at infinite log-SNR. Or a sampler, `DDIM`, `DPMSolver`, `EDMHeun` or
             `PredictorCorrector`, which takes fixed steps, is itself stochastic or not, and allows
-            no `method`, `stepsize_controller` or `adjoint`.
+            no `method`, `stepsize_controller` or `adjoint`. For a model of tokens `TauLeaping`, the
+            default, or `FirstHitting`.
         stepsize_controller: a Diffrax controller for adaptive steps, such as
             `diffrax.PIDController`, in the time $t = a - 1$ of `ReverseCoordinates`; None for the
             fixed steps. The flow then needs a `solver` with an error estimate.
@@ -173,7 +180,10 @@ def sample(
     prng_key(key)
     positive_integer(num_steps, "num_steps")
     flow = choice(method, "method", ("sde", "ode")) == "ode"
-    check_model(model)
+    process: Any = getattr(model, "process", None)
+    tokens = isinstance(process, AbstractTokenProcess)
+    if not tokens:
+        check_model(model)
     condition = conditions(condition, num_samples)
     if prior is not None and not hasattr(prior, "sample"):
         raise ValueError(f"`prior` must have `sample(n, key=key)`, got {type(prior).__name__}.")
@@ -186,6 +196,22 @@ def sample(
     if times is not None:
         times = check_times(times, model.process, falling=True)
     prior = model.prior if prior is None else prior
+    if tokens:
+        chosen = (flow, stepsize_controller, adjoint, variance is not None, log_prob is not False)
+        if any(chosen) or not (solver is None or isinstance(solver, TauLeaping | FirstHitting)):
+            raise ValueError(
+                "`solver` must be TauLeaping() or FirstHitting() for a model of tokens, got "
+                f"{type(solver).__name__}; and `method`, `stepsize_controller`, `adjoint`, "
+                "`variance` and `log_prob` must be left out."
+            )
+        if isinstance(solver, FirstHitting):
+            if process.num_states == process.num_tokens:
+                raise ValueError("`solver` must be TauLeaping() where no token is masked.")
+            times, num_steps = None, math.prod(model.shape or ())
+        sampler = TauLeaping() if solver is None else solver
+        chunk = positive_integer(num_samples if chunk_size is None else chunk_size, "chunk_size")
+        args = (sampler, TokenField(model=model), key, prior, condition, times)
+        return run_sampler(*args, num_samples, chunk, num_steps)
     divergence = _divergence(log_prob, flow, prior)
     if isinstance(solver, AbstractSampler) and (flow or stepsize_controller or adjoint):
         raise ValueError(
@@ -202,7 +228,14 @@ def sample(
             chunk = positive_integer(
                 num_samples if chunk_size is None else chunk_size, "chunk_size"
             )
-            args = (solver, model, coordinates, key, prior, condition, times)
+            args = (
+                solver,
+                Denoiser(model=model, coordinates=coordinates),
+                key,
+                prior,
+                condition,
+                times,
+            )
             return run_sampler(*args, num_samples, chunk, num_steps)
     if divergence is not None and chunk_size is None:
         dim = math.prod(jax.eval_shape(lambda k: prior.sample(1, key=k), key).shape)

@@ -60,6 +60,9 @@ class Denoiser(AbstractDenoiser):
     def process(self) -> AbstractGaussianProcess:
         return self.coordinates.process
 
+    def steps(self, num_steps: int) -> Float[Array, " knots"]:
+        return self.coordinates.steps(num_steps)[0]
+
     def level(self, s: RealLike) -> NoiseLevel:
         process = self.process
         s = as_float(s)
@@ -334,8 +337,7 @@ def _ancestral(
 @compiled
 def run_sampler(
     sampler: AbstractSampler,
-    model: AbstractModel,
-    coordinates: ReverseCoordinates,
+    denoiser: AbstractDenoiser,
     key: Key,
     prior: PyTree,
     condition: PyTree,
@@ -346,15 +348,17 @@ def run_sampler(
 ) -> Float[Array, "num_samples ..."]:
     """What `sample` does with a sampler; its arguments have been checked there."""
     prior_key, path_key = jax.random.split(key)
-    times = coordinates.steps(num_steps)[0] if times is None else times
-    levels = Denoiser(model, coordinates).level(times)
+    times = denoiser.steps(num_steps) if times is None else times
+    levels = denoiser.level(times)
     num_steps = times.shape[0] - 1
     start = prior.sample(num_samples, key=prior_key)
     start = start.astype(jnp.result_type(start, times))
 
     def solve(args: tuple[Int[Array, " n"], Array, PyTree], _: Array | None = None) -> Array:
         indices, y, condition = args
-        denoiser = Denoiser(model, coordinates, condition)
+        conditional = eqx.tree_at(
+            lambda d: d.condition, denoiser, condition, is_leaf=lambda leaf: leaf is None
+        )
 
         # Reverse mode recomputes a step from its state, and keeps no network activations.
         @jax.checkpoint
@@ -362,7 +366,7 @@ def run_sampler(
             y, carry = state
             now, then, number = knot
             keys = keys_of_samples(path_key, number, indices)
-            new, carry = sampler.step(denoiser, now, then, y, carry, keys)
+            new, carry = sampler.step(conditional, now, then, y, carry, keys)
             return (new.astype(y.dtype), carry), None
 
         now = jax.tree.map(lambda x: x[:-1], levels)

@@ -13,7 +13,7 @@ from entropix._core.arrays import as_float
 from entropix._core.checks import is_concrete, positive_integer
 from entropix.dynamics.coordinates import AbstractCoordinates
 from entropix.dynamics.solvers import InteriorMidpoint
-from entropix.interfaces import AbstractProcess
+from entropix.interfaces import AbstractKernel, AbstractProcess
 
 
 class SolveSettings(eqx.Module):
@@ -112,7 +112,7 @@ def flow_solver(solver: Any, controller: Any, *, has_score: bool) -> Any:
     return solver
 
 
-def check_times(times: Any, process: AbstractProcess, *, falling: bool) -> Array:
+def check_times(times: Any, process: AbstractProcess | AbstractKernel, *, falling: bool) -> Array:
     """Times of the process to step through, in the direction of the solve."""
     times = as_float(times, "times")
     if times.ndim != 1 or times.shape[0] < 2:

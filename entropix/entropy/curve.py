@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Literal, overload
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, RealScalarLike, squared_norm
@@ -28,8 +29,10 @@ from entropix.estimators import (
 from entropix.interfaces import (
     AbstractFunctional,
     AbstractGaussianProcess,
+    AbstractKernel,
     AbstractModel,
     AbstractProcess,
+    AbstractTokenProcess,
     Estimate,
 )
 
@@ -54,8 +57,9 @@ class EntropyProduction(AbstractFunctional):
     r"""$\|a - \nabla\log p\|^2$: its integral is $S_{NN}$, and $S_{tot}$ of an exact model.
 
     Here $a = 2b/\sigma^2$ is the thermodynamic force. For a Gaussian process it is the equilibrium
-    score, and the integrand is $\|e\|^2$, the squared norm of the entropy field. With a partition
-    `rate` returns its parts, for `entropix.estimators.integrate_parts`.
+    score, and the integrand is $\|e\|^2$, the squared norm of the entropy field. On tokens it is
+    the divergence $d(f, 0)$ of the reverse rates from those at equilibrium. With a partition `rate`
+    returns its parts, for `entropix.estimators.integrate_parts`.
     """
 
     model: AbstractModel = eqx.field(converter=checked_model)
@@ -64,16 +68,22 @@ class EntropyProduction(AbstractFunctional):
     control = EntropyControl()
 
     @property
-    def process(self) -> AbstractProcess:
+    def process(self) -> AbstractProcess | AbstractKernel:
         return self.model.process
 
     def rate(
         self, s: RealScalarLike, y: Float[Array, "*shape"], z: PyTree, condition: PyTree
     ) -> Float[Array, "..."]:
-        if isinstance(self.process, AbstractGaussianProcess):
+        process = self.process
+        if isinstance(process, AbstractTokenProcess):
+            field = self.model.entropy_field(s, y, condition)
+            sites = process.divergence(y, field)
+            return jnp.sum(sites) if self.partition is None else self.partition.sites(sites)
+        if isinstance(process, AbstractGaussianProcess):
             field = self.model.entropy_field(s, y, condition)
         else:
-            field = thermodynamic_force(self.process, s, y) - self.model.score(s, y, condition)
+            assert isinstance(process, AbstractProcess)
+            field = thermodynamic_force(process, s, y) - self.model.score(s, y, condition)
         return squared_norm(field) if self.partition is None else self.partition.inner(field, field)
 
 

@@ -29,8 +29,10 @@ from entropix.estimators import DenoisingControl
 from entropix.interfaces import (
     AbstractFunctional,
     AbstractGaussianProcess,
+    AbstractKernel,
     AbstractModel,
     AbstractProcess,
+    AbstractTokenProcess,
 )
 
 
@@ -142,7 +144,7 @@ class HousekeepingEntropy(AbstractFunctional):
 
 
 class PathDivergence(AbstractFunctional):
-    r"""$\|e_1 - e_2\|^2$: the path KL between two models of one process."""
+    r"""$\|e_1 - e_2\|^2$: the path KL between models of one process; on tokens $d(f_2, f_1)$."""
 
     model: AbstractModel = eqx.field(converter=checked_model)
     reference_model: AbstractModel = eqx.field(converter=_checked_reference)
@@ -150,14 +152,18 @@ class PathDivergence(AbstractFunctional):
     control = None
 
     @property
-    def process(self) -> AbstractProcess:
+    def process(self) -> AbstractProcess | AbstractKernel:
         return self.model.process
 
     def rate(
         self, s: RealScalarLike, y: Float[Array, "*shape"], z: PyTree, condition: PyTree
     ) -> Float[Array, ""]:
         field = self.model.entropy_field(s, y, condition)
-        return squared_norm(field - self.reference_model.entropy_field(s, y))
+        reference = self.reference_model.entropy_field(s, y)
+        process = self.process
+        if isinstance(process, AbstractTokenProcess):
+            return jnp.sum(process.divergence(y, reference, field))
+        return squared_norm(field - reference)
 
 
 class ConditionalEntropy(AbstractFunctional):

@@ -48,6 +48,7 @@ from entropix.interfaces import (
     AbstractFunctional,
     AbstractGaussianProcess,
     AbstractModel,
+    AbstractProcess,
     Estimate,
 )
 
@@ -125,9 +126,10 @@ def path_functional(
             chunk_size=chunk_size,
             divergence=divergence,
         ).total
-    if functional.uses_noise:
+    if functional.uses_noise or not isinstance(functional.process, AbstractProcess):
         raise ValueError(
-            f"`along` must be 'marginals' for {type(functional).__name__}, which uses the noise."
+            f"`along` must be 'marginals' for {type(functional).__name__}, which uses the noise or "
+            "a process that jumps."
         )
     data = samples(data)
     prng_key(key)
@@ -206,7 +208,7 @@ def _quadrature(
     functional: AbstractFunctional, data: Array, cutoff: Array | None, num_steps: int
 ) -> tuple[Array, Array]:
     r"""Times to step through, from the data, and the $\frac{\sigma^2}{2}ds$ of each."""
-    process = functional.process
+    process: Any = functional.process
     if not isinstance(process, AbstractGaussianProcess):
         fraction = jnp.linspace(0.0, 1.0, num_steps + 1, dtype=data.dtype)
         times = process.t0 + (process.t1 - process.t0) * fraction

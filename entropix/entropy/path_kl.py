@@ -3,13 +3,14 @@ r"""The path KL between two models of one process.
 $$L = \int_{t_0}^{t_1}\frac{\sigma^2}{2}\,E_p\|e_1 - e_2\|^2\,ds$$
 
 bounds how far the generated density lies from the data: $KL(p_d\|p_\theta) \le KL(p_T\|prior) + L$
-with the exact field as $e_2$ (Neural Entropy, 2409.03817; Song et al., 2101.09258).
+with the exact field as $e_2$ (Neural Entropy, 2409.03817; Song et al., 2101.09258). On tokens the
+integrand is $d(f_2, f_1)$ of `entropix.interfaces.AbstractTokenProcess` (Lou et al., 2310.16834).
 """
 
 from jaxtyping import PyTree
 
 from entropix._core.arrays import DataLike, Key
-from entropix._core.checks import check_same_process
+from entropix._core.checks import check_example_shape, check_same_process, samples
 from entropix._core.precision import full_precision
 from entropix.entropy.functionals import PathDivergence
 from entropix.estimators import Proposal, integrate
@@ -64,6 +65,8 @@ def path_kl(
         Neural Entropy, 2409.03817; Song et al., 2101.09258.
     """
     check_same_process(model.process, reference_model.process)
+    data = samples(data)
+    check_example_shape(model, data, "data")
     return integrate(
         PathDivergence(model, reference_model),
         data,

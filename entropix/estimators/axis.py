@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import DataLike, RealLike
 from entropix._core.checks import checked, positive
-from entropix.interfaces import AbstractGaussianProcess, AbstractKernelProcess
+from entropix.interfaces import AbstractGaussianProcess, AbstractKernel
 from entropix.models import highest_log_snr
 
 
@@ -34,7 +34,7 @@ def finite_log_snr(log_snr: Array) -> Array:
     return jnp.clip(log_snr, -limit, limit)
 
 
-def _end_log_snr(process: AbstractKernelProcess, time: Array) -> Array:
+def _end_log_snr(process: AbstractKernel, time: Array) -> Array:
     """log-SNR at an end of the axis; an infinite one is a constant, with a zero gradient.
 
     An infinite end is put where `finite_log_snr` has it.
@@ -123,9 +123,7 @@ class LogSNRAxis(eqx.Module):
 
     @staticmethod
     @eqx.filter_jit
-    def of(
-        process: AbstractKernelProcess, variance: Array, cutoff: Array | None = None
-    ) -> "LogSNRAxis":
+    def of(process: AbstractKernel, variance: Array, cutoff: Array | None = None) -> "LogSNRAxis":
         """The whole axis of `process`, or the part with noise std at least `cutoff`.
 
         `variance` is that of the data, per dimension.
@@ -159,7 +157,7 @@ class LogSNRAxis(eqx.Module):
         q = self.q_start + (self.q_stop - self.q_start) * fraction
         return self.width * jnp.pi * (self.q_stop - self.q_start) / jnp.sin(jnp.pi * q) ** 2
 
-    def times(self, process: AbstractKernelProcess, fraction: Array) -> Array:
+    def times(self, process: AbstractKernel, fraction: Array) -> Array:
         """Times at fractions of the axis, exact at both ends."""
         inside = (fraction > 0) & (fraction < 1)
         values = process.time_of_log_snr(self.log_snr(jnp.where(inside, fraction, 0.5)))
@@ -167,13 +165,13 @@ class LogSNRAxis(eqx.Module):
             inside, values, jnp.where(fraction <= 0, self.start_time(process), process.t1)
         )
 
-    def start_time(self, process: AbstractKernelProcess) -> Array:
+    def start_time(self, process: AbstractKernel) -> Array:
         """The time of the data end: `t0`, or that of the cut-off."""
         if not self.has_cutoff:
             return process.t0
         return process.time_of_log_snr(self.log_snr(0.0))
 
-    def slope(self, process: AbstractKernelProcess, rates: Array) -> Array:
+    def slope(self, process: AbstractKernel, rates: Array) -> Array:
         r"""$dI/d(-\ln\Sigma)$ at the cut-off, from rates per unit of $-d\lambda$ there."""
         assert isinstance(process, AbstractGaussianProcess)  # as there is a cut-off
         return log_snr_per_log_std(process, self.start_time(process)) * jnp.mean(rates)

@@ -28,7 +28,7 @@ from jaxtyping import Array, Bool, Float
 from entropix._core.checks import is_concrete
 from entropix._core.compiled import error_if
 from entropix.estimators.axis import LogSNRAxis
-from entropix.interfaces import AbstractKernelProcess, DivergenceError
+from entropix.interfaces import AbstractKernel, DivergenceError
 
 
 # A rate counts only above this share of its peak (of at most one nat per unit log-SNR at the data
@@ -148,7 +148,7 @@ def judge_sizes(
 _AT_DATA = len(_RESOLVED) + len(_BEYOND) + 1
 
 
-def end_points(process: AbstractKernelProcess, axis: LogSNRAxis, data: Array) -> Array:
+def end_points(process: AbstractKernel, axis: LogSNRAxis, data: Array) -> Array:
     """The log-SNRs close to the ends of an axis at which rates are compared."""
     start = axis.log_snr(0.0)
     beyond = jnp.minimum(_limit(data) + jnp.asarray(_BEYOND, data.dtype), start)
@@ -161,7 +161,7 @@ def end_points(process: AbstractKernelProcess, axis: LogSNRAxis, data: Array) ->
     return jax.lax.stop_gradient(jnp.concatenate(points).astype(data.dtype))
 
 
-def num_end_points(process: AbstractKernelProcess) -> int:
+def num_end_points(process: AbstractKernel) -> int:
     """The number of `end_points`."""
     return _AT_DATA + (2 if process.ends_in_noise else 0)
 

@@ -49,13 +49,14 @@ from entropix.interfaces import (
     AbstractControlVariate,
     AbstractFunctional,
     AbstractGaussianProcess,
-    AbstractKernelProcess,
+    AbstractKernel,
     AbstractModel,
+    AbstractProcess,
     AbstractResult,
     DivergenceError,
     Estimate,
 )
-from entropix.models import ExactModel
+from entropix.models import ExactDiscrete, ExactModel
 
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def integrate(
     found = [rates(arguments, places, pilot.key, chunk) for places in blocks]
     curve = _combine(
         process,
-        functional.control,
+        control_of(functional),
         pilot,
         main,
         data,
@@ -238,7 +239,7 @@ def checked_arguments(
             f"{type(proposal).__name__}."
         )
     process = functional.process
-    if not isinstance(process, AbstractKernelProcess):
+    if not isinstance(process, AbstractKernel):
         raise ValueError(
             "the process must be Gaussian, or have another perturbation kernel, where no paths are "
             f"simulated, got {type(process).__name__}: use `path_functional(..., along='sde')`."
@@ -248,6 +249,11 @@ def checked_arguments(
     if times is not None:
         times = _check_times(as_float(times, "times"), process)
     return data, condition, cutoff, times
+
+
+def control_of(functional: AbstractFunctional) -> AbstractControlVariate | None:
+    """The control variate of a functional, whose means are known for Gaussian kernels."""
+    return functional.control if isinstance(functional.process, AbstractGaussianProcess) else None
 
 
 def check_divergence(reason: str | None, cutoff: DataLike | None) -> None:
@@ -261,12 +267,13 @@ def check_divergence(reason: str | None, cutoff: DataLike | None) -> None:
 
 
 def all_exact(tree: PyTree) -> bool:
-    """Whether all models in a pytree are `ExactModel`s."""
+    """Whether all models in a pytree are `ExactModel`s, or `ExactDiscrete`."""
     nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, AbstractModel))
-    return all(isinstance(n, ExactModel) or not isinstance(n, AbstractModel) for n in nodes)
+    exact = (ExactModel, ExactDiscrete)
+    return all(isinstance(n, exact) or not isinstance(n, AbstractModel) for n in nodes)
 
 
-def _check_times(times: Array, process: AbstractKernelProcess) -> Array:
+def _check_times(times: Array, process: AbstractKernel) -> Array:
     if times.ndim != 1 or times.shape[0] < 2:
         raise ValueError(f"`times` must have shape (K,) with K >= 2, got {times.shape}.")
     if is_concrete((times, process)):
@@ -318,7 +325,7 @@ def _open_unit(bits: Array, dtype: Any) -> Array:
 
 @eqx.filter_jit
 def prepare(
-    process: AbstractKernelProcess, data: Array, cutoff: Array | None, key: Key, positions: int
+    process: AbstractKernel, data: Array, cutoff: Array | None, key: Key, positions: int
 ) -> _Pilot:
     """The axis, the reference and the places of the pilot."""
     num_blocks = min(max(positions // 64, 2), BLOCKS)
@@ -329,7 +336,10 @@ def prepare(
     bits = jax.random.bits(bits_key, (2 * block + 5 * pairs,), jnp.uint32)
     own = bits[: 2 * block].reshape(block, 2)
     reference = GaussianReference.from_data(data)
-    axis = LogSNRAxis.of(process, reference.mean_variance, cutoff)
+    # Tokens are names, whose variance is no scale.
+    variance = reference.mean_variance
+    variance = variance if isinstance(process, AbstractProcess) else jnp.ones_like(variance)
+    axis = LogSNRAxis.of(process, variance, cutoff)
     ends = end_points(process, axis, data)
     sweep = block - draws * ends.shape[0]
     fraction = (jnp.arange(sweep) + _open_unit(own[:sweep, 0], data.dtype)) / sweep
@@ -361,7 +371,9 @@ def at_place(
     s = process.time_of_log_snr(place.log_snr)
 
     def at(z: PyTree) -> PyTree:
-        return rate(s, process.perturb(s, x, z), z, chosen)
+        weight = process.weight(s, z)
+        found = rate(s, process.perturb(s, x, z), z, chosen)
+        return jax.tree.map(lambda v: weight * v, found)
 
     if functional.uses_noise:
         pair = jax.tree.map(lambda *v: jnp.stack(v), z, process.reflect_noise(z))
@@ -381,7 +393,7 @@ def rates(
     r"""Functional and control variate per unit of $-d\lambda$ at each place."""
     functional, data, condition, reference = arguments
     process: Any = functional.process
-    variate = functional.control
+    variate = control_of(functional)
 
     def both(
         s: Array, y: Array, z: PyTree, condition: PyTree
@@ -456,7 +468,7 @@ def aim(
 
 @eqx.filter_jit
 def _combine(
-    process: AbstractKernelProcess,
+    process: AbstractKernel,
     variate: AbstractControlVariate | None,
     pilot: _Pilot,
     main: _Main,

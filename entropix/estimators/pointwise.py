@@ -54,6 +54,7 @@ from entropix.estimators.integral import (
     at_place,
     check_estimate,
     checked_arguments,
+    control_of,
     frozen,
     prepare,
     rates,
@@ -295,9 +296,8 @@ class Summed(AbstractFunctional):
 
     @property
     def control(self) -> AbstractControlVariate | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The control variate of the sum, whose means are known for Gaussian kernels."""
-        gaussian = isinstance(self.process, AbstractGaussianProcess)
-        return self.functional.control if gaussian else None
+        """The control variate of the sum."""
+        return self.functional.control
 
     @property
     def uses_noise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -369,7 +369,7 @@ def _divide(
     numbers = data.shape[0], times.shape[0]
     evaluator = _Evaluator(functional, data, condition, axis, proposal, edges, key, None)
     parts = evaluator.shape
-    variate = Summed(functional).control
+    variate = control_of(functional)
     if variate is not None and partition is not None:
         turn = partition.turn(reference.basis)
         control = _Control(variate, process, reference, partition, turn, per_sample)

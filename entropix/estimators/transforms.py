@@ -93,6 +93,19 @@ class Partition(eqx.Module):
             a, b = a @ self.matrix, b @ self.matrix
         return self.group(a * b)
 
+    def sites(self, values: Float[Array, "*shape"]) -> Float[Array, "..."]:
+        """The parts, of shape `self.shape`, of values for each site of a sequence.
+
+        Raises:
+            ValueError: if the parts mix sites.
+        """
+        if self.matrix is not None:
+            raise ValueError(
+                "`per_coordinate` must be True or False for tokens, got a transform: the entropy "
+                "of tokens is a sum over sites."
+            )
+        return self.group(values.reshape(-1))
+
     def turn(self, basis: Float[Array, "dim dim"]) -> Float[Array, "coefficients dim"]:
         """The matrix that turns coordinates in an orthonormal basis into the coefficients."""
         return basis if self.matrix is None else self.matrix.T @ basis

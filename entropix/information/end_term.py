@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, safe_sqrt
-from entropix._core.checks import conditions, is_concrete, samples
+from entropix._core.checks import check_example_shape, conditions, is_concrete, samples
 from entropix._core.chunks import in_chunks, unchunk
 from entropix._core.compiled import compiled
 from entropix.estimators import (
@@ -37,7 +37,7 @@ from entropix.estimators import (
     log_snr_of_std,
     std_of_log_snr,
 )
-from entropix.information.forms import DenoisingForm, ModelPair, ScoreForm, in_form
+from entropix.information.forms import DenoisingForm, ModelPair, ScoreForm, TokenForm, in_form
 from entropix.information.normals import (
     Groups,
     fit_normals,
@@ -49,8 +49,8 @@ from entropix.information.normals import (
     normal_divergence,
     sobolev_bound,
 )
-from entropix.interfaces import AbstractGaussianProcess, Estimate
-from entropix.processes import LinearSchedule, VariancePreserving
+from entropix.interfaces import AbstractGaussianProcess, AbstractTokenProcess, Estimate
+from entropix.processes import CosineSchedule, LinearSchedule, UniformJumps, VariancePreserving
 
 
 # Antithetic pairs at which the fields are read at t1, and groups of them for the jackknife.
@@ -73,6 +73,8 @@ def divided_or_whole(
     """The integral of a pair of fields in one of its forms: an estimate, or by parts if asked."""
     if per_coordinate is False and not per_sample:
         return with_end_term(in_form(pair, form), data, **options)
+    if isinstance(pair.model.process, AbstractTokenProcess):
+        raise ValueError("`per_coordinate` must be False for models of tokens, got a division.")
     data = samples(data)
     by = Partition.of(per_coordinate, data[0])
     return parts_with_end_term(
@@ -90,6 +92,10 @@ def with_end_term(
     **options: Any,
 ) -> Estimate:
     """The integral of `functional` down to pure noise."""
+    if isinstance(functional.pair.model.process, AbstractTokenProcess):
+        return tokens_curve(
+            functional, data, key=key, condition=condition, cutoff=cutoff, **options
+        ).total
     if not functional.pair.is_exact:
         return curve_with_end_term(
             functional, data, key=key, condition=condition, cutoff=cutoff, **options
@@ -104,6 +110,25 @@ def with_end_term(
         lambda e: e.bias, total, jnp.zeros_like(total.value), is_leaf=lambda x: x is None
     )
     return _on_own_process(total, cutoff, stretch)
+
+
+def tokens_curve(
+    functional: ScoreForm | DenoisingForm, data: DataLike, *, condition: PyTree, **options: Any
+) -> EntropyCurve:
+    """The integral for models of tokens, along a process that loses all of them."""
+    pair: Any = functional.pair
+    process = pair.model.process
+    if not process.ends_in_noise:
+        if not pair.is_exact:
+            raise ValueError(
+                "`process` must lose all tokens for models with a network, got one that "
+                "does not: train on a schedule whose integral is infinite (CosineSchedule)."
+            )
+        pair = pair.with_process(UniformJumps(process.num_tokens, CosineSchedule()))
+    data = samples(data)
+    check_example_shape(pair.model, data, "data")
+    form = TokenForm(pair, isinstance(functional, DenoisingForm))
+    return integrate(form, data, condition=(data, condition), **options)
 
 
 def parts_with_end_term(
@@ -207,6 +232,10 @@ def curve_with_end_term(
     The end term is in its total; and in every point of it if it accumulates `from_noise`. `times`
     and `num_times` are as for `entropy_curve`.
     """
+    if isinstance(functional.pair.model.process, AbstractTokenProcess):
+        return tokens_curve(
+            functional, data, key=key, condition=condition, chunk_size=chunk_size, **options
+        )
     data = samples(data)
     integral_key, end_key = jax.random.split(key)
     curve = integrate(

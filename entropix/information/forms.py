@@ -26,6 +26,8 @@ samples, or the mean of both, in which fitted noise cancels to first order. A ga
 that is larger than the errors shows fitted noise; what was never learnt lowers both alike.
 """
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
@@ -33,7 +35,12 @@ from jaxtyping import Array, Float, PyTree
 from entropix._core.arrays import RealScalarLike, squared_norm
 from entropix._core.checks import choice
 from entropix.estimators import GaussianReference, Partition, all_exact, error_difference
-from entropix.interfaces import AbstractFunctional, AbstractGaussianProcess, AbstractModel
+from entropix.interfaces import (
+    AbstractFunctional,
+    AbstractGaussianProcess,
+    AbstractModel,
+    AbstractTokenProcess,
+)
 
 
 class ProductField(eqx.Module):
@@ -42,13 +49,13 @@ class ProductField(eqx.Module):
     models: tuple[AbstractModel, ...]
     sizes: tuple[int, ...] = eqx.field(static=True)
 
-    def with_process(self, process: AbstractGaussianProcess) -> "ProductField":
+    def with_process(self, process: Any) -> "ProductField":
         """The same density under another process."""
         return ProductField(tuple(m.with_process(process) for m in self.models), self.sizes)
 
     def entropy_field(
         self, s: RealScalarLike, y: Float[Array, " dim"], condition: PyTree
-    ) -> Float[Array, " dim"]:
+    ) -> Float[Array, "..."]:
         """$e$ of the product."""
         del condition
         cuts = [sum(self.sizes[: i + 1]) for i in range(len(self.sizes) - 1)]
@@ -96,14 +103,14 @@ class ModelPair(eqx.Module):
         """Whether every field is an `ExactModel`'s, known at any noise."""
         return not isinstance(self.reference, ReferenceField) and all_exact(self)
 
-    def with_process(self, process: AbstractGaussianProcess) -> "ModelPair":
+    def with_process(self, process: Any) -> "ModelPair":
         """The same densities under another process."""
         first, second = self.model.with_process(process), self.reference.with_process(process)
         return ModelPair(first, second, self.marginal)
 
     def __call__(
         self, s: RealScalarLike, y: Float[Array, "*shape"], condition: PyTree
-    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         """$e_p$ and $e_q$."""
         own, other = condition
         field = self.model.entropy_field(s, y, own)
@@ -147,6 +154,32 @@ class DenoisingForm(AbstractFunctional):
     ) -> Float[Array, "..."]:
         field, reference = self.pair(s, y, condition)
         return error_difference(self.process, s, y, z, reference, field, self.partition)
+
+
+class TokenForm(AbstractFunctional):
+    """$d(f_p, f_q)$ of models of tokens, or the difference of their denoising losses.
+
+    The condition is the pair of the sample and those of the models.
+    """
+
+    pair: ModelPair
+    denoising: bool = eqx.field(static=True)
+    uses_noise = False
+    control = None
+
+    @property
+    def process(self) -> AbstractTokenProcess:
+        return self.pair.model.process
+
+    def rate(
+        self, s: RealScalarLike, y: Float[Array, "*shape"], z: PyTree, condition: PyTree
+    ) -> Float[Array, ""]:
+        x, own = condition
+        field, reference = self.pair(s, y, own)
+        if not self.denoising:
+            return jnp.sum(self.process.divergence(y, field, reference))
+        losses = [self.process.denoising_divergence(s, x, y, f) for f in (reference, field)]
+        return jnp.sum(losses[0] - losses[1])
 
 
 def in_form(

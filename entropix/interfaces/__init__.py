@@ -15,6 +15,7 @@ from entropix.interfaces.functional import AbstractFunctional as AbstractFunctio
 from entropix.interfaces.loss import AbstractLoss as AbstractLoss
 from entropix.interfaces.model import AbstractModel as AbstractModel
 from entropix.interfaces.process import AbstractGaussianProcess as AbstractGaussianProcess
+from entropix.interfaces.process import AbstractKernel as AbstractKernel
 from entropix.interfaces.process import AbstractKernelProcess as AbstractKernelProcess
 from entropix.interfaces.process import AbstractLearnable as AbstractLearnable
 from entropix.interfaces.process import AbstractProcess as AbstractProcess
@@ -27,3 +28,4 @@ from entropix.interfaces.sampler import NoiseLevel as NoiseLevel
 from entropix.interfaces.speed import AbstractSpeed as AbstractSpeed
 from entropix.interfaces.stream import AbstractStream as AbstractStream
 from entropix.interfaces.times import AbstractTimes as AbstractTimes
+from entropix.interfaces.tokens import AbstractTokenProcess as AbstractTokenProcess

@@ -7,7 +7,8 @@ $$I = \int_{t_0}^{t_1}\frac{\sigma^2}{2}\,E\left[f(s, Y_s, z)\right]ds, \qquad
 
 and an object of this module is its $f$. The measure $\frac{\sigma^2}{2}ds$ makes it independent of
 the choice of time: a rate $r$ per unit time is $f = 2r/\sigma^2$. On the axis of log-SNR the
-measure is $\frac{\Sigma^2}{2}(-d\lambda)$, the same for every Gaussian process.
+measure is $\frac{\Sigma^2}{2}(-d\lambda)$, the same for every Gaussian process. A jump process on
+tokens has a measure of its own (`AbstractTokenProcess`).
 """
 
 import abc
@@ -18,7 +19,7 @@ from equinox import AbstractClassVar, AbstractVar
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import RealScalarLike
-from entropix.interfaces.process import AbstractGaussianProcess, AbstractProcess
+from entropix.interfaces.process import AbstractGaussianProcess, AbstractKernel, AbstractProcess
 
 
 class AbstractControlVariate(eqx.Module):
@@ -69,11 +70,11 @@ class AbstractFunctional(eqx.Module):
         control: ClassVar[AbstractControlVariate | None]
 
         @property
-        def process(self) -> AbstractProcess: ...
+        def process(self) -> AbstractProcess | AbstractKernel: ...
     else:
         uses_noise: AbstractClassVar[bool]
         control: AbstractClassVar[AbstractControlVariate | None]
-        process: AbstractVar[AbstractProcess]
+        process: AbstractVar[AbstractProcess | AbstractKernel]
 
     @abc.abstractmethod
     def rate(

@@ -10,7 +10,6 @@ from jaxtyping import PyTree
 from entropix._core.arrays import Key, RealScalarLike, State
 from entropix._core.formatting import short_repr
 from entropix.interfaces.distribution import AbstractDistribution, AbstractPrior
-from entropix.interfaces.process import AbstractGaussianProcess
 
 
 class AbstractModel(eqx.Module):
@@ -19,7 +18,8 @@ class AbstractModel(eqx.Module):
     The three fields are related by
     $e = \nabla\log p - \nabla\log p_{eq}$ and $v = b - \frac{\sigma^2}{2}\nabla\log p =
     -\frac{\sigma^2}{2} e$, the last if $b$ is conservative. Methods take one example: a scalar `s`,
-    `y` of shape `shape`, and a `condition` for the network; callers vmap.
+    `y` of shape `shape`, and a `condition` for the network; callers vmap. The fields of a model of
+    tokens have one more axis and another meaning, see `entropix.interfaces.AbstractTokenProcess`.
     """
 
     __repr__ = short_repr
@@ -39,7 +39,7 @@ class AbstractModel(eqx.Module):
         """Why the entropy is known to diverge at the data end; None if it is not."""
 
     @abc.abstractmethod
-    def with_process(self, process: AbstractGaussianProcess) -> "AbstractModel":
+    def with_process(self, process: Any) -> "AbstractModel":
         r"""The same denoiser under another process.
 
         $E[x\,|\,y]$ as a function of $y/\mu$ and the log-SNR is the same for all Gaussian
@@ -55,10 +55,10 @@ class AbstractModel(eqx.Module):
         them the score of the data is constant (`entropix.models.moved`).
 
         Args:
-            process: a Gaussian process.
+            process: a Gaussian process; for a model of tokens, one of tokens.
 
         Raises:
-            ValueError: if it is not Gaussian, or the model has only a velocity (`FlowMatching`).
+            ValueError: if it is another, or the model has only a velocity (`FlowMatching`).
         """
 
     @abc.abstractmethod

@@ -113,14 +113,17 @@ class AbstractProcess(eqx.Module):
         return jnp.sqrt(self.sigma_squared(s))
 
 
-class AbstractKernelProcess(AbstractProcess):
-    r"""A process whose state given the data is drawn without simulation.
+class AbstractKernel(eqx.Module):
+    r"""A process whose state given the data is drawn without simulation, on `[t0, t1]`.
 
     The perturbation kernel $p(y_s|x)$ is a map from noise: $Y_s$ = `perturb(s, x, z)`, with the
     same `z` for all times. This, and an axis of noise levels, is all that estimators of integrals
-    over the marginals ask of a process. A cut-off and a control variate need a Gaussian process.
-
+    over the marginals ask of a process, diffusion or jump process. A cut-off and a control variate
+    need a Gaussian process.
     """
+
+    t0: AbstractVar[Array]
+    t1: AbstractVar[Array]
 
     @property
     @abc.abstractmethod
@@ -142,6 +145,14 @@ class AbstractKernelProcess(AbstractProcess):
         """The state at time `s` of a path that starts at `x`."""
 
     @abc.abstractmethod
+    def weight(self, s: RealScalarLike, z: PyTree) -> Float[Array, ""]:
+        r"""$p(y_s|x)$ over the density with which `perturb` draws it; one where it draws from it.
+
+        Its derivative is that of $\log p(y_s|x)$ in what does not move the state, such as the
+        schedule of a jump process.
+        """
+
+    @abc.abstractmethod
     def log_snr(self, s: RealLike) -> Array:
         r"""The level $\lambda(s)$ of the noise, strictly decreasing; infinite at exact ends.
 
@@ -154,7 +165,18 @@ class AbstractKernelProcess(AbstractProcess):
 
     @abc.abstractmethod
     def measure(self, s: RealLike) -> Array:
-        r"""$\frac{\sigma^2}{2}ds$ per unit of $-d\lambda$; for a Gaussian process $\Sigma^2/2$."""
+        r"""What a functional is integrated with, per unit of $-d\lambda$.
+
+        For a diffusion $\frac{\sigma^2}{2}ds$, for a Gaussian process $\Sigma^2/2$.
+        """
+
+
+class AbstractKernelProcess(AbstractKernel, AbstractProcess):
+    """A diffusion whose state given the data is drawn without simulation."""
+
+    def weight(self, s: RealScalarLike, z: PyTree) -> Float[Array, ""]:
+        """One."""
+        return jnp.ones_like(self.t1)
 
 
 class AbstractGaussianProcess(AbstractKernelProcess):

@@ -1,20 +1,22 @@
 """What a sampler implements: a step of a batch of states from one noise level to the next."""
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+from equinox import AbstractVar
 from jaxtyping import Array, Bool, Float, PyTree
 
 from entropix._core.arrays import Key, RealLike
-from entropix.interfaces.process import AbstractGaussianProcess
 
 
 class NoiseLevel(eqx.Module):
     r"""A noise level: what a step needs to know of a time of the process.
 
     Fields have the shape of the times. `log_snr` is infinite at the data, and minus infinity
-    wherever the signal is negligible.
+    wherever the signal is negligible. For tokens $\alpha$ and $1 - \alpha$ take the places of $\mu$
+    and of $\Sigma$ and $\Sigma^2$.
 
     Attributes:
         s: time of the process.
@@ -48,12 +50,22 @@ class NoiseLevel(eqx.Module):
 
 
 class AbstractDenoiser(eqx.Module):
-    """The denoiser $D(y, s)$ that `sample` hands to a sampler, for a batch of states."""
+    """The denoiser $D(y, s)$ that `sample` hands to a sampler, for a batch of states.
+
+    Attributes:
+        condition: None, or arrays with a leading axis of the batch.
+    """
+
+    condition: AbstractVar[PyTree]
 
     @property
     @abc.abstractmethod
-    def process(self) -> AbstractGaussianProcess:
-        """The process of the model."""
+    def process(self) -> Any:
+        """The process of the model: Gaussian, or of tokens."""
+
+    @abc.abstractmethod
+    def steps(self, num_steps: int) -> Float[Array, " knots"]:
+        """Times of as many steps as are wanted, from `t1` to `t0`."""
 
     @abc.abstractmethod
     def level(self, s: RealLike) -> NoiseLevel:
@@ -61,7 +73,10 @@ class AbstractDenoiser(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, level: NoiseLevel, y: Float[Array, "n *shape"]) -> Float[Array, "n *shape"]:
-        """$D(y, s)$; at the data a finite number without meaning."""
+        """$D(y, s)$; at the data a finite number without meaning.
+
+        Of a model of tokens the entropy field, shape (n, *shape, num_tokens).
+        """
 
 
 class AbstractSampler(eqx.Module):

@@ -61,8 +61,11 @@ def collapse(process: AbstractProcess) -> str | None:
     return f"the equilibrium of {type(process).__name__} collapses at the data end"
 
 
-def check_parts(network: Any, process: Any, *, gaussian: bool = True) -> None:
-    """Refuse invalid parts of a model; `gaussian`: whether it needs a Gaussian process."""
+def check_parts(network: Any, process: Any, *, gaussian: bool | None = True) -> None:
+    """Refuse invalid parts of a model.
+
+    `gaussian`: whether it needs a Gaussian process; None where the process has been checked.
+    """
     if not callable(network):
         raise ValueError(
             "`network` must be callable as network(log_snr, y, condition=None), "
@@ -82,7 +85,7 @@ def check_parts(network: Any, process: Any, *, gaussian: bool = True) -> None:
         )
     if gaussian:
         check_process(process)
-    elif not isinstance(process, AbstractProcess):
+    elif gaussian is False and not isinstance(process, AbstractProcess):
         raise ValueError(f"`process` must be a process, got {type(process).__name__}.")
 
 

@@ -23,3 +23,4 @@ from entropix.training.run import Run as Run
 from entropix.training.run import train as train
 from entropix.training.times import LogisticTimes as LogisticTimes
 from entropix.training.times import UniformTimes as UniformTimes
+from entropix.training.token_loss import TokenDenoising as TokenDenoising

@@ -28,7 +28,7 @@ from entropix._core.checks import (
 from entropix._core.formatting import short_repr
 from entropix._core.mesh import DATA, axis_size, check_mesh
 from entropix._core.precision import PRECISIONS
-from entropix.interfaces import AbstractLoss, AbstractModel, AbstractStream
+from entropix.interfaces import AbstractLoss, AbstractModel, AbstractStream, AbstractTokenProcess
 from entropix.models import FlowMatching
 from entropix.networks import trainable
 from entropix.persistence import AbstractCheckpoint, Checkpoint
@@ -37,6 +37,7 @@ from entropix.training.loop import Setup, join_model, split_model
 from entropix.training.losses import Denoising, FlowLoss
 from entropix.training.optimiser import ClippedAdam, WarmupCosine
 from entropix.training.run import History, Run, train
+from entropix.training.token_loss import TokenDenoising
 
 
 _LEARNING_RATE = 2e-3
@@ -172,9 +173,10 @@ def fit(
         steps: gradient steps.
         batch_size: examples per step, at most N; None: 32, or N if that is less (of a stream, its
             own).
-        loss: what is minimised. None: `Denoising()`, or `FlowLoss()` for `FlowMatching`. A process
-            without a closed transition kernel needs `LocalDenoising(...)` or
-            `SlicedScoreMatching(...)`, whose reported loss is relative to $p_{eq}$.
+        loss: what is minimised. None: `Denoising()`, `FlowLoss()` for `FlowMatching`, or
+            `TokenDenoising()` for models of tokens. A process without a closed transition kernel
+            needs `LocalDenoising(...)` or `SlicedScoreMatching(...)`, whose reported loss is
+            relative to $p_{eq}$.
         optimiser: an optax transformation with its learning rate. None: `ClippedAdam` with a
             `WarmupCosine`. Pass the same object to a second call, and its program is not compiled
             again.
@@ -392,7 +394,7 @@ class Settings:
         """The loss, with everything filled in that was left to the model."""
         loss = self.loss
         if loss is None:
-            loss = FlowLoss() if isinstance(model, FlowMatching) else Denoising()
+            loss = default_loss(model)
         if isinstance(data, AbstractStream):
             return loss.for_model(model, jnp.asarray(data.head(4096)[0]))
         return loss.for_model(model, data)
@@ -458,6 +460,13 @@ class Settings:
             self.precision,
             layout,
         )
+
+
+def default_loss(model: AbstractModel) -> AbstractLoss:
+    """The loss of a model where none is given."""
+    if isinstance(model.process, AbstractTokenProcess):
+        return TokenDenoising()
+    return FlowLoss() if isinstance(model, FlowMatching) else Denoising()
 
 
 def check_model(model: Any) -> None:

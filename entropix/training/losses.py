@@ -53,6 +53,7 @@ from entropix.interfaces import (
     AbstractLoss,
     AbstractModel,
     AbstractTimes,
+    AbstractTokenProcess,
 )
 from entropix.models import FlowMatching, GaussianScaling
 from entropix.training.times import LogisticTimes, UniformTimes, time_per_log_snr
@@ -213,6 +214,10 @@ class Denoising(AbstractLoss):
                 "`loss` must be None or FlowLoss(...) for FlowMatching, got Denoising."
             )
         process = model.process
+        if isinstance(process, AbstractTokenProcess):
+            raise ValueError(
+                "`loss` must be None or TokenDenoising(...) for a model of tokens, got Denoising."
+            )
         if not isinstance(process, AbstractGaussianProcess):
             raise ValueError(
                 f"`loss` must be LocalDenoising(...) or SlicedScoreMatching(...) for a process "

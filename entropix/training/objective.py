@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from entropix._core.arrays import Key
-from entropix.interfaces import AbstractLoss, AbstractProcess
+from entropix.interfaces import AbstractLoss
 from entropix.training.path_losses import path_means
 
 
@@ -120,7 +120,7 @@ def draws(
 
 
 def _starts(
-    loss: AbstractLoss, process: AbstractProcess, x: Array, u: Float[Array, " m"], key: Key
+    loss: AbstractLoss, process: Any, x: Array, u: Float[Array, " m"], key: Key
 ) -> Float[Array, "m ..."]:
     """What each draw of one example sees."""
     if loss.num_steps == 0:

@@ -22,7 +22,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from entropix._core.arrays import RealLike, RealScalarLike, Scalar
 from entropix._core.checks import finite, positive
-from entropix.interfaces import AbstractGaussianProcess, AbstractTimes
+from entropix.interfaces import AbstractGaussianProcess, AbstractKernel, AbstractTimes
 from entropix.models import GaussianScaling
 
 
@@ -86,9 +86,7 @@ class LogisticTimes(AbstractTimes):
         """
         return cls(_median_log_snr(process, scaling), 2.0)
 
-    def __call__(
-        self, process: AbstractGaussianProcess, u: RealScalarLike
-    ) -> tuple[Scalar, Scalar]:
+    def __call__(self, process: AbstractKernel, u: RealScalarLike) -> tuple[Scalar, Scalar]:
         # tau and 1 - tau are formed apart: each keeps its digits where it is small.
         data_end = (process.log_snr(process.t0) - self.location) / self.scale
         noise_end = (process.log_snr(process.t1) - self.location) / self.scale

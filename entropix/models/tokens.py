@@ -1,0 +1,348 @@
+r"""Models of sequences of tokens, under the jump processes of `entropix.interfaces.tokens`.
+
+All give the entropy field f, an array with one more axis than the state: the logarithm of the rate
+at which the reverse process puts token k at site i, over that at equilibrium. A denoiser,
+$p(x_i = k|y)$, has one for every process; ratios $p_s(y')/p_s(y)$ are $e^f$ under uniform jumps.
+
+Networks are those of the library. They are given a sequence as one-hot rows, shape (*shape,
+num_states), and return as many numbers, of which those of the mask are not used. A network for
+vectors is given the flattened rows.
+"""
+
+import abc
+import math
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from equinox import AbstractVar
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, PyTree
+
+from entropix._core.arrays import DataLike, Key, RealScalarLike, as_float, one_hot
+from entropix._core.checks import checked, on_host
+from entropix.interfaces import AbstractModel, AbstractPrior, AbstractTokenProcess
+from entropix.models.network_model import call_network, check_parts
+
+
+def check_token_process(process: Any) -> AbstractTokenProcess:
+    """A process of tokens, or a ValueError."""
+    if not isinstance(process, AbstractTokenProcess):
+        raise ValueError(
+            "`process` must be a process of tokens, Masking or UniformJumps, got "
+            f"{type(process).__name__}."
+        )
+    return process
+
+
+class AbstractTokenModel(AbstractModel):
+    r"""A model of sequences: its fields have shape (*shape, num_tokens).
+
+    `entropy_field` is f, and `score` the logarithm of $p_s(y')/p_s(y)$, with $-\infty$ where it is
+    zero. There is no velocity.
+    """
+
+    process: AbstractVar[AbstractTokenProcess]
+    shape: AbstractVar[Any]  # known to all of them
+
+    @abc.abstractmethod
+    def entropy_field(
+        self,
+        s: RealScalarLike,
+        y: Float[Array, "*shape"],
+        condition: PyTree = None,
+        *,
+        key: Key | None = None,
+    ) -> Float[Array, "*shape num_tokens"]:
+        """F."""
+
+    @property
+    def divergence(self) -> str | None:
+        return None
+
+    def score(
+        self,
+        s: RealScalarLike,
+        y: Float[Array, "*shape"],
+        condition: PyTree = None,
+        *,
+        key: Key | None = None,
+    ) -> Float[Array, "*shape num_tokens"]:
+        field = self.entropy_field(s, y, condition, key=key)
+        return field + self.process.equilibrium_score(s, y)
+
+    def velocity(
+        self,
+        s: RealScalarLike,
+        y: Float[Array, "*shape"],
+        condition: PyTree = None,
+        *,
+        key: Key | None = None,
+    ) -> NoReturn:
+        raise ValueError(
+            "`model` must be one of a diffusion for a velocity, got a model of tokens, which jump."
+        )
+
+
+class DiffusedTokens(AbstractPrior):
+    """The law of the tokens of an exact model at the end of its process."""
+
+    model: "ExactDiscrete"
+
+    def sample(self, n: int, *, key: Key) -> Float[Array, "n *shape"]:
+        token_key, noise_key = jax.random.split(key)
+        process = self.model.process
+
+        x = self.model.sample(n, key=token_key)
+        kernel = process.log_states(process.t1, x)
+        return jax.random.categorical(noise_key, kernel).astype(x.dtype)
+
+    def log_prob(self, y: Float[Array, "*batch length"]) -> Float[Array, "*batch"]:
+        model = self.model
+
+        def one(y: Array) -> Array:
+            return logsumexp(model.joint(model.process.t1, y))
+
+        return jnp.vectorize(one, signature="(d)->()")(y)
+
+
+class ExactDiscrete(AbstractTokenModel):
+    r"""The exact model of sequences of D tokens whose joint law is a table of $K^D$ numbers.
+
+    $p(x_i = k|y)$ is a sum over the whole table, weighted by $\prod_i p(y_i|x_i)$. An evaluation
+    costs $D\,K^D$ operations and the memory of one table: take a `chunk_size` to match for tables
+    of more than a few thousand entries.
+
+    Args:
+        log_weights: logarithms of the probabilities, up to a common constant, shape (K,) * D; minus
+            infinity for what is impossible.
+        process: `Masking` or `UniformJumps` of K tokens.
+
+    Raises:
+        ValueError: if the table has another shape or no finite entry, or holds NaN or infinity.
+
+    Example:
+        Two spins that agree with probability 0.9 have an entropy of $\ln 2 + 0.325$ nats, and their
+        process produces the rest of $2\ln 2$, 0.368 nats:
+
+        >>> import jax, jax.numpy as jnp, entropix as ex
+        >>> table = jnp.log(jnp.array([[0.45, 0.05], [0.05, 0.45]]))
+        >>> model = ex.models.ExactDiscrete(table, ex.Masking(2, ex.LinearSchedule()))
+        >>> data = model.sample(4000, key=jax.random.key(0))
+        >>> entropy = ex.neural_entropy(model, data, key=jax.random.key(1))
+        >>> bool(abs(entropy.value - 0.368) < 4 * entropy.stderr)
+        True
+    """
+
+    log_weights: Float[Array, "..."]
+    process: AbstractTokenProcess
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(self, log_weights: DataLike, process: AbstractTokenProcess):
+        self.process = check_token_process(process)
+        table = as_float(log_weights, "log_weights")
+        sizes = (process.num_tokens,) * max(table.ndim, 1)
+        if table.shape != sizes:
+            raise ValueError(
+                f"`log_weights` must have as many entries along each axis as the process has "
+                f"tokens, {process.num_tokens}, got shape {table.shape}."
+            )
+        largest = jnp.max(on_host(table))
+        allowed = "finite, or minus infinity for what is impossible but not everywhere"
+        checked(largest, "log_weights", lambda v: abs(v) < float("inf"), allowed)
+        self.log_weights = table - logsumexp(table)
+        self.shape = (table.ndim,)
+
+    @property
+    def prior(self) -> AbstractPrior:
+        if self.process.ends_in_noise:
+            return self.process.prior(self.shape)
+        return DiffusedTokens(self)
+
+    def with_process(self, process: AbstractTokenProcess) -> "ExactDiscrete":
+        return ExactDiscrete(self.log_weights, process)
+
+    def joint(self, s: RealScalarLike, y: Float[Array, " length"]) -> Float[Array, "..."]:
+        r"""$\log p(x, y)$ for all x, for one state y at the time s."""
+        kernel = self.process.log_kernel(s, y)
+        joint = self.log_weights
+        for site in range(y.shape[0]):
+            joint = joint + kernel[site].reshape(-1, *(1,) * (y.shape[0] - 1 - site))
+        return joint
+
+    def entropy_field(
+        self,
+        s: RealScalarLike,
+        y: Float[Array, " length"],
+        condition: PyTree = None,
+        *,
+        key: Key | None = None,
+    ) -> Float[Array, "length num_tokens"]:
+        if condition is not None:
+            raise ValueError("`condition` must be None for an ExactDiscrete: its table has none.")
+        joint = self.joint(s, y)
+        weights = jnp.exp(joint - jax.lax.stop_gradient(jnp.max(joint)))
+        sites = range(joint.ndim)
+        marginals = jnp.stack([jnp.sum(weights, [j for j in sites if j != i]) for i in sites])
+        possible = marginals > 0
+        logs = jnp.log(jnp.where(possible, marginals, 1.0)) - jnp.log(jnp.sum(weights))
+        return self.process.field(s, y, jnp.where(possible, logs, -jnp.inf))
+
+    def sample(self, n: int, *, key: Key) -> Float[Array, "n length"]:
+        """Draw `n` independent sequences."""
+        return _sequences(self.log_weights, key, n)
+
+    def log_prob(self, x: Float[Array, "*batch length"]) -> Float[Array, "*batch"]:
+        r"""$\log p(x)$ in nats, exact."""
+        tokens = as_float(x, "x").astype(int)
+        return self.log_weights[tuple(jnp.moveaxis(tokens, -1, 0))]
+
+
+@eqx.filter_jit
+def _sequences(table: Array, key: Key, n: int) -> Array:
+    index = jax.random.categorical(key, table.reshape(-1), shape=(n,))
+    return jnp.stack(jnp.unravel_index(index, table.shape), axis=-1).astype(table.dtype)
+
+
+class MaskedDenoiser(AbstractTokenModel):
+    r"""The network is the denoiser, $p_\theta(x_i = k|y) = \mathrm{softmax}_k$ of its output.
+
+    Under `Masking` $p(x_i\mid\text{unmasked})$ does not depend on time, and the network is given
+    the log-SNR 0 at all times. Under `UniformJumps` it is given the log-SNR; the output is then
+    added to $\log p(y_i|x_i)$, so that a network of zeros stores nothing in either case.
+
+    Args:
+        network: `network(log_snr, one_hot, condition=None[, key=None]) -> array of their shape`,
+            see the module; `FourierMLP(length * process.num_states, key=key)`, for example.
+        process: `Masking` or `UniformJumps`.
+        shape: of one sequence, (length,) for example.
+
+    Raises:
+        ValueError: if `network` is not callable or has state, or `process` is not one of tokens.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, entropix as ex
+        >>> process = ex.Masking(2, ex.LinearSchedule())
+        >>> network = ex.FourierMLP(4 * process.num_states, key=jax.random.key(0), widths=(8,))
+        >>> model = ex.MaskedDenoiser(network, process, shape=(4,))
+        >>> model.entropy_field(0.5, jnp.array([0.0, 2.0, 1.0, 2.0])).shape
+        (4, 2)
+
+    References:
+        Sahoo et al., 2406.07524; Austin et al., 2107.03006 (uniform jumps).
+    """
+
+    network: Callable
+    process: AbstractTokenProcess
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(self, network: Callable, process: AbstractTokenProcess, *, shape: tuple[int, ...]):
+        self.process = check_token_process(process)
+        check_parts(network, process, gaussian=None)
+        self.network = network
+        self.shape = tuple(int(n) for n in shape)
+
+    @property
+    def prior(self) -> AbstractPrior:
+        return self.process.prior(self.shape)
+
+    def with_process(self, process: AbstractTokenProcess) -> "MaskedDenoiser":
+        _check_kind(self.process, process)
+        return MaskedDenoiser(self.network, process, shape=self.shape)
+
+    def entropy_field(
+        self,
+        s: RealScalarLike,
+        y: Float[Array, "*shape"],
+        condition: PyTree = None,
+        *,
+        key: Key | None = None,
+    ) -> Float[Array, "*shape num_tokens"]:
+        logits = _logits(self.network, self.process, s, y, condition, key)
+        if self.process.num_states == self.process.num_tokens:
+            logits = logits + self.process.log_kernel(s, y)
+        return self.process.field(s, y, jax.nn.log_softmax(logits, axis=-1))
+
+
+class ScoreEntropy(AbstractTokenModel):
+    r"""The network is the logarithm of ratios, $f = \alpha\,\mathrm{network}(\lambda(s), y)$.
+
+    For `UniformJumps`, where $e^f$ is the ratio $p_s(y')/p_s(y)$. The factor $\alpha(s)$, the
+    probability that a token is kept, takes f to zero at the noise end like the exact field. A
+    network that outputs nothing is the equilibrium, and has stored nothing.
+
+    Args:
+        network: as for `MaskedDenoiser`.
+        process: `UniformJumps`.
+        shape: of one sequence.
+
+    Raises:
+        ValueError: as `MaskedDenoiser`.
+
+    References:
+        Lou, Meng, Ermon, 2310.16834.
+    """
+
+    network: Callable
+    process: AbstractTokenProcess
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(self, network: Callable, process: AbstractTokenProcess, *, shape: tuple[int, ...]):
+        self.process = check_token_process(process)
+        if process.num_states != process.num_tokens:
+            raise ValueError(
+                "`process` must be UniformJumps for ScoreEntropy, got "
+                f"{type(process).__name__}: use MaskedDenoiser."
+            )
+        check_parts(network, process, gaussian=None)
+        self.network = network
+        self.shape = tuple(int(n) for n in shape)
+
+    @property
+    def prior(self) -> AbstractPrior:
+        return self.process.prior(self.shape)
+
+    def with_process(self, process: AbstractTokenProcess) -> "ScoreEntropy":
+        _check_kind(self.process, process)
+        return ScoreEntropy(self.network, process, shape=self.shape)
+
+    def entropy_field(
+        self,
+        s: RealScalarLike,
+        y: Float[Array, "*shape"],
+        condition: PyTree = None,
+        *,
+        key: Key | None = None,
+    ) -> Float[Array, "*shape num_tokens"]:
+        logits = _logits(self.network, self.process, s, y, condition, key)
+        own = one_hot(y, self.process.num_tokens) > 0
+        return jnp.where(own, 0.0, self.process.kept(s) * logits)
+
+
+def _logits(
+    network: Callable,
+    process: AbstractTokenProcess,
+    s: RealScalarLike,
+    y: Array,
+    condition: PyTree,
+    key: Key | None,
+) -> Float[Array, "*shape num_tokens"]:
+    """The output of a network for the tokens of each site."""
+    rows = one_hot(y, process.num_states)
+    masked = process.num_states > process.num_tokens
+    level = jnp.zeros_like(process.t1) if masked else process.log_snr(s)
+    flat = getattr(network, "dim", None) == math.prod(rows.shape)
+    given = rows.reshape(-1) if flat else rows
+    out = call_network(network, level, given, condition, key).reshape(rows.shape)
+    return out[..., : process.num_tokens]
+
+
+def _check_kind(own: AbstractTokenProcess, process: Any) -> None:
+    """Refuse another kind of process: the network is trained for one."""
+    if type(process) is not type(own) or process.num_tokens != own.num_tokens:
+        raise ValueError(
+            f"`process` must be {type(own).__name__} of {own.num_tokens} tokens, on which the "
+            f"network was trained, with any schedule, got {type(process).__name__}."
+        )

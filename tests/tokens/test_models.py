@@ -1,0 +1,107 @@
+"""Likelihoods, information, samples and training of models of tokens."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import entropix as ex
+from tests.helpers import as_shipped
+from tests.tokens.systems import exact, negentropy, random_joint, ring
+
+
+def processes(num_tokens):
+    return {
+        "masking": ex.Masking(num_tokens, ex.LinearSchedule()),
+        "uniform": ex.processes.UniformJumps(num_tokens, ex.LinearSchedule(2.0, 2.0)),
+        "uniform to noise": ex.processes.UniformJumps(num_tokens, ex.processes.CosineSchedule()),
+    }
+
+
+@pytest.mark.parametrize("name", ["masking", "uniform"])
+def test_likelihood_bound_of_the_exact_model(name):
+    """It is the likelihood, with an honest error for each sequence, also where tokens are left."""
+    model = exact(random_joint(), processes(3)[name])
+    x = model.sample(256, key=jax.random.key(0))
+    found = ex.log_prob(model, x, key=jax.random.key(1), method=ex.PathBound(256))
+    standard = (found.value - model.log_prob(x)) / found.stderr
+    assert abs(float(jnp.mean(standard))) < 0.3
+    assert 0.8 < float(jnp.sqrt(jnp.mean(standard**2))) < 1.25
+
+
+@pytest.mark.parametrize("form", ["score", "denoising"])
+def test_total_correlation(form):
+    """Against the marginals the same integral is the total correlation, in both forms."""
+    table = random_joint()
+    process = processes(3)["uniform"]  # exact models are moved to a schedule that ends in noise
+    joint = exact(table, process)
+    p = np.exp(table)
+    marginals = [np.log(p.sum(axis=tuple({0, 1, 2} - {i}))) for i in range(3)]
+    truth = negentropy(table) - sum(negentropy(table) for table in marginals)
+    data = joint.sample(4000, key=jax.random.key(0))
+    singles = [exact(marginal, process) for marginal in marginals]
+    found = ex.total_correlation(joint, singles, data, key=jax.random.key(1), form=form)
+    assert abs(float(found.sigmas_from(truth))) < 4
+    assert float(found.stderr) < 0.2 * truth
+
+
+@pytest.mark.parametrize(
+    ("name", "solver", "num_steps"),
+    [("masking", "first", 8), ("masking", None, 256), ("uniform to noise", None, 96)],
+)
+def test_samples_have_the_joint_law(name, solver, num_steps):
+    model = exact(random_joint(), processes(3)[name])
+    solver = ex.dynamics.FirstHitting() if solver else None
+    options = {"num_samples": 6000, "num_steps": num_steps, "solver": solver}
+    x = np.asarray(ex.sample(model, key=jax.random.key(0), **options), int)
+    counts = np.zeros((3, 3, 3))
+    np.add.at(counts, tuple(x.T), 1)
+    expected = 6000 * np.exp(random_joint())
+    # Of states that are met: some 26 degrees of freedom, mean 26, standard deviation 7.
+    often = expected > 5
+    assert np.sum((counts - expected)[often] ** 2 / expected[often]) < 60
+
+
+@pytest.mark.slow(reason="trains a network")
+@pytest.mark.parametrize("kind", ["MaskedDenoiser", "ScoreEntropy"])
+def test_trained_on_a_ring(kind):
+    masks = kind == "MaskedDenoiser"
+    process = processes(2)["masking" if masks else "uniform to noise"]
+    truth = exact(ring(4), process)
+    data = truth.sample(4000, key=jax.random.key(0))
+    network = ex.FourierMLP(4 * process.num_states, key=jax.random.key(1), widths=(32, 32))
+    model = getattr(ex.models, kind)(network, process, shape=(4,))
+    held_out = truth.sample(2000, key=jax.random.key(3))
+    options = {"key": jax.random.key(4)}
+    assert float(ex.neural_entropy(model, held_out, **options).value) < 1e-6  # nothing stored
+    model = ex.fit(model, data, key=jax.random.key(2), steps=600, batch_size=128).model
+    stored = ex.neural_entropy(model, held_out, **options)
+    distance = ex.path_kl(model, truth, held_out, **options)
+    assert abs(float(stored.value) / negentropy(ring(4)) - 1) < 0.1
+    assert 0 < float(distance.value) < 0.03
+    bound = ex.log_prob(model, held_out[:256], **options)
+    gap = float(jnp.mean(truth.log_prob(held_out[:256]) - bound.value))
+    error = float(jnp.sqrt(jnp.mean(bound.stderr**2)) / 16)
+    assert abs(gap - float(distance.value)) < 4 * error  # the path KL is the gap of the bound
+
+
+def test_what_is_refused():
+    masking, uniform = processes(2)["masking"], processes(2)["uniform"]
+    network = ex.FourierMLP(8, key=jax.random.key(0), widths=(4,))
+    model = ex.models.ScoreEntropy(network, uniform, shape=(4,))
+    key, x = jax.random.key(0), jnp.zeros((4, 4))
+    with as_shipped():
+        with pytest.raises(ValueError, match="`process` must be UniformJumps for ScoreEntropy"):
+            ex.models.ScoreEntropy(network, masking, shape=(4,))
+        with pytest.raises(ValueError, match="`process` must be UniformJumps of 2 tokens"):
+            model.with_process(masking)
+        with pytest.raises(ValueError, match="`process` must lose all tokens"):
+            ex.kl_divergence(model, model, x, key=key)
+        with pytest.raises(ValueError, match=r"`loss` must be None or TokenDenoising"):
+            ex.fit(model, x, key=key, loss=ex.Denoising())
+        with pytest.raises(ValueError, match=r"`solver` must be TauLeaping\(\) where"):
+            ex.sample(model, key=key, num_samples=2, solver=ex.dynamics.FirstHitting())
+        with pytest.raises(ValueError, match="`solver` must be TauLeaping"):
+            ex.sample(model, key=key, num_samples=2, method="ode")
+        with pytest.raises(ValueError, match="a model of tokens, which jump"):
+            model.velocity(0.5, x[0])
