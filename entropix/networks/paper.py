@@ -154,7 +154,7 @@ class PaperConvNet(eqx.Module):
         >>> import entropix as ex
         >>> process = ex.VariancePreserving(ex.LinearSchedule())
         >>> network = ex.networks.PaperConvNet((17, 17), process, key=jax.random.key(0))
-        >>> network(0.0, jnp.ones((17, 17))).shape
+        >>> jax.eval_shape(network, 0.0, jnp.ones((17, 17))).shape
         (17, 17)
     """
 
