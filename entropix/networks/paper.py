@@ -2,7 +2,7 @@ r"""The networks of the Neural Entropy experiments, as their authors built them.
 
 Both see the time s of their process, not the log-SNR, through fixed random Fourier features,
 
-$$\phi(v) = \big[\sin(2\pi W v), \cos(2\pi W v)\big], \qquad W_{ij} \sim N(0, \text{scale}^2),$$
+$$\phi(v) = \big[\sin(2\pi W v), \cos(2\pi W v)\big], \qquad W_{ij} \sim N(0, \omega^2),$$
 
 and neither scales its output: the first layers and the last are initialised alike (LeCun normal
 weights, zero biases), so that an untrained network is not zero. `FourierMLP` and `UNet` are the
@@ -48,7 +48,9 @@ class PaperMLP(eqx.Module):
       h_{k+1} = \varsigma\,\mathrm{LayerNorm}(C_k h_k + D_k \tau), \qquad
       \text{output} = E\,h_K,$$
 
-    with $\varsigma$ the logistic function and s the time of the process at the given log-SNR.
+    with $\varsigma$ the logistic function and s the time of the process at the given log-SNR. The
+    authors state a scale of 10 and multiply it with normal numbers that Flax draws with its default
+    standard deviation of 0.01, so that the frequencies have standard deviation 0.1.
 
     Args:
         dim: size of `y`, and of the output.
@@ -93,7 +95,7 @@ class PaperMLP(eqx.Module):
         key: Key,
         widths: Sequence[int] = (512, 256),
         num_frequencies: int = 256,
-        feature_scale: float = 10.0,
+        feature_scale: float = 0.1,
     ):
         self.dim = positive_integer(dim, "dim")
         widths = tuple(positive_integer(width, "widths") for width in widths)
@@ -152,7 +154,7 @@ class PaperConvNet(eqx.Module):
         >>> import entropix as ex
         >>> process = ex.VariancePreserving(ex.LinearSchedule())
         >>> network = ex.networks.PaperConvNet((17, 17), process, key=jax.random.key(0))
-        >>> network(0.0, jnp.ones((17, 17))).shape
+        >>> jax.eval_shape(network, 0.0, jnp.ones((17, 17))).shape
         (17, 17)
     """
 
