@@ -462,9 +462,9 @@ class MixtureOptions:
     """The data: Gaussian mixtures, whose entropy production is known."""
 
     dimensions: tuple[int, ...] = ()
-    """Dimensions D. auto: those of the file given by --mixtures, otherwise 2 and 3, with --paper or
-    --best 3 and 6. For 2, 3 and 6 the mixtures of the paper are used; others are drawn at random
-    with --mixture-seed."""
+    """Dimensions D. auto: those of the file given by --mixtures, otherwise 2 and 3, with --full
+    also 6 and 9, with --paper or --best 3 and 6. For 2, 3 and 6 the mixtures of the paper are used;
+    others are drawn at random with --mixture-seed."""
     mixtures: str | None = None
     """A JSON file with weights, means and stds for each dimension. auto: none."""
     mixture_seed: int = 0
@@ -483,9 +483,11 @@ class TransportTraining:
     processes: tuple[Literal["vp", "vpx", "sl"], ...] = ("vp", "vpx", "sl")
     """vp: variance preserving; vpx: the same with kappa 0.1; sl: straight line, sigma0 0.1."""
     epochs: tuple[int, ...] = ()
-    """Lengths of training. auto: 1 2 4 8, with --paper or --best 5 10 20 30 40 80 120 160 200. Each
-    length is a separate training run, because the learning rate decays to zero at its end; with
-    --paper all are measured along one run."""
+    """Lengths of training. auto: 1 2 4 8, with --full 5 10 20 50 100 200, with --paper or --best
+    5 10 20 30 40 80 120 160 200. Each length is a separate training run, because the learning rate
+    decays to zero at its end; with --paper all are measured along one run."""
+    full: bool = False
+    """Dimensions 2, 3, 6 and 9, and lengths of 5 10 20 50 100 200 epochs, unless they are given."""
     paper: bool = False
     """Repeat the experiment of the paper: its network, its loss, Adam at the constant rate 1e-4.
     This sets batch size, noise draws, learning rate and widths. 200 epochs take hours."""

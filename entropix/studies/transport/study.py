@@ -45,7 +45,8 @@ from entropix.studies.transport.mixtures import choose_mixtures
 if TYPE_CHECKING:
     import xarray
 
-_DIMENSIONS, _EPOCHS = (2, 3), (1, 2, 4, 8)
+_DIMENSIONS, _FULL_DIMENSIONS = (2, 3), (2, 3, 6, 9)
+_EPOCHS, _FULL_EPOCHS = (1, 2, 4, 8), (5, 10, 20, 50, 100, 200)
 _PROCESSES = ("vp", "vpx", "sl")
 _EACH = ("dimension", "process", "epochs", "seed")
 
@@ -94,9 +95,10 @@ def prepare_transport(
     check_seed(asked.mixture_seed, "mixture_seed")
     positive_integer(options.estimation.evaluations, "evaluations", 256)
     dimensions = increasing(asked.dimensions, "dimensions") if asked.dimensions else ()
-    default = paper.DIMENSIONS if chosen else _DIMENSIONS
+    sizes = (_FULL_DIMENSIONS, _FULL_EPOCHS) if t.full else (_DIMENSIONS, _EPOCHS)
+    default, lengths = (paper.DIMENSIONS, paper.EPOCHS) if chosen else sizes
     mixtures, sources = choose_mixtures(dimensions, asked.mixtures, asked.mixture_seed, default)
-    epochs = increasing(t.epochs or (paper.EPOCHS if chosen else _EPOCHS), "epochs")
+    epochs = increasing(t.epochs or lengths, "epochs")
     if not t.processes:
         raise ValueError("`processes` must name at least one process, got none.")
     processes: dict[str, AbstractGaussianProcess] = {}
