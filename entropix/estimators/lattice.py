@@ -34,7 +34,7 @@ from entropix.estimators.reference import GaussianReference
 # Its square is at most 2.5 times the smallest that the search found for any of them alone.
 _MULTIPLIERS = (3, 5, 13, 11, 61, 13, 187, 131, 469, 1939, 2795, 3035, 1605, 31287, 27149, 96885)
 LARGEST_DIM = 16
-LARGEST_COUNT = 2 ** (2 + len(_MULTIPLIERS))
+LEAST_COUNT, LARGEST_COUNT = 8, 2 ** (2 + len(_MULTIPLIERS))
 
 
 def generator(log_count: int, dim: int) -> UInt32[Array, " dim"]:
@@ -88,7 +88,8 @@ def space_filling_order(
 
     def interleave(b: Array, code: Array) -> Array:
         position = (b * dim + jnp.arange(dim)).astype(jnp.uint32)
-        return code + jnp.sum(((cells >> b.astype(jnp.uint32)) & 1) << position, axis=1)
+        found = ((cells >> b.astype(jnp.uint32)) & 1) << position
+        return code + jnp.sum(found, axis=1, dtype=jnp.uint32)
 
     code = jax.lax.fori_loop(0, bits, interleave, jnp.zeros(data.shape[0], jnp.uint32))
     return jnp.argsort(code)
