@@ -10,15 +10,13 @@ from benchmarks.reference import mixture, processes, table, trapezoid_entropy
 REPEATS, SAMPLES, POPULATION = 20, 10_000, 1_000_000
 
 
-def main(dims: tuple[int, ...] = (3, 6, 9)) -> None:
+def main(dims: tuple[int, ...] = (2, 3)) -> None:
     """Print the table."""
     rows, narrow = [], ex.Gaussian([0.0], [[1e-4]])
     vp, vpx = processes().values()
     # Name, distribution, process, number of points; of a population, the trapezoid takes a part.
     cases = [(f"VP, D = {dim}", mixture(dim), vp, SAMPLES) for dim in dims]
-    cases += [
-        (f"VP, D = {dim}, population", mixture(dim), vp, POPULATION) for dim in (dims[0], dims[-1])
-    ]
+    cases += [(f"VP, D = {dim}, population", mixture(dim), vp, POPULATION) for dim in dims]
     cases += [("VPx, D = 3", mixture(3), vpx, SAMPLES), ("VP, N(0, 1e-4)", narrow, vp, SAMPLES)]
     for name, distribution, process, size in cases:
         model = ex.ExactModel(distribution, process)

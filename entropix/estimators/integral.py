@@ -19,10 +19,10 @@ It is estimated in two passes.
    independent draws.
 
 **Errors.** The lattices are independent and unbiased, so that their spread is the Monte Carlo error
-for the given points, of the whole and at every edge of a curve. The spread of so few is known
-to 15 or 20% only. A second estimate, from the spread of evaluations at equal level as if they
-were independent, is known far better, and right where a lattice gains nothing, as in many
-dimensions. It is stated where the two variances agree within a factor of 1.5.
+for the given points, of the whole and at every edge of a curve. The spread of so few is known to
+20% only. A second estimate, from the spread of evaluations at equal level as if they were
+independent, is known far better, and right where a lattice gains nothing, as in many dimensions. It
+is stated where the two variances agree within a factor of 1.5.
 
 The pilot gives what the sampling of the data adds, Var(h)/N: four of its evaluations at a time
 share a data point, and their covariance is the variance over data points of each point's own
