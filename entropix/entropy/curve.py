@@ -149,7 +149,8 @@ def entropy_curve(
         model: any model; of an `ExactModel` this is the total entropy production.
         data: samples of the data distribution, shape (N, *shape).
         key: PRNG key.
-        num_evaluations: evaluations of the model's field, at least 256 (rounded up to even).
+        num_evaluations: evaluations of the model's field, at least 256; it is rounded down
+            to 8, ..., 15 times a power of 2.
         condition: None, or conditions of the samples: a pytree of arrays with leading axis N.
         cutoff: smallest noise standard deviation included. None takes the whole axis.
         times: where to report the curve, increasing, within `[t0, t1]`; None chooses `num_times`
@@ -259,8 +260,9 @@ def neural_entropy(
 
     **How it is estimated.** Nothing is simulated. The integral is taken over the log-SNR,
     $\int\frac{\Sigma^2}{2}E\|e_\theta\|^2(-d\lambda)$, whose whole axis is included. A pilot pass
-    finds where the entropy is; the other evaluations are stratified and importance sampled there.
-    The Gaussian with the moments of the data, whose entropy is known, serves as a control variate.
+    finds where the entropy is; the other evaluations are the nodes of randomly shifted lattices
+    over log-SNR, data and noise (randomised quasi-Monte Carlo). The Gaussian with the moments of
+    the data, whose entropy is known, serves as a control variate.
     See `entropix.estimators.integral`. Differentiable in the model, its process and the data; works
     under `jit` and `vmap`.
 
@@ -287,7 +289,8 @@ def neural_entropy(
         model: any model.
         data: samples of the data distribution, shape (N, *shape), in the units of the model.
         key: PRNG key.
-        num_evaluations: evaluations of the model's field, at least 256 (rounded up to even).
+        num_evaluations: evaluations of the model's field, at least 256; it is rounded down
+            to 8, ..., 15 times a power of 2.
         condition: None, or conditions of the samples: a pytree of arrays with leading axis N. The
             value is then the mean over conditions of the conditional entropies.
         cutoff: smallest noise standard deviation included. None takes the whole axis.

@@ -213,7 +213,7 @@ def integrate_parts(
     pilot = prepare(process, data, cutoff, pilot_key, positions)
     reference = pilot.reference
     arguments = (Summed(functional), data, condition, reference)
-    value, control = rates(frozen(arguments), frozen(pilot.places), pilot.key, chunk)
+    value, control = rates(frozen(arguments), frozen(pilot.places), pilot.noise, chunk)
     main = aim(pilot, data, value, control, np.asarray(False), proposal)
     used = main.proposal
     if proposal is None:  # the places of the integrand itself, whose means are integrated there
@@ -221,7 +221,7 @@ def integrate_parts(
         used = eqx.tree_at(lambda p: p.keep, used, controlled.proposal.keep)
     slope = None
     if cutoff is not None:
-        slope = rates(arguments, main.blocks[-1], pilot.key, chunk)[0]
+        slope = rates(arguments, main.blocks[-1], pilot.noise, chunk)[0]
     left = positions - pilot.places.index.shape[0] - (0 if slope is None else slope.shape[0])
     if per_sample:
         count = max(left // data.shape[0] // 2, 6)
@@ -480,17 +480,19 @@ class _Evaluator(eqx.Module):
 
     def _parts(self, index: Array, log_snr: Array, number: Array) -> tuple[Array, Array, Array]:
         """Of the functional, and of the control variate for the sample and the population."""
-        place = Places(log_snr, index, number)
-        functional, control = self.functional, self.control
+        functional, control, x = self.functional, self.control, self.data[index]
+        place = Places(log_snr, index, number, jnp.zeros_like(number))
+        process: Any = functional.process
+        z = process.draw_noise(x, key=jax.random.fold_in(self.key, number))
 
         def rate(s: Array, y: Array, z: PyTree, condition: PyTree) -> tuple[Array, Array, Array]:
             value = functional.rate(s, y, z, condition)
             if control is None:
                 return value, jnp.zeros_like(value), jnp.zeros_like(value)
-            known = control(s, self.data[index], y, z)
+            known = control(s, x, y, z)
             return value, *jax.lax.stop_gradient(known)
 
-        return at_place(functional, self.data, self.condition, self.key, place, rate)
+        return at_place(functional, self.data, self.condition, place, z, rate)
 
     def __call__(self, index: Array, level: Array, number: Array) -> tuple[Array, Array, Array]:
         """Parts (P + 1,) for the population and for the sample, and the bin of the axis.

@@ -79,14 +79,14 @@ def class_entropy_of(
 @eqx.filter_jit
 def _class_curve(curve: EntropyCurve, prior: Estimate, half: CriticalTime) -> ClassEntropy:
     level = -finite_log_snr(curve.log_snr)
-    rate, rate_stderr = rates_along(level, -curve.cumulative, -(curve.mc_stderr**2))
+    rate, rate_stderr = rates_along(curve, level)
     return ClassEntropy(
         log_snr=curve.log_snr,
         time=curve.times,
         ou_time=ou_time_of(curve.log_snr),
         value=prior.value - curve.cumulative,
         stderr=jnp.hypot(curve.stderr, prior.stderr),
-        rate=rate,
+        rate=-rate,
         rate_stderr=rate_stderr,
         prior=prior,
         half=half,

@@ -100,7 +100,7 @@ def _in_entropic_time(
     middle = (process.t0 + process.t1) / 2
     level = -process.log_snr(jnp.where(known, times, middle))
     level = jnp.where(known, level, -jnp.log(jnp.finfo(level.dtype).tiny))
-    rates = rates_along(level, cumulative, curve.mc_stderr**2)
+    rates = rates_along(curve, level)
     steps = jnp.arange(1, num_quantiles) / num_quantiles * cumulative[-1]
     inner = process.time_of_log_snr(-jnp.interp(steps, cumulative, level))
     quantiles = jnp.concatenate([times[:1], inner, times[-1:]])
