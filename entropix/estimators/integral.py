@@ -351,7 +351,7 @@ class NoiseSource(eqx.Module):
     generator: UInt32[Array, " coordinates"]
     basis: Float[Array, "dim coordinates"]
 
-    def __call__(self, process: AbstractKernelProcess, x: Array, place: Places) -> PyTree:
+    def __call__(self, process: AbstractKernel, x: Array, place: Places) -> PyTree:
         """The noise at one place, for examples like `x`."""
         key, num_coordinates = jax.random.fold_in(self.key, place.noise), self.generator.size
         own_key = jax.random.fold_in(key, place.node)
