@@ -89,6 +89,7 @@ SHORT = {
 }
 # Pages that take more than a few seconds.
 SLOW = {
+    "docs/howto/tokens.md",
     "docs/cheatsheet.md",
     "docs/coming-from.md",
     "docs/concepts/demon.md",

@@ -121,8 +121,8 @@ def errors_of(name: str, estimate: Estimate, *suffixes: str) -> Found:
 def with_relative_error(subject: Subject, key: Key) -> Subject:
     r"""The subject with the number of evaluations that the requested relative error needs.
 
-    The Monte Carlo error of S_NN falls like $1/\sqrt n$ with the number n of evaluations, so that
-    a pilot of m evaluations with relative error r needs $n = m (r/target)^2$.
+    The Monte Carlo error of S_NN falls like $1/\sqrt n$ or faster with the number n of evaluations,
+    so that after a pilot of m evaluations with relative error r, $n = m (r/target)^2$ are enough.
     """
     options = subject.options
     if options.relative_error is None:

@@ -185,9 +185,8 @@ def sign_in_noise(n, key=KEY, noise_key=None):
     return conditional, ex.ExactModel(mixture, vp()), x, sign
 
 
-@pytest.mark.parametrize(
-    "form", ["score", pytest.param("denoising", marks=pytest.mark.slow(reason="another program"))]
-)
+@pytest.mark.slow(reason="a bisection, in two forms")
+@pytest.mark.parametrize("form", ["score", "denoising"])
 def test_class_entropy_of_a_sign(form):
     """At SNR g a sign of size 2 in unit noise has the SNR 4 g/(1 + g)."""
     conditional, marginal, x, sign = sign_in_noise(10_000)

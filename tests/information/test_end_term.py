@@ -202,7 +202,8 @@ class Conditional(AbstractConditional):
         raise NotImplementedError
 
 
-@pytest.mark.parametrize("form", ["denoising", pytest.param("score", marks=pytest.mark.slow)])
+@pytest.mark.slow(reason="programs of conditional models")
+@pytest.mark.parametrize("form", ["denoising", "score"])
 def test_information_about_classes(form):
     """Three classes of unlike means and variances, of which the process leaves much or all."""
     weights = np.array([0.3, 0.5, 0.2])
@@ -223,7 +224,8 @@ def test_information_about_classes(form):
         assert float(e.stderr) < 0.1 * truth
 
 
-@pytest.mark.parametrize("form", ["denoising", pytest.param("score", marks=pytest.mark.slow)])
+@pytest.mark.slow(reason="programs of both measures")
+@pytest.mark.parametrize("form", ["denoising", "score"])
 def test_information_of_numbers_and_total_correlation(form):
     """A pair of correlation 0.9 and std 200: I is the same from conditional and joint models."""
     rho, size, process = 0.9, 200.0, vp()

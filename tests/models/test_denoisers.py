@@ -169,10 +169,8 @@ def test_fields_are_the_exact_ones(clock, x64, getkey):
             )
 
 
-@pytest.mark.parametrize(
-    "name",
-    [*(pytest.param(n, marks=pytest.mark.slow(reason="as flow")) for n in ("ddpm", "edm")), "flow"],
-)
+@pytest.mark.slow(reason="programs of three estimators")
+@pytest.mark.parametrize("name", ["ddpm", "edm", "flow"])
 def test_estimates_are_those_of_the_exact_model(name, x64):
     """S_tot, path KL and log densities, cut off where the network is no longer defined."""
     mixture = small_mixture()

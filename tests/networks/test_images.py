@@ -60,7 +60,8 @@ def test_images_in_images_out(name, getkey):
         assert jnp.any(leaf != 0)
 
 
-@pytest.mark.parametrize("name", quick(("dit",), ("unet-attention", "dit")))
+@pytest.mark.slow(reason="two networks")
+@pytest.mark.parametrize("name", ["unet-attention", "dit"])
 def test_condition_enters_and_is_checked(name, getkey):
     network = awake(NETWORKS[name](condition_dim=3))
     y = jax.random.normal(getkey(), network.shape)

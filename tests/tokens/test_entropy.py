@@ -64,6 +64,7 @@ def test_total_entropy_of_a_ring(kind):
     assert np.all(np.diff(curve.cumulative) >= 0)
 
 
+@pytest.mark.slow(reason="a derivative through the schedule")
 def test_masking_does_not_depend_on_the_schedule():
     """The gradient in the rates and in the total of a learnable schedule is zero, for any law."""
     table = random_joint()

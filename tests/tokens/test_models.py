@@ -18,7 +18,9 @@ def processes(num_tokens):
     }
 
 
-@pytest.mark.parametrize("name", ["masking", "uniform"])
+@pytest.mark.parametrize(
+    "name", ["uniform", pytest.param("masking", marks=pytest.mark.slow(reason="as uniform"))]
+)
 def test_likelihood_bound_of_the_exact_model(name):
     """It is the likelihood, with an honest error for each sequence, also where tokens are left."""
     model = exact(random_joint(), processes(3)[name])

@@ -22,6 +22,7 @@ def test_of_the_optimal_map():
     assert float(back.displacement.value) != pytest.approx(expected, rel=1e-2)  # from noise
 
 
+@pytest.mark.slow(reason="a solve")
 def test_of_independent_pairs():
     """Conditional optimal transport of N(m, v): action m^2 + 1 + v - (pi / 2) sqrt(v)."""
     m, v = 0.7, 0.4
