@@ -162,7 +162,7 @@ def geodesic_deviation(
         ValueError: if an argument is malformed.
     """
     sizes = {"num_times": num_times, "num_speeds": num_speeds, "chunk_size": chunk_size}
-    data, condition = check_speed_options(data, condition, key, minimum=6, **sizes)
+    data, condition = check_speed_options(model, data, condition, key, minimum=6, **sizes)
     positive_integer(num_samples, "num_samples", 2)
     if times is not None:
         times = finite(times, "times").astype(data.dtype)

@@ -319,9 +319,18 @@ class Speeds(eqx.Module):
 
 
 def check_speed_options(
-    data: DataLike, condition: PyTree, key: Key, *, minimum: int = 2, **sizes: int
+    model: AbstractModel,
+    data: DataLike,
+    condition: PyTree,
+    key: Key,
+    *,
+    minimum: int = 2,
+    **sizes: int,
 ) -> tuple[Array, PyTree]:
-    """Data and conditions, checked, as are the key and the sizes given by name."""
+    """Data and conditions, checked, as are the model, the key and the sizes given by name."""
+    if not isinstance(getattr(model, "process", None), AbstractGaussianProcess):
+        process = type(getattr(model, "process", model)).__name__
+        raise ValueError(f"`model` must be a model of a Gaussian process, got {process}.")
     least = {"num_times": 2, "num_samples": 8, "num_speeds": 8, "chunk_size": 1}
     for name, size in sizes.items():
         positive_integer(size, name, least[name])

@@ -122,7 +122,13 @@ def speed_accuracy(
         Ikeda, Uda, Okanohara and Ito, 2407.04495.
     """
     data, condition = check_speed_options(
-        data, condition, key, num_times=num_times, num_speeds=num_speeds, chunk_size=chunk_size
+        model,
+        data,
+        condition,
+        key,
+        num_times=num_times,
+        num_speeds=num_speeds,
+        chunk_size=chunk_size,
     )
     if num_samples is None:
         num_samples = 500 if condition is None else min(500, data.shape[0])

@@ -219,7 +219,13 @@ def speed_limit(
         True
     """
     data, condition = check_speed_options(
-        data, condition, key, num_times=num_times, num_samples=num_samples, chunk_size=chunk_size
+        model,
+        data,
+        condition,
+        key,
+        num_times=num_times,
+        num_samples=num_samples,
+        chunk_size=chunk_size,
     )
     positive_integer(max_exact, "max_exact", 2)
     entropy_key, rest_key = jax.random.split(key)
