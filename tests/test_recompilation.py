@@ -132,6 +132,11 @@ def _save_and_load(i: Inputs):
     return ex.load(path)
 
 
+def _tokens(i: Inputs):
+    table = i.number * np.arange(8.0).reshape(2, 2, 2)
+    return ex.models.ExactDiscrete(table, ex.Masking(2, ex.LinearSchedule(0.1, 10 * i.number)))
+
+
 def _optimise(i: Inputs):
     objective = ex.optimise.EulerKL(i.number, 4, 0.01 * i.number)
     return ex.optimise_schedule(i.learnable, objective, key=i.key, steps=2, tolerance=1e-6 * i.seed)
@@ -320,6 +325,9 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
         i.conditional, i.x, i.labels, key=i.key, pointwise=True, num_evaluations=4096
     ),
     "neural_entropy": lambda i: ex.neural_entropy(i.model, i.x, key=i.key, **FEW),
+    "neural_entropy: tokens": lambda i: ex.neural_entropy(
+        _tokens(i), (np.asarray(i.x)[:, :1] > np.zeros(3)).astype(float), key=i.key, **FEW
+    ),
     "optimise_schedule": _optimise,
     "path_entropy": lambda i: ex.path_entropy(i.exact, i.x, key=i.key, num_steps=4).mean,
     "path_entropy: Langevin": lambda i: (
@@ -352,6 +360,7 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
     "sample: log_prob": lambda i: ex.sample(
         i.model, key=i.key, num_samples=8, num_steps=4, method="ode", log_prob=True
     ),
+    "sample: tokens": lambda i: ex.sample(_tokens(i), key=i.key, num_samples=8, num_steps=4),
     "sample: DDIM": lambda i: ex.sample(
         i.model, key=i.key, num_samples=8, num_steps=4, solver=ex.dynamics.DDIM(0.1 * i.number)
     ),
