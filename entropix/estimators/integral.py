@@ -126,6 +126,13 @@ class EntropyCurve(AbstractResult):
     total: Estimate = eqx.field(metadata=label())
     proposal: Proposal
 
+    def rates_along(self, coordinate: Float[Array, " k"]) -> tuple[Array, Array]:
+        """Mean rates over the intervals that meet at each time, and their standard errors.
+
+        They are per unit of a coordinate that increases along the curve, given at its times.
+        """
+        return _rates_of(self, coordinate)
+
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw `cumulative` against log-SNR, from data to noise, or against time without one."""
         ax = axes_or_new(ax)
@@ -777,11 +784,22 @@ def _around(x: Array) -> Array:
 
 
 @eqx.filter_jit
-def rates_along(curve: EntropyCurve, coordinate: Array) -> tuple[Array, Array]:
-    """Mean rates over the intervals that meet at each point, and their standard errors.
+def rates_along(times: Array, cumulative: Array, variance: Array) -> tuple[Array, Array]:
+    """Mean rates over the intervals that meet at each time, and their standard errors.
 
-    They are per unit of a coordinate that increases along the curve.
+    `times` may be any increasing coordinate. The errors are those of sums of independent parts,
+    whose variances add up along it; for an `EntropyCurve` see its method `rates_along`.
     """
+    length = _around(jnp.diff(times))
+    safe = jnp.where(length > 0, length, 1.0)
+    rate = jnp.where(length > 0, _around(jnp.diff(cumulative)) / safe, 0.0)
+    spread = _around(jnp.maximum(jnp.diff(variance), 0.0))
+    return rate, jnp.where(length > 0, jnp.sqrt(spread) / safe, 0.0)
+
+
+@eqx.filter_jit
+def _rates_of(curve: EntropyCurve, coordinate: Array) -> tuple[Array, Array]:
+    """See `EntropyCurve.rates_along`."""
     length, time = _around(jnp.diff(coordinate)), _around(jnp.diff(curve.times))
     safe = jnp.where(length > 0, length, 1.0)
     change = _around(jnp.diff(curve.cumulative))

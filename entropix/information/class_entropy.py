@@ -13,7 +13,6 @@ from entropix._core.checks import is_concrete
 from entropix.estimators import (
     EntropyCurve,
     finite_log_snr,
-    rates_along,
 )
 from entropix.information.crossing import (
     CriticalTime,
@@ -79,7 +78,7 @@ def class_entropy_of(
 @eqx.filter_jit
 def _class_curve(curve: EntropyCurve, prior: Estimate, half: CriticalTime) -> ClassEntropy:
     level = -finite_log_snr(curve.log_snr)
-    rate, rate_stderr = rates_along(curve, level)
+    rate, rate_stderr = curve.rates_along(level)
     return ClassEntropy(
         log_snr=curve.log_snr,
         time=curve.times,

@@ -16,7 +16,7 @@ from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import positive_integer
 from entropix._core.precision import full_precision
 from entropix.entropy import ConditionalEntropy
-from entropix.estimators import EntropyCurve, integrate, rates_along
+from entropix.estimators import EntropyCurve, integrate
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel, DivergenceError
 
 
@@ -100,7 +100,7 @@ def _in_entropic_time(
     middle = (process.t0 + process.t1) / 2
     level = -process.log_snr(jnp.where(known, times, middle))
     level = jnp.where(known, level, -jnp.log(jnp.finfo(level.dtype).tiny))
-    rates = rates_along(curve, level)
+    rates = curve.rates_along(level)
     steps = jnp.arange(1, num_quantiles) / num_quantiles * cumulative[-1]
     inner = process.time_of_log_snr(-jnp.interp(steps, cumulative, level))
     quantiles = jnp.concatenate([times[:1], inner, times[-1:]])

@@ -242,7 +242,9 @@ def test_errors_of_a_class_entropy_are_honest():
     stated = np.sqrt(np.mean(np.square(stated), axis=0))
     ratio = np.sqrt(np.mean(np.square(errors), axis=0)) / stated
     assert stated[-1] < 0.1 * stated[0]
-    assert np.all((ratio > 0.7) & (ratio < 1.35) | (stated < 0.01)), ratio
+    # On the way the variance of the data is known from few evaluations: it is an upper bound.
+    assert ratio[0] > 0.7
+    assert np.all((ratio > 0.55) & (ratio < 1.35) | (stated < 0.01)), ratio
 
 
 @pytest.mark.slow(reason="another program")
