@@ -58,7 +58,9 @@ def plain(name: str) -> str:
 def legend_above(fig: "Figure", axes: "Axes", columns: int | None = None) -> None:
     """The legend of `axes` above the whole figure, where it covers nothing."""
     handles, labels = axes.get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside upper center", ncols=columns or len(labels))
+    most = max(1, int(fig.get_figwidth() / 1.5))  # that fit beside each other
+    columns = columns or min(len(labels), most)
+    fig.legend(handles, labels, loc="outside upper center", ncols=columns)
 
 
 def sequential_colours(count: int) -> Any:
@@ -83,11 +85,16 @@ def seed_range(
 
 
 def logarithmic(axes: "Axes", ticks: np.ndarray, label: str = "") -> None:
-    """A logarithmic x axis with the given ticks only."""
+    """A logarithmic x axis with the given ticks, and numbers where there is space for them."""
     from matplotlib.ticker import NullLocator
 
+    place, last, labels = np.log(np.asarray(ticks, float)), -np.inf, []
+    for tick, here in zip(ticks, place, strict=True):
+        fits = here - last > 0.1 * np.ptp(place)
+        labels.append(str(tick) if fits else "")
+        last = here if fits else last
     axes.set_xscale("log")
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.set_xticks(ticks, labels)
     axes.xaxis.set_minor_locator(NullLocator())
     if label:
         axes.set_xlabel(label)

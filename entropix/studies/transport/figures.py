@@ -45,7 +45,8 @@ def _panels(
 
 
 def _size(record: "xarray.Dataset") -> tuple[float, float]:
-    return 0.8 + 2.7 * record.sizes["process"], 0.7 + 2.3 * record.sizes["dimension"]
+    width = max(0.8 + 2.7 * record.sizes["process"], 4.6)  # that of the legend
+    return width, 0.7 + 2.3 * record.sizes["dimension"]
 
 
 def plot_epochs(record: "xarray.Dataset", path: Path) -> None:
