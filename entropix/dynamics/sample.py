@@ -196,6 +196,12 @@ def sample(
     if times is not None:
         times = check_times(times, model.process, falling=True)
     prior = model.prior if prior is None else prior
+
+    def by_steps(sampler: Any, denoiser: Any, times: Any, num_steps: int) -> Any:
+        chunk = positive_integer(num_samples if chunk_size is None else chunk_size, "chunk_size")
+        args = (sampler, denoiser, key, prior, condition, times)
+        return run_sampler(*args, num_samples, chunk, num_steps)
+
     if tokens:
         chosen = (flow, stepsize_controller, adjoint, variance is not None, log_prob is not False)
         if any(chosen) or not (solver is None or isinstance(solver, TauLeaping | FirstHitting)):
@@ -205,13 +211,11 @@ def sample(
                 "`variance` and `log_prob` must be left out."
             )
         if isinstance(solver, FirstHitting):
-            if process.num_states == process.num_tokens:
+            if not process.has_mask:
                 raise ValueError("`solver` must be TauLeaping() where no token is masked.")
             times, num_steps = None, math.prod(model.shape or ())
         sampler = TauLeaping() if solver is None else solver
-        chunk = positive_integer(num_samples if chunk_size is None else chunk_size, "chunk_size")
-        args = (sampler, TokenField(model=model), key, prior, condition, times)
-        return run_sampler(*args, num_samples, chunk, num_steps)
+        return by_steps(sampler, TokenField(model=model), times, num_steps)
     divergence = _divergence(log_prob, flow, prior)
     if isinstance(solver, AbstractSampler) and (flow or stepsize_controller or adjoint):
         raise ValueError(
@@ -225,18 +229,8 @@ def sample(
         variance = reference_variance(model, variance)
         coordinates = ReverseCoordinates(model.process, variance, flow=False)
         if isinstance(solver, AbstractSampler):
-            chunk = positive_integer(
-                num_samples if chunk_size is None else chunk_size, "chunk_size"
-            )
-            args = (
-                solver,
-                Denoiser(model=model, coordinates=coordinates),
-                key,
-                prior,
-                condition,
-                times,
-            )
-            return run_sampler(*args, num_samples, chunk, num_steps)
+            denoiser = Denoiser(model=model, coordinates=coordinates)
+            return by_steps(solver, denoiser, times, num_steps)
     if divergence is not None and chunk_size is None:
         dim = math.prod(jax.eval_shape(lambda k: prior.sample(1, key=k), key).shape)
         chunk_size = max(1, _CHUNK // divergence.num_held(model, dim))

@@ -56,7 +56,7 @@ class TokenField(AbstractDenoiser):
     def level(self, s: RealLike) -> NoiseLevel:
         process, s = self.process, as_float(s)
         at = s
-        if process.num_states == process.num_tokens:
+        if not process.has_mask:
             at = jnp.minimum(s, process.time_of_log_snr(_NEGLIGIBLE))
         kept, lost = process.kept(s), process.lost(s)
         return NoiseLevel(

@@ -631,16 +631,14 @@ def _combine(
     )
     # Per unit time, over the intervals that meet at each time.
     sign = -1 if from_noise else 1
-    length = _around(jnp.diff(times))
-    safe = jnp.where(length > 0, length, 1.0)
-    rate = sign * _around(jnp.diff(cumulative)) / safe
+    change = sign * _around(jnp.diff(cumulative))
     steps = jnp.moveaxis(sign * jnp.diff(sums[:, :-1], axis=1), 1, 0)
-    rate_stderr = jnp.sqrt(_variance(jnp.moveaxis(_around(steps), 0, 1))) / safe
+    spread = jnp.sqrt(_variance(jnp.moveaxis(_around(steps), 0, 1)))
     return EntropyCurve(
         times,
         process.log_snr(times),
-        jnp.where(length > 0, rate, 0.0),
-        jnp.where(length > 0, rate_stderr, 0.0),
+        _per_length(change, times),
+        _per_length(spread, times),
         cumulative,
         jnp.sqrt(mc_variance + data_variance),
         jnp.sqrt(mc_variance),
@@ -783,6 +781,12 @@ def _around(x: Array) -> Array:
     return padded[:-1] + padded[1:]
 
 
+def _per_length(values: Array, coordinate: Array) -> Array:
+    """Sums over the intervals that meet at each point, per unit of their length; zero without."""
+    length = _around(jnp.diff(coordinate))
+    return jnp.where(length > 0, values / jnp.where(length > 0, length, 1.0), 0.0)
+
+
 @eqx.filter_jit
 def rates_along(times: Array, cumulative: Array, variance: Array) -> tuple[Array, Array]:
     """Mean rates over the intervals that meet at each time, and their standard errors.
@@ -790,21 +794,16 @@ def rates_along(times: Array, cumulative: Array, variance: Array) -> tuple[Array
     `times` may be any increasing coordinate. The errors are those of sums of independent parts,
     whose variances add up along it; for an `EntropyCurve` see its method `rates_along`.
     """
-    length = _around(jnp.diff(times))
-    safe = jnp.where(length > 0, length, 1.0)
-    rate = jnp.where(length > 0, _around(jnp.diff(cumulative)) / safe, 0.0)
+    rate = _per_length(_around(jnp.diff(cumulative)), times)
     spread = _around(jnp.maximum(jnp.diff(variance), 0.0))
-    return rate, jnp.where(length > 0, jnp.sqrt(spread) / safe, 0.0)
+    return rate, _per_length(jnp.sqrt(spread), times)
 
 
 @eqx.filter_jit
 def _rates_of(curve: EntropyCurve, coordinate: Array) -> tuple[Array, Array]:
     """See `EntropyCurve.rates_along`."""
-    length, time = _around(jnp.diff(coordinate)), _around(jnp.diff(curve.times))
-    safe = jnp.where(length > 0, length, 1.0)
-    change = _around(jnp.diff(curve.cumulative))
-    rate = jnp.where(length > 0, change / safe, 0.0)
-    return rate, jnp.where(length > 0, curve.rate_stderr * time / safe, 0.0)
+    rate = _per_length(_around(jnp.diff(curve.cumulative)), coordinate)
+    return rate, _per_length(curve.rate_stderr * _around(jnp.diff(curve.times)), coordinate)
 
 
 def check_estimate(estimate: Estimate) -> Estimate:

@@ -64,6 +64,11 @@ class AbstractTokenProcess(AbstractKernel):
     def num_states(self) -> int:
         """K, or K + 1 with the mask."""
 
+    @property
+    def has_mask(self) -> bool:
+        """Whether a lost token becomes the mask, state K."""
+        return self.num_states > self.num_tokens
+
     @abc.abstractmethod
     def kept(self, s: RealLike) -> Array:
         r"""$\alpha(s)$, the probability that a token has not been lost."""

@@ -206,7 +206,39 @@ def _sequences(table: Array, key: Key, n: int) -> Array:
     return jnp.stack(jnp.unravel_index(index, table.shape), axis=-1).astype(table.dtype)
 
 
-class MaskedDenoiser(AbstractTokenModel):
+class AbstractTokenNetwork(AbstractTokenModel):
+    """A model of sequences with a network, which is trained for one kind of process."""
+
+    network: AbstractVar[Callable]
+
+    @property
+    def prior(self) -> AbstractPrior:
+        return self.process.prior(self.shape)
+
+    def with_process(self, process: AbstractTokenProcess) -> "AbstractTokenNetwork":
+        own = self.process
+        if type(process) is not type(own) or process.num_tokens != own.num_tokens:
+            raise ValueError(
+                f"`process` must be {type(own).__name__} of {own.num_tokens} tokens, on which the "
+                f"network was trained, with any schedule, got {type(process).__name__}."
+            )
+        cls: Any = type(self)
+        return cls(self.network, process, shape=self.shape)
+
+    def _logits(
+        self, s: RealScalarLike, y: Array, condition: PyTree, key: Key | None
+    ) -> Float[Array, "*shape num_tokens"]:
+        """The output of the network for the tokens of each site."""
+        process = self.process
+        rows = one_hot(y, process.num_states)
+        level = jnp.zeros_like(process.t1) if process.has_mask else process.log_snr(s)
+        flat = getattr(self.network, "dim", None) == math.prod(rows.shape)
+        given = rows.reshape(-1) if flat else rows
+        out = call_network(self.network, level, given, condition, key).reshape(rows.shape)
+        return out[..., : process.num_tokens]
+
+
+class MaskedDenoiser(AbstractTokenNetwork):
     r"""The network is the denoiser, $p_\theta(x_i = k|y) = \mathrm{softmax}_k$ of its output.
 
     Under `Masking` $p(x_i\mid\text{unmasked})$ does not depend on time, and the network is given
@@ -244,14 +276,6 @@ class MaskedDenoiser(AbstractTokenModel):
         self.network = network
         self.shape = tuple(int(n) for n in shape)
 
-    @property
-    def prior(self) -> AbstractPrior:
-        return self.process.prior(self.shape)
-
-    def with_process(self, process: AbstractTokenProcess) -> "MaskedDenoiser":
-        _check_kind(self.process, process)
-        return MaskedDenoiser(self.network, process, shape=self.shape)
-
     def entropy_field(
         self,
         s: RealScalarLike,
@@ -260,13 +284,13 @@ class MaskedDenoiser(AbstractTokenModel):
         *,
         key: Key | None = None,
     ) -> Float[Array, "*shape num_tokens"]:
-        logits = _logits(self.network, self.process, s, y, condition, key)
-        if self.process.num_states == self.process.num_tokens:
+        logits = self._logits(s, y, condition, key)
+        if not self.process.has_mask:
             logits = logits + self.process.log_kernel(s, y)
         return self.process.field(s, y, jax.nn.log_softmax(logits, axis=-1))
 
 
-class ScoreEntropy(AbstractTokenModel):
+class ScoreEntropy(AbstractTokenNetwork):
     r"""The network is the logarithm of ratios, $f = \alpha\,\mathrm{network}(\lambda(s), y)$.
 
     For `UniformJumps`, where $e^f$ is the ratio $p_s(y')/p_s(y)$. The factor $\alpha(s)$, the
@@ -291,7 +315,7 @@ class ScoreEntropy(AbstractTokenModel):
 
     def __init__(self, network: Callable, process: AbstractTokenProcess, *, shape: tuple[int, ...]):
         self.process = check_token_process(process)
-        if process.num_states != process.num_tokens:
+        if process.has_mask:
             raise ValueError(
                 "`process` must be UniformJumps for ScoreEntropy, got "
                 f"{type(process).__name__}: use MaskedDenoiser."
@@ -299,14 +323,6 @@ class ScoreEntropy(AbstractTokenModel):
         check_parts(network, process, gaussian=None)
         self.network = network
         self.shape = tuple(int(n) for n in shape)
-
-    @property
-    def prior(self) -> AbstractPrior:
-        return self.process.prior(self.shape)
-
-    def with_process(self, process: AbstractTokenProcess) -> "ScoreEntropy":
-        _check_kind(self.process, process)
-        return ScoreEntropy(self.network, process, shape=self.shape)
 
     def entropy_field(
         self,
@@ -316,33 +332,6 @@ class ScoreEntropy(AbstractTokenModel):
         *,
         key: Key | None = None,
     ) -> Float[Array, "*shape num_tokens"]:
-        logits = _logits(self.network, self.process, s, y, condition, key)
+        logits = self._logits(s, y, condition, key)
         own = one_hot(y, self.process.num_tokens) > 0
         return jnp.where(own, 0.0, self.process.kept(s) * logits)
-
-
-def _logits(
-    network: Callable,
-    process: AbstractTokenProcess,
-    s: RealScalarLike,
-    y: Array,
-    condition: PyTree,
-    key: Key | None,
-) -> Float[Array, "*shape num_tokens"]:
-    """The output of a network for the tokens of each site."""
-    rows = one_hot(y, process.num_states)
-    masked = process.num_states > process.num_tokens
-    level = jnp.zeros_like(process.t1) if masked else process.log_snr(s)
-    flat = getattr(network, "dim", None) == math.prod(rows.shape)
-    given = rows.reshape(-1) if flat else rows
-    out = call_network(network, level, given, condition, key).reshape(rows.shape)
-    return out[..., : process.num_tokens]
-
-
-def _check_kind(own: AbstractTokenProcess, process: Any) -> None:
-    """Refuse another kind of process: the network is trained for one."""
-    if type(process) is not type(own) or process.num_tokens != own.num_tokens:
-        raise ValueError(
-            f"`process` must be {type(own).__name__} of {own.num_tokens} tokens, on which the "
-            f"network was trained, with any schedule, got {type(process).__name__}."
-        )

@@ -185,10 +185,6 @@ class MutualInformationStudy(AbstractStudy):
     def cells(self) -> dict[str, int]:
         return {"training": self.recipe.steps * self.recipe.folds}
 
-    @property
-    def runs(self) -> None:
-        return None
-
     def attributes(self) -> dict[str, Any]:
         sizes = [1 if v.ndim == 1 else v.shape[1] for v in (self.x, self.y)]
         kind = "labels" if self.y.ndim == 1 and self.y.dtype.kind in "iu" else f"{sizes[1]} columns"

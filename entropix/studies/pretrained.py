@@ -173,10 +173,6 @@ class PretrainedStudy(AbstractStudy):
     def cells(self) -> dict[str, int]:
         return {"measurement": 0}
 
-    @property
-    def runs(self) -> None:
-        return None
-
     def attributes(self) -> dict[str, Any]:
         data = self.data
         labels = {} if data.condition is None else {"condition_text": data.condition.text}

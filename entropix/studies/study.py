@@ -191,9 +191,9 @@ class AbstractStudy(abc.ABC):
         """The training steps of each cell, by name."""
 
     @property
-    @abc.abstractmethod
     def runs(self) -> dict[str, str] | None:
         """The training run of each cell, by name of the cell; None: each has its own."""
+        return None
 
     @abc.abstractmethod
     def attributes(self) -> dict[str, Any]:
@@ -340,10 +340,6 @@ class AbstractTrainedStudy(AbstractStudy):
     def cells(self) -> dict[str, int]:
         """All networks are trained together."""
         return {"training": num_steps(self.settings)}
-
-    @property
-    def runs(self) -> None:
-        return None
 
     def measure(self, task: Task) -> Outcome:
         fits = self.training.fit(

@@ -41,6 +41,7 @@ their laws; only the pairs are chosen.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -201,12 +202,7 @@ class Denoising(AbstractLoss):
                 f"`weighting` must be 'likelihood', 'uniform' or a function weight(process, s), "
                 f"got {type(weighting).__name__}."
             )
-        if times is not None and not isinstance(times, AbstractTimes):
-            raise ValueError(
-                "`times` must be a proposal of times such as UniformTimes(), "
-                f"got {type(times).__name__}."
-            )
-        self.weighting, self.times = weighting, times
+        self.weighting, self.times = weighting, check_times_proposal(times, "UniformTimes")
 
     def for_model(self, model: AbstractModel, data: Float[Array, "_ *shape"]) -> AbstractLoss:
         if isinstance(model, FlowMatching):
@@ -325,6 +321,15 @@ class FlowLoss(AbstractLoss):
         target = process.scale_rate(s) * start + process.var_rate(s) / (2 * std) * z
         velocity = model.velocity(s, process.scale(s) * start + std * z, condition, key=key)
         return squared_norm(velocity - target)
+
+
+def check_times_proposal(times: Any, example: str) -> AbstractTimes | None:
+    """The proposal of times, or None; otherwise a ValueError that names an example."""
+    if times is not None and not isinstance(times, AbstractTimes):
+        raise ValueError(
+            f"`times` must be a proposal of times such as {example}(), got {type(times).__name__}."
+        )
+    return times
 
 
 def check_draws(num_draws: int, antithetic: bool | None) -> tuple[int, bool]:

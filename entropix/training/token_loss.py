@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import Key
 from entropix.interfaces import AbstractLoss, AbstractModel, AbstractTimes, AbstractTokenProcess
-from entropix.training.losses import check_draws
+from entropix.training.losses import check_draws, check_times_proposal
 from entropix.training.times import LogisticTimes
 
 
@@ -55,12 +55,7 @@ class TokenDenoising(AbstractLoss):
         times: AbstractTimes | None = None,
     ):
         self.num_draws, self.antithetic = check_draws(num_draws, antithetic)
-        if times is not None and not isinstance(times, AbstractTimes):
-            raise ValueError(
-                "`times` must be a proposal of times such as LogisticTimes(), "
-                f"got {type(times).__name__}."
-            )
-        self.times = times
+        self.times = check_times_proposal(times, "LogisticTimes")
 
     def for_model(self, model: AbstractModel, data: Float[Array, "_ *shape"]) -> "TokenDenoising":
         process = model.process
@@ -72,8 +67,7 @@ class TokenDenoising(AbstractLoss):
         times = self.times
         if times is None:
             # A token that is lost for certain leaves weights ~ alpha (1 - alpha) in a log-SNR.
-            masks = process.num_states > process.num_tokens
-            times = LogisticTimes(0.0, 1.0 if masks else 2.0)
+            times = LogisticTimes(0.0, 1.0 if process.has_mask else 2.0)
         return TokenDenoising(self.num_draws, self.antithetic, times)
 
     def noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:

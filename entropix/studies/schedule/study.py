@@ -197,10 +197,6 @@ class ScheduleStudy(AbstractStudy):
         return {"training": 0 if self.exact else num_steps(self.options.training)}
 
     @property
-    def runs(self) -> None:
-        return None
-
-    @property
     def objectives(self) -> tuple[str, ...]:
         """The distinct objectives, in the order requested."""
         return tuple(dict.fromkeys(self.options.search.objective))
