@@ -67,6 +67,11 @@ def own_network(found):
     assert distance < 0.3
 
 
+def guidance_information(found):
+    assert 0 < found[1.0] < found[2.0] < found[4.0]
+    assert np.isfinite(found["label"])
+
+
 def pretrained_unet(found):
     assert found.keys() == {"diffusers", "entropix"}
     assert np.isfinite(list(found.values())).all()
@@ -143,6 +148,11 @@ CASES = {
         own_network,
         "plain function",
         {"steps": 150, "samples": 512, "evaluations": 512, "beside": False},
+    ),
+    "guidance_information": (
+        guidance_information,
+        "S_NN by class",
+        {"steps": 30, "width": 32, "evaluations": 2048, "samples": 50},
     ),
     "pretrained_unet": (
         pretrained_unet,
