@@ -37,7 +37,7 @@ from entropix.dynamics.coordinates import (
 from entropix.dynamics.settings import SolveSettings, flow_solver, solve_grid
 from entropix.dynamics.solve import Trajectory, run
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel
-from entropix.models import FlowMatching, reference_variance
+from entropix.models import FlowMatching, checked_model, reference_variance
 
 
 @full_precision
@@ -228,18 +228,8 @@ def _from_noise(process: AbstractGaussianProcess, times: Any) -> bool:
     return is_concrete((first, process.t1)) and bool(jnp.any(first >= process.t1))
 
 
-def check_model(model: Any) -> None:
-    """Refuse what cannot be run backwards: the noise end of other processes is not known."""
-    if not isinstance(model, AbstractModel):
-        raise ValueError(f"`model` must be a model, got {type(model).__name__}.")
-    if not isinstance(model.process, AbstractGaussianProcess):
-        raise ValueError(
-            f"`model` must be one of a Gaussian process, got {type(model.process).__name__}."
-        )
-
-
 def _check(model: Any, states: Any, name: str, condition: Any, num_steps: int) -> tuple[Array, Any]:
-    check_model(model)
+    checked_model(model, gaussian=True)  # the noise end of other processes is not known
     positive_integer(num_steps, "num_steps")
     states = samples(states, name, minimum=1)
     check_example_shape(model, states, name)

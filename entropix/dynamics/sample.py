@@ -27,7 +27,7 @@ from entropix._core.precision import full_precision
 from entropix.dynamics.augmented import WithDivergence
 from entropix.dynamics.coordinates import AbstractCoordinates, ReverseCoordinates
 from entropix.dynamics.divergence import Divergence
-from entropix.dynamics.reverse import check_model, flow_coordinates
+from entropix.dynamics.reverse import flow_coordinates
 from entropix.dynamics.samplers import Denoiser, run_sampler
 from entropix.dynamics.settings import SolveSettings, check_times, flow_solver
 from entropix.dynamics.solve import run
@@ -38,7 +38,7 @@ from entropix.interfaces import (
     AbstractTokenProcess,
     SampleEstimates,
 )
-from entropix.models import FlowMatching, reference_variance
+from entropix.models import FlowMatching, checked_model, reference_variance
 
 
 # Evaluations and products with the Jacobian held in memory at once where densities are wanted.
@@ -183,7 +183,7 @@ def sample(
     process: Any = getattr(model, "process", None)
     tokens = isinstance(process, AbstractTokenProcess)
     if not tokens:
-        check_model(model)
+        checked_model(model, gaussian=True)
     condition = conditions(condition, num_samples)
     if prior is not None and not hasattr(prior, "sample"):
         raise ValueError(f"`prior` must have `sample(n, key=key)`, got {type(prior).__name__}.")

@@ -35,6 +35,7 @@ from entropix.interfaces import (
     AbstractTokenProcess,
     Estimate,
 )
+from entropix.models import checked_model
 
 
 def thermodynamic_force(
@@ -44,13 +45,6 @@ def thermodynamic_force(
     if isinstance(process, AbstractGaussianProcess):
         return process.equilibrium_score(s, y)
     return 2 * process.drift(s, y) / process.sigma_squared(s)
-
-
-def checked_model(model: Any, name: str = "model") -> AbstractModel:
-    """A model, or a ValueError."""
-    if not isinstance(model, AbstractModel):
-        raise ValueError(f"`{name}` must be a model, got {type(model).__name__}.")
-    return model
 
 
 class EntropyProduction(AbstractFunctional):

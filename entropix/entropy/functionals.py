@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import RealScalarLike, inner, squared_norm
-from entropix.entropy.curve import checked_model, thermodynamic_force
+from entropix.entropy.curve import thermodynamic_force
 from entropix.estimators import DenoisingControl
 from entropix.interfaces import (
     AbstractFunctional,
@@ -34,6 +34,7 @@ from entropix.interfaces import (
     AbstractProcess,
     AbstractTokenProcess,
 )
+from entropix.models import checked_model
 
 
 def _checked_process(process: AbstractProcess) -> AbstractProcess:

@@ -40,6 +40,7 @@ from entropix._core.precision import full_precision
 from entropix.dynamics import Divergence, check_times, forward_times, solve_forward
 from entropix.estimators import GaussianReference, reference_of
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix.models import checked_model
 
 
 class _Integrands(eqx.Module):
@@ -124,8 +125,7 @@ def path_log_ratio(
     Raises:
         ValueError: if an argument is not allowed.
     """
-    if not isinstance(model, AbstractModel):
-        raise ValueError(f"`model` must be a model, got {type(model).__name__}.")
+    checked_model(model)
     x = samples(x, "x", minimum=1)
     check_example_shape(model, x, "x")
     prng_key(key)

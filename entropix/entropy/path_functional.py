@@ -51,6 +51,7 @@ from entropix.interfaces import (
     AbstractProcess,
     Estimate,
 )
+from entropix.models import checked_model
 
 
 @full_precision
@@ -153,9 +154,7 @@ def path_functional(
     if along == "sde":
         trajectory = solve_forward(functional.process, start, key=path_key, **options)
     else:
-        flow: Any = getattr(functional, "model", None) if model is None else model
-        if not isinstance(flow, AbstractModel):
-            raise ValueError(f"`model` must be a model, got {type(flow).__name__}.")
+        flow = checked_model(getattr(functional, "model", None) if model is None else model)
         check_same_process(functional.process, flow.process, "model", "functional")
         trajectory = solve_flow(flow, start, condition=chosen, **options)
     values = _integrals(functional, trajectory.times, weights, trajectory.states, chosen, chunk)

@@ -15,6 +15,7 @@ from entropix.models.moved import noise_limits as noise_limits
 from entropix.models.network_model import AbstractNetworkModel as AbstractNetworkModel
 from entropix.models.network_model import call_network as call_network
 from entropix.models.network_model import check_parts as check_parts
+from entropix.models.network_model import checked_model as checked_model
 from entropix.models.parametrisations import EntropyMatching as EntropyMatching
 from entropix.models.parametrisations import NoisePrediction as NoisePrediction
 from entropix.models.parametrisations import ScoreMatching as ScoreMatching

@@ -22,6 +22,7 @@ from entropix.interfaces import (
     AbstractModel,
     AbstractPrior,
 )
+from entropix.models.network_model import checked_model
 
 
 class Guided(AbstractModel):
@@ -54,8 +55,7 @@ class Guided(AbstractModel):
     def __init__(
         self, model: AbstractModel, weight: DataLike, marginal_model: AbstractModel | None = None
     ):
-        if not isinstance(model, AbstractModel):
-            raise ValueError(f"`model` must be a model, got {type(model).__name__}.")
+        checked_model(model)
         if not (marginal_model is None or isinstance(marginal_model, AbstractModel)):
             raise ValueError(
                 f"`marginal_model` must be a model or None, got {type(marginal_model).__name__}."

@@ -61,6 +61,16 @@ def collapse(process: AbstractProcess) -> str | None:
     return f"the equilibrium of {type(process).__name__} collapses at the data end"
 
 
+def checked_model(model: Any, name: str = "model", *, gaussian: bool = False) -> AbstractModel:
+    """A model, or a ValueError; if `gaussian`, one of a Gaussian process."""
+    if not isinstance(model, AbstractModel):
+        raise ValueError(f"`{name}` must be a model, got {type(model).__name__}.")
+    if gaussian and not isinstance(model.process, AbstractGaussianProcess):
+        process = type(model.process).__name__
+        raise ValueError(f"`{name}` must be one of a Gaussian process, got {process}.")
+    return model
+
+
 def check_parts(network: Any, process: Any, *, gaussian: bool | None = True) -> None:
     """Refuse invalid parts of a model.
 

@@ -31,7 +31,7 @@ from entropix.interfaces import (
     AbstractModel,
     AbstractPrior,
 )
-from entropix.models.network_model import check_process
+from entropix.models.network_model import check_process, checked_model
 from entropix.models.reference_variance import reference_variance
 
 
@@ -62,8 +62,7 @@ class Tempered(AbstractModel):
     def __init__(
         self, model: AbstractModel, temperature: DataLike, variance: DataLike | None = None
     ):
-        if not isinstance(model, AbstractModel):
-            raise ValueError(f"`model` must be a model, got {type(model).__name__}.")
+        checked_model(model)
         check_process(model.process, "model.process")
         self.model = model
         self.temperature = positive(temperature, "temperature", shape=())

@@ -30,7 +30,7 @@ from entropix.interfaces import (
     AbstractModel,
     AbstractPrior,
 )
-from entropix.models import TorchFunction, from_diffusers, highest_log_snr
+from entropix.models import TorchFunction, checked_model, from_diffusers, highest_log_snr
 from entropix.persistence import describe, load
 
 
@@ -146,7 +146,7 @@ def load_model(
         raise ValueError(text) from error
     if not isinstance(model, AbstractModel):
         raise ValueError(f"`model` must hold a model, got a {type(model).__name__} in {path!r}.")
-    return _gaussian(LoadedModel(model, folder, where, given))
+    return LoadedModel(checked_model(model, gaussian=True), folder, where, given)
 
 
 def _embedding(path: Path) -> np.ndarray:
@@ -165,18 +165,9 @@ def given_model(model: AbstractModel) -> LoadedModel:
     """A model that was given in Python.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is none, or its process is not Gaussian.
     """
-    if not isinstance(model, AbstractModel):
-        raise ValueError(f"`model` must be a model, got {type(model).__name__}.")
-    return _gaussian(LoadedModel(model, False, None))
-
-
-def _gaussian(loaded: LoadedModel) -> LoadedModel:
-    process = loaded.model.process
-    if not isinstance(process, AbstractGaussianProcess):
-        raise ValueError(f"`model` must have a Gaussian process, got {type(process).__name__}.")
-    return loaded
+    return LoadedModel(checked_model(model, gaussian=True), False, None)
 
 
 # ------------------------------------------------------------------ the order of the data

@@ -29,6 +29,7 @@ from entropix._core.checks import conditions, is_concrete, positive_integer, prn
 from entropix._core.chunks import in_chunks, unchunk
 from entropix.estimators import GaussianReference
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel, Estimate
+from entropix.models import checked_model
 from entropix.transport.quadrature import TimeAxis, movement_of
 
 
@@ -328,9 +329,7 @@ def check_speed_options(
     **sizes: int,
 ) -> tuple[Array, PyTree]:
     """Data and conditions, checked, as are the model, the key and the sizes given by name."""
-    if not isinstance(getattr(model, "process", None), AbstractGaussianProcess):
-        process = type(getattr(model, "process", model)).__name__
-        raise ValueError(f"`model` must be a model of a Gaussian process, got {process}.")
+    checked_model(model, gaussian=True)
     least = {"num_times": 2, "num_samples": 8, "num_speeds": 8, "chunk_size": 1}
     for name, size in sizes.items():
         positive_integer(size, name, least[name])

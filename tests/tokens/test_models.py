@@ -105,7 +105,7 @@ def test_what_is_refused():
             ex.sample(model, key=key, num_samples=2, solver=ex.dynamics.FirstHitting())
         with pytest.raises(ValueError, match="`solver` must be TauLeaping"):
             ex.sample(model, key=key, num_samples=2, method="ode")
-        with pytest.raises(ValueError, match="`model` must be a model of a Gaussian process"):
+        with pytest.raises(ValueError, match="`model` must be one of a Gaussian process"):
             ex.speed_limit(model, x, key=key)
         with pytest.raises(ValueError, match="a model of tokens, which jump"):
             model.velocity(0.5, x[0])
