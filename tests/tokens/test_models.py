@@ -49,11 +49,16 @@ def test_total_correlation(form):
 
 @pytest.mark.parametrize(
     ("name", "solver", "num_steps"),
-    [("masking", "first", 8), ("masking", None, 256), ("uniform to noise", None, 96)],
+    [
+        ("masking", ex.dynamics.FirstHitting(), 8),
+        ("masking", None, 256),
+        ("masking", ex.dynamics.TauLeaping(2), 8),
+        ("uniform to noise", None, 96),
+        ("uniform to noise", ex.dynamics.TauLeaping(2), 12),
+    ],
 )
 def test_samples_have_the_joint_law(name, solver, num_steps):
     model = exact(random_joint(), processes(3)[name])
-    solver = ex.dynamics.FirstHitting() if solver else None
     options = {"num_samples": 6000, "num_steps": num_steps, "solver": solver}
     x = np.asarray(ex.sample(model, key=jax.random.key(0), **options), int)
     counts = np.zeros((3, 3, 3))
