@@ -93,6 +93,9 @@ def of_samples():
     yield own(ex.optimise.posterior_curve)
     f = ex.optimise.SamplerError
     yield f, "data", lambda v, f=f: f(model, 4, 0.1, v, key=KEY)
+    f = ex.optimise.UnmaskingError
+    tokens = ex.models.ExactDiscrete(np.zeros((2,) * DIM), ex.Masking(2, ex.LinearSchedule()))
+    yield f, "data", lambda v, f=f: f(tokens, 4, v, key=KEY)
     yield ex.fit, "data", lambda v: ex.fit(trained, v, key=KEY, steps=1)
     keys = jax.random.split(KEY, 2)
     f = ex.fit_ensemble

@@ -17,3 +17,4 @@ from entropix.optimise.optimise import OptimisedSchedule as OptimisedSchedule
 from entropix.optimise.optimise import optimise_schedule as optimise_schedule
 from entropix.optimise.posterior import posterior_curve as posterior_curve
 from entropix.optimise.reparametrise import constant_speed as constant_speed
+from entropix.optimise.unmasking import UnmaskingError as UnmaskingError

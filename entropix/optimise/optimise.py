@@ -21,7 +21,7 @@ from entropix._core.arrays import Key, squared_norm
 from entropix._core.checks import finite, positive_integer, prng_key
 from entropix._core.compiled import compiled, error_if
 from entropix._core.precision import full_precision
-from entropix.interfaces import AbstractLearnable, AbstractProcess
+from entropix.interfaces import AbstractKernel, AbstractLearnable, AbstractProcess
 
 
 _RUNNING, _CONVERGED, _NOT_FINITE = 0, 1, 2
@@ -41,7 +41,7 @@ class OptimisedSchedule(eqx.Module):
             finite; see `reason`.
     """
 
-    process: AbstractProcess
+    process: AbstractProcess | AbstractKernel
     value: Float[Array, "*starts"]
     history: Float[Array, "*starts steps"]
     gradient_norms: Float[Array, "*starts steps"]
@@ -74,7 +74,7 @@ def decaying_adam(learning_rate: float, steps: int) -> optax.GradientTransformat
 
 @full_precision
 def optimise_schedule(
-    process: AbstractProcess,
+    process: AbstractProcess | AbstractKernel,
     objective: Callable,
     *,
     key: Key,
@@ -129,7 +129,7 @@ def optimise_schedule(
         >>> print(f"{float(found.process.schedule.total):.2f}")
         3.00
     """
-    if not isinstance(process, AbstractProcess):
+    if not isinstance(process, AbstractProcess | AbstractKernel):
         raise ValueError(f"`process` must be a process, got {type(process).__name__}.")
     if not callable(objective):
         raise ValueError(
@@ -151,7 +151,7 @@ def optimise_schedule(
     )
 
 
-def _mask(process: AbstractProcess, trainable: Callable | None) -> PyTree:
+def _mask(process: AbstractProcess | AbstractKernel, trainable: Callable | None) -> PyTree:
     """A tree of the shape of `process`, True at what is trained."""
     held = jax.tree.map(lambda _: False, process)
     if trainable is not None:
@@ -178,7 +178,7 @@ def _mask(process: AbstractProcess, trainable: Callable | None) -> PyTree:
 
 @compiled
 def _descend(
-    process: AbstractProcess,
+    process: AbstractProcess | AbstractKernel,
     objective: Callable,
     mask: PyTree,
     tolerance: Array,
