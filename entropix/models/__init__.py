@@ -28,5 +28,6 @@ from entropix.models.pytorch import TorchFunction as TorchFunction
 from entropix.models.reference_variance import reference_variance as reference_variance
 from entropix.models.scaling import GaussianScaling as GaussianScaling
 from entropix.models.tempered import Tempered as Tempered
+from entropix.models.token_block import TokenBlock as TokenBlock
 from entropix.models.tokens import MaskedDenoiser as MaskedDenoiser
 from entropix.models.tokens import ScoreEntropy as ScoreEntropy

@@ -21,6 +21,7 @@ from equinox import AbstractVar
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike, one_hot
+from entropix._core.checks import equal
 from entropix.interfaces import AbstractModel, AbstractPrior, AbstractTokenProcess
 from entropix.models.network_model import call_network, check_parts
 
@@ -29,7 +30,7 @@ def check_token_process(process: Any) -> AbstractTokenProcess:
     """A process of tokens, or a ValueError."""
     if not isinstance(process, AbstractTokenProcess):
         raise ValueError(
-            "`process` must be a process of tokens, Masking or UniformJumps, got "
+            "`process` must be a process of tokens, Masking or UniformJumps for example, got "
             f"{type(process).__name__}."
         )
     return process
@@ -42,7 +43,7 @@ class AbstractTokenModel(AbstractModel):
     zero. There is no velocity.
     """
 
-    process: AbstractVar[AbstractTokenProcess]
+    process: AbstractVar[Any]  # an `AbstractTokenProcess`
     shape: AbstractVar[Any]  # known to all of them
 
     @abc.abstractmethod
@@ -95,10 +96,11 @@ class AbstractTokenNetwork(AbstractTokenModel):
 
     def with_process(self, process: AbstractTokenProcess) -> "AbstractTokenNetwork":
         own = self.process
-        if type(process) is not type(own) or process.num_tokens != own.num_tokens:
+        with_own = eqx.tree_at(lambda p: p.schedule, check_token_process(process), own.schedule)
+        if not equal(with_own, own, traced=True):
             raise ValueError(
                 f"`process` must be {type(own).__name__} of {own.num_tokens} tokens, on which the "
-                f"network was trained, with any schedule, got {type(process).__name__}."
+                f"network was trained, with any schedule, got another {type(process).__name__}."
             )
         cls: Any = type(self)
         return cls(self.network, process, shape=self.shape)
@@ -120,13 +122,13 @@ class MaskedDenoiser(AbstractTokenNetwork):
     r"""The network is the denoiser, $p_\theta(x_i = k|y) = \mathrm{softmax}_k$ of its output.
 
     Under `Masking` $p(x_i\mid\text{unmasked})$ does not depend on time, and the network is given
-    the log-SNR 0 at all times. Under `UniformJumps` it is given the log-SNR; the output is then
-    added to $\log p(y_i|x_i)$, so that a network of zeros stores nothing in either case.
+    the log-SNR 0 at all times. Under jumps it is given the log-SNR; the output is then added to
+    $\log\pi(x_i)\,p(y_i|x_i)$, so that a network of zeros stores nothing in either case.
 
     Args:
         network: `network(log_snr, one_hot, condition=None[, key=None]) -> array of their shape`,
             see the module; `FourierMLP(length * process.num_states, key=key)`, for example.
-        process: `Masking` or `UniformJumps`.
+        process: `Masking`, `UniformJumps` or `TokenJumps`.
         shape: of one sequence, (length,) for example.
 
     Raises:
@@ -164,20 +166,20 @@ class MaskedDenoiser(AbstractTokenNetwork):
     ) -> Float[Array, "*shape num_tokens"]:
         logits = self._logits(s, y, condition, key)
         if not self.process.has_mask:
-            logits = logits + self.process.log_kernel(s, y)
+            logits = logits + self.process.log_kernel(s, y) + self.process.log_equilibrium
         return self.process.field(s, y, jax.nn.log_softmax(logits, axis=-1))
 
 
 class ScoreEntropy(AbstractTokenNetwork):
     r"""The network is the logarithm of ratios, $f = \alpha\,\mathrm{network}(\lambda(s), y)$.
 
-    For `UniformJumps`, where $e^f$ is the ratio $p_s(y')/p_s(y)$. The factor $\alpha(s)$, the
-    probability that a token is kept, takes f to zero at the noise end like the exact field. A
-    network that outputs nothing is the equilibrium, and has stored nothing.
+    For `UniformJumps`, where $e^f$ is the ratio $p_s(y')/p_s(y)$, and `TokenJumps`. The factor
+    $\alpha(s)$, the probability that a token is kept, takes f to zero at the noise end like the
+    exact field. A network that outputs nothing is the equilibrium, and has stored nothing.
 
     Args:
         network: as for `MaskedDenoiser`.
-        process: `UniformJumps`.
+        process: `UniformJumps` or `TokenJumps`.
         shape: of one sequence.
 
     Raises:
@@ -195,7 +197,7 @@ class ScoreEntropy(AbstractTokenNetwork):
         self.process = check_token_process(process)
         if process.has_mask:
             raise ValueError(
-                "`process` must be UniformJumps for ScoreEntropy, got "
+                "`process` must be UniformJumps or TokenJumps for ScoreEntropy, got "
                 f"{type(process).__name__}: use MaskedDenoiser."
             )
         check_parts(network, process, gaussian=None)

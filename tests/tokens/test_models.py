@@ -93,7 +93,7 @@ def test_what_is_refused():
     model = ex.models.ScoreEntropy(network, uniform, shape=(4,))
     key, x = jax.random.key(0), jnp.zeros((4, 4))
     with as_shipped():
-        with pytest.raises(ValueError, match="`process` must be UniformJumps for ScoreEntropy"):
+        with pytest.raises(ValueError, match="`process` must be UniformJumps or TokenJumps"):
             ex.models.ScoreEntropy(network, masking, shape=(4,))
         with pytest.raises(ValueError, match="`process` must be UniformJumps of 2 tokens"):
             model.with_process(masking)
