@@ -282,8 +282,9 @@ class TokenJumps(AbstractTokenJumps):
         >>> import jax.numpy as jnp, entropix as ex
         >>> neighbours = jnp.eye(5, k=1) + jnp.eye(5, k=-1)
         >>> process = ex.processes.TokenJumps(neighbours, ex.LinearSchedule(1.0, 1.0))
-        >>> print(jnp.round(jnp.exp(process.log_kernel(0.1, jnp.array([2.0])))[0], 4))
-        [0.0012 0.0453 0.9071 0.0453 0.0012]
+        >>> law = jnp.exp(process.log_kernel(0.1, jnp.array([2.0])))[0]
+        >>> print(f"{law[2]:.3f} {law[3]:.3f} {law[4]:.3f}")
+        0.907 0.045 0.001
 
     References:
         Campbell et al., 2205.14987; Austin et al., 2107.03006.
