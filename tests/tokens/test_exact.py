@@ -1,5 +1,6 @@
 """Exact models of long sequences: chains, rings, independent tokens and sets of sequences."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,10 +28,10 @@ def law(kind, process, rng):
     table = fields[np.arange(D), states].sum(-1)
     if kind == "independent":
         return ex.models.ExactChain(fields, None, process), table
-    for i in range(D if kind == "ring" else D - 1):
-        table = table + couplings[states[..., i], states[..., (i + 1) % D]]
-    if kind != "markov":
-        return ex.models.ExactChain(fields, couplings, process, periodic=kind == "ring"), table
+    if kind == "ring":
+        for i in range(D):
+            table = table + couplings[states[..., i], states[..., (i + 1) % D]]
+        return ex.models.ExactChain(fields, couplings, process, periodic=True), table
     initial, rows = np.exp(fields[0]), np.exp(couplings)
     initial, rows = initial / initial.sum(), rows / rows.sum(1, keepdims=True)
     with np.errstate(divide="ignore"):
@@ -40,7 +41,7 @@ def law(kind, process, rng):
     return ex.models.ExactChain.markov(initial, rows, process, length=D), table
 
 
-@pytest.mark.parametrize("kind", ["markov", "chain", "ring", "independent", "samples"])
+@pytest.mark.parametrize("kind", ["markov", "ring", "independent", "samples"])
 def test_like_a_table(kind, x64, getkey):
     """Fields, laws at the end, probabilities and entropies are those of the enumerated law."""
     rng = np.random.default_rng(int(jax.random.randint(getkey(), (), 0, 1 << 30)))
@@ -48,18 +49,26 @@ def test_like_a_table(kind, x64, getkey):
     model, table = law(kind, jumps, rng)
     truth = ex.models.ExactDiscrete(table, jumps)
     states = jnp.asarray(np.argwhere(np.exp(table) >= 0).astype(float))
-    assert np.allclose(np.exp(model.log_prob(states)), np.exp(truth.log_prob(states)), atol=1e-13)
-    assert abs(model.entropy() - entropy(table)) < 1e-12
-    assert abs(truth.entropy() - entropy(table)) < 1e-12
-    assert np.allclose(model.prior.log_prob(states), truth.prior.log_prob(states), atol=1e-12)
-    x = truth.sample(5, key=getkey())
-    for process in (jumps, ex.Masking(K, ex.LinearSchedule())):
-        one, other = model.with_process(process), truth.with_process(process)
-        z = jax.random.normal(getkey(), (5, 3, D))
-        y = jax.vmap(process.perturb, (None, 0, 0))(0.4, x, z)
-        for s in (1e-6, 0.4, 0.9):
-            fields = [jax.vmap(m.entropy_field, (None, 0))(s, y) for m in (one, other)]
-            assert np.allclose(*fields, rtol=1e-11, atol=1e-11)
+    x, z = truth.sample(5, key=getkey()), jax.random.normal(getkey(), (5, 3, D))
+
+    @eqx.filter_jit
+    def of(model):
+        fields = []
+        for process in (jumps, ex.Masking(K, ex.LinearSchedule())):
+            y = jax.vmap(process.perturb, (None, 0, 0))(0.4, x, z)
+            field = jax.vmap(model.with_process(process).entropy_field, (None, 0))
+            fields += [field(s, y) for s in (1e-6, 0.4)]
+        return (
+            model.entropy(),
+            jnp.exp(model.log_prob(states)),
+            model.prior.log_prob(states),
+            fields,
+        )
+
+    found = of(model), of(truth)
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        assert np.allclose(one, other, rtol=1e-11, atol=1e-11)
+    assert abs(found[0][0] - entropy(table)) < 1e-12
     counts = np.zeros(table.shape)
     np.add.at(counts, tuple(np.asarray(model.sample(4000, key=getkey()), int).T), 1)
     expected = 4000 * np.exp(np.asarray(truth.log_weights))

@@ -95,28 +95,16 @@ def test_entropy_and_its_gradient():
     assert abs(found[:, 2].mean() - slope) < 4 * error < 0.1 * slope
 
 
-@pytest.mark.slow(reason="three integrals and a simulation")
-def test_a_joint_law():
-    """Entropy, likelihood and samples of three tokens, along a birth-death process."""
-    rates = NEIGHBOURS[:3, :3]
-    law = LAW[:3] / LAW[:3].sum()
-    process = ex.processes.TokenJumps(rates, ex.processes.CosineSchedule())
+@pytest.mark.slow(reason="a simulation")
+def test_samples_have_the_joint_law():
+    process = ex.processes.TokenJumps(NEIGHBOURS[:3, :3], ex.processes.CosineSchedule())
     model = exact(random_joint(), process)
-    x = model.sample(4000, key=jax.random.key(0))
-    p = np.exp(random_joint())
-    truth = divergence(p, law[:, None, None] * law[:, None] * law)
-    found = ex.neural_entropy(model, x, key=jax.random.key(1))
-    assert abs(float(found.sigmas_from(truth))) < 4
-    assert float(found.stderr) < 0.05 * truth
-    few = x[:256]
-    bound = ex.log_prob(model, few, key=jax.random.key(2), method=ex.PathBound(256))
-    standard = (bound.value - model.log_prob(few)) / bound.stderr
-    assert abs(float(jnp.mean(standard))) < 0.3
-    y = np.asarray(ex.sample(model, key=jax.random.key(3), num_samples=6000, num_steps=96), int)
+    x = np.asarray(ex.sample(model, key=jax.random.key(3), num_samples=6000, num_steps=96), int)
     counts = np.zeros((3, 3, 3))
-    np.add.at(counts, tuple(y.T), 1)
-    often = 6000 * p > 5
-    assert np.sum((counts - 6000 * p)[often] ** 2 / (6000 * p)[often]) < 60
+    np.add.at(counts, tuple(x.T), 1)
+    expected = 6000 * np.exp(random_joint())
+    often = expected > 5
+    assert np.sum((counts - expected)[often] ** 2 / expected[often]) < 60
 
 
 def test_what_is_refused():
