@@ -43,9 +43,8 @@ _LARGEST = 700.0
 
 
 def _log(chance: Array) -> Array:
-    """A logarithm whose derivative is zero where it is minus infinity."""
-    possible = chance > 0
-    return jnp.where(possible, jnp.log(jnp.where(possible, chance, 1.0)), -jnp.inf)
+    """A logarithm with a floor, below which its derivative is zero."""
+    return jnp.log(jnp.maximum(chance, jnp.finfo(chance.dtype).tiny))
 
 
 def _mean_exp(x: Array) -> Array:

@@ -75,7 +75,7 @@ def test_one_network_knows_all_information():
     data, held_out = draw(8192, jax.random.key(0)), draw(4096, jax.random.key(1))
     network = ex.FourierMLP(4 * 5, key=jax.random.key(2), widths=(64, 64))
     model = ex.MaskedDenoiser(network, process, shape=(4,))
-    options = {"steps": 600, "batch_size": 256}
+    options = {"steps": 500, "batch_size": 256}
     model = ex.fit(model, data, key=jax.random.key(3), **options).model
     x, y = held_out[:, :2], held_out[:, 2:]
     block, key = ex.models.TokenBlock(model, range(2)), jax.random.key(4)
