@@ -78,7 +78,7 @@ from entropix.interfaces import (
     DivergenceError,
     Estimate,
 )
-from entropix.models import ExactDiscrete, ExactModel
+from entropix.models import AbstractExactTokens, ExactModel, TokenBlock
 
 
 if TYPE_CHECKING:
@@ -303,10 +303,14 @@ def check_divergence(reason: str | None, cutoff: DataLike | None) -> None:
 
 
 def all_exact(tree: PyTree) -> bool:
-    """Whether all models in a pytree are `ExactModel`s, or `ExactDiscrete`."""
+    """Whether all models in a pytree are `ExactModel`s, or exact ones of tokens."""
+
+    def exact(node: Any) -> bool:
+        node = node.model if isinstance(node, TokenBlock) else node
+        return isinstance(node, ExactModel | AbstractExactTokens)
+
     nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, AbstractModel))
-    exact = (ExactModel, ExactDiscrete)
-    return all(isinstance(n, exact) or not isinstance(n, AbstractModel) for n in nodes)
+    return all(exact(n) or not isinstance(n, AbstractModel) for n in nodes)
 
 
 def _check_times(times: Array, process: AbstractKernel) -> Array:
@@ -461,7 +465,7 @@ def at_place(
     s = process.time_of_log_snr(place.log_snr)
 
     def at(z: PyTree) -> PyTree:
-        weight = process.weight(s, z)
+        weight = process.weight(s, x, z)
         found = rate(s, process.perturb(s, x, z), z, chosen)
         return jax.tree.map(lambda v: weight * v, found)
 

@@ -73,8 +73,6 @@ def divided_or_whole(
     """The integral of a pair of fields in one of its forms: an estimate, or by parts if asked."""
     if per_coordinate is False and not per_sample:
         return with_end_term(in_form(pair, form), data, **options)
-    if isinstance(pair.model.process, AbstractTokenProcess):
-        raise ValueError("`per_coordinate` must be False for models of tokens, got a division.")
     data = samples(data)
     by = Partition.of(per_coordinate, data[0])
     return parts_with_end_term(
@@ -116,8 +114,15 @@ def tokens_curve(
     functional: ScoreForm | DenoisingForm, data: DataLike, *, condition: PyTree, **options: Any
 ) -> EntropyCurve:
     """The integral for models of tokens, along a process that loses all of them."""
+    data = samples(data)
+    form = _token_form(functional, data)
+    return integrate(form, data, condition=(data, condition), **options)
+
+
+def _token_form(functional: ScoreForm | DenoisingForm, data: Array) -> TokenForm:
     pair: Any = functional.pair
     process = pair.model.process
+    check_example_shape(pair.model, data, "data")
     if not process.ends_in_noise:
         if not pair.is_exact:
             raise ValueError(
@@ -125,10 +130,7 @@ def tokens_curve(
                 "does not: train on a schedule whose integral is infinite (CosineSchedule)."
             )
         pair = pair.with_process(UniformJumps(process.num_tokens, CosineSchedule()))
-    data = samples(data)
-    check_example_shape(pair.model, data, "data")
-    form = TokenForm(pair, isinstance(functional, DenoisingForm))
-    return integrate(form, data, condition=(data, condition), **options)
+    return TokenForm(pair, isinstance(functional, DenoisingForm), functional.partition)
 
 
 def parts_with_end_term(
@@ -153,7 +155,12 @@ def parts_with_end_term(
         "chunk_size": chunk_size,
         "partition": functional.partition,
     }
-    if functional.pair.is_exact:
+    if isinstance(functional.pair.model.process, AbstractTokenProcess):
+        form = _token_form(functional, data)
+        common["condition"] = (data, condition)
+        curve = integrate_parts(form, data, key=key, cutoff=cutoff, **common, **options)
+        total, bias = curve.total, jnp.zeros_like(curve.total.value)
+    elif functional.pair.is_exact:
         cutoff = check_cutoff(functional, cutoff)
         moved, moved_cutoff, stretch = _along_another(functional, data, cutoff)
         curve = integrate_parts(moved, data, key=key, cutoff=moved_cutoff, **common, **options)

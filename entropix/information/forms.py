@@ -164,6 +164,7 @@ class TokenForm(AbstractFunctional):
 
     pair: ModelPair
     denoising: bool = eqx.field(static=True)
+    partition: Partition | None = None
     uses_noise = False
     control = None
 
@@ -173,13 +174,15 @@ class TokenForm(AbstractFunctional):
 
     def rate(
         self, s: RealScalarLike, y: Float[Array, "*shape"], z: PyTree, condition: PyTree
-    ) -> Float[Array, ""]:
+    ) -> Float[Array, "..."]:
         x, own = condition
         field, reference = self.pair(s, y, own)
-        if not self.denoising:
-            return jnp.sum(self.process.divergence(y, field, reference))
-        losses = [self.process.denoising_divergence(s, x, y, f) for f in (reference, field)]
-        return jnp.sum(losses[0] - losses[1])
+        if self.denoising:
+            losses = [self.process.denoising_divergence(s, x, y, f) for f in (reference, field)]
+            sites = losses[0] - losses[1]
+        else:
+            sites = self.process.divergence(y, field, reference)
+        return jnp.sum(sites) if self.partition is None else self.partition.sites(sites)
 
 
 def in_form(

@@ -145,7 +145,7 @@ class AbstractKernel(eqx.Module):
         """The state at time `s` of a path that starts at `x`."""
 
     @abc.abstractmethod
-    def weight(self, s: RealScalarLike, z: PyTree) -> Float[Array, ""]:
+    def weight(self, s: RealScalarLike, x: Float[Array, "*shape"], z: PyTree) -> Float[Array, ""]:
         r"""$p(y_s|x)$ over the density with which `perturb` draws it; one where it draws from it.
 
         Its derivative is that of $\log p(y_s|x)$ in what does not move the state, such as the
@@ -174,7 +174,7 @@ class AbstractKernel(eqx.Module):
 class AbstractKernelProcess(AbstractKernel, AbstractProcess):
     """A diffusion whose state given the data is drawn without simulation."""
 
-    def weight(self, s: RealScalarLike, z: PyTree) -> Float[Array, ""]:
+    def weight(self, s: RealScalarLike, x: Float[Array, "*shape"], z: PyTree) -> Float[Array, ""]:
         """One."""
         return jnp.ones_like(self.t1)
 

@@ -21,6 +21,7 @@ arrays of floating point like other data.
 """
 
 import abc
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,12 +50,14 @@ class AbstractTokenProcess(AbstractKernel):
         num_states: the values that a site may take: K, or K + 1 with the mask.
         forced: c, the share of draws in which one token is lost for certain, see `is_kept`.
         schedule: of the loss.
+        log_equilibrium: $\log\pi$, the law that a reverse process at equilibrium gives each token.
     """
 
     t0: AbstractVar[Array]
     t1: AbstractVar[Array]
     num_tokens: AbstractVar[int]
     schedule: AbstractVar[AbstractSchedule]
+    log_equilibrium: AbstractVar[Any]
     forced: AbstractClassVar[float]
 
     __repr__ = short_repr
@@ -76,6 +79,12 @@ class AbstractTokenProcess(AbstractKernel):
     @abc.abstractmethod
     def lost(self, s: RealLike) -> Array:
         r"""$1 - \alpha(s)$, without cancellation."""
+
+    @abc.abstractmethod
+    def log_lost(
+        self, s: RealScalarLike, x: Float[Array, "*shape"], y: Float[Array, "*shape"]
+    ) -> Float[Array, "*shape"]:
+        r"""$\log p(y_i|x_i)$ of lost tokens, up to what does not depend on the process."""
 
     @abc.abstractmethod
     def jumps(self, y: Float[Array, "*shape"]) -> Float[Array, "*shape num_tokens"]:
@@ -147,10 +156,14 @@ class AbstractTokenProcess(AbstractKernel):
         site = jnp.arange(others.size) == jnp.argmax(others)
         return by_chance & ~(forced & site).reshape(by_chance.shape)
 
-    def weight(self, s: RealScalarLike, z: Float[Array, "3 *shape"]) -> Float[Array, ""]:
+    def weight(
+        self, s: RealScalarLike, x: Float[Array, "*shape"], z: Float[Array, "3 *shape"]
+    ) -> Float[Array, ""]:
         r"""$1/(1 - c + c\,n/D(1 - \alpha))$ for n lost tokens, with the slope of $\log p$."""
         kept, lost = self.is_kept(s, z), self.lost(s)
-        log_chance = jnp.sum(jnp.log(jnp.where(kept, self.kept(s), lost)))
+        log_chance = jnp.log(jnp.where(kept, self.kept(s), lost))
+        moved = jnp.where(kept, 0.0, self.log_lost(s, x, self.perturb(s, x, z)))
+        log_chance = jnp.sum(log_chance + moved)
         moved = jnp.exp(log_chance - jax.lax.stop_gradient(log_chance))
         expected = jnp.maximum(kept.size * lost, jnp.finfo(lost.dtype).tiny)
         number = jnp.sum(~kept) / jax.lax.stop_gradient(expected)

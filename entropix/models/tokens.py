@@ -18,11 +18,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from equinox import AbstractVar
-from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, PyTree
 
-from entropix._core.arrays import DataLike, Key, RealScalarLike, as_float, one_hot
-from entropix._core.checks import checked, on_host
+from entropix._core.arrays import Key, RealScalarLike, one_hot
+from entropix._core.checks import equal
 from entropix.interfaces import AbstractModel, AbstractPrior, AbstractTokenProcess
 from entropix.models.network_model import call_network, check_parts
 
@@ -31,7 +30,7 @@ def check_token_process(process: Any) -> AbstractTokenProcess:
     """A process of tokens, or a ValueError."""
     if not isinstance(process, AbstractTokenProcess):
         raise ValueError(
-            "`process` must be a process of tokens, Masking or UniformJumps, got "
+            "`process` must be a process of tokens, Masking or UniformJumps for example, got "
             f"{type(process).__name__}."
         )
     return process
@@ -44,7 +43,7 @@ class AbstractTokenModel(AbstractModel):
     zero. There is no velocity.
     """
 
-    process: AbstractVar[AbstractTokenProcess]
+    process: AbstractVar[Any]  # an `AbstractTokenProcess`
     shape: AbstractVar[Any]  # known to all of them
 
     @abc.abstractmethod
@@ -86,126 +85,6 @@ class AbstractTokenModel(AbstractModel):
         )
 
 
-class DiffusedTokens(AbstractPrior):
-    """The law of the tokens of an exact model at the end of its process."""
-
-    model: "ExactDiscrete"
-
-    def sample(self, n: int, *, key: Key) -> Float[Array, "n *shape"]:
-        token_key, noise_key = jax.random.split(key)
-        process = self.model.process
-
-        x = self.model.sample(n, key=token_key)
-        kernel = process.log_states(process.t1, x)
-        return jax.random.categorical(noise_key, kernel).astype(x.dtype)
-
-    def log_prob(self, y: Float[Array, "*batch length"]) -> Float[Array, "*batch"]:
-        model = self.model
-
-        def one(y: Array) -> Array:
-            return logsumexp(model.joint(model.process.t1, y))
-
-        return jnp.vectorize(one, signature="(d)->()")(y)
-
-
-class ExactDiscrete(AbstractTokenModel):
-    r"""The exact model of sequences of D tokens whose joint law is a table of $K^D$ numbers.
-
-    $p(x_i = k|y)$ is a sum over the whole table, weighted by $\prod_i p(y_i|x_i)$. An evaluation
-    costs $D\,K^D$ operations and the memory of one table: take a `chunk_size` to match for tables
-    of more than a few thousand entries.
-
-    Args:
-        log_weights: logarithms of the probabilities, up to a common constant, shape (K,) * D; minus
-            infinity for what is impossible.
-        process: `Masking` or `UniformJumps` of K tokens.
-
-    Raises:
-        ValueError: if the table has another shape or no finite entry, or holds NaN or infinity.
-
-    Example:
-        Two spins that agree with probability 0.9 have an entropy of $\ln 2 + 0.325$ nats, and their
-        process produces the rest of $2\ln 2$, 0.368 nats:
-
-        >>> import jax, jax.numpy as jnp, entropix as ex
-        >>> table = jnp.log(jnp.array([[0.45, 0.05], [0.05, 0.45]]))
-        >>> model = ex.models.ExactDiscrete(table, ex.Masking(2, ex.LinearSchedule()))
-        >>> data = model.sample(4000, key=jax.random.key(0))
-        >>> entropy = ex.neural_entropy(model, data, key=jax.random.key(1))
-        >>> bool(abs(entropy.value - 0.368) < 4 * entropy.stderr)
-        True
-    """
-
-    log_weights: Float[Array, "..."]
-    process: AbstractTokenProcess
-    shape: tuple[int, ...] = eqx.field(static=True)
-
-    def __init__(self, log_weights: DataLike, process: AbstractTokenProcess):
-        self.process = check_token_process(process)
-        table = as_float(log_weights, "log_weights")
-        sizes = (process.num_tokens,) * max(table.ndim, 1)
-        if table.shape != sizes:
-            raise ValueError(
-                f"`log_weights` must have as many entries along each axis as the process has "
-                f"tokens, {process.num_tokens}, got shape {table.shape}."
-            )
-        largest = jnp.max(on_host(table))
-        allowed = "finite, or minus infinity for what is impossible but not everywhere"
-        checked(largest, "log_weights", lambda v: abs(v) < float("inf"), allowed)
-        self.log_weights = table - logsumexp(table)
-        self.shape = (table.ndim,)
-
-    @property
-    def prior(self) -> AbstractPrior:
-        if self.process.ends_in_noise:
-            return self.process.prior(self.shape)
-        return DiffusedTokens(self)
-
-    def with_process(self, process: AbstractTokenProcess) -> "ExactDiscrete":
-        return ExactDiscrete(self.log_weights, process)
-
-    def joint(self, s: RealScalarLike, y: Float[Array, " length"]) -> Float[Array, "..."]:
-        r"""$\log p(x, y)$ for all x, for one state y at the time s."""
-        kernel = self.process.log_kernel(s, y)
-        joint = self.log_weights
-        for site in range(y.shape[0]):
-            joint = joint + kernel[site].reshape(-1, *(1,) * (y.shape[0] - 1 - site))
-        return joint
-
-    def entropy_field(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, " length"],
-        condition: PyTree = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "length num_tokens"]:
-        if condition is not None:
-            raise ValueError("`condition` must be None for an ExactDiscrete: its table has none.")
-        joint = self.joint(s, y)
-        weights = jnp.exp(joint - jax.lax.stop_gradient(jnp.max(joint)))
-        sites = range(joint.ndim)
-        marginals = jnp.stack([jnp.sum(weights, [j for j in sites if j != i]) for i in sites])
-        possible = marginals > 0
-        logs = jnp.log(jnp.where(possible, marginals, 1.0)) - jnp.log(jnp.sum(weights))
-        return self.process.field(s, y, jnp.where(possible, logs, -jnp.inf))
-
-    def sample(self, n: int, *, key: Key) -> Float[Array, "n length"]:
-        """Draw `n` independent sequences."""
-        return _sequences(self.log_weights, key, n)
-
-    def log_prob(self, x: Float[Array, "*batch length"]) -> Float[Array, "*batch"]:
-        r"""$\log p(x)$ in nats, exact."""
-        tokens = as_float(x, "x").astype(int)
-        return self.log_weights[tuple(jnp.moveaxis(tokens, -1, 0))]
-
-
-@eqx.filter_jit
-def _sequences(table: Array, key: Key, n: int) -> Array:
-    index = jax.random.categorical(key, table.reshape(-1), shape=(n,))
-    return jnp.stack(jnp.unravel_index(index, table.shape), axis=-1).astype(table.dtype)
-
-
 class AbstractTokenNetwork(AbstractTokenModel):
     """A model of sequences with a network, which is trained for one kind of process."""
 
@@ -217,10 +96,11 @@ class AbstractTokenNetwork(AbstractTokenModel):
 
     def with_process(self, process: AbstractTokenProcess) -> "AbstractTokenNetwork":
         own = self.process
-        if type(process) is not type(own) or process.num_tokens != own.num_tokens:
+        with_own = eqx.tree_at(lambda p: p.schedule, check_token_process(process), own.schedule)
+        if not equal(with_own, own, traced=True):
             raise ValueError(
                 f"`process` must be {type(own).__name__} of {own.num_tokens} tokens, on which the "
-                f"network was trained, with any schedule, got {type(process).__name__}."
+                f"network was trained, with any schedule, got another {type(process).__name__}."
             )
         cls: Any = type(self)
         return cls(self.network, process, shape=self.shape)
@@ -242,13 +122,13 @@ class MaskedDenoiser(AbstractTokenNetwork):
     r"""The network is the denoiser, $p_\theta(x_i = k|y) = \mathrm{softmax}_k$ of its output.
 
     Under `Masking` $p(x_i\mid\text{unmasked})$ does not depend on time, and the network is given
-    the log-SNR 0 at all times. Under `UniformJumps` it is given the log-SNR; the output is then
-    added to $\log p(y_i|x_i)$, so that a network of zeros stores nothing in either case.
+    the log-SNR 0 at all times. Under jumps it is given the log-SNR; the output is then added to
+    $\log\pi(x_i)\,p(y_i|x_i)$, so that a network of zeros stores nothing in either case.
 
     Args:
         network: `network(log_snr, one_hot, condition=None[, key=None]) -> array of their shape`,
             see the module; `FourierMLP(length * process.num_states, key=key)`, for example.
-        process: `Masking` or `UniformJumps`.
+        process: `Masking`, `UniformJumps` or `TokenJumps`.
         shape: of one sequence, (length,) for example.
 
     Raises:
@@ -286,20 +166,20 @@ class MaskedDenoiser(AbstractTokenNetwork):
     ) -> Float[Array, "*shape num_tokens"]:
         logits = self._logits(s, y, condition, key)
         if not self.process.has_mask:
-            logits = logits + self.process.log_kernel(s, y)
+            logits = logits + self.process.log_kernel(s, y) + self.process.log_equilibrium
         return self.process.field(s, y, jax.nn.log_softmax(logits, axis=-1))
 
 
 class ScoreEntropy(AbstractTokenNetwork):
     r"""The network is the logarithm of ratios, $f = \alpha\,\mathrm{network}(\lambda(s), y)$.
 
-    For `UniformJumps`, where $e^f$ is the ratio $p_s(y')/p_s(y)$. The factor $\alpha(s)$, the
-    probability that a token is kept, takes f to zero at the noise end like the exact field. A
-    network that outputs nothing is the equilibrium, and has stored nothing.
+    For `UniformJumps`, where $e^f$ is the ratio $p_s(y')/p_s(y)$, and `TokenJumps`. The factor
+    $\alpha(s)$, the probability that a token is kept, takes f to zero at the noise end like the
+    exact field. A network that outputs nothing is the equilibrium, and has stored nothing.
 
     Args:
         network: as for `MaskedDenoiser`.
-        process: `UniformJumps`.
+        process: `UniformJumps` or `TokenJumps`.
         shape: of one sequence.
 
     Raises:
@@ -317,7 +197,7 @@ class ScoreEntropy(AbstractTokenNetwork):
         self.process = check_token_process(process)
         if process.has_mask:
             raise ValueError(
-                "`process` must be UniformJumps for ScoreEntropy, got "
+                "`process` must be UniformJumps or TokenJumps for ScoreEntropy, got "
                 f"{type(process).__name__}: use MaskedDenoiser."
             )
         check_parts(network, process, gaussian=None)

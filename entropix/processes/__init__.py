@@ -20,5 +20,6 @@ from entropix.processes.static import StraightLine as StraightLine
 from entropix.processes.static import VariancePreserving as VariancePreserving
 from entropix.processes.time_change import MonotoneWarp as MonotoneWarp
 from entropix.processes.time_change import TimeChanged as TimeChanged
+from entropix.processes.token_jumps import TokenJumps as TokenJumps
+from entropix.processes.token_jumps import UniformJumps as UniformJumps
 from entropix.processes.tokens import Masking as Masking
-from entropix.processes.tokens import UniformJumps as UniformJumps

@@ -1,4 +1,4 @@
-r"""Jump processes on tokens: masking, and replacement by uniform tokens.
+r"""Masking, the jump process that loses tokens to a mask, beside uniform jumps.
 
 $B(s) = \int_0^s\beta$ is that of a schedule. With $q_{ik}$ and the field f of
 `entropix.interfaces.tokens`:
@@ -14,34 +14,18 @@ $B(s) = \int_0^s\beta$ is that of a schedule. With $q_{ik}$ and the field f of
 
 y' is y with token k at site i (Austin et al., 2107.03006; Lou et al., 2310.16834; Sahoo et al.,
 2406.07524; Shi et al., 2406.04329). The entropy of the exact model is $D\ln K - H(x)$, less what
-uniform jumps have left at the end, $KL(p_T\|U)$.
+uniform jumps have left at the end, $KL(p_T\|U)$. `entropix.processes.token_jumps` has the jumps.
 """
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import ndtr
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealLike, RealScalarLike, as_float, one_hot
 from entropix._core.checks import positive_integer
 from entropix.interfaces import AbstractPrior, AbstractSchedule, AbstractTokenProcess
 from entropix.processes.schedules import check_schedule, time_of_integral
-
-
-class UniformTokens(AbstractPrior):
-    """Independent uniform tokens."""
-
-    num_tokens: int = eqx.field(static=True)
-    shape: tuple[int, ...] = eqx.field(static=True)
-
-    def sample(self, n: int, *, key: Key) -> Float[Array, "n *shape"]:
-        tokens = jax.random.randint(key, (n, *self.shape), 0, self.num_tokens)
-        return tokens.astype(float)
-
-    def log_prob(self, y: Float[Array, "*batch"]) -> Float[Array, "..."]:
-        axes = tuple(range(y.ndim - len(self.shape), y.ndim))
-        return jnp.sum(jnp.full_like(y, -jnp.log(self.num_tokens)), axis=axes)
 
 
 class AllMasked(AbstractPrior):
@@ -57,122 +41,6 @@ class AllMasked(AbstractPrior):
     def log_prob(self, y: Float[Array, "*batch"]) -> Float[Array, "..."]:
         axes = tuple(range(y.ndim - len(self.shape), y.ndim))
         return jnp.where(jnp.all(y == self.mask, axis=axes), 0.0, -jnp.inf)
-
-
-class UniformJumps(AbstractTokenProcess):
-    r"""Every token is replaced by a uniform one at the rate $\beta(s)$.
-
-    $p(y_i|x_i) = \alpha\,\delta_{y_i x_i} + (1 - \alpha)/K$ with $\alpha = e^{-B(s)}$. The
-    equilibrium is uniform, and $S_{tot} = KL(p_d\|U) - KL(p_T\|U)$, in nats.
-
-    Args:
-        num_tokens: K, at least 2.
-        schedule: $\beta(s)$.
-
-    Raises:
-        ValueError: if an argument is not as above.
-
-    Example:
-        >>> import entropix as ex
-        >>> process = ex.processes.UniformJumps(4, ex.LinearSchedule(1.0, 1.0))
-        >>> print(f"{process.kept(1.0):.4f}")
-        0.3679
-
-    References:
-        Lou, Meng, Ermon, 2310.16834; Campbell et al., 2205.14987.
-    """
-
-    num_tokens: int = eqx.field(static=True)
-    schedule: AbstractSchedule
-    t0: Float[Array, ""]
-    t1: Float[Array, ""]
-    forced = 0.2
-
-    def __init__(self, num_tokens: int, schedule: AbstractSchedule):
-        self.num_tokens = positive_integer(num_tokens, "num_tokens", 2)
-        self.schedule = check_schedule(schedule)
-        self.t0, self.t1 = as_float(0.0), as_float(1.0)
-
-    @property
-    def num_states(self) -> int:
-        return self.num_tokens
-
-    @property
-    def ends_in_noise(self) -> bool:
-        return self.schedule.diverges
-
-    def kept(self, s: RealLike) -> Array:
-        return self.schedule.decay(s) ** 2
-
-    def lost(self, s: RealLike) -> Array:
-        return self.schedule.absorbed(s)
-
-    def measure(self, s: RealLike) -> Array:
-        return self.lost(s)
-
-    def time_of_log_snr(self, value: RealLike) -> Array:
-        integral = jax.nn.softplus(-as_float(value))
-        return time_of_integral(self.schedule, integral, self.t0, self.t1)
-
-    def perturb(
-        self, s: RealScalarLike, x: Float[Array, "*shape"], z: Float[Array, "3 *shape"]
-    ) -> Float[Array, "*shape"]:
-        drawn = jnp.minimum(jnp.floor(self.num_tokens * ndtr(z[2])), self.num_tokens - 1)
-        return jnp.where(self.is_kept(s, z), x, drawn.astype(x.dtype))
-
-    def jumps(self, y: Float[Array, "*shape"]) -> Float[Array, "*shape num_tokens"]:
-        return jnp.full((*y.shape, self.num_tokens), 1 / self.num_tokens, y.dtype)
-
-    def log_kernel(
-        self, s: RealScalarLike, y: Float[Array, "*shape"]
-    ) -> Float[Array, "*shape num_tokens"]:
-        own = one_hot(y, self.num_tokens)
-        return jnp.log(self.kept(s) * own + self.lost(s) / self.num_tokens)
-
-    def field(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, "*shape"],
-        log_denoised: Float[Array, "*shape num_tokens"],
-    ) -> Float[Array, "*shape num_tokens"]:
-        # E[p(k|x_i)/p(y_i|x_i)] over x_i given y: the tokens k, y_i and all others apart.
-        kept, other = self.kept(s), self.lost(s) / self.num_tokens
-        # Nothing is kept at an exact end: a floor, for the gradient.
-        gain = jnp.log(jnp.maximum(kept, jnp.finfo(y.dtype).tiny)) - jnp.log(other)
-        own = one_hot(y, self.num_tokens) > 0
-        stays = jnp.sum(jnp.where(own, jnp.exp(log_denoised), 0.0), axis=-1, keepdims=True)
-        moved = jnp.sum(jnp.where(own, 0.0, jnp.exp(log_denoised)), axis=-1, keepdims=True)
-        ratio = jnp.exp(log_denoised + gain) + moved + stays * other / (kept + other)
-        return jnp.where(own, 0.0, jnp.log(jnp.where(own, 1.0, ratio)))
-
-    def equilibrium_score(
-        self, s: RealScalarLike, y: Float[Array, "*shape"]
-    ) -> Float[Array, "*shape num_tokens"]:
-        return jnp.zeros((*y.shape, self.num_tokens), y.dtype)
-
-    def backward(
-        self,
-        now: RealScalarLike,
-        then: RealScalarLike,
-        y: Float[Array, "*shape"],
-        field: Float[Array, "*shape num_tokens"],
-    ) -> Float[Array, "*shape num_states"]:
-        # p_then is the inverse of the kernel between the two times, applied to p_now.
-        kept = jnp.exp(self.schedule.integral(then) - self.schedule.integral(now))
-        other = (1 - kept) / self.num_tokens
-        own = one_hot(y, self.num_tokens)
-        ratio = jnp.exp(field)
-        before = ratio - other * jnp.sum(ratio, axis=-1, keepdims=True)
-        chance = jnp.maximum(before, 0.0) * (kept * own + other)
-        return chance / jnp.sum(chance, axis=-1, keepdims=True)
-
-    def log_states(
-        self, s: RealScalarLike, x: Float[Array, "*shape"]
-    ) -> Float[Array, "*shape num_states"]:
-        return self.log_kernel(s, x)  # symmetric
-
-    def prior(self, shape: tuple[int, ...]) -> UniformTokens:
-        return UniformTokens(self.num_tokens, shape)
 
 
 class Masking(AbstractTokenProcess):
@@ -214,6 +82,10 @@ class Masking(AbstractTokenProcess):
     @property
     def num_states(self) -> int:
         return self.num_tokens + 1
+
+    @property
+    def log_equilibrium(self) -> Float[Array, " num_tokens"]:
+        return jnp.full(self.num_tokens, -jnp.log(self.num_tokens), self.t1.dtype)
 
     @property
     def ends_in_noise(self) -> bool:
@@ -258,6 +130,11 @@ class Masking(AbstractTokenProcess):
     def jumps(self, y: Float[Array, "*shape"]) -> Float[Array, "*shape num_tokens"]:
         rate = self._masked(y).astype(y.dtype) / self.num_tokens
         return jnp.broadcast_to(rate, (*y.shape, self.num_tokens))
+
+    def log_lost(
+        self, s: RealScalarLike, x: Float[Array, "*shape"], y: Float[Array, "*shape"]
+    ) -> Float[Array, "*shape"]:
+        return jnp.zeros_like(y)
 
     def log_kernel(
         self, s: RealScalarLike, y: Float[Array, "*shape"]

@@ -87,5 +87,5 @@ class TokenDenoising(AbstractLoss):
         s, density = self.times(process, u)
         y = process.perturb(s, start, z)
         field = model.entropy_field(s, y, condition, key=key)
-        weight = process.measure(s) * process.weight(s, z) / density
+        weight = process.measure(s) * process.weight(s, start, z) / density
         return weight * jnp.sum(process.denoising_divergence(s, start, y, field))
