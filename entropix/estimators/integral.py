@@ -79,7 +79,7 @@ from entropix.interfaces import (
     DivergenceError,
     Estimate,
 )
-from entropix.models import ExactDiscrete, ExactModel
+from entropix.models import AbstractExactTokens, ExactModel
 
 
 if TYPE_CHECKING:
@@ -312,9 +312,9 @@ def check_divergence(reason: str | None, cutoff: DataLike | None) -> None:
 
 
 def all_exact(tree: PyTree) -> bool:
-    """Whether all models in a pytree are `ExactModel`s, or `ExactDiscrete`."""
+    """Whether all models in a pytree are `ExactModel`s, or exact ones of tokens."""
     nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, AbstractModel))
-    exact = (ExactModel, ExactDiscrete)
+    exact = (ExactModel, AbstractExactTokens)
     return all(isinstance(n, exact) or not isinstance(n, AbstractModel) for n in nodes)
 
 
