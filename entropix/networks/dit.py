@@ -127,6 +127,6 @@ def _initial(
     )
     entry = eqx.nn.Linear(numbers, width, key=keys[1])
     blocks = tuple(TransformerBlock(width, heads, key=k) for k in keys[4:])
-    modulation = initial_modulation(width, 2, embedded=True, key=keys[2])
+    modulation = initial_modulation(width, (0.0, 0.0), embedded=True, key=keys[2])
     head = zeroed(eqx.nn.Linear(width, numbers, key=keys[3]))
     return embedding, entry, blocks, modulation, head

@@ -53,12 +53,14 @@ def modulations(
 
 
 def initial_modulation(
-    width: int, count: int, *, embedded: bool, key: Key
+    width: int, values: Sequence[float], *, embedded: bool, key: Key
 ) -> eqx.nn.Linear | Array:
-    """What `modulations` takes, initially zero."""
-    if embedded:
-        return zeroed(eqx.nn.Linear(width, count * width, key=key))
-    return jnp.zeros(count * width)
+    """What `modulations` takes, with these initial values whatever the embedding."""
+    initial = jnp.repeat(jnp.asarray(values, float), width)
+    if not embedded:
+        return initial
+    layer = zeroed(eqx.nn.Linear(width, initial.size, key=key))
+    return eqx.tree_at(lambda m: m.bias, layer, initial)
 
 
 def rowwise(layer: eqx.nn.Linear, x: Float[Array, "n in"]) -> Float[Array, "n out"]:
@@ -73,9 +75,8 @@ def rowwise(layer: eqx.nn.Linear, x: Float[Array, "n in"]) -> Float[Array, "n ou
 class TransformerBlock(eqx.Module):
     """Attention and a perceptron, with scales, shifts and gates computed from the embedding.
 
-    This is the adaLN-Zero block of Peebles and Xie, 2212.09748. The gates are initially zero, so
-    that an untrained block is its shortcut. Without an embedding, scales, shifts and gates are
-    parameters.
+    This is the adaLN block of Peebles and Xie, 2212.09748. Without an embedding, scales, shifts and
+    gates are parameters. With gates that are initially zero an untrained block is its shortcut.
     """
 
     norm: eqx.nn.LayerNorm
@@ -84,13 +85,17 @@ class TransformerBlock(eqx.Module):
     narrow: eqx.nn.Linear
     modulation: eqx.nn.Linear | Array
 
-    def __init__(self, width: int, heads: int, *, embedded: bool = True, key: Key):
+    def __init__(
+        self, width: int, heads: int, *, embedded: bool = True, gate: float = 0.0, key: Key
+    ):
         keys = jax.random.split(key, 4)
         self.norm = eqx.nn.LayerNorm(width, use_weight=False, use_bias=False)
         self.attention = eqx.nn.MultiheadAttention(heads, width, key=keys[0])
         self.widen = eqx.nn.Linear(width, 4 * width, key=keys[1])
         self.narrow = eqx.nn.Linear(4 * width, width, key=keys[2])
-        self.modulation = initial_modulation(width, 6, embedded=embedded, key=keys[3])
+        self.modulation = initial_modulation(
+            width, (0.0, 0.0, gate, 0.0, 0.0, gate), embedded=embedded, key=keys[3]
+        )
 
     def __call__(
         self,
