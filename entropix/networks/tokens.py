@@ -45,8 +45,8 @@ class TokenTransformer(eqx.Module):
             of axes.
         depth: number of blocks.
         heads: number of attention heads.
-        time_dependent: whether scales, shifts and gates depend on the log-SNR. What is masked says
-            all, and without it a third of the parameters is saved under `Masking`.
+        time_dependent: whether scales, shifts and gates depend on the log-SNR. Under `Masking`
+            nothing does: False saves a third of the parameters.
         condition_dim: size of a condition vector (labels as `jax.nn.one_hot`), or None.
         precision: dtype of the computation, such as "bfloat16"; None for that of the input. The
             precision of the parameters does not change, and normalisation uses float32.
@@ -77,6 +77,7 @@ class TokenTransformer(eqx.Module):
     """
 
     shape: tuple[int, ...] = eqx.field(static=True)
+    time_dependent: bool = eqx.field(static=True)
     precision: str | None = eqx.field(static=True)
     positions: Fixed
     angles: Fixed
@@ -116,9 +117,10 @@ class TokenTransformer(eqx.Module):
         positions = sines_and_cosines(position_angles(sites, width // 2))
         self.positions = Fixed(jnp.asarray(positions, float))
         self.angles = Fixed(jnp.asarray(position_angles(sites, width // heads // 2), float))
-        features = num_features if time_dependent or condition_dim is not None else None
+        self.time_dependent = bool(time_dependent)
+        embedded = self.time_dependent or condition_dim is not None
         self.embedding, self.entry, self.blocks, self.modulation, self.head = _initial(
-            key, num_states, width, depth, heads, condition_dim, features
+            key, num_states, width, depth, heads, embedded, condition_dim, num_features
         )
         self.norm = eqx.nn.LayerNorm(width, use_weight=False, use_bias=False)
 
@@ -168,7 +170,8 @@ class TokenTransformer(eqx.Module):
         net = cast(self, dtype)
         embedding = None
         if net.embedding is not None:
-            embedding = net.embedding(log_snr, condition, dtype)
+            level = log_snr if self.time_dependent else jnp.zeros_like(log_snr, float)
+            embedding = net.embedding(level, condition, dtype)
         rows = y.reshape(-1, self.shape[-1]).astype(dtype)
         tokens = rows @ net.entry + self.positions.value.astype(dtype)
         for block in net.blocks:
@@ -185,14 +188,14 @@ def _initial(
     width: int,
     depth: int,
     heads: int,
+    embedded: bool,
     condition_dim: int | None,
-    num_features: int | None,
+    num_features: int,
 ) -> tuple[Any, ...]:
-    """The initial layers, drawn by one program; without an embedding if it has no features."""
+    """The initial layers, drawn by one program."""
     keys = jax.random.split(key, depth + 4)
     embedding = None
-    embedded = num_features is not None
-    if num_features is not None:
+    if embedded:
         embedding = NoiseEmbedding(
             width, condition_dim=condition_dim, num_features=num_features, key=keys[0]
         )

@@ -24,22 +24,39 @@ def test_rotary_products_depend_on_distances(getkey):
     assert abs(products[0, 0, 0, 1] - products[0, 0, 1, 0]) > 1e-4  # the axes are told apart
 
 
+@eqx.filter_jit
+def of_masks(network, log_snr=0.0, condition=None):
+    """The output for a sequence of masks, the layers that are initially zero drawn."""
+
+    def zeros(network):
+        layers = [network.head, *([] if network.embedding is None else [network.modulation])]
+        return [layer.weight for layer in layers]
+
+    drawn = [jax.random.normal(KEY, weight.shape) for weight in zeros(network)]
+    network = eqx.tree_at(zeros, network, drawn)
+    return network(log_snr, jnp.tile(jnp.array([0.0, 0.0, 1.0]), (3, 1)), condition)
+
+
+def make(**options):
+    return ex.TokenTransformer((3,), 3, key=KEY, width=8, depth=1, heads=2, **options)
+
+
 def test_masks_are_told_apart_by_position():
-    """Gradients of the output layer differ: marginals of positions can be learned."""
-    network = ex.TokenTransformer((3,), 3, key=KEY, width=8, depth=1, heads=2, time_dependent=False)
-    masks = jnp.tile(jnp.array([0.0, 0.0, 1.0]), (3, 1))
-
-    @eqx.filter_jit
-    def features(network):
-        head = eqx.nn.Linear(8, 3, use_bias=False, key=KEY)
-        return eqx.tree_at(lambda n: n.head, network, head)(0.0, masks)
-
-    out = features(network)
+    """Marginals of positions can be learned; and without time, nor a layer that computes it."""
+    network = make(time_dependent=False)
+    out = of_masks(network)
     assert min(float(jnp.max(jnp.abs(out[i] - out[i - 1]))) for i in range(3)) > 1e-2
     assert network.embedding is None
-    # Without an embedding the modulation of a block is 6 numbers of the width, not a layer.
-    assert all(isinstance(block.modulation, jax.Array) for block in network.blocks)
-    assert all(jax.tree.leaves(trainable(network.blocks[0].modulation)))
+    assert network.blocks[0].modulation.shape == (48,)
+    assert trainable(network).blocks[0].modulation
+
+
+def test_time_is_left_out_and_a_condition_enters():
+    network, first = make(time_dependent=False, condition_dim=2), jnp.array([1.0, 0.0])
+    levels = jnp.array([0.0, 3.0])
+    out = of_masks(network, levels[0], first)
+    np.testing.assert_array_equal(out, of_masks(network, levels[1], first))
+    assert jnp.max(jnp.abs(out - of_masks(network, levels[0], 1 - first))) > 1e-3
 
 
 def test_sizes_follow_the_data():
