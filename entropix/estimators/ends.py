@@ -138,7 +138,9 @@ def judge_sizes(
         growth |= (size[near + 1] > enough) & _flat(size, log_snr, near, near + 1)
     if size.shape[0] > _AT_DATA:
         far = size[_AT_DATA + 1]
-        noise = (far > _NOISE_SHARE * peak) & _flat(size, log_snr, _AT_DATA, _AT_DATA + 1)
+        # The rate of a network that has stored nothing may be rounding alone.
+        enough = jnp.maximum(_NOISE_SHARE * peak, jnp.finfo(size.dtype).eps)
+        noise = (far > enough) & _flat(size, log_snr, _AT_DATA, _AT_DATA + 1)
     error = jnp.std(slopes) / jnp.sqrt(slopes.size)
     ends = EndRates(jnp.mean(slopes), error, resolution(data), plateau, open_end & growth, noise)
     return jax.lax.stop_gradient(ends)

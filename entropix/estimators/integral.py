@@ -48,7 +48,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree, UInt32
 
 from entropix._core.arrays import DataLike, Key, as_float
 from entropix._core.checks import conditions, is_concrete, positive_integer, prng_key, samples
-from entropix._core.chunks import in_chunks, unchunk
+from entropix._core.chunks import in_cache, in_chunks, unchunk
 from entropix._core.compiled import error_if
 from entropix._core.display import axes_or_new, axis, draw_band, label, lines_of
 from entropix.estimators.axis import LogSNRAxis, check_cutoff
@@ -75,6 +75,7 @@ from entropix.interfaces import (
     AbstractModel,
     AbstractProcess,
     AbstractResult,
+    AbstractTokenProcess,
     DivergenceError,
     Estimate,
 )
@@ -216,7 +217,7 @@ def integrate(
     )
     process: Any = functional.process
     cost = 2 if functional.uses_noise else 1
-    chunk = max(chunk_size // cost, 1)
+    chunk = chunk_of(functional, data, chunk_size)
     pilot = prepare(process, data, cutoff, key, num_evaluations // cost)
     arguments = (functional, data, condition, pilot.reference)
     # No derivative of the pilot is needed.
@@ -285,6 +286,14 @@ def checked_arguments(
     if times is not None:
         times = _check_times(as_float(times, "times"), process)
     return data, condition, cutoff, times
+
+
+def chunk_of(functional: AbstractFunctional, data: Array, chunk_size: int) -> int:
+    """How many places, of `chunk_size` evaluations at most, are evaluated at once."""
+    chunk = max(chunk_size // (2 if functional.uses_noise else 1), 1)
+    if not isinstance(functional.process, AbstractTokenProcess):
+        return chunk
+    return in_cache(chunk, data[0].size)  # a network has a row for each token
 
 
 def control_of(functional: AbstractFunctional) -> AbstractControlVariate | None:
