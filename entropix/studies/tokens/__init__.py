@@ -1,0 +1,5 @@
+"""`measure` of sequences of tokens."""
+
+
+
+
