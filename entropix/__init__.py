@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from entropix.models import VelocityPrediction as VelocityPrediction
     from entropix.networks import DiT as DiT
     from entropix.networks import FourierMLP as FourierMLP
+    from entropix.networks import TokenTransformer as TokenTransformer
     from entropix.networks import UNet as UNet
     from entropix.optimise import KineticAction as KineticAction
     from entropix.optimise import optimise_schedule as optimise_schedule
@@ -161,6 +162,7 @@ _NAMES = {
     "networks": (
         "DiT",
         "FourierMLP",
+        "TokenTransformer",
         "UNet",
     ),
     "optimise": (

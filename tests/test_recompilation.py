@@ -459,6 +459,7 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
     "networks": lambda i: [
         ex.UNet((4, 4), key=i.key, widths=(4,)),
         ex.DiT((4, 4), key=i.key, width=4, depth=1, heads=1),
+        ex.TokenTransformer((4,), 3, key=i.key, width=4, depth=1, heads=1),
         ex.networks.LinearSkip(ex.FourierMLP(2, key=i.key, widths=(4,)), 2, key=i.key, width=4),
         ex.networks.ResidualMLP(2, key=i.key, width=4, depth=1),
         ex.networks.PaperMLP(2, i.process, key=i.key, widths=(4,), num_frequencies=2),

@@ -14,4 +14,5 @@ from entropix.networks.parameters import NetworkSize as NetworkSize
 from entropix.networks.parameters import network_size as network_size
 from entropix.networks.parameters import trainable as trainable
 from entropix.networks.residual_mlp import ResidualMLP as ResidualMLP
+from entropix.networks.tokens import TokenTransformer as TokenTransformer
 from entropix.networks.unet import UNet as UNet

@@ -7,8 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike, State
 from entropix._core.checks import choice, exact_shape, positive_integer
@@ -16,38 +15,13 @@ from entropix._core.formatting import short_repr
 from entropix.networks.embedding import NoiseEmbedding
 from entropix.networks.images import PRECISIONS, cast, image_shape, zeroed
 from entropix.networks.parameters import Fixed
-
-
-class TransformerBlock(eqx.Module):
-    """Attention and a perceptron, with scales, shifts and gates computed from the embedding.
-
-    This is the adaLN-Zero block of the paper. The gates are initially zero, so that an untrained
-    block is its shortcut.
-    """
-
-    norm: eqx.nn.LayerNorm
-    attention: eqx.nn.MultiheadAttention
-    widen: eqx.nn.Linear
-    narrow: eqx.nn.Linear
-    modulation: eqx.nn.Linear
-
-    def __init__(self, width: int, heads: int, *, key: Key):
-        keys = jax.random.split(key, 4)
-        self.norm = eqx.nn.LayerNorm(width, use_weight=False, use_bias=False)
-        self.attention = eqx.nn.MultiheadAttention(heads, width, key=keys[0])
-        self.widen = eqx.nn.Linear(width, 4 * width, key=keys[1])
-        self.narrow = eqx.nn.Linear(4 * width, width, key=keys[2])
-        self.modulation = zeroed(eqx.nn.Linear(width, 6 * width, key=keys[3]))
-
-    def __call__(
-        self, tokens: Float[Array, "n width"], embedding: Float[Array, " width"]
-    ) -> Float[Array, "n width"]:
-        shift, scale, gate, shift2, scale2, gate2 = jnp.split(self.modulation(embedding), 6)
-        x = jax.vmap(self.norm)(tokens) * (1 + scale) + shift
-        tokens = tokens + gate * self.attention(x, x, x)
-        x = jax.vmap(self.norm)(tokens) * (1 + scale2) + shift2
-        x = jax.vmap(self.narrow)(jax.nn.gelu(jax.vmap(self.widen)(x)))
-        return tokens + gate2 * x
+from entropix.networks.transformer import (
+    TransformerBlock,
+    initial_modulation,
+    modulations,
+    position_angles,
+    sines_and_cosines,
+)
 
 
 class DiT(eqx.Module):
@@ -80,7 +54,7 @@ class DiT(eqx.Module):
     entry: eqx.nn.Linear
     blocks: tuple[TransformerBlock, ...]
     norm: eqx.nn.LayerNorm
-    modulation: eqx.nn.Linear
+    modulation: eqx.nn.Linear | Array
     head: eqx.nn.Linear
 
     def __init__(
@@ -108,19 +82,13 @@ class DiT(eqx.Module):
         self.precision = None if precision is None else choice(precision, "precision", PRECISIONS)
         numbers = patch**2 * math.prod(self.shape[2:])
         positive_integer(depth, "depth")
-        self.positions = Fixed(jnp.asarray(self._positions(width), float))
+        grid = [size // patch for size in self.shape[:2]]
+        positions = sines_and_cosines(position_angles(grid, width // 2))
+        self.positions = Fixed(jnp.asarray(positions, float))
         self.embedding, self.entry, self.blocks, self.modulation, self.head = _initial(
             key, numbers, width, depth, heads, condition_dim, num_features
         )
         self.norm = eqx.nn.LayerNorm(width, use_weight=False, use_bias=False)
-
-    def _positions(self, width: int) -> np.ndarray:
-        """Sines and cosines of row and column at geometric frequencies, (tokens, width)."""
-        rows, columns = (np.arange(size // self.patch) for size in self.shape[:2])
-        frequencies = 1e-4 ** (np.arange(width // 4) / (width // 4))
-        grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2, 1)
-        angles = (grid * frequencies).reshape(len(grid), -1)
-        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
     __repr__ = short_repr
 
@@ -135,7 +103,7 @@ class DiT(eqx.Module):
         tokens = jax.vmap(net.entry)(patches) + self.positions.value.astype(dtype)
         for block in net.blocks:
             tokens = block(tokens, embedding)
-        shift, scale = jnp.split(net.modulation(embedding), 2)
+        shift, scale = modulations(net.modulation, embedding, 2)
         patches = jax.vmap(net.head)(jax.vmap(net.norm)(tokens) * (1 + scale) + shift)
         blocks = patches.reshape(height, width, self.patch, self.patch, -1)
         return jnp.moveaxis(blocks, 2, 1).reshape(self.shape).astype(y.dtype)
@@ -158,6 +126,6 @@ def _initial(
     )
     entry = eqx.nn.Linear(numbers, width, key=keys[1])
     blocks = tuple(TransformerBlock(width, heads, key=k) for k in keys[4:])
-    modulation = zeroed(eqx.nn.Linear(width, 2 * width, key=keys[2]))
+    modulation = initial_modulation(width, 2, embedded=True, key=keys[2])
     head = zeroed(eqx.nn.Linear(width, numbers, key=keys[3]))
     return embedding, entry, blocks, modulation, head

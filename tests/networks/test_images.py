@@ -20,6 +20,10 @@ NETWORKS = {
     ),
     "unet-patches": lambda **o: ex.UNet((6, 4, 2), key=KEY, widths=(4, 8), patch=2, **o),
     "dit": lambda **o: ex.DiT((6, 4, 2), key=KEY, width=16, depth=2, heads=2, **o),
+    "tokens": lambda **o: ex.TokenTransformer((5,), 3, key=KEY, width=16, depth=2, heads=2, **o),
+    "tokens-images": lambda **o: ex.TokenTransformer(
+        (3, 2), 3, key=KEY, width=16, depth=1, heads=2, time_dependent=False, **o
+    ),
 }
 
 
