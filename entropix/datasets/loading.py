@@ -184,7 +184,6 @@ def load(
     else:
         for option, value in {"kind": kind, "levels": levels}.items():
             _check_absent(value, option, "for tokens", source)
-    whole = {"length": length, "max_tokens": max_tokens}
     if known:
         _check_absent(array, "array", "unless the source is an .npz file", source)
         _check_absent(split, "split", "for data without splits", source)
@@ -197,9 +196,14 @@ def load(
         if given is not None:
             data = dataclasses.replace(data, labels=given)
         if tokens is not None:
-            array = data.points.reshape(-1, *data.shape)
-            about = {"name": data.name, "source": data.source, "labels": data.labels}
-            return Dataset.from_tokens(array, **about, **whole)
+            return Dataset.from_tokens(
+                data.points.reshape(-1, *data.shape),
+                name=data.name,
+                labels=data.labels,
+                source=data.source,
+                length=length,
+                max_tokens=max_tokens,
+            )
         if kind in (None, data.kind):
             return data
         return dataclasses.replace(data, kind=kind, levels=None)
@@ -219,17 +223,28 @@ def load(
     raw = raw if given is None else raw._replace(labels=given)
     if drop_repeated:
         raw = _distinct(raw, where)
-    about = {"name": name, "labels": raw.labels, "source": where}
-    about |= {"notes": raw.notes, "categories": raw.categories}
     if tokens is not None:
-        return Dataset.from_tokens(raw.array, **about, **whole)
+        return Dataset.from_tokens(
+            raw.array,
+            name=name,
+            labels=raw.labels,
+            source=where,
+            notes=raw.notes,
+            categories=raw.categories,
+            length=length,
+            max_tokens=max_tokens,
+        )
     return Dataset.from_array(
         raw.array,
+        name=name,
         kind=kind,
+        labels=raw.labels,
         columns=raw.columns,
+        source=where,
         levels=levels,
         channels=raw.channels if channels == "auto" else channels,
-        **about,
+        notes=raw.notes,
+        categories=raw.categories,
     )
 
 

@@ -14,6 +14,7 @@ token.
 """  # noqa: E501
 
 import functools
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -62,11 +63,18 @@ def read_text(path: Path, length: int | None, max_tokens: int | None) -> Windows
 
 
 def python_topics(length: int | None, max_tokens: int | None) -> Windows:
-    """The help of Python on its language, in English, which is part of every Python."""
+    """The help of Python on its language, in English, which is part of every Python.
+
+    Many paragraphs appear under several topics; those that appear again are left out.
+    """
     from pydoc_data.topics import topics
 
-    text = "\n".join(topics.values())
-    return _of_characters([_codes(text)], length, max_tokens, repr(TOPICS))
+    paragraphs = (part for text in topics.values() for part in text.split("\n\n"))
+    distinct = {" ".join(part.split()): part for part in reversed([*paragraphs])}
+    text = "\n\n".join(reversed(distinct.values()))
+    found = _of_characters([_codes(text)], length, max_tokens, repr(TOPICS))
+    note = f"that of Python {platform.python_version()}, without paragraphs that appear again"
+    return found._replace(notes=(note, *found.notes))
 
 
 def read_fasta(path: Path, length: int | None) -> Windows:

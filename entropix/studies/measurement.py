@@ -245,9 +245,7 @@ def prepare_measure(
         functools.partial(models_of, settings, data, process, options.condition)
     )
     examples = functools.partial(examples_of, data)
-    plan = time_plan(
-        options, settings, models, examples, process, Work.of(data), folder, started
-    )
+    plan = time_plan(options, settings, models, examples, process, Work.of(data), folder, started)
     options = dataclasses.replace(options, estimation=plan.effort)
     workspace = Workspace.claim(
         options.output,

@@ -152,9 +152,10 @@ class TrainingOptions:
     seed: int = 0
     """Seed of the first network; the others follow it. The result for a seed does not depend on
     which other seeds are trained."""
-    network: Literal["auto", "mlp", "unet", "dit"] = "auto"
+    network: Literal["auto", "mlp", "unet", "dit", "transformer"] = "auto"
     """mlp: hidden layers; unet: convolutions at several resolutions, for images; dit: a transformer
-    over patches of an image. auto: unet for images above 12 x 12, otherwise mlp."""
+    over patches of an image; transformer: over tokens. auto: unet for images above 12 x 12,
+    transformer for tokens, otherwise mlp."""
     size: Literal["auto", "small", "medium", "large"] = "auto"
     """How large the network is. auto: medium for mlp, small for the others, whose medium and large
     are meant for an accelerator."""

@@ -350,7 +350,8 @@ class AbstractTrainedStudy(AbstractStudy):
         }
         return Outcome(values, attributes, models(self.training, fits))
 
-    def record(self, found: dict[str, Found], attributes: dict[str, Any]) -> "xarray.Dataset":
+    def assembled(self, found: dict[str, Found], attributes: dict[str, Any]) -> "xarray.Dataset":
+        """The record of what `measure` returns."""
         (values,) = (dict(values) for values in found.values())
         axes = self.axes | {"step": "training step", "check": "training step"}
         coordinates: dict[str, tuple[Any, str]] = {
@@ -373,7 +374,7 @@ class AbstractDiffusionStudy(AbstractTrainedStudy):
     """
 
     axes: ClassVar[dict[str, str]] = {"time": "time s, from data to noise"}
-    process: AbstractGaussianProcess
+    process: AbstractGaussianProcess  # pyright: ignore[reportIncompatibleVariableOverride]
     cutoff: Cutoff
 
     @abc.abstractmethod
@@ -389,6 +390,9 @@ class AbstractDiffusionStudy(AbstractTrainedStudy):
     @abc.abstractmethod
     def times(self, cutoff: Cutoff) -> np.ndarray:
         """The times at which curves are reported."""
+
+    def record(self, found: dict[str, Found], attributes: dict[str, Any]) -> "xarray.Dataset":
+        return self.assembled(found, attributes)
 
     def evaluate(self, fits: EnsembleFit, *, show: bool) -> tuple[Found, dict[str, Any]]:
         def estimate(cutoff: Cutoff) -> tuple[Found, np.ndarray]:

@@ -352,9 +352,7 @@ class Training:
         keys = [jax.random.fold_in(jax.random.key(seed), stream) for seed in self.seeds]
         return jax.numpy.stack(keys)
 
-    def text(
-        self, network: str, steps: int | None = None, method: str = "entropy matching"
-    ) -> str:
+    def text(self, network: str, steps: int | None = None, method: str = "entropy matching") -> str:
         """The training in words, for a report.
 
         Args:
@@ -470,14 +468,7 @@ def checked_training(
     batch_size, learning_rate, usual = _DEFAULTS[network]
     size = choice(options.size, "size", ("auto", *_LAYERS))
     size = usual if size == "auto" else size
-    widths = options.widths
-    if widths and options.size != "auto":
-        raise ValueError(f"`size` must be omitted together with `widths`, got {options.size!r}.")
-    if not widths:
-        widths = _widths(network, size, num_samples * int(np.prod(shape)))
-    elif network == "dit":
-        raise ValueError(f"`widths` must be omitted for the network dit, got {widths}: use --size.")
-    check_widths(widths)
+    widths = checked_widths(options, network, size, num_samples * int(np.prod(shape)))
     gaussian = choice(options.gaussian, "gaussian", ("auto", "yes", "no"))
     if gaussian == "yes" and not process.is_finite:
         raise ValueError(
@@ -491,6 +482,27 @@ def checked_training(
         options, network=network, gaussian=gaussian, size=size, widths=widths
     )
     return checked_steps(options, batch_size, learning_rate, num_samples)
+
+
+def checked_widths(
+    options: TrainingOptions, network: str, size: str, numbers: int
+) -> tuple[int, ...]:
+    """The widths of `options`, or those that follow the number of numbers in the training data.
+
+    Raises:
+        ValueError: if they are given for a network that has none, or together with a size.
+    """
+    widths = options.widths
+    if widths and options.size != "auto":
+        raise ValueError(f"`size` must be omitted together with `widths`, got {options.size!r}.")
+    if not widths:
+        widths = _widths(network, size, numbers)
+    elif network in ("dit", "transformer"):
+        raise ValueError(
+            f"`widths` must be omitted for the network {network}, got {widths}: use --size."
+        )
+    check_widths(widths)
+    return widths
 
 
 def checked_steps(

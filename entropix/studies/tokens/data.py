@@ -42,6 +42,11 @@ class TokenData:
         return self.dataset.num_tokens
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sequence, as a model takes it: of one axis, or of two for images."""
+        return self.dataset.shape if len(self.dataset.shape) == 2 else (self.dataset.dim,)
+
+    @property
     def num_train(self) -> int:
         """N, the number of training samples."""
         return len(self.order[1])
@@ -83,8 +88,17 @@ class TokenData:
         """A hash by which a resumed run recognises its data."""
         return fingerprint(self.augmented, self.held_out)
 
+    @functools.cached_property
+    def leaked(self) -> int:
+        """The number of held-out windows that are also in the training texts, at any offset."""
+        if self.dataset.texts is None:
+            return 0
+        texts = ["".join(map(chr, text)) for text in self.training_texts]
+        windows = self.dataset.points[self.order[0]].astype(np.int64)
+        return sum(any("".join(map(chr, w)) in text for text in texts) for w in windows)
+
     def _shaped(self, points: np.ndarray) -> np.ndarray:
-        return points.reshape(-1, *self.dataset.shape)
+        return points.reshape(-1, *self.shape)
 
     def _texts(self, order: np.ndarray) -> list[np.ndarray]:
         points, texts, order = self.dataset.points, self.dataset.texts, np.sort(order)
