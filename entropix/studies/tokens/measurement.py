@@ -13,8 +13,7 @@ from entropix.density import PathBound, log_prob
 from entropix.dynamics import FirstHitting, sample
 from entropix.entropy import entropy_curve, neural_entropy
 from entropix.estimators import EntropyCurve
-from entropix.interfaces import AbstractTokenProcess
-from entropix.models import MaskedDenoiser
+from entropix.interfaces import AbstractModel, AbstractTokenProcess
 from entropix.studies.estimates import PILOT, errors_of, evaluations_for
 from entropix.studies.options import EstimationOptions
 from entropix.studies.record import TRAINING, Schema
@@ -71,7 +70,7 @@ class Subject:
         advance: called after each part of a stage.
     """
 
-    model: MaskedDenoiser
+    model: AbstractModel
     data: TokenData
     options: EstimationOptions
     advance: Callable[[], None] = nothing
@@ -84,7 +83,9 @@ class Subject:
     @property
     def process(self) -> AbstractTokenProcess:
         """Of the model."""
-        return self.model.process
+        process = self.model.process
+        assert isinstance(process, AbstractTokenProcess)
+        return process
 
     @property
     def chunk_size(self) -> int:
