@@ -318,7 +318,13 @@ def _read(
         _check_absent(array, "array", "unless the source is an .npz or .xlsx file", path)
     if suffix in TABLES:
         _check_absent(split, "split", "for data without splits", path)
-        return read_table(path, labels, options, array)
+        try:
+            return read_table(path, labels, options, array)
+        except ValueError as error:
+            if suffix != ".txt":
+                raise
+            text = "if it is a text, tokens='char' (--tokens char) reads its characters"
+            raise ValueError(f"{str(error).rstrip('.')}; {text}.") from error
     if is_cifar(path):
         raw = read_cifar(path, split)
     elif path.is_dir() and is_idx_folder(path):
