@@ -352,6 +352,10 @@ class Dataset:
         count = positive_integer(self.num_tokens, "num_tokens", 2)
         if not ((points >= 0) & (points < count) & (points == np.round(points))).all():
             raise ValueError(f"{subject} must hold integers from 0 to {count - 1}, got others.")
+        if self.texts is not None and np.shape(self.texts) != (len(points),):
+            raise ValueError(
+                f"`texts` must have shape ({len(points)},), got {np.shape(self.texts)}."
+            )
         if len(self.vocabulary) not in (0, count):
             raise ValueError(f"`vocabulary` must hold {count} names, got {len(self.vocabulary)}.")
 

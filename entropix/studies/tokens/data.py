@@ -21,6 +21,8 @@ from entropix.studies.training import check_seed
 _BLOCKS = 4
 # Offsets at which windows are cut, at most, and numbers in all of them.
 _MAX_OFFSETS, _MAX_NUMBERS = 32, 2**22
+# Held-out windows that are looked for in the training texts, at most.
+_COMPARED = 500
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,13 +91,14 @@ class TokenData:
         return fingerprint(self.augmented, self.held_out)
 
     @functools.cached_property
-    def leaked(self) -> int:
-        """The number of held-out windows that are also in the training texts, at any offset."""
+    def leaked(self) -> tuple[int, int]:
+        """How many held-out windows are in the training texts, at any offset, and of how many."""
         if self.dataset.texts is None:
-            return 0
+            return 0, 0
         texts = ["".join(map(chr, text)) for text in self.training_texts]
-        windows = self.dataset.points[self.order[0]].astype(np.int64)
-        return sum(any("".join(map(chr, w)) in text for text in texts) for w in windows)
+        windows = self.dataset.points[self.order[0][:_COMPARED]].astype(np.int64)
+        found = sum(any("".join(map(chr, w)) in text for text in texts) for w in windows)
+        return found, len(windows)
 
     def _shaped(self, points: np.ndarray) -> np.ndarray:
         return points.reshape(-1, *self.shape)

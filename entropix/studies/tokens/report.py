@@ -149,9 +149,9 @@ def with_verdict(record: "xarray.Dataset") -> "xarray.Dataset":
 def _verdict(record: "xarray.Dataset") -> dict[str, str]:
     """All findings by name, the most important one first, with a clause each."""
     a, found = record.attrs, {}
-    if a["leaked"] >= max(2, 0.01 * a["num_held_out"]):
+    if a["leaked"] >= max(2, 0.01 * a["compared"]):
         found["leaked"] = (
-            f"leaked held-out windows: {a['leaked']} of {a['num_held_out']} are also in the "
+            f"leaked held-out windows: {a['leaked']} of {a['compared']} are also in the "
             "training texts, so that held-out results are partly those of training data"
         )
     best = int(record["baseline_bits"].values.argmin())

@@ -10,7 +10,7 @@ falls from $m = 0$, where all other tokens are known, to $m = 1$, where none is.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import equinox as eqx
@@ -78,7 +78,9 @@ if TYPE_CHECKING:
     import xarray
 
 # By kind of network: batch size, learning rate.
-_NETWORKS = {"mlp": (128, 3e-3), "transformer": (32, 2e-3)}
+_NETWORKS = {"mlp": (128, 3e-3), "transformer": (16, 3e-3)}
+_OF_NUMBERS = ("dequantise", "dequantise_columns", "standardise", "components")
+
 
 # ------------------------------------------------------------------ the request
 
@@ -129,19 +131,15 @@ def prepare_tokens(
 
 def _refuse_numbers(options: MeasureOptions) -> None:
     """Refuse options that concern numbers: units, densities, cut-offs, and labels."""
-    process, defaults = options.process, DataOptions()
-    groups: list[tuple[Any, Any, tuple[str, ...]]] = [
-        (options.data, defaults, ("dequantise", "dequantise_columns", "standardise", "components")),
+    parameters = {f.name for f in dataclasses.fields(ProcessOptions)} - {"process"}
+    refused: list[tuple[Any, Any, Iterable[str]]] = [
+        (options.data, DataOptions(), _OF_NUMBERS),
         (options.estimation, EstimationOptions(), ("cutoff",)),
         (options.training, TrainingOptions(), ("gaussian",)),
         (options.condition, ConditionOptions(), ("condition", "shuffle_labels")),
-        (
-            process,
-            ProcessOptions(),
-            tuple(f.name for f in dataclasses.fields(process) if f.name != "process"),
-        ),
+        (options.process, ProcessOptions(), sorted(parameters)),
     ]
-    for given, default, names in groups:
+    for given, default, names in refused:
         for name in names:
             if (value := getattr(given, name)) != getattr(default, name):
                 raise ValueError(f"`{name}` must be left out for tokens, got {value!r}.")
@@ -255,7 +253,8 @@ class TokenStudy(AbstractTrainedStudy):
             "num_tokens": data.num_tokens,
             "uniform_bits": float(np.log2(data.num_tokens)),
             "vocabulary": dataset.vocabulary,
-            "leaked": data.leaked,
+            "leaked": data.leaked[0],
+            "compared": data.leaked[1],
             "process": "masking" if self.process.has_mask else "uniform-jumps",
             "process_text": (
                 "Masking: a lost token becomes a mask"

@@ -94,11 +94,11 @@ def test_no_text_is_on_both_sides():
         assert len(split.held_out_texts) <= 4
         steps = np.diff(split.augmented, axis=1)
         assert (steps == 1).all()  # within a text
-        assert split.leaked == 0
+        assert split.leaked[0] == 0
     assert len(split_tokens(data, DataOptions()).augmented) > 3 * len(split.train)
     repeated = Dataset.from_tokens(chain(400, 2) * 0 + np.arange(400) % 3, length=4)
     split = split_tokens(repeated, DataOptions())
-    assert split.leaked == len(split.held_out)
+    assert split.leaked == (len(split.held_out),) * 2
 
 
 # ------------------------------------------------------------------ the whole
