@@ -137,6 +137,12 @@ def _tokens(i: Inputs):
     return ex.models.ExactDiscrete(table, ex.Masking(2, ex.LinearSchedule(0.1, 10 * i.number)))
 
 
+def _chain(i: Inputs):
+    fields, couplings = i.number * np.arange(6.0).reshape(3, 2), i.number * np.eye(2)
+    process = ex.Masking(2, ex.LinearSchedule(0.1, 10 * i.number))
+    return ex.models.ExactChain(fields, couplings, process, periodic=True)
+
+
 def _optimise(i: Inputs):
     objective = ex.optimise.EulerKL(i.number, 4, 0.01 * i.number)
     return ex.optimise_schedule(i.learnable, objective, key=i.key, steps=2, tolerance=1e-6 * i.seed)
@@ -305,6 +311,9 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
         method=ex.PathBound(16),
         prior=i.exact.prior,
         cutoff=0.01 * i.number,
+    ),
+    "log_prob: AnyOrder": lambda i: ex.log_prob(
+        _chain(i), np.zeros((4, 3)), key=i.key, method=ex.density.AnyOrder(2)
     ),
     "log_prob: DenoisingError": lambda i: ex.log_prob(
         i.model, i.x, key=i.key, method=ex.DenoisingError(16)

@@ -14,6 +14,9 @@ from entropix._core.mesh import spread
 
 # Numbers that are held in float64 at once on the host.
 _NUMBERS = 2**24
+# Rows of products of matrices at a time. With more, a CPU takes up to twice as long for each: the
+# results of a layer leave its cache (widths from 64 to 256).
+_ROWS, _FEWEST = 2048, 16
 
 
 def centred_chunks(points: np.ndarray, mean: np.ndarray) -> Iterator[np.ndarray]:
@@ -21,6 +24,13 @@ def centred_chunks(points: np.ndarray, mean: np.ndarray) -> Iterator[np.ndarray]
     rows = max(1, _NUMBERS // points.shape[1])
     for start in range(0, len(points), rows):
         yield np.asarray(points[start : start + rows], np.float64) - mean
+
+
+def in_cache(chunk: int, rows: int) -> int:
+    """`chunk`, or fewer examples of so many rows each if a CPU computes these faster."""
+    if jax.default_backend() != "cpu":
+        return chunk
+    return min(chunk, max(_FEWEST, _ROWS // rows))
 
 
 def in_chunks(fn: Callable[[Any, Array], Any], args: Any, count: int, chunk: int) -> Any:

@@ -1,5 +1,6 @@
 """Log densities of samples under a model."""
 
+from entropix.density.any_order import AnyOrder as AnyOrder
 from entropix.density.bits import bits_per_dimension as bits_per_dimension
 from entropix.density.jarzynski import Jarzynski as Jarzynski
 from entropix.density.log_prob import log_prob as log_prob

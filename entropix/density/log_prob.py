@@ -17,6 +17,7 @@ from entropix._core.checks import (
     samples,
 )
 from entropix._core.precision import full_precision
+from entropix.density.any_order import AnyOrder
 from entropix.density.parts import log_prob_parts
 from entropix.density.path_bound import DenoisingError, PathBound
 from entropix.distributions import IsotropicGaussian
@@ -127,9 +128,10 @@ def log_prob(
     if isinstance(model.process, AbstractTokenProcess):
         if per_coordinate is not False:
             raise ValueError("`per_coordinate` must be False for models of tokens, got a division.")
-        if not isinstance(method, PathBound | DenoisingError):
+        if not isinstance(method, PathBound | DenoisingError | AnyOrder):
             raise ValueError(
-                f"`method` must be PathBound() for models of tokens, got {type(method).__name__}."
+                "`method` must be PathBound() or AnyOrder() for models of tokens, got "
+                f"{type(method).__name__}."
             )
     if per_coordinate is not False:
         if key is None:

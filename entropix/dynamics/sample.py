@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import choice, conditions, positive_integer, prng_key
+from entropix._core.chunks import in_cache
 from entropix._core.compiled import compiled
 from entropix._core.precision import full_precision
 from entropix.dynamics.augmented import WithDivergence
@@ -141,7 +142,8 @@ def sample(
         condition: arrays with a leading axis of `num_samples`, one condition for each sample.
         variance: the reference variance $c$; None for what the model knows of its data, see
             `reference_variance`.
-        chunk_size: solve for so many samples at a time, which bounds memory; None for all at once.
+        chunk_size: solve for so many samples at a time, which bounds memory; None for all at once,
+            or for as many sequences of tokens as a CPU solves fastest.
         max_steps: bound on the number of adaptive steps.
         log_prob: True to return the log density of each sample under the flow as well, from the
             same solve ("ode" only). The divergence is exact, at the cost of D products with the
@@ -215,6 +217,8 @@ def sample(
                 raise ValueError("`solver` must be TauLeaping() where no token is masked.")
             times, num_steps = None, math.prod(model.shape or ())
         sampler = TauLeaping() if solver is None else solver
+        if chunk_size is None:
+            chunk_size = in_cache(num_samples, math.prod(model.shape or ()))
         return by_steps(sampler, TokenField(model=model), times, num_steps)
     divergence = _divergence(log_prob, flow, prior)
     if isinstance(solver, AbstractSampler) and (flow or stepsize_controller or adjoint):

@@ -98,7 +98,7 @@ class TauLeaping(AbstractSampler):
 class FirstHitting(AbstractSampler):
     """Unmasks one site at a time, in a random order: exact, with one evaluation for each site.
 
-    For `Masking`, and models that do not depend on time, as `MaskedDenoiser` and `ExactDiscrete` do
+    For `Masking`, and models that do not depend on time, as `MaskedDenoiser` and exact models do
     not. The number of steps is that of the sites.
 
     References:

@@ -48,7 +48,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree, UInt32
 
 from entropix._core.arrays import DataLike, Key, as_float
 from entropix._core.checks import conditions, is_concrete, positive_integer, prng_key, samples
-from entropix._core.chunks import in_chunks, unchunk
+from entropix._core.chunks import in_cache, in_chunks, unchunk
 from entropix._core.compiled import error_if
 from entropix._core.display import axes_or_new, axis, draw_band, label, lines_of
 from entropix.estimators.axis import LogSNRAxis, check_cutoff
@@ -75,10 +75,11 @@ from entropix.interfaces import (
     AbstractModel,
     AbstractProcess,
     AbstractResult,
+    AbstractTokenProcess,
     DivergenceError,
     Estimate,
 )
-from entropix.models import ExactDiscrete, ExactModel
+from entropix.models import AbstractExactTokens, ExactModel
 
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def integrate(
     )
     process: Any = functional.process
     cost = 2 if functional.uses_noise else 1
-    chunk = max(chunk_size // cost, 1)
+    chunk = chunk_of(functional, data, chunk_size)
     pilot = prepare(process, data, cutoff, key, num_evaluations // cost)
     arguments = (functional, data, condition, pilot.reference)
     # No derivative of the pilot is needed.
@@ -287,6 +288,14 @@ def checked_arguments(
     return data, condition, cutoff, times
 
 
+def chunk_of(functional: AbstractFunctional, data: Array, chunk_size: int) -> int:
+    """How many places, of `chunk_size` evaluations at most, are evaluated at once."""
+    chunk = max(chunk_size // (2 if functional.uses_noise else 1), 1)
+    if not isinstance(functional.process, AbstractTokenProcess):
+        return chunk
+    return in_cache(chunk, data[0].size)  # a network has a row for each token
+
+
 def control_of(functional: AbstractFunctional) -> AbstractControlVariate | None:
     """The control variate of a functional, whose means are known for Gaussian kernels."""
     return functional.control if isinstance(functional.process, AbstractGaussianProcess) else None
@@ -303,9 +312,9 @@ def check_divergence(reason: str | None, cutoff: DataLike | None) -> None:
 
 
 def all_exact(tree: PyTree) -> bool:
-    """Whether all models in a pytree are `ExactModel`s, or `ExactDiscrete`."""
+    """Whether all models in a pytree are `ExactModel`s, or exact ones of tokens."""
     nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, AbstractModel))
-    exact = (ExactModel, ExactDiscrete)
+    exact = (ExactModel, AbstractExactTokens)
     return all(isinstance(n, exact) or not isinstance(n, AbstractModel) for n in nodes)
 
 

@@ -54,6 +54,7 @@ from entropix.estimators.integral import (
     at_place,
     check_estimate,
     checked_arguments,
+    chunk_of,
     control_of,
     frozen,
     prepare,
@@ -202,7 +203,7 @@ def integrate_parts(
     )
     process: Any = functional.process
     cost = 2 if functional.uses_noise else 1
-    chunk = max(chunk_size // cost, 1)
+    chunk = chunk_of(functional, data, chunk_size)
     positions = num_evaluations // cost
     if per_sample and positions < 16 * data.shape[0]:
         raise ValueError(

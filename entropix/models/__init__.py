@@ -7,6 +7,10 @@ from entropix.models.denoisers import DenoiserPrediction as DenoiserPrediction
 from entropix.models.denoisers import EDMPrediction as EDMPrediction
 from entropix.models.denoisers import VPrediction as VPrediction
 from entropix.models.exact import ExactModel as ExactModel
+from entropix.models.exact_tokens import AbstractExactTokens as AbstractExactTokens
+from entropix.models.exact_tokens import ExactChain as ExactChain
+from entropix.models.exact_tokens import ExactDiscrete as ExactDiscrete
+from entropix.models.exact_tokens import ExactEmpirical as ExactEmpirical
 from entropix.models.flow_matching import FlowMatching as FlowMatching
 from entropix.models.gaussian_part import GaussianPart as GaussianPart
 from entropix.models.guided import Guided as Guided
@@ -24,6 +28,5 @@ from entropix.models.pytorch import TorchFunction as TorchFunction
 from entropix.models.reference_variance import reference_variance as reference_variance
 from entropix.models.scaling import GaussianScaling as GaussianScaling
 from entropix.models.tempered import Tempered as Tempered
-from entropix.models.tokens import ExactDiscrete as ExactDiscrete
 from entropix.models.tokens import MaskedDenoiser as MaskedDenoiser
 from entropix.models.tokens import ScoreEntropy as ScoreEntropy

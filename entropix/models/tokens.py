@@ -18,11 +18,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from equinox import AbstractVar
-from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, PyTree
 
-from entropix._core.arrays import DataLike, Key, RealScalarLike, as_float, one_hot
-from entropix._core.checks import checked, on_host
+from entropix._core.arrays import Key, RealScalarLike, one_hot
 from entropix.interfaces import AbstractModel, AbstractPrior, AbstractTokenProcess
 from entropix.models.network_model import call_network, check_parts
 
@@ -84,126 +82,6 @@ class AbstractTokenModel(AbstractModel):
         raise ValueError(
             "`model` must be one of a diffusion for a velocity, got a model of tokens, which jump."
         )
-
-
-class DiffusedTokens(AbstractPrior):
-    """The law of the tokens of an exact model at the end of its process."""
-
-    model: "ExactDiscrete"
-
-    def sample(self, n: int, *, key: Key) -> Float[Array, "n *shape"]:
-        token_key, noise_key = jax.random.split(key)
-        process = self.model.process
-
-        x = self.model.sample(n, key=token_key)
-        kernel = process.log_states(process.t1, x)
-        return jax.random.categorical(noise_key, kernel).astype(x.dtype)
-
-    def log_prob(self, y: Float[Array, "*batch length"]) -> Float[Array, "*batch"]:
-        model = self.model
-
-        def one(y: Array) -> Array:
-            return logsumexp(model.joint(model.process.t1, y))
-
-        return jnp.vectorize(one, signature="(d)->()")(y)
-
-
-class ExactDiscrete(AbstractTokenModel):
-    r"""The exact model of sequences of D tokens whose joint law is a table of $K^D$ numbers.
-
-    $p(x_i = k|y)$ is a sum over the whole table, weighted by $\prod_i p(y_i|x_i)$. An evaluation
-    costs $D\,K^D$ operations and the memory of one table: take a `chunk_size` to match for tables
-    of more than a few thousand entries.
-
-    Args:
-        log_weights: logarithms of the probabilities, up to a common constant, shape (K,) * D; minus
-            infinity for what is impossible.
-        process: `Masking` or `UniformJumps` of K tokens.
-
-    Raises:
-        ValueError: if the table has another shape or no finite entry, or holds NaN or infinity.
-
-    Example:
-        Two spins that agree with probability 0.9 have an entropy of $\ln 2 + 0.325$ nats, and their
-        process produces the rest of $2\ln 2$, 0.368 nats:
-
-        >>> import jax, jax.numpy as jnp, entropix as ex
-        >>> table = jnp.log(jnp.array([[0.45, 0.05], [0.05, 0.45]]))
-        >>> model = ex.models.ExactDiscrete(table, ex.Masking(2, ex.LinearSchedule()))
-        >>> data = model.sample(4000, key=jax.random.key(0))
-        >>> entropy = ex.neural_entropy(model, data, key=jax.random.key(1))
-        >>> bool(abs(entropy.value - 0.368) < 4 * entropy.stderr)
-        True
-    """
-
-    log_weights: Float[Array, "..."]
-    process: AbstractTokenProcess
-    shape: tuple[int, ...] = eqx.field(static=True)
-
-    def __init__(self, log_weights: DataLike, process: AbstractTokenProcess):
-        self.process = check_token_process(process)
-        table = as_float(log_weights, "log_weights")
-        sizes = (process.num_tokens,) * max(table.ndim, 1)
-        if table.shape != sizes:
-            raise ValueError(
-                f"`log_weights` must have as many entries along each axis as the process has "
-                f"tokens, {process.num_tokens}, got shape {table.shape}."
-            )
-        largest = jnp.max(on_host(table))
-        allowed = "finite, or minus infinity for what is impossible but not everywhere"
-        checked(largest, "log_weights", lambda v: abs(v) < float("inf"), allowed)
-        self.log_weights = table - logsumexp(table)
-        self.shape = (table.ndim,)
-
-    @property
-    def prior(self) -> AbstractPrior:
-        if self.process.ends_in_noise:
-            return self.process.prior(self.shape)
-        return DiffusedTokens(self)
-
-    def with_process(self, process: AbstractTokenProcess) -> "ExactDiscrete":
-        return ExactDiscrete(self.log_weights, process)
-
-    def joint(self, s: RealScalarLike, y: Float[Array, " length"]) -> Float[Array, "..."]:
-        r"""$\log p(x, y)$ for all x, for one state y at the time s."""
-        kernel = self.process.log_kernel(s, y)
-        joint = self.log_weights
-        for site in range(y.shape[0]):
-            joint = joint + kernel[site].reshape(-1, *(1,) * (y.shape[0] - 1 - site))
-        return joint
-
-    def entropy_field(
-        self,
-        s: RealScalarLike,
-        y: Float[Array, " length"],
-        condition: PyTree = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "length num_tokens"]:
-        if condition is not None:
-            raise ValueError("`condition` must be None for an ExactDiscrete: its table has none.")
-        joint = self.joint(s, y)
-        weights = jnp.exp(joint - jax.lax.stop_gradient(jnp.max(joint)))
-        sites = range(joint.ndim)
-        marginals = jnp.stack([jnp.sum(weights, [j for j in sites if j != i]) for i in sites])
-        possible = marginals > 0
-        logs = jnp.log(jnp.where(possible, marginals, 1.0)) - jnp.log(jnp.sum(weights))
-        return self.process.field(s, y, jnp.where(possible, logs, -jnp.inf))
-
-    def sample(self, n: int, *, key: Key) -> Float[Array, "n length"]:
-        """Draw `n` independent sequences."""
-        return _sequences(self.log_weights, key, n)
-
-    def log_prob(self, x: Float[Array, "*batch length"]) -> Float[Array, "*batch"]:
-        r"""$\log p(x)$ in nats, exact."""
-        tokens = as_float(x, "x").astype(int)
-        return self.log_weights[tuple(jnp.moveaxis(tokens, -1, 0))]
-
-
-@eqx.filter_jit
-def _sequences(table: Array, key: Key, n: int) -> Array:
-    index = jax.random.categorical(key, table.reshape(-1), shape=(n,))
-    return jnp.stack(jnp.unravel_index(index, table.shape), axis=-1).astype(table.dtype)
 
 
 class AbstractTokenNetwork(AbstractTokenModel):

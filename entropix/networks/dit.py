@@ -20,6 +20,7 @@ from entropix.networks.transformer import (
     initial_modulation,
     modulations,
     position_angles,
+    rowwise,
     sines_and_cosines,
 )
 
@@ -100,11 +101,11 @@ class DiT(eqx.Module):
         blocks = y.astype(dtype).reshape(height, self.patch, width, self.patch, -1)
         patches = jnp.moveaxis(blocks, 1, 2).reshape(height * width, -1)
         embedding = net.embedding(log_snr, condition, dtype)
-        tokens = jax.vmap(net.entry)(patches) + self.positions.value.astype(dtype)
+        tokens = rowwise(net.entry, patches) + self.positions.value.astype(dtype)
         for block in net.blocks:
             tokens = block(tokens, embedding)
         shift, scale = modulations(net.modulation, embedding, 2)
-        patches = jax.vmap(net.head)(jax.vmap(net.norm)(tokens) * (1 + scale) + shift)
+        patches = rowwise(net.head, jax.vmap(net.norm)(tokens) * (1 + scale) + shift)
         blocks = patches.reshape(height, width, self.patch, self.patch, -1)
         return jnp.moveaxis(blocks, 2, 1).reshape(self.shape).astype(y.dtype)
 

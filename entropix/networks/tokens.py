@@ -20,6 +20,7 @@ from entropix.networks.transformer import (
     initial_modulation,
     modulations,
     position_angles,
+    rowwise,
     sines_and_cosines,
 )
 
@@ -173,7 +174,7 @@ class TokenTransformer(eqx.Module):
         for block in net.blocks:
             tokens = block(tokens, embedding, self.angles.value)
         shift, scale = modulations(net.modulation, embedding, 2)
-        rows = jax.vmap(net.head)(jax.vmap(net.norm)(tokens) * (1 + scale) + shift)
+        rows = rowwise(net.head, jax.vmap(net.norm)(tokens) * (1 + scale) + shift)
         return rows.reshape(self.shape).astype(y.dtype)
 
 

@@ -31,14 +31,12 @@ def sines_and_cosines(angles: Float[np.ndarray, "n count"]) -> Float[np.ndarray,
 
 
 def rotated(
-    x: Float[Array, "n heads size"], angles: Float[Array, "n half"] | None
+    x: Float[Array, "n heads size"], angles: Float[Array, "n half"]
 ) -> Float[Array, "n heads size"]:
     """The rotary encoding of positions (Su et al., 2104.09864).
 
-    Inner products of the result depend on differences of positions alone. None: nothing is rotated.
+    Inner products of the result depend on differences of positions alone.
     """
-    if angles is None:
-        return x
     cos, sin = (f(angles)[:, None].astype(x.dtype) for f in (jnp.cos, jnp.sin))
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
@@ -61,6 +59,15 @@ def initial_modulation(
     if embedded:
         return zeroed(eqx.nn.Linear(width, count * width, key=key))
     return jnp.zeros(count * width)
+
+
+def rowwise(layer: eqx.nn.Linear, x: Float[Array, "n in"]) -> Float[Array, "n out"]:
+    """`jax.vmap(layer)(x)` as a product from the right.
+
+    As W x a training step takes a CPU 1.4 times as long, for transposed copies.
+    """
+    z = x @ layer.weight.T
+    return z if layer.bias is None else z + layer.bias
 
 
 class TransformerBlock(eqx.Module):
@@ -91,12 +98,20 @@ class TransformerBlock(eqx.Module):
         embedding: Float[Array, " width"] | None,
         angles: Float[Array, "n half"] | None = None,
     ) -> Float[Array, "n width"]:
-        def encoded(query: Array, key: Array, value: Array) -> tuple[Array, Array, Array]:
-            return rotated(query, angles), rotated(key, angles), value
-
         shift, scale, gate, shift2, scale2, gate2 = modulations(self.modulation, embedding, 6)
         x = jax.vmap(self.norm)(tokens) * (1 + scale) + shift
-        tokens = tokens + gate * self.attention(x, x, x, process_heads=encoded)
+        tokens = tokens + gate * self._attended(x, angles)
         x = jax.vmap(self.norm)(tokens) * (1 + scale2) + shift2
-        x = jax.vmap(self.narrow)(jax.nn.gelu(jax.vmap(self.widen)(x)))
-        return tokens + gate2 * x
+        return tokens + gate2 * rowwise(self.narrow, jax.nn.gelu(rowwise(self.widen, x)))
+
+    def _attended(
+        self, x: Float[Array, "n width"], angles: Float[Array, "n half"] | None
+    ) -> Float[Array, "n width"]:
+        """What `attention` computes, of heads that may be rotated."""
+        layers = self.attention.query_proj, self.attention.key_proj, self.attention.value_proj
+        shape = (x.shape[0], self.attention.num_heads, -1)
+        query, key, value = (rowwise(layer, x).reshape(shape) for layer in layers)
+        if angles is not None:
+            query, key = rotated(query, angles), rotated(key, angles)
+        heads = jax.nn.dot_product_attention(query, key, value)
+        return rowwise(self.attention.output_proj, heads.reshape(x.shape))

@@ -25,7 +25,7 @@ def single():
 def entropy(table):
     """H in nats."""
     weights = np.exp(table - np.max(table))
-    p = weights / weights.sum()
+    p = weights[weights > 0] / weights.sum()
     return float(-np.sum(p * np.log(p)))
 
 
