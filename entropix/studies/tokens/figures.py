@@ -30,7 +30,6 @@ def plot_information(record: "xarray.Dataset", path: Path) -> None:
             axes.set_xlabel("share of lost tokens  (data → noise)")
             axes.set_xlim(0, 1)
             axes.set_ylim(bottom=0)
-        left.axhline(record.attrs["uniform_bits"], color="0.6", lw=0.8, ls=":", label="ln K")
         left.set_ylabel("S_NN of a lost token [bits]")
         right.set_ylabel("entropy from the data end [nats]")
         legend_above(fig, left)

@@ -17,7 +17,14 @@ import numpy as np
 
 from entropix._core.formatting import format_with_error
 from entropix.studies.measurement import verdicts
-from entropix.studies.report import Report, Table, estimate_text, results_tables, spread_note
+from entropix.studies.report import (
+    Report,
+    Table,
+    estimate_text,
+    results_tables,
+    spread_note,
+    with_error,
+)
 from entropix.studies.tokens.data import TokenData
 from entropix.studies.verdict import MARGIN, falling
 
@@ -92,7 +99,8 @@ def _baseline_table(record: "xarray.Dataset") -> Table:
         nats = bits * size * np.log(2)
         above, error = _advantage(record, i)
         told = format_with_error(above, error)
-        rows.append([str(name), f"{nats:.4g}", f"{bits:.4g}", f"{2**bits:.4g}", told])
+        text = with_error(bits, float(record["baseline_bits_stderr"][i]), 4)
+        rows.append([str(name), f"{nats:.4g}", text, f"{2**bits:.4g}", told])
     model = float(record["bits_per_token"].mean())
     for name, bits in zip(record["compressor"].values, record["compressed_bits"], strict=True):
         value = float(bits)
@@ -115,8 +123,9 @@ def _notes(record: "xarray.Dataset") -> list[str]:
     """How to read the results."""
     return [
         f"The main result is S_NN on held-out data. {spread_note(record)}",
-        "S_NN is D ln K less the entropy of what the network knows: of a perfect network it is "
-        f"D ln K - H(x), with D ln K = {record.attrs['uniform_bits']:.4g} bits per token",
+        "A perfect network stores S_NN = D ln K - H(x), what must be known of the data beyond "
+        f"uniform tokens; ln K is {record.attrs['uniform_bits']:.4g} bits per token. S_NN and the "
+        "bound on -log p then add up to D ln K",
         "The bounds on -log p are path bounds: on average, log p of the model is at least minus "
         "their value. A gap between training and held-out data shows what the network has "
         "memorised",
@@ -124,8 +133,8 @@ def _notes(record: "xarray.Dataset") -> list[str]:
         "rated and smoothed by lower orders; the marginals count at each position",
         "gzip and xz: what the held-out data add to the size of the packed training data, which "
         "they may refer to at any distance (gzip: 32 kB)",
-        "The entropy of a lost token is what the network knows of it when this share of the tokens "
-        "is lost",
+        "S_NN of a lost token is what the network knows of it when this share of all tokens is "
+        "lost",
     ]
 
 
