@@ -25,10 +25,11 @@ from entropix.studies.tokens.data import split_tokens
 LENGTH = 8
 # Each letter is followed by the next one, or by itself with probability 1/4.
 RATE = -(0.75 * np.log2(0.75) + 0.25 * np.log2(0.25))
+FOLDER = "out"
 WORDS = (
-    f"--length {LENGTH} --steps 40 --patience 0 --batch-size 32 --num-draws 2 --network mlp "
+    "--steps 40 --patience 0 --batch-size 32 --num-draws 2 --network mlp "
     "--widths 16 --checkpoint-every 20 --learning-rate 0.01 --evaluations 512 "
-    "--density-evaluations 32 --samples 20 --sampling-steps 8 --quiet --out out"
+    f"--density-evaluations 32 --samples 20 --sampling-steps 8 --quiet --out {FOLDER}"
 ).split()
 
 
@@ -106,8 +107,9 @@ def test_no_text_is_on_both_sides():
 
 def test_a_text_is_measured():
     write_text()
-    assert main(["measure", "text.txt", "--tokens", "char", *WORDS]) == 0
-    folder = pathlib.Path("out")
+    words = ["--tokens", "char", "--length", str(LENGTH), *WORDS]
+    assert main(["measure", "text.txt", *words]) == 0
+    folder = pathlib.Path(FOLDER)
     figures = {f"{name}.png" for name in ("entropy", "information", "baselines", "loss")}
     other = {"model-0.eqx", "results.nc", "report.md", "configuration.json", "training.ckpt"}
     assert {p.name for p in folder.iterdir()} - {".lock"} == figures | other
@@ -149,8 +151,7 @@ def test_images_of_tokens_under_both_processes():
     """A run that is resumed gives the same numbers; samples of images are a figure."""
     images = np.random.default_rng(0).integers(0, 3, (200, 2, 1)).repeat(4, axis=2)
     np.save("images.npy", images)
-    words = [w for w in WORDS if w not in ("--length", str(LENGTH))]
-    words += ["--tokens", "int", "--process", "uniform-jumps"]
+    words = [*WORDS, "--tokens", "int", "--process", "uniform-jumps"]
     assert main(["measure", "images.npy", *words]) == 0
     with xarray.open_dataset("out/results.nc", engine="h5netcdf") as record:
         first = record.load()
