@@ -26,6 +26,7 @@ _DATA = (
     "CIFAR-10 (binary form), a Hugging Face data set (a folder written by save_to_disk, or "
     f"hf:user/name), or the name of an embedded data set: {', '.join(available())}."
 )
+_TOKENS = " Sequences of tokens: FASTA, a text with --tokens char, integers with --tokens int."
 
 Prepared = Callable[[], AbstractStudy]
 
@@ -44,6 +45,7 @@ def commands(words: list[str]) -> dict[str, Callable[..., Any]]:
     """
     arg = needed("tyro.conf", "the command line", "tyro", "studies").arg
     data, group = arg(metavar="[DATA]", help=_DATA), arg(name="")
+    measured = arg(metavar="[DATA]", help=_DATA + _TOKENS)
 
     def prepared(prepare: Callable[..., AbstractStudy], *arguments: Any) -> Prepared:
         whole = functools.partial(prepare, *arguments, command=["entropix", *words])
@@ -55,7 +57,7 @@ def commands(words: list[str]) -> dict[str, Callable[..., Any]]:
         return run
 
     def measure(
-        source: Annotated[str, data] = "digits",
+        source: Annotated[str, measured] = "digits",
         /,
         options: Annotated[MeasureOptions, group] = MeasureOptions(),
     ) -> Prepared:

@@ -2,13 +2,14 @@
 
 Data are NumPy arrays on the host, not a pytree; they reach a device when a program uses them.
 
-Three kinds of data differ in what their columns mean, and hence in what is allowed:
+Four kinds of data differ in what their columns mean, and hence in what is allowed:
 
 | kind | columns | a constant column |
 |---|---|---|
 | `table` | quantities, each with its own unit: standardise per feature | is refused |
 | `image` | pixels of one unit: standardise on a global scale | is allowed |
 | `points` | coordinates of one space and unit: standardise on a global scale | is allowed |
+| `tokens` | names, from 0 to K - 1, of the symbols of a sequence: no scale | is allowed |
 """
 
 import dataclasses
@@ -18,13 +19,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from entropix._core.arrays import DataLike, real_array, rounded
-from entropix._core.checks import choice
+from entropix._core.checks import choice, positive_integer
 from entropix._core.formatting import listed
 from entropix.datasets.pixels import channels_last, grey_levels
+from entropix.datasets.sequences import MOST_TOKENS, cut, limited
 from entropix.interfaces import AbstractDistribution
 
 
-KINDS = ("table", "image", "points")
+KINDS = ("table", "image", "points", "tokens")
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -36,7 +38,7 @@ class Dataset:
             integers that float32 cannot hold, otherwise float32.
         name: a short name.
         shape: shape of one example; its product is D. (D,) if empty.
-        kind: `"table"`, `"image"` or `"points"`: what the columns mean.
+        kind: `"table"`, `"image"`, `"points"` or `"tokens"`: what the columns mean.
         levels: of images quantised to the integers 0 ... levels - 1, their number (see
             `dequantise`); None for continuous data.
         labels: shape (N,), one label per sample, or None.
@@ -45,10 +47,15 @@ class Dataset:
         source: the file, or where the data come from; errors name it.
         notes: what was assumed as they were read, a sentence each.
         categories: of columns of text that were encoded as 0, 1, ..., the values in this order.
+        num_tokens: of tokens, their number K; None for other kinds.
+        vocabulary: K names of tokens, such as characters; empty where they are numbers.
+        texts: of windows of texts, the number of the text of each, shape (N,): neighbours with one
+            number adjoin. None for independent samples.
 
     Raises:
         ValueError: on a wrong shape, fewer than two samples, entries that are not finite numbers,
-            a constant column of a table, or samples that are all the same.
+            a constant column of a table, samples that are all the same, or tokens that are not
+            integers from 0 to K - 1.
     """
 
     points: np.ndarray
@@ -62,6 +69,9 @@ class Dataset:
     source: str = ""
     notes: tuple[str, ...] = ()
     categories: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    num_tokens: int | None = None
+    vocabulary: tuple[str, ...] = ()
+    texts: np.ndarray | None = None
 
     def __post_init__(self):
         subject = repr(self.source) if self.source else "`points`"
@@ -81,6 +91,7 @@ class Dataset:
             raise ValueError(f"{subject} must hold at least two samples, got {n}.")
         self._check_finite(points, subject)
         self._check_spread(points, subject)
+        self._check_tokens(points, subject)
         points = points.view()
         points.flags.writeable = False
         object.__setattr__(self, "points", points)
@@ -132,6 +143,8 @@ class Dataset:
                 lie.
         """
         subject = repr(source) if source else "`points`"
+        if kind == "tokens":
+            raise ValueError("`kind` must be that of numbers, got 'tokens': use from_tokens.")
         array = real_array(array, subject)
         if not 1 <= array.ndim <= 4:
             raise ValueError(
@@ -164,6 +177,102 @@ class Dataset:
             categories={} if categories is None else categories,
         )
 
+    @classmethod
+    def from_tokens(
+        cls,
+        array: DataLike,
+        *,
+        name: str = "array",
+        length: int | None = None,
+        max_tokens: int | None = None,
+        labels: np.ndarray | None = None,
+        source: str = "",
+        notes: tuple[str, ...] = (),
+        categories: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> "Dataset":
+        """Sequences of tokens from an array of integers from 0, K being the largest plus one.
+
+        An array of one axis, or of one column, is a long sequence, and is cut into windows. Of any
+        other, an entry of the first axis is a sequence, perhaps with axes of its own, as the pixels
+        of images have.
+
+        Args:
+            array: integers from 0, of any real dtype.
+            name: a short name.
+            length: of the windows of a long sequence; None for 64.
+            max_tokens: keeps the most frequent tokens, at most 512, and makes one token of all
+                others. None: more than 512 are refused.
+            labels: shape (N,), not of windows.
+            source: what errors name; by default the argument `points`.
+            notes: earlier assumptions.
+            categories: of encoded columns.
+
+        Raises:
+            ValueError: as `Dataset`, or if an entry is no integer or negative.
+
+        Example:
+            >>> import entropix as ex
+            >>> ex.datasets.Dataset.from_tokens([0, 2, 1, 1] * 8, length=4)
+            Traceback (most recent call last):
+            ValueError: `points` must hold samples that differ, got 8 copies of one sample.
+            >>> ex.datasets.Dataset.from_tokens([0, 2, 1, 1, 2] * 8, length=4)
+            Dataset('array': 10 x 4 float32, tokens (4,), 3 tokens)
+        """
+        subject = repr(source) if source else "`points`"
+        array = real_array(array, subject)
+        wrong = array[~((array >= 0) & (array == np.round(array)))]
+        if wrong.size:
+            raise ValueError(
+                f"{subject} must hold integers from 0 to be tokens, got {wrong.size} others of "
+                f"{array.size}, such as {wrong.flat[0]}."
+            )
+        if array.size and float(array.max()) >= 2**53:
+            raise ValueError(f"{subject} must hold integers below 2^53, got {array.max()}.")
+        array, vocabulary = array.astype(np.int64), ()
+        count = int(array.max(initial=0)) + 1
+        if count > (MOST_TOKENS if max_tokens is None else max_tokens):
+            array, kept, others = limited(array, max_tokens, subject)
+            vocabulary = (*map(str, kept), *(["others"] if others else []))
+            count = len(vocabulary)
+            if others:
+                notes += (f"{others} of {array.size} tokens are rare and become one, others",)
+        texts = None
+        if array.ndim == 1 or array.shape[1:] == (1,):
+            array, texts, *_ = cut(array.reshape(-1), length, subject)
+        elif length is not None:
+            raise ValueError(
+                f"`length` must be None for {subject}, which holds sequences of shape "
+                f"{array.shape[1:]}, got {length}."
+            )
+        return cls(
+            points=array.reshape(len(array), -1),
+            name=name,
+            shape=array.shape[1:],
+            kind="tokens",
+            labels=labels,
+            source=source,
+            notes=notes,
+            categories={} if categories is None else categories,
+            num_tokens=count,
+            vocabulary=vocabulary,
+            texts=texts,
+        )
+
+    @property
+    def has_characters(self) -> bool:
+        """Whether all tokens are named by single characters."""
+        return bool(self.vocabulary) and all(len(name) == 1 for name in self.vocabulary)
+
+    def as_text(self, tokens: DataLike) -> list[str]:
+        """Sequences of tokens as text: their names, with spaces between unless all are characters.
+
+        Args:
+            tokens: shape (n, D), integers from 0 to K - 1.
+        """
+        names = self.vocabulary or tuple(map(str, range(self.num_tokens or 0)))
+        between = "" if self.has_characters else " "
+        return [between.join(names[int(i)] for i in row) for row in np.asarray(tokens)]
+
     @property
     def num_samples(self) -> int:
         """N."""
@@ -179,6 +288,8 @@ class Dataset:
         text += f", {self.kind} {self.shape}"
         if self.levels is not None:
             text += f", {self.levels} levels"
+        if self.num_tokens is not None:
+            text += f", {self.num_tokens} tokens"
         if self.labels is not None:
             text += f", {len(np.unique(self.labels))} labels"
         if self.distribution is not None:
@@ -234,6 +345,19 @@ class Dataset:
                 f"{points[0, first]:.6g}{others}: leave out what is constant (drop=, --drop), or "
                 f"pass kind='image' (constant pixels) or kind='points' (coordinates of one space)."
             )
+
+    def _check_tokens(self, points: np.ndarray, subject: str) -> None:
+        if self.kind != "tokens":
+            return
+        count = positive_integer(self.num_tokens, "num_tokens", 2)
+        if not ((points >= 0) & (points < count) & (points == np.round(points))).all():
+            raise ValueError(f"{subject} must hold integers from 0 to {count - 1}, got others.")
+        if self.texts is not None and np.shape(self.texts) != (len(points),):
+            raise ValueError(
+                f"`texts` must have shape ({len(points)},), got {np.shape(self.texts)}."
+            )
+        if len(self.vocabulary) not in (0, count):
+            raise ValueError(f"`vocabulary` must hold {count} names, got {len(self.vocabulary)}.")
 
 
 def _floating(array: DataLike, subject: str) -> np.ndarray:

@@ -22,6 +22,7 @@ from entropix._core.arrays import Key
 from entropix._core.checks import positive_integer
 from entropix._core.extras import needed
 from entropix.datasets.dataset import Dataset
+from entropix.datasets.sequences import TOPICS
 from entropix.distributions import Gaussian, GaussianMixture
 
 
@@ -33,11 +34,11 @@ _DIMENSIONS = (2, 3, 6)
 
 def available() -> tuple[str, ...]:
     """Names of the embedded data sets, for `load`."""
-    return ("digits", *_DISTRIBUTIONS, *_SAMPLERS)
+    return ("digits", *_DISTRIBUTIONS, *_SAMPLERS, TOPICS)
 
 
 def embedded(name: str, num_samples: int | None, key: Key | None) -> Dataset:
-    """The embedded data set of this name, one of `available()`."""
+    """The embedded data set of numbers of this name, one of `available()`."""
     if name == "digits":
         return _digits()
     if key is None:

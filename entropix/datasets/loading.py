@@ -23,6 +23,7 @@ from entropix.datasets.huggingface import PREFIX, is_huggingface, read_huggingfa
 from entropix.datasets.idx import is_idx_folder, read_idx, read_idx_folder
 from entropix.datasets.images import read_folder
 from entropix.datasets.separated import suffix_of
+from entropix.datasets.sequences import TOPICS, is_fasta, python_topics, read_fasta, read_text
 from entropix.datasets.tables import (
     TABLES,
     Table,
@@ -36,7 +37,7 @@ from entropix.datasets.tables import (
 # train-images-idx3-ubyte, train-images.idx3-ubyte, x.idx, x.idx3, each with .gz or without.
 _IDX_NAME = re.compile(r".+([-.]idx\d?|ubyte)(\.gz)?", flags=re.IGNORECASE)
 _ALLOWED = (
-    ".npy, .npz, .csv, .tsv, .txt, .dat, .data, .idx or *-ubyte (these also with .gz), .xlsx, "
+    ".npy, .npz, .csv, .tsv, .txt, .dat, .data, .idx or *-ubyte (these also with .gz), .xlsx, .fa, "
     ".parquet, an archive of CIFAR-10 (.tar.gz), or a folder of PNG images, of IDX files, of "
     "CIFAR-10 or of a Hugging Face dataset"
 )
@@ -61,6 +62,9 @@ def load(
     drop_repeated: bool = False,
     delimiter: str | None = None,
     decimal: str | None = None,
+    tokens: str | None = None,
+    length: int | None = None,
+    max_tokens: int | None = None,
 ) -> Dataset:
     """Load an embedded data set, a file, or a data set of many files.
 
@@ -77,6 +81,8 @@ def load(
     | `cifar-10-binary.tar.gz`, or the folder in it | CIFAR-10; splits |
     | a folder written by `save_to_disk` | a Hugging Face dataset, perhaps with splits |
     | `"hf:mnist"`, `"hf:user/name"` | one of the Hugging Face hub, with `:configuration` or not |
+    | `.fa`, `.fasta`, `.fna`, `.faa`, with `.gz` or not | records of nucleotides or amino acids |
+    | any file of text, with `tokens="char"`; `"python-topics"` | the characters of the text |
 
     Args:
         source: a name or a path. A name has precedence over a file of the same name in the working
@@ -112,6 +118,15 @@ def load(
             there are labels, are left out; a note says how many.
         delimiter: of fields in a text file, one character, `"tab"` or `"space"`. None: detected.
         decimal: the decimal mark of numbers that are text, `"."` or `","`. None: detected.
+        tokens: reads sequences of tokens, see `Dataset`: `"char"`, the characters of a text in
+            UTF-8, gzipped or not; `"int"`, the integers of any other source, an array of one axis
+            being a long sequence (`Dataset.from_tokens`). None: FASTA files and `"python-topics"`
+            are tokens, all others are not.
+        length: of the windows into which texts and long sequences are cut; None for 64. They do
+            not overlap.
+        max_tokens: keeps the most frequent tokens, at most 512, and makes one token of all others.
+            None: the characters of a text that make up less than one in 100,000 become one token,
+            and more than 512 tokens are refused.
 
     Returns:
         The validated data set, in the units of its source: neither standardised nor dequantised.
@@ -146,11 +161,29 @@ def load(
     named = None if labels is None else os.fspath(labels)
     known = text in available()
     path = None if known or text.startswith(PREFIX) else _existing(source)
-    if num_samples is not None and (not known or text == "digits"):
+    if tokens is not None:
+        choice(tokens, "tokens", ("char", "int"))
+    if num_samples is not None and (not known or text in ("digits", TOPICS)):
         raise ValueError(
             f"`num_samples` must be None for data that are not synthetic, got {num_samples!r} "
             f"for {str(source)!r}."
         )
+    if text == TOPICS or (path is not None and (is_fasta(path) or tokens == "char")):
+        unused = {"array": array, "split": split, "kind": kind, "levels": levels}
+        unused |= {"labels": named if given is None else "a file", "drop_repeated": drop_repeated}
+        for option, value in unused.items():
+            _check_absent(value or None, option, "for text", source)
+        _check_channels(channels, None, source)
+        _check_no_table(table, source)
+        return _of_text(text if path is None else path, tokens, length, max_tokens)
+    if tokens == "char":
+        raise ValueError(f"`tokens` must be 'int' or None for data of numbers, got {tokens!r}.")
+    if tokens is None:
+        _check_absent(length, "length", "for data that are not tokens", source)
+        _check_absent(max_tokens, "max_tokens", "for data that are not tokens", source)
+    else:
+        for option, value in {"kind": kind, "levels": levels}.items():
+            _check_absent(value, option, "for tokens", source)
     if known:
         _check_absent(array, "array", "unless the source is an .npz file", source)
         _check_absent(split, "split", "for data without splits", source)
@@ -162,6 +195,15 @@ def load(
         _check_labels(named, data.labels, data.source)
         if given is not None:
             data = dataclasses.replace(data, labels=given)
+        if tokens is not None:
+            return Dataset.from_tokens(
+                data.points.reshape(-1, *data.shape),
+                name=data.name,
+                labels=data.labels,
+                source=data.source,
+                length=length,
+                max_tokens=max_tokens,
+            )
         if kind in (None, data.kind):
             return data
         return dataclasses.replace(data, kind=kind, levels=None)
@@ -171,8 +213,7 @@ def load(
     else:
         check_regular(path, "`source`")
         raw = _read(path, array, named, split, table)
-        stem = path.name.removesuffix(".gz")
-        name = path.resolve().name or "root" if path.is_dir() else stem.rsplit(".", 1)[0] or stem
+        name = path.resolve().name or "root" if path.is_dir() else _stem(path)
         where = str(path)
     if given is not None and raw.kept is not None:
         if len(given) != len(raw.kept):
@@ -182,6 +223,17 @@ def load(
     raw = raw if given is None else raw._replace(labels=given)
     if drop_repeated:
         raw = _distinct(raw, where)
+    if tokens is not None:
+        return Dataset.from_tokens(
+            raw.array,
+            name=name,
+            labels=raw.labels,
+            source=where,
+            notes=raw.notes,
+            categories=raw.categories,
+            length=length,
+            max_tokens=max_tokens,
+        )
     return Dataset.from_array(
         raw.array,
         name=name,
@@ -194,6 +246,40 @@ def load(
         notes=raw.notes,
         categories=raw.categories,
     )
+
+
+def _of_text(
+    source: str | Path, tokens: str | None, length: int | None, max_tokens: int | None
+) -> Dataset:
+    """Windows of characters: of a file of text or FASTA, or those of `TOPICS`."""
+    if tokens == "int":
+        raise ValueError(f"`tokens` must be 'char' or None for {str(source)!r}, got 'int'.")
+    if isinstance(source, str):
+        name, found = source, python_topics(length, max_tokens)
+    else:
+        check_regular(source, "`source`")
+        name = _stem(source)
+        if is_fasta(source):
+            _check_absent(max_tokens, "max_tokens", "for FASTA", source)
+            found = read_fasta(source, length)
+        else:
+            found = read_text(source, length, max_tokens)
+    return Dataset(
+        found.tokens,
+        name=name,
+        kind="tokens",
+        source=str(source),
+        notes=found.notes,
+        num_tokens=len(found.vocabulary),
+        vocabulary=found.vocabulary,
+        texts=found.texts,
+    )
+
+
+def _stem(path: Path) -> str:
+    """The name of a file without its extension."""
+    stem = path.name.removesuffix(".gz")
+    return stem.rsplit(".", 1)[0] or stem
 
 
 def _existing(source: str | os.PathLike[str]) -> Path:
@@ -232,7 +318,13 @@ def _read(
         _check_absent(array, "array", "unless the source is an .npz or .xlsx file", path)
     if suffix in TABLES:
         _check_absent(split, "split", "for data without splits", path)
-        return read_table(path, labels, options, array)
+        try:
+            return read_table(path, labels, options, array)
+        except ValueError as error:
+            if suffix != ".txt":
+                raise
+            text = "if it is a text, tokens='char' (--tokens char) reads its characters"
+            raise ValueError(f"{str(error).rstrip('.')}; {text}.") from error
     if is_cifar(path):
         raw = read_cifar(path, split)
     elif path.is_dir() and is_idx_folder(path):

@@ -22,12 +22,13 @@ import jax
 import numpy as np
 
 from entropix._core.arrays import Key
-from entropix.interfaces import AbstractGaussianProcess
-from entropix.models import EntropyMatching
+from entropix._core.checks import positive
+from entropix.interfaces import AbstractKernel, AbstractModel
 from entropix.studies.cells import Task
 from entropix.studies.data import PreparedData
-from entropix.studies.options import EstimationOptions, TrainingOptions
-from entropix.studies.training import Training, num_steps
+from entropix.studies.folder import OutputFolder
+from entropix.studies.options import EstimationOptions, MeasureOptions, TrainingOptions
+from entropix.studies.training import Training, num_steps, training
 
 
 # Programs of the estimates, in compilations of a training step; seconds for what takes as long for
@@ -47,6 +48,8 @@ _PLANNED = {
 # least time that they must take, in seconds. Shares that are tried.
 _FIRST_TIMED, _MOST_TIMED, _LEAST_TIMED = 8, 4, 1.0
 _SHARES = np.geomspace(1.0, 1e-3, 60)
+# Steps between evaluations of the held-out loss where a budget decides the number of steps.
+_CHECK_EVERY, _CHECK_EVERY_COSTLY = 100, 25
 # Passes through the data, and steps, at most or at least.
 _MOST_PASSES, _FEWEST_STEPS, _LEAST_STEPS = 2000, 1500, 20
 # Seconds before the request was checked.
@@ -70,9 +73,9 @@ class Pace:
 
 def measured_pace(
     training: Training,
-    make_model: Callable[[Key], EntropyMatching],
+    make_model: Callable[[Key], AbstractModel],
     examples: dict[str, Any],
-    process: AbstractGaussianProcess,
+    process: AbstractKernel,
 ) -> Pace:
     """The pace of this machine, from a few steps of the program that training will use.
 
@@ -110,7 +113,7 @@ def measured_pace(
 
 
 def _time_of_evaluation(
-    make_model: Callable[[Key], EntropyMatching], examples: dict[str, Any]
+    make_model: Callable[[Key], AbstractModel], examples: dict[str, Any]
 ) -> float:
     model = make_model(jax.random.key(0))
     batch = np.resize(examples["data"][:256], (256, *examples["data"].shape[1:]))
@@ -119,7 +122,7 @@ def _time_of_evaluation(
         condition = np.resize(condition[:256], (256, *condition.shape[1:]))
 
     @eqx.filter_jit
-    def evaluate(model: EntropyMatching, batch: Any, condition: Any) -> jax.Array:
+    def evaluate(model: AbstractModel, batch: Any, condition: Any) -> jax.Array:
         def one(y: Any, c: Any) -> jax.Array:
             return model.entropy_field(model.process.t1 / 2, y, c)
 
@@ -133,19 +136,33 @@ def _time_of_evaluation(
     return (time.perf_counter() - start) / (count * len(batch))
 
 
-def evaluations_of(effort: EstimationOptions, rated: int, *, labels: bool) -> int:
-    """The evaluations of all estimates of one network.
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What a measurement trains and measures.
 
-    Args:
-        effort: see `EstimationOptions`.
-        rated: the largest possible number of held-out samples whose density is bounded.
-        labels: whether their information is measured.
+    Attributes:
+        num_train: the number of training samples.
+        evaluations: of all estimates of one network, for an effort.
+        programs: their number, relative to a measurement without labels.
     """
-    curves = (2.5 + 0.75 + 6 * labels) * effort.evaluations
-    samples = effort.samples * effort.sampling_steps
-    densities = 3 * min(rated, effort.samples) * effort.density_evaluations
-    speed = 64 * path_samples(effort) + min(16_384, effort.evaluations)
-    return int(curves + samples + densities + speed)
+
+    num_train: int
+    evaluations: Callable[[EstimationOptions], int]
+    programs: float = 1.0
+
+    @classmethod
+    def of(cls, data: PreparedData) -> "Work":
+        """The work of `measure` on numbers."""
+        rated, labels = min(len(data.held_out), data.num_train), data.condition is not None
+
+        def evaluations(effort: EstimationOptions) -> int:
+            curves = (2.5 + 0.75 + 6 * labels) * effort.evaluations
+            samples = effort.samples * effort.sampling_steps
+            densities = 3 * min(rated, effort.samples) * effort.density_evaluations
+            speed = 64 * path_samples(effort) + min(16_384, effort.evaluations)
+            return int(curves + samples + densities + speed)
+
+        return cls(data.num_train, evaluations, 1 + _OF_LABELS * labels)
 
 
 def path_samples(effort: EstimationOptions) -> int:
@@ -215,12 +232,54 @@ def resumed_plan(
     return Plan(dataclasses.replace(settings, **changed), dataclasses.replace(effort, **planned))
 
 
+def time_plan(
+    options: MeasureOptions,
+    settings: TrainingOptions,
+    models: Callable[[], Callable[[Key], AbstractModel]],
+    examples: Callable[[], dict[str, Any]],
+    process: AbstractKernel,
+    work: Work,
+    folder: OutputFolder,
+    started: float,
+) -> Plan:
+    """What a budget allows, and how long it will take; of a run to resume, what was planned.
+
+    Args:
+        options: as requested.
+        settings: of the training, as `checked_training` returns them.
+        models: makes the function from a key to an untrained model.
+        examples: makes arguments of `Training.fit`.
+        process: of the models.
+        work: what is trained and measured.
+        folder: that may hold a run to resume.
+        started: the value of `time.perf_counter` when the request was read.
+    """
+    minutes, effort = options.budget.minutes, options.estimation
+    if minutes is not None:
+        positive(minutes, "minutes")
+        for group, name in ((options.training, "steps"), (effort, "relative_error")):
+            if getattr(group, name) is not None:
+                raise ValueError(
+                    f"`{name}` must be omitted together with `minutes`, got {getattr(group, name)}."
+                )
+    if options.output.resume and (stored := folder.configuration()) is not None:
+        return resumed_plan(settings, effort, stored if minutes is not None else {})
+    if minutes is None and options.output.quiet:
+        return Plan(settings, effort)
+    if minutes is not None and options.training.check_every is None:
+        every = _CHECK_EVERY if settings.network == "mlp" else _CHECK_EVERY_COSTLY
+        settings = dataclasses.replace(settings, check_every=every)
+    pace = measured_pace(training(settings), models(), examples(), process)
+    patience = options.training.patience
+    return planned(pace, settings, effort, minutes, work, patience=patience, since=started)
+
+
 def planned(
     pace: Pace,
     settings: TrainingOptions,
     effort: EstimationOptions,
     minutes: float | None,
-    data: PreparedData,
+    work: Work,
     *,
     patience: int | None,
     since: float,
@@ -232,17 +291,15 @@ def planned(
         settings: of the training, as `checked_training` returns them.
         effort: of the estimates, as requested.
         minutes: the budget, or None.
-        data: in the coordinates of the model.
+        work: what is trained and measured.
         patience: as requested; None: a quarter of the steps.
         since: the value of `time.perf_counter` when the request was read.
     """
-    rated, labels = min(len(data.held_out), data.num_train), data.condition is not None
 
     def measuring(effort: EstimationOptions) -> float:
-        return settings.seeds * pace.evaluation * evaluations_of(effort, rated, labels=labels)
+        return settings.seeds * pace.evaluation * work.evaluations(effort)
 
-    rest, deadline = _PROGRAMS * pace.compilation + _REST, None
-    rest *= 1 + _OF_LABELS * labels
+    rest, deadline = work.programs * (_PROGRAMS * pace.compilation + _REST), None
     if minutes is not None:
         now = time.perf_counter()
         left = (1 - _RESERVE) * 60 * minutes - (now - since) - _IMPORTS - rest
@@ -250,7 +307,7 @@ def planned(
         affordable = (e for e in efforts if measuring(e) <= _OF_EVALUATIONS * left)
         effort = next(affordable, reduced(effort, 0.0))
         seconds = left - measuring(effort)
-        most = max(_FEWEST_STEPS, _MOST_PASSES * data.num_train // (settings.batch_size or 1))
+        most = max(_FEWEST_STEPS, _MOST_PASSES * work.num_train // (settings.batch_size or 1))
         steps = max(_LEAST_STEPS, min(most, int(seconds / (settings.seeds * pace.step))))
         settings = dataclasses.replace(
             settings, steps=steps, patience=steps // 4 if patience is None else patience

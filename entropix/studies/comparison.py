@@ -31,7 +31,7 @@ from entropix.studies.options import InformationOptions, TrainingOptions
 from entropix.studies.record import TRAINING, Schema
 from entropix.studies.report import Report, results_tables, spread_note
 from entropix.studies.study import (
-    AbstractTrainedStudy,
+    AbstractDiffusionStudy,
     Figures,
     Found,
     Workspace,
@@ -41,6 +41,7 @@ from entropix.studies.training import (
     checked_training,
     make_models,
     make_process,
+    process_name,
     process_parameters,
     process_text,
     training_text,
@@ -127,7 +128,7 @@ def prepare_information(
         options.output,
         name="-".join(data.dataset.name for data in pair),
         configuration={
-            "process": options.process.process,
+            "process": process_name(options.process),
             **process_parameters(options.process),
             **dataclasses.asdict(settings),
             **dataclasses.asdict(options.data),
@@ -140,7 +141,7 @@ def prepare_information(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class InformationStudy(AbstractTrainedStudy):
+class InformationStudy(AbstractDiffusionStudy):
     """A comparison of two data sets that is ready to run.
 
     Attributes:
@@ -192,7 +193,7 @@ class InformationStudy(AbstractTrainedStudy):
             "coordinates_text": f"{coordinates_text(first)}, by the moments of the two sets "
             "together, with equal weights",
             **self.cutoff.attributes(),
-            "process": self.options.process.process,
+            "process": process_name(self.options.process),
             "process_text": process_text(self.options.process),
             "training_text": training_text(self.settings, self.process),
             "precision": str(first.train.dtype),

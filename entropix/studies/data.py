@@ -122,12 +122,9 @@ class PreparedData:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of samples and conditions, by which a resumed run recognises its data."""
-        digest = hashlib.sha256()
         condition = self.condition
         conditions = () if condition is None else tuple(condition.values[i] for i in self.order)
-        for part in (self.augmented, self.held_out, *conditions):
-            digest.update(repr((part.shape, str(part.dtype))).encode() + part.tobytes())
-        return digest.hexdigest()[:16]
+        return fingerprint(self.augmented, self.held_out, *conditions)
 
     def projected(self, projection: Projection) -> "PreparedData":
         """The same in principal components."""
@@ -174,6 +171,14 @@ class PreparedData:
             distribution=_transformed(self.distribution, standardisation),
             standardisation=standardisation,
         )
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """A hash of arrays."""
+    digest = hashlib.sha256()
+    for part in arrays:
+        digest.update(repr((part.shape, str(part.dtype))).encode() + part.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def prepare_data(
@@ -266,28 +271,7 @@ def _read(
 ) -> PreparedData:
     """Read, label, split and dequantise, in the units of the data."""
     draw_key, noise_key, split_key = jax.random.split(key, 3)
-    if isinstance(source, Dataset):
-        dataset = source
-    else:
-        dataset = load(
-            source,
-            num_samples=options.num_samples,
-            key=draw_key,
-            array=options.array,
-            kind=None if options.kind == "auto" else options.kind,
-            labels=condition.condition,
-            split=options.split,
-            levels=options.levels,
-            channels=options.channels,
-            keep_na=condition.keep_na,
-            columns=options.columns or None,
-            drop=options.drop,
-            drop_missing=options.drop_missing,
-            drop_repeated=options.drop_repeated,
-            encode=options.encode,
-            delimiter=options.delimiter,
-            decimal=options.decimal,
-        )
+    dataset = of_numbers(_loaded(source, options, condition, draw_key))
     labels = make_condition(dataset.labels, condition, options.data_seed)
     dequantised = options.dequantise and dataset.levels is not None
     if order is None:
@@ -327,6 +311,57 @@ def _read(
     )
 
 
+def of_numbers(dataset: Dataset) -> Dataset:
+    """The data set; a `ValueError` if it holds tokens."""
+    if dataset.kind == "tokens":
+        raise ValueError(
+            f"`source` must hold numbers, got tokens for {dataset.name!r}: `entropix measure` "
+            "takes them, without --model."
+        )
+    return dataset
+
+
+def read(
+    source: str | os.PathLike[str] | Dataset,
+    options: DataOptions,
+    condition: ConditionOptions = ConditionOptions(),
+) -> Dataset:
+    """The data set that `prepare_data` prepares; arguments as there."""
+    return _loaded(source, options, condition, jax.random.split(_key(options), 3)[0])
+
+
+def _loaded(
+    source: str | os.PathLike[str] | Dataset,
+    options: DataOptions,
+    condition: ConditionOptions,
+    key: Key,
+) -> Dataset:
+    if isinstance(source, Dataset):
+        return source
+    return load(
+        source,
+        num_samples=options.num_samples,
+        key=key,
+        array=options.array,
+        kind=None if options.kind == "auto" else options.kind,
+        labels=condition.condition,
+        split=options.split,
+        levels=options.levels,
+        channels=options.channels,
+        keep_na=condition.keep_na,
+        columns=options.columns or None,
+        drop=options.drop,
+        drop_missing=options.drop_missing,
+        drop_repeated=options.drop_repeated,
+        encode=options.encode,
+        delimiter=options.delimiter,
+        decimal=options.decimal,
+        tokens=None if options.tokens == "auto" else options.tokens,
+        length=options.length,
+        max_tokens=options.max_tokens,
+    )
+
+
 def _names(dataset: Dataset) -> tuple[str, ...]:
     """The columns as options call them."""
     return dataset.columns or tuple(map(str, range(dataset.dim)))
@@ -350,8 +385,8 @@ def _steps(dataset: Dataset, options: DataOptions) -> np.ndarray:
     return np.where([name in (*wanted, *options.encode) for name in names], found, 0.0)
 
 
-def _split(count: int, fraction: float, key: Key) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the held-out samples, and of the others."""
+def num_held_out(count: int, fraction: float) -> int:
+    """The number of held-out samples, or a `ValueError` if too few would be left."""
     if not 0 < fraction < 1:
         raise ValueError(f"`held_out` must be a fraction between 0 and 1, got {fraction}.")
     kept = max(round(fraction * count), 2)
@@ -359,6 +394,12 @@ def _split(count: int, fraction: float, key: Key) -> tuple[np.ndarray, np.ndarra
         raise ValueError(
             f"`held_out` must leave at least two samples on each side, got {fraction} of {count}."
         )
+    return kept
+
+
+def _split(count: int, fraction: float, key: Key) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the held-out samples, and of the others."""
+    kept = num_held_out(count, fraction)
     order = np.asarray(jax.random.permutation(key, count))
     return order[:kept], order[kept:]
 

@@ -33,7 +33,7 @@ from entropix.transport import speed_limit, unbiased_w2_bound, wasserstein
 
 # The evaluations of a pilot estimate, a factor for its own error, and the least and largest number
 # of evaluations that are chosen from it.
-_PILOT, _MARGIN, _FEWEST, _MOST = 2048, 1.25, 256, 2**26
+PILOT, _MARGIN, _FEWEST, _MOST = 2048, 1.25, 256, 2**26
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -119,11 +119,7 @@ def errors_of(name: str, estimate: Estimate, *suffixes: str) -> Found:
 
 
 def with_relative_error(subject: Subject, key: Key) -> Subject:
-    r"""The subject with the number of evaluations that the requested relative error needs.
-
-    The Monte Carlo error of S_NN falls like $1/\sqrt n$ or faster with the number n of evaluations,
-    so that after a pilot of m evaluations with relative error r, $n = m (r/target)^2$ are enough.
-    """
+    """The subject with the number of evaluations that the requested relative error needs."""
     options = subject.options
     if options.relative_error is None:
         return subject
@@ -131,15 +127,28 @@ def with_relative_error(subject: Subject, key: Key) -> Subject:
         subject.model,
         subject.data.held_out,
         key=key,
-        num_evaluations=_PILOT,
+        num_evaluations=PILOT,
         condition=subject.conditions[0],
         cutoff=subject.cutoff,
         chunk_size=subject.chunk_size,
     )
-    relative = float(pilot.mc_stderr) / max(abs(float(pilot.value)), np.finfo(float).tiny)
-    wanted = _MARGIN * _PILOT * (relative / options.relative_error) ** 2
-    count = 2 * math.ceil(min(max(wanted, _FEWEST), _MOST) / 2)
+    count = evaluations_for(pilot, options.relative_error)
     return dataclasses.replace(subject, options=dataclasses.replace(options, evaluations=count))
+
+
+def evaluations_for(pilot: Estimate, relative_error: float) -> int:
+    r"""The number of evaluations that a relative error needs.
+
+    The Monte Carlo error of S_NN falls like $1/\sqrt n$ or faster with the number n of evaluations,
+    so that after a pilot of m evaluations with relative error r, $n = m (r/target)^2$ are enough.
+
+    Args:
+        pilot: an estimate with `PILOT` evaluations.
+        relative_error: the target.
+    """
+    relative = float(pilot.mc_stderr) / max(abs(float(pilot.value)), np.finfo(float).tiny)
+    wanted = _MARGIN * PILOT * (relative / relative_error) ** 2
+    return 2 * math.ceil(min(max(wanted, _FEWEST), _MOST) / 2)
 
 
 def measure_entropy(subject: Subject, key: Key, _: Found) -> Found:

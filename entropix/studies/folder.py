@@ -21,7 +21,7 @@ from typing import Any
 CONFIGURATION, CHECKPOINT, RETRAINING = "configuration.json", "training.ckpt", "retraining.ckpt"
 CELLS, RECORD, REPORT = "cells", "results.nc", "report.md"
 FIGURES = (
-    *("entropy", "samples", "information", "log_density", "loss", "divergence"),
+    *("entropy", "samples", "information", "log_density", "loss", "divergence", "baselines"),
     *("schedules", "prices", "steps", "storage", "memorisation", "epochs", "matching"),
 )
 # What a killed run may leave half written, and all files that an earlier run may have written.

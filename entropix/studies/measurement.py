@@ -18,15 +18,9 @@ from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.models import EntropyMatching
 from entropix.networks import ConditionDropout, FourierMLP, LatentCondition
 from entropix.studies.baselines import GAUSSIANS
-from entropix.studies.budget import (
-    Plan,
-    measured_pace,
-    path_samples,
-    planned,
-    resumed_plan,
-)
+from entropix.studies.budget import Plan, Work, path_samples, time_plan
 from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff, report_times
-from entropix.studies.data import PreparedData, data_attributes, prepare_data
+from entropix.studies.data import PreparedData, data_attributes, prepare_data, read
 from entropix.studies.estimates import (
     STAGES as ESTIMATES,
 )
@@ -38,7 +32,6 @@ from entropix.studies.estimates import (
 )
 from entropix.studies.figures import plot_entropy, plot_loss
 from entropix.studies.findings import finding_attributes
-from entropix.studies.folder import OutputFolder
 from entropix.studies.location import (
     LOCATION,
     location_labels,
@@ -58,8 +51,8 @@ from entropix.studies.pictures import plot_log_density, plot_samples
 from entropix.studies.record import TRAINING, Schema
 from entropix.studies.report import Report, Table, estimate_text, results_tables, spread_note
 from entropix.studies.study import (
+    AbstractDiffusionStudy,
     AbstractStudy,
-    AbstractTrainedStudy,
     Figures,
     Found,
     Workspace,
@@ -73,9 +66,9 @@ from entropix.studies.training import (
     make_network,
     make_process,
     num_steps,
+    process_name,
     process_parameters,
     process_text,
-    training,
     training_text,
 )
 from entropix.training import EnsembleFit
@@ -88,8 +81,6 @@ if TYPE_CHECKING:
 _TRUTH, _PILOT = 0x7A17, 0x9110
 # More latent classes than classes of labels, so that some may describe styles.
 _MIN_LATENT = 16
-# Steps between evaluations of the held-out loss where a budget decides the number of steps.
-_CHECK_EVERY, _CHECK_EVERY_IMAGES = 100, 25
 # The width of the guess of a latent class from an image.
 _GUESS = 256
 _SEED, _TIME = ("seed",), ("seed", "time")
@@ -239,8 +230,13 @@ def prepare_measure(
             raise ValueError(f"`{name}` must be omitted without `model`, got {value}.")
     effort = options.estimation
     check_effort(effort)
+    dataset = read(source, options.data, options.condition)
+    if dataset.kind == "tokens":
+        from entropix.studies.tokens import prepare_tokens  # it imports this module
+
+        return prepare_tokens(dataset, options, command=command, started=started)
     process = make_process(options.process)
-    data = prepare_data(source, options.data, options.condition)
+    data = prepare_data(dataset, options.data, options.condition)
     cutoff = choose_cutoff(effort.cutoff, process, data)
     settings = checked_training(options.training, data, process)
     folder = Workspace.located(options.output, data.dataset.name)
@@ -248,13 +244,14 @@ def prepare_measure(
     models = functools.cache(
         functools.partial(models_of, settings, data, process, options.condition)
     )
-    plan = _plan(options, settings, models, data, process, folder, started)
+    examples = functools.partial(examples_of, data)
+    plan = time_plan(options, settings, models, examples, process, Work.of(data), folder, started)
     options = dataclasses.replace(options, estimation=plan.effort)
     workspace = Workspace.claim(
         options.output,
         name=data.dataset.name,
         configuration={
-            "process": options.process.process,
+            "process": process_name(options.process),
             **process_parameters(options.process),
             **dataclasses.asdict(plan.settings),
             **dataclasses.asdict(options.data),
@@ -265,36 +262,6 @@ def prepare_measure(
         command=command,
     )
     return MeasureStudy(workspace, options, plan.settings, models, data, process, cutoff, plan)
-
-
-def _plan(
-    options: MeasureOptions,
-    settings: TrainingOptions,
-    models: Callable[[], Callable[[Key], EntropyMatching]],
-    data: PreparedData,
-    process: AbstractGaussianProcess,
-    folder: OutputFolder,
-    started: float,
-) -> Plan:
-    """What a budget allows, and how long it will take; of a run to resume, what was planned."""
-    minutes, effort = options.budget.minutes, options.estimation
-    if minutes is not None:
-        positive(minutes, "minutes")
-        for group, name in ((options.training, "steps"), (effort, "relative_error")):
-            if getattr(group, name) is not None:
-                raise ValueError(
-                    f"`{name}` must be omitted together with `minutes`, got {getattr(group, name)}."
-                )
-    if options.output.resume and (stored := folder.configuration()) is not None:
-        return resumed_plan(settings, effort, stored if minutes is not None else {})
-    if minutes is None and options.output.quiet:
-        return Plan(settings, effort)
-    if minutes is not None and options.training.check_every is None:
-        every = _CHECK_EVERY if settings.network == "mlp" else _CHECK_EVERY_IMAGES
-        settings = dataclasses.replace(settings, check_every=every)
-    pace = measured_pace(training(settings), models(), examples_of(data), process)
-    patience = options.training.patience
-    return planned(pace, settings, effort, minutes, data, patience=patience, since=started)
 
 
 def models_of(
@@ -360,7 +327,7 @@ def check_effort(effort: EstimationOptions) -> None:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class MeasureStudy(AbstractTrainedStudy):
+class MeasureStudy(AbstractDiffusionStudy):
     """A measurement that is ready to run.
 
     Attributes:
@@ -399,7 +366,7 @@ class MeasureStudy(AbstractTrainedStudy):
             **data_attributes(data),
             **labels,
             **self.cutoff.attributes(),
-            "process": self.options.process.process,
+            "process": process_name(self.options.process),
             "process_text": process_text(self.options.process),
             "training_text": training_text(self.settings, self.process),
             **self.plan.attributes(),

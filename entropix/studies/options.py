@@ -65,6 +65,15 @@ class DataOptions:
     coordinates."""
     data_seed: int = 0
     """Random seed of the data: synthetic samples, noise of dequantisation, split."""
+    tokens: Literal["auto", "char", "int"] = "auto"
+    """Read sequences of tokens, for measure. char: the characters of a text file; int: integers, of
+    which an array of one axis is a long sequence. auto: FASTA files and python-topics are tokens,
+    all others are not."""
+    length: int | None = None
+    """Number of tokens in the windows into which texts and long sequences are cut. auto: 64."""
+    max_tokens: int | None = None
+    """Keep the most frequent tokens, and make one of all others. auto: characters that make up less
+    than one in 100,000 become one token, and more than 512 tokens are refused."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,9 +114,21 @@ class LabelOptions:
 class ProcessOptions:
     """The forward process, in the coordinates of the model."""
 
-    process: Literal["vp", "vpx", "sl", "ve", "sub-vp", "rectified-flow", "cosine"] = "vp"
+    process: Literal[
+        "auto",
+        "vp",
+        "vpx",
+        "sl",
+        "ve",
+        "sub-vp",
+        "rectified-flow",
+        "cosine",
+        "masking",
+        "uniform-jumps",
+    ] = "auto"
     """vp: variance preserving; vpx: the same with kappa 0.1; sl: straight line; ve: variance
-    exploding; sub-vp: sub-variance preserving."""
+    exploding; sub-vp: sub-variance preserving. Of tokens: masking, or uniform-jumps, which replace
+    tokens by uniform ones. auto: vp, of tokens masking."""
     kappa: float | None = None
     """vp, vpx: standard deviation of the equilibrium. auto: 1 (vp) or 0.1 (vpx)."""
     beta_min: float | None = None
@@ -131,9 +152,10 @@ class TrainingOptions:
     seed: int = 0
     """Seed of the first network; the others follow it. The result for a seed does not depend on
     which other seeds are trained."""
-    network: Literal["auto", "mlp", "unet", "dit"] = "auto"
+    network: Literal["auto", "mlp", "unet", "dit", "transformer"] = "auto"
     """mlp: hidden layers; unet: convolutions at several resolutions, for images; dit: a transformer
-    over patches of an image. auto: unet for images above 12 x 12, otherwise mlp."""
+    over patches of an image; transformer: over tokens. auto: unet for images above 12 x 12,
+    transformer for tokens, otherwise mlp."""
     size: Literal["auto", "small", "medium", "large"] = "auto"
     """How large the network is. auto: medium for mlp, small for the others, whose medium and large
     are meant for an accelerator."""

@@ -13,6 +13,7 @@ from entropix._core.formatting import format_with_error
 from entropix.datasets import Dataset, available, load
 from entropix.information import InformationEstimate, Recipe, estimate_mutual_information
 from entropix.studies.cells import Task
+from entropix.studies.data import of_numbers
 from entropix.studies.figures import plot_pointwise
 from entropix.studies.options import MutualInformationOptions
 from entropix.studies.record import Schema, assemble
@@ -107,8 +108,9 @@ def _pair(
     reading |= {"delimiter": asked.delimiter, "decimal": asked.decimal}
 
     def loaded(source: str | os.PathLike[str] | Dataset, **more: Any) -> Dataset:
-        key = jax.random.key(asked.seed)
-        return source if isinstance(source, Dataset) else load(source, key=key, **reading, **more)
+        if not isinstance(source, Dataset):
+            source = load(source, key=jax.random.key(asked.seed), **reading, **more)
+        return of_numbers(source)
 
     if second is not None:
         for name in ("x", "y", "condition", "drop_missing"):

@@ -23,7 +23,7 @@ def plot_samples(record: "xarray.Dataset", path: Path, *, data: "PreparedData") 
     real = np.asarray(data.standardisation.inverse(data.held_out))
     made = record["samples"].values[0]
     if data.has_pictures:
-        _images(real, made, data.dataset.shape, data.dataset.levels, path)
+        draw_images(real, made, data.dataset.shape, data.dataset.levels, path)
     elif data.dim == 1:
         _histogram(real[:, 0], made[:, 0], path)
     elif data.dim == 2:
@@ -39,9 +39,10 @@ def column_names(data: "PreparedData") -> list[str]:
     return [f"x{i + 1}" for i in range(data.dim)]
 
 
-def _images(
+def draw_images(
     real: np.ndarray, made: np.ndarray, shape: tuple[int, ...], levels: int | None, path: Path
 ) -> None:
+    """Grids of images: data, and samples of a model."""
     side = min(_SIDE, int(np.sqrt(min(len(real), len(made)))))
     # The same scale on both sides, so that errors of brightness are visible.
     low, high = (0, levels) if levels is not None else (real.min(), real.max())

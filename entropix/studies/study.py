@@ -27,8 +27,7 @@ import optax
 from entropix._core.arrays import Key
 from entropix._core.extras import MissingPackageError, install
 from entropix._core.progress import progress_bar
-from entropix.interfaces import AbstractGaussianProcess
-from entropix.models import EntropyMatching
+from entropix.interfaces import AbstractGaussianProcess, AbstractKernel, AbstractModel
 from entropix.persistence import package_version, read_archive, save
 from entropix.studies.cells import Cells, Task
 from entropix.studies.cutoff import Cutoff, with_cutoff
@@ -294,18 +293,18 @@ class AbstractTrainedStudy(AbstractStudy):
 
     Attributes:
         schema: of the record.
+        axes: the dimensions of what is measured, and their meaning.
         process: the forward process.
-        cutoff: of the integrals over noise levels.
         settings: of the training, with the batch size filled in.
     """
 
     schema: ClassVar[Schema]
-    process: AbstractGaussianProcess
-    cutoff: Cutoff
+    axes: ClassVar[dict[str, str]]
+    process: AbstractKernel
     settings: TrainingOptions
 
     @abc.abstractmethod
-    def make_model(self) -> Callable[[Key], EntropyMatching]:
+    def make_model(self) -> Callable[[Key], AbstractModel]:
         """The function from a key to an untrained model."""
 
     @abc.abstractmethod
@@ -313,18 +312,8 @@ class AbstractTrainedStudy(AbstractStudy):
         """Training and held-out data, as arguments of `Training.fit`."""
 
     @abc.abstractmethod
-    def fallback(self) -> Cutoff:
-        """The cut-off if an integral is infinite without one."""
-
-    @abc.abstractmethod
-    def estimate(
-        self, fits: EnsembleFit, times: np.ndarray, cutoff: float | None, show: bool
-    ) -> Found:
-        """All results, with curves at the given times."""
-
-    @abc.abstractmethod
-    def times(self, cutoff: Cutoff) -> np.ndarray:
-        """The times at which curves are reported."""
+    def evaluate(self, fits: EnsembleFit, *, show: bool) -> tuple[Found, dict[str, Any]]:
+        """All results, with the labels of `axes`, and attributes that are known only then."""
 
     @property
     @abc.abstractmethod
@@ -350,37 +339,69 @@ class AbstractTrainedStudy(AbstractStudy):
             deadline=self.deadline,
             **self.examples(),
         )
-
-        def estimate(cutoff: Cutoff) -> tuple[Found, np.ndarray]:
-            times = self.times(cutoff)
-            return self.estimate(fits, times, cutoff.value, task.show), times
-
-        (found, times), cutoff = with_cutoff(estimate, self.cutoff, self.fallback)
+        found, attributes = self.evaluate(fits, show=task.show)
         history = fits.history
         values = found | {
-            "log_snr": np.asarray(self.process.log_snr(times)),
             "loss": np.asarray(history.loss),
             "loss_held_out": np.asarray(history.holdout_loss),
             "best_step": np.asarray(history.best_step),
-            "time": times,
             "step": np.asarray(history.step),
             "check": np.asarray(history.holdout_step),
         }
-        return Outcome(values, cutoff.attributes(), models(self.training, fits))
+        return Outcome(values, attributes, models(self.training, fits))
 
-    def record(self, found: dict[str, Found], attributes: dict[str, Any]) -> "xarray.Dataset":
+    def assembled(self, found: dict[str, Found], attributes: dict[str, Any]) -> "xarray.Dataset":
+        """The record of what `measure` returns."""
         (values,) = (dict(values) for values in found.values())
-        coordinates = {
-            "seed": (list(self.training.seeds), "seed of training"),
-            "time": (values.pop("time"), "time s, from data to noise"),
-            "step": (values.pop("step"), "training step"),
-            "check": (values.pop("check"), "training step"),
+        axes = self.axes | {"step": "training step", "check": "training step"}
+        coordinates: dict[str, tuple[Any, str]] = {
+            "seed": (list(self.training.seeds), "seed of training")
         }
+        coordinates |= {name: (values.pop(name), meaning) for name, meaning in axes.items()}
         schema = dict(self.schema)
         if weighting(self.process) != "likelihood":  # the loss is not in nats then
             for name in ("loss", "loss_held_out"):
                 schema[name] = (schema[name][0], "1", schema[name][2])
         return assemble(schema, values, coordinates, attributes)
+
+
+class AbstractDiffusionStudy(AbstractTrainedStudy):
+    """The same of a diffusion, whose integrals over noise levels may need a cut-off.
+
+    Attributes:
+        process: the forward process.
+        cutoff: of the integrals over noise levels.
+    """
+
+    axes: ClassVar[dict[str, str]] = {"time": "time s, from data to noise"}
+    process: AbstractGaussianProcess  # pyright: ignore[reportIncompatibleVariableOverride]
+    cutoff: Cutoff
+
+    @abc.abstractmethod
+    def fallback(self) -> Cutoff:
+        """The cut-off if an integral is infinite without one."""
+
+    @abc.abstractmethod
+    def estimate(
+        self, fits: EnsembleFit, times: np.ndarray, cutoff: float | None, show: bool
+    ) -> Found:
+        """All results, with curves at the given times."""
+
+    @abc.abstractmethod
+    def times(self, cutoff: Cutoff) -> np.ndarray:
+        """The times at which curves are reported."""
+
+    def record(self, found: dict[str, Found], attributes: dict[str, Any]) -> "xarray.Dataset":
+        return self.assembled(found, attributes)
+
+    def evaluate(self, fits: EnsembleFit, *, show: bool) -> tuple[Found, dict[str, Any]]:
+        def estimate(cutoff: Cutoff) -> tuple[Found, np.ndarray]:
+            times = self.times(cutoff)
+            return self.estimate(fits, times, cutoff.value, show), times
+
+        (found, times), cutoff = with_cutoff(estimate, self.cutoff, self.fallback)
+        found |= {"log_snr": np.asarray(self.process.log_snr(times)), "time": times}
+        return found, cutoff.attributes()
 
 
 def models(training: Training, fits: EnsembleFit) -> dict[str, Any]:

@@ -13,7 +13,14 @@ import optax
 
 from entropix._core.arrays import Key
 from entropix._core.checks import choice, positive, positive_integer
-from entropix.interfaces import AbstractGaussianProcess, AbstractTimes
+from entropix.interfaces import (
+    AbstractGaussianProcess,
+    AbstractKernel,
+    AbstractLoss,
+    AbstractModel,
+    AbstractTimes,
+    AbstractTokenProcess,
+)
 from entropix.models import EntropyMatching, GaussianPart, GaussianScaling
 from entropix.networks import DiT, Flattened, FourierMLP, UNet
 from entropix.persistence import Checkpoint
@@ -28,7 +35,7 @@ from entropix.processes import (
 )
 from entropix.studies.cells import Task
 from entropix.studies.options import ProcessOptions, TrainingOptions
-from entropix.training import Denoising, EnsembleFit, Holdout, fit_ensemble
+from entropix.training import Denoising, EnsembleFit, Holdout, TokenDenoising, fit_ensemble
 
 
 if TYPE_CHECKING:
@@ -59,6 +66,7 @@ _CHECKS, _INTERVAL, _OF_CHECKS, _FEWEST_CHECKED = 50, 100, 0.1, 256
 _LOSSES = 100
 # The seeds of the paper (2409.03817); further ones follow the last.
 _SEEDS = (1, 7, 17, 23)
+TOKEN_PROCESSES = ("masking", "uniform-jumps")
 # The parameters of each process, with their defaults.
 _PARAMETERS: dict[str, dict[str, float]] = {
     "vp": {"kappa": 1.0, "beta_min": 0.1, "beta_max": 16.0},
@@ -74,18 +82,27 @@ _PARAMETERS: dict[str, dict[str, float]] = {
 # ------------------------------------------------------------------ processes
 
 
+def process_name(options: ProcessOptions) -> str:
+    """The name of the process, chosen if it was not given."""
+    return "vp" if options.process == "auto" else options.process
+
+
 def process_parameters(options: ProcessOptions) -> dict[str, float]:
     """The parameters of the process, with defaults filled in.
 
     Raises:
         ValueError: if the process does not have a parameter that is given.
     """
-    allowed = _PARAMETERS[choice(options.process, "process", tuple(_PARAMETERS))]
+    name = process_name(options)
+    if name in TOKEN_PROCESSES:
+        raise ValueError(f"`process` must be one of diffusion for data of numbers, got {name!r}.")
+    allowed = _PARAMETERS[choice(name, "process", tuple(_PARAMETERS))]
     for name in sorted({key for values in _PARAMETERS.values() for key in values}):
         value = getattr(options, name)
         if value is not None and name not in allowed:
             raise ValueError(
-                f"`{name}` must be left out for the process {options.process!r}, got {value!r}."
+                f"`{name}` must be left out for the process {process_name(options)!r}, got "
+                f"{value!r}."
             )
     given = {name: getattr(options, name) for name in allowed}
     return {name: allowed[name] if v is None else float(v) for name, v in given.items()}
@@ -98,7 +115,7 @@ def make_process(options: ProcessOptions) -> AbstractGaussianProcess:
         ValueError: if the name is unknown, a parameter is out of its range, or the process does not
             have a parameter that is given.
     """
-    values, name = process_parameters(options), options.process
+    values, name = process_parameters(options), process_name(options)
     if name in ("vp", "vpx"):
         schedule = LinearSchedule(values["beta_min"], values["beta_max"])
         return VariancePreserving(schedule, values["kappa"])
@@ -252,11 +269,11 @@ class Training:
     def fit(
         self,
         task: Task,
-        make_model: Callable[[Key], EntropyMatching],
+        make_model: Callable[[Key], AbstractModel],
         *,
         data: np.ndarray,
         steps: int,
-        process: AbstractGaussianProcess,
+        process: AbstractKernel,
         condition: np.ndarray | None = None,
         holdout: np.ndarray | None = None,
         holdout_condition: np.ndarray | None = None,
@@ -302,12 +319,16 @@ class Training:
         )
 
     def objective(
-        self, process: AbstractGaussianProcess, times: AbstractTimes | None = None
-    ) -> tuple[Denoising, dict[str, Any]]:
+        self, process: AbstractKernel, times: AbstractTimes | None = None
+    ) -> tuple[AbstractLoss, dict[str, Any]]:
         """The loss, and the learning rate or the optimiser as arguments of `fit`."""
+        if isinstance(process, AbstractTokenProcess):
+            loss = TokenDenoising(self.num_draws, times=times)
+            return loss, {"learning_rate": self.learning_rate}
         if self.plain:
             loss = Denoising(self.num_draws, antithetic=False, weighting="uniform", times=times)
             return loss, {"optimiser": _adam(self.learning_rate)}
+        assert isinstance(process, AbstractGaussianProcess)
         loss = Denoising(self.num_draws, weighting=weighting(process), times=times)
         return loss, {"learning_rate": self.learning_rate}
 
@@ -331,12 +352,13 @@ class Training:
         keys = [jax.random.fold_in(jax.random.key(seed), stream) for seed in self.seeds]
         return jax.numpy.stack(keys)
 
-    def text(self, network: str, steps: int | None = None) -> str:
+    def text(self, network: str, steps: int | None = None, method: str = "entropy matching") -> str:
         """The training in words, for a report.
 
         Args:
             network: the network in words.
             steps: number of training steps, if it is the same for all networks.
+            method: the parametrisation in words.
         """
         which = f"seed{'s' * (len(self.seeds) > 1)} {', '.join(map(str, self.seeds))}"
         amount = f"{self.batch_size} samples per step"
@@ -344,7 +366,7 @@ class Training:
             amount = f"{steps} steps of {self.batch_size} samples"
         rate = "constant, uniform weighting" if self.plain else "decaying to zero"
         return (
-            f"entropy matching, {which}, {network}, {amount} with {self.num_draws} noise draws, "
+            f"{method}, {which}, {network}, {amount} with {self.num_draws} noise draws, "
             f"learning rate {self.learning_rate:g} {rate}"
         )
 
@@ -358,18 +380,23 @@ def _adam(rate: float) -> optax.GradientTransformation:
 def training_text(options: TrainingOptions, process: AbstractGaussianProcess) -> str:
     """The training of networks with hidden layers, for a report."""
     text = training(options).text(network_text(options), num_steps(options))
-    stopping = ""
-    if options.patience:
-        stopping = (
-            f"; the network of least held-out loss is kept, and training stops {options.patience} "
-            "steps after it"
-        )
-    return f"{text}, {weighting(process)} weighting{stopping}"
+    return f"{text}, {weighting(process)} weighting{stopping_text(options)}"
 
 
-def weighting(process: AbstractGaussianProcess) -> str:
+def stopping_text(options: TrainingOptions) -> str:
+    """When training stops, for a report."""
+    if not options.patience:
+        return ""
+    return (
+        f"; the network of least held-out loss is kept, and training stops {options.patience} "
+        "steps after it"
+    )
+
+
+def weighting(process: AbstractKernel) -> str:
     """The weighting of the loss: maximum likelihood, unless the entropy is infinite with it."""
-    return "likelihood" if process.is_finite else "uniform"
+    infinite = isinstance(process, AbstractGaussianProcess) and not process.is_finite
+    return "uniform" if infinite else "likelihood"
 
 
 def last_loss(fits: EnsembleFit) -> np.ndarray:
@@ -430,9 +457,6 @@ def checked_training(
     """
     shape = data.example_shape
     num_samples = data.num_train if num_samples is None else num_samples
-    positive_integer(options.seeds, "seeds")
-    for seed in (options.seed, options.seed + options.seeds - 1):
-        check_seed(seed, "seed")
     image = len(shape) > 1
     network = choice(options.network, "network", ("auto", *_DEFAULTS))
     if network == "auto":
@@ -444,14 +468,7 @@ def checked_training(
     batch_size, learning_rate, usual = _DEFAULTS[network]
     size = choice(options.size, "size", ("auto", *_LAYERS))
     size = usual if size == "auto" else size
-    widths = options.widths
-    if widths and options.size != "auto":
-        raise ValueError(f"`size` must be omitted together with `widths`, got {options.size!r}.")
-    if not widths:
-        widths = _widths(network, size, num_samples * int(np.prod(shape)))
-    elif network == "dit":
-        raise ValueError(f"`widths` must be omitted for the network dit, got {widths}: use --size.")
-    check_widths(widths)
+    widths = checked_widths(options, network, size, num_samples * int(np.prod(shape)))
     gaussian = choice(options.gaussian, "gaussian", ("auto", "yes", "no"))
     if gaussian == "yes" and not process.is_finite:
         raise ValueError(
@@ -461,6 +478,50 @@ def checked_training(
     if gaussian == "auto":
         allowed = process.is_finite and data.dim <= _MOST_COORDINATES
         gaussian = "yes" if allowed and data.distribution is None else "no"
+    options = dataclasses.replace(
+        options, network=network, gaussian=gaussian, size=size, widths=widths
+    )
+    return checked_steps(options, batch_size, learning_rate, num_samples)
+
+
+def checked_widths(
+    options: TrainingOptions, network: str, size: str, numbers: int
+) -> tuple[int, ...]:
+    """The widths of `options`, or those that follow the number of numbers in the training data.
+
+    Raises:
+        ValueError: if they are given for a network that has none, or together with a size.
+    """
+    widths = options.widths
+    if widths and options.size != "auto":
+        raise ValueError(f"`size` must be omitted together with `widths`, got {options.size!r}.")
+    if not widths:
+        widths = _widths(network, size, numbers)
+    elif network in ("dit", "transformer"):
+        raise ValueError(
+            f"`widths` must be omitted for the network {network}, got {widths}: use --size."
+        )
+    check_widths(widths)
+    return widths
+
+
+def checked_steps(
+    options: TrainingOptions, batch_size: int, learning_rate: float, num_samples: int
+) -> TrainingOptions:
+    """The options with batch size, learning rate, steps and patience filled in.
+
+    Args:
+        options: with the network chosen.
+        batch_size: if it is not given and there are as many samples.
+        learning_rate: if it is not given.
+        num_samples: the number of training samples.
+
+    Raises:
+        ValueError: naming an option that is out of its range.
+    """
+    positive_integer(options.seeds, "seeds")
+    for seed in (options.seed, options.seed + options.seeds - 1):
+        check_seed(seed, "seed")
     if options.batch_size is not None:
         batch_size = positive_integer(options.batch_size, "batch_size")
     else:
@@ -480,10 +541,6 @@ def checked_training(
     options = dataclasses.replace(
         options,
         check_every=check_every,
-        network=network,
-        gaussian=gaussian,
-        size=size,
-        widths=widths,
         batch_size=batch_size,
         steps=steps,
         patience=patience,

@@ -68,11 +68,11 @@ def verdict(record: "xarray.Dataset") -> dict[str, str]:
             f"{format_with_error(advantage, stderr)} on held-out data"
         )
     is_gaussian = record.attrs.get("gaussian_data", 0) == 1
-    falling = _falling(record, by_rate=not is_gaussian)
-    if falling is not None:
+    fall = falling(record, by_rate=not is_gaussian)
+    if fall is not None:
         unit = record["loss_held_out"].attrs["units"]
         found["undertrained"] = (
-            f"undertrained: the held-out loss was still falling, by {falling:.2g}"
+            f"undertrained: the held-out loss was still falling, by {fall:.2g}"
             f"{' nats' if unit == 'nats' else ''} in the second half of the training; train longer "
             "(--steps, --minutes)"
         )
@@ -114,7 +114,7 @@ def _paired(record: "xarray.Dataset", part: str, gaussian: str) -> tuple[float, 
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
-def _falling(record: "xarray.Dataset", *, by_rate: bool) -> float | None:
+def falling(record: "xarray.Dataset", *, by_rate: bool) -> float | None:
     """By how much the held-out loss fell in the second half, if it was still falling.
 
     Args:

@@ -122,7 +122,10 @@ def test_constant_columns_are_fine_in_one_unit(kind):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "graph"}, "`kind` must be one of 'table', 'image', 'points', got 'graph'"),
+        (
+            {"kind": "graph"},
+            "`kind` must be one of 'table', 'image', 'points', 'tokens', got 'graph'",
+        ),
         ({"shape": (3,)}, r"`shape` must have 2 entries in all, got \(3,\)"),
         ({"labels": np.arange(2)}, r"`labels` must have shape \(3,\), got \(2,\)"),
         ({"columns": ("a",)}, "`columns` must hold 2 names, got 1"),

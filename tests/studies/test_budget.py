@@ -20,7 +20,7 @@ from entropix.studies import (
     measure,
     prepare_measure,
 )
-from entropix.studies.budget import Pace, planned, reduced, resumed_plan
+from entropix.studies.budget import Pace, Work, planned, reduced, resumed_plan
 from entropix.studies.data import prepare_data
 from entropix.studies.folder import CONFIGURATION
 from entropix.studies.training import checked_training, make_process
@@ -39,7 +39,7 @@ def data():
 def plan(data, pace, minutes, effort=EstimationOptions(), **training):
     settings = checked_training(TrainingOptions(**training), data, PROCESS)
     now = time.perf_counter()
-    return planned(pace, settings, effort, minutes, data, patience=None, since=now)
+    return planned(pace, settings, effort, minutes, Work.of(data), patience=None, since=now)
 
 
 @pytest.mark.parametrize("minutes", [2.0, 10.0, 60.0])

@@ -40,6 +40,7 @@ from entropix.studies.training import (
     make_models,
     make_process,
     num_steps,
+    process_name,
     process_parameters,
     process_text,
     training,
@@ -117,7 +118,7 @@ def prepare_schedule(
     if not process.is_static or not process.is_finite:
         raise ValueError(
             "`process` must have an equilibrium that stays where it is, vp, vpx, sl or cosine, "
-            f"got {options.process.process!r}."
+            f"got {process_name(options.process)!r}."
         )
     data = prepare_data(source, options.data)
     if comparison.model == "exact" and data.distribution is None:
@@ -132,7 +133,7 @@ def prepare_schedule(
         name=f"schedule-{data.dataset.name}",
         configuration={
             "study": "schedule",
-            "process": options.process.process,
+            "process": process_name(options.process),
             **process_parameters(options.process),
             **dataclasses.asdict(settings),
             **dataclasses.asdict(options.data),
@@ -229,7 +230,7 @@ class ScheduleStudy(AbstractStudy):
         return {
             "title": f"entropix schedule: {self.data.dataset.name}",
             **data_attributes(self.data),
-            "process": options.process.process,
+            "process": process_name(options.process),
             "process_text": process_text(options.process),
             "model": "exact" if self.exact else "trained",
             "model_text": model,
@@ -294,7 +295,7 @@ class ScheduleStudy(AbstractStudy):
     def record(self, found: dict[str, Found], attributes: dict[str, Any]) -> "xarray.Dataset":
         (values,) = found.values()
         names = attributes.pop("schedules")
-        given = self.options.process.process
+        given = process_name(self.options.process)
         given = "linear" if given in ("vp", "vpx") else given
         coordinates = {
             "schedule": (names, "schedule"),

@@ -1,0 +1,5 @@
+"""`measure` of sequences of tokens."""
+
+from entropix.studies.tokens.measurement import TOKEN_SCHEMA as TOKEN_SCHEMA
+from entropix.studies.tokens.study import TokenStudy as TokenStudy
+from entropix.studies.tokens.study import prepare_tokens as prepare_tokens

@@ -1,0 +1,327 @@
+r"""`measure` of tokens: what trained models of sequences store, beside counting and packing.
+
+With D tokens from K symbols and m the share of tokens that are lost,
+
+$$S_{NN} = D\int_0^1 I(m)\,dm,$$
+
+I being what the model knows of a lost token: $E\,KL(p_\theta(x_i)\|\text{uniform})$ for masking. It
+falls from $m = 0$, where all other tokens are known, to $m = 1$, where none is.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from entropix._core.arrays import Key
+from entropix._core.checks import choice
+from entropix.datasets import Dataset
+from entropix.interfaces import AbstractModel, AbstractTokenProcess
+from entropix.models import MaskedDenoiser
+from entropix.networks import FourierMLP, TokenTransformer
+from entropix.processes import CosineSchedule, LinearSchedule, Masking, UniformJumps
+from entropix.studies.budget import Plan, Work, time_plan
+from entropix.studies.figures import plot_loss
+from entropix.studies.measurement import check_effort
+from entropix.studies.options import (
+    ConditionOptions,
+    DataOptions,
+    EstimationOptions,
+    MeasureOptions,
+    ProcessOptions,
+    TrainingOptions,
+)
+from entropix.studies.record import Schema
+from entropix.studies.report import Report
+from entropix.studies.study import (
+    AbstractTrainedStudy,
+    Figures,
+    Found,
+    Workspace,
+    for_each_seed,
+)
+from entropix.studies.tokens.baselines import COMPRESSORS, baseline_names, measure_baselines
+from entropix.studies.tokens.data import TokenData, split_tokens
+from entropix.studies.tokens.figures import (
+    plot_baselines,
+    plot_information,
+    plot_positions,
+    plot_samples,
+)
+from entropix.studies.tokens.measurement import (
+    SHARES,
+    STAGES,
+    TOKEN_SCHEMA,
+    Subject,
+    of_positions,
+    sampling,
+    with_relative_error,
+)
+from entropix.studies.tokens.report import data_text, token_report, with_verdict
+from entropix.studies.training import (
+    TOKEN_PROCESSES,
+    checked_steps,
+    checked_widths,
+    num_steps,
+    stopping_text,
+    training,
+    widths_text,
+)
+from entropix.training import EnsembleFit
+
+
+if TYPE_CHECKING:
+    import xarray
+
+# By kind of network: batch size, learning rate.
+_NETWORKS = {"mlp": (128, 3e-3), "transformer": (16, 3e-3)}
+_OF_NUMBERS = ("dequantise", "dequantise_columns", "standardise", "components")
+
+
+# ------------------------------------------------------------------ the request
+
+
+def prepare_tokens(
+    dataset: Dataset, options: MeasureOptions, *, command: Sequence[str], started: float
+) -> "TokenStudy":
+    """Check the request and claim the output folder.
+
+    Args:
+        dataset: of tokens.
+        options: see `MeasureOptions`.
+        command: the command line, if the request came from one.
+        started: the value of `time.perf_counter` when the request was read.
+
+    Raises:
+        ValueError: in one line, for whatever is wrong with the request.
+    """
+    _refuse_numbers(options)
+    check_effort(options.estimation)
+    data = split_tokens(dataset, options.data)
+    name = choice(options.process.process, "process", ("auto", *TOKEN_PROCESSES))
+    if name == "uniform-jumps":
+        process = UniformJumps(data.num_tokens, CosineSchedule())
+    else:
+        process = Masking(data.num_tokens, LinearSchedule())
+    settings = _checked_training(options.training, data)
+    folder = Workspace.located(options.output, dataset.name)
+    models = functools.partial(_models_of, settings, data, process)
+    examples = functools.partial(_examples_of, data)
+    work = _work(data, process)
+    plan = time_plan(options, settings, models, examples, process, work, folder, started)
+    options = dataclasses.replace(options, estimation=plan.effort)
+    workspace = Workspace.claim(
+        options.output,
+        name=dataset.name,
+        configuration={
+            "process": "masking" if process.has_mask else "uniform-jumps",
+            **dataclasses.asdict(plan.settings),
+            **dataclasses.asdict(options.data),
+            **plan.configuration(options.budget.minutes),
+            "data_fingerprint": data.fingerprint,
+        },
+        command=command,
+    )
+    return TokenStudy(workspace, options, plan.settings, data, process, plan)
+
+
+def _refuse_numbers(options: MeasureOptions) -> None:
+    """Refuse options that concern numbers: units, densities, cut-offs, and labels."""
+    parameters = {f.name for f in dataclasses.fields(ProcessOptions)} - {"process"}
+    refused: list[tuple[Any, Any, Iterable[str]]] = [
+        (options.data, DataOptions(), _OF_NUMBERS),
+        (options.estimation, EstimationOptions(), ("cutoff",)),
+        (options.training, TrainingOptions(), ("gaussian",)),
+        (options.condition, ConditionOptions(), ("condition", "shuffle_labels")),
+        (options.process, ProcessOptions(), sorted(parameters)),
+    ]
+    for given, default, names in refused:
+        for name in names:
+            if (value := getattr(given, name)) != getattr(default, name):
+                raise ValueError(f"`{name}` must be left out for tokens, got {value!r}.")
+
+
+def _checked_training(options: TrainingOptions, data: TokenData) -> TrainingOptions:
+    """The options with all that is chosen automatically filled in."""
+    network = choice(options.network, "network", ("auto", *_NETWORKS))
+    if network == "auto":
+        network = "mlp" if options.widths else "transformer"
+    size = "medium" if options.size == "auto" else options.size
+    widths = checked_widths(options, network, size, data.num_train * data.dataset.dim)
+    options = dataclasses.replace(options, network=network, gaussian="no", size=size, widths=widths)
+    return checked_steps(options, *_NETWORKS[network], data.num_train)
+
+
+def _models_of(
+    settings: TrainingOptions, data: TokenData, process: AbstractTokenProcess
+) -> Callable[[Key], MaskedDenoiser]:
+    """The function from a key to an untrained model."""
+
+    def make(key: Key) -> MaskedDenoiser:
+        if settings.network == "mlp":
+            dim = data.dataset.dim * process.num_states
+            network = FourierMLP(dim, widths=settings.widths, key=key)
+        else:
+            network = TokenTransformer.sized(
+                settings.size,
+                data.shape,
+                process.num_states,
+                data.num_train,
+                time_dependent=not process.has_mask,
+                key=key,
+            )
+        return MaskedDenoiser(network, process, shape=data.shape)
+
+    return make
+
+
+def _examples_of(data: TokenData) -> dict[str, Any]:
+    """Training and held-out data, as arguments of `Training.fit`."""
+    return {
+        "data": data.augmented,
+        "condition": None,
+        "holdout": data.held_out,
+        "holdout_condition": None,
+    }
+
+
+def _work(data: TokenData, process: AbstractTokenProcess) -> Work:
+    rated = min(len(data.held_out), data.num_train)
+
+    def evaluations(effort: EstimationOptions) -> int:
+        steps = sampling(effort, data, process)["num_steps"]
+        curves = 2 * effort.evaluations + of_positions(effort)
+        densities = 2 * min(rated, effort.samples) * effort.density_evaluations
+        return curves + effort.samples * steps + densities
+
+    return Work(data.num_train, evaluations)
+
+
+# ------------------------------------------------------------------ the study
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TokenStudy(AbstractTrainedStudy):
+    """A measurement of tokens that is ready to run.
+
+    Attributes:
+        workspace: the claimed output folder.
+        options: as requested.
+        settings: of the training, with the batch size filled in.
+        data: the sequences.
+        process: the forward process.
+        plan: of the time.
+    """
+
+    schema: ClassVar[Schema] = TOKEN_SCHEMA
+    axes: ClassVar[dict[str, str]] = {
+        "lost": "share of lost tokens",
+        "baseline": "models with which the network is compared",
+        "compressor": "programs that pack the data",
+    }
+    workspace: Workspace
+    options: MeasureOptions
+    settings: TrainingOptions
+    data: TokenData
+    process: AbstractTokenProcess  # pyright: ignore[reportIncompatibleVariableOverride]
+    plan: Plan
+
+    @property
+    def deadline(self) -> float | None:
+        return self.plan.deadline
+
+    def make_model(self) -> Callable[[Key], AbstractModel]:
+        return _models_of(self.settings, self.data, self.process)
+
+    def examples(self) -> dict[str, Any]:
+        return _examples_of(self.data)
+
+    def attributes(self) -> dict[str, Any]:
+        data, dataset = self.data, self.data.dataset
+        return {
+            "title": f"entropix measure: {dataset.name}",
+            "name": dataset.name,
+            "data_text": data_text(data),
+            "source": dataset.source,
+            "shape": list(dataset.shape),
+            "num_train": data.num_train,
+            "num_held_out": len(data.held_out),
+            "num_tokens": data.num_tokens,
+            "uniform_bits": float(np.log2(data.num_tokens)),
+            "vocabulary": dataset.vocabulary,
+            "leaked": data.leaked[0],
+            "compared": data.leaked[1],
+            "process": "masking" if self.process.has_mask else "uniform-jumps",
+            "process_text": (
+                "Masking: a lost token becomes a mask"
+                if self.process.has_mask
+                else "UniformJumps: a lost token becomes a uniform one"
+            ),
+            "training_text": self._training_text(),
+            **self.plan.attributes(),
+            "num_steps": num_steps(self.settings),
+            "patience": self.settings.patience or 0,
+            "network": self.settings.network,
+            "relative_error": self.options.estimation.relative_error or 0.0,
+        }
+
+    def _training_text(self) -> str:
+        settings = self.settings
+        text = widths_text(settings.widths)
+        if settings.network == "transformer":
+            network = eqx.filter_eval_shape(self.make_model(), jax.random.key(0)).network
+            text = f"transformer of {len(network.blocks)} blocks of width {network.entry.shape[1]}"
+        method = "cross-entropy of lost tokens" if self.process.has_mask else "score entropy"
+        steps = num_steps(settings)
+        return f"{training(settings).text(text, steps, method)}{stopping_text(settings)}"
+
+    def evaluate(self, fits: EnsembleFit, *, show: bool) -> tuple[Found, dict[str, Any]]:
+        first = Subject(fits.member(0), self.data, self.options.estimation)
+        effort = with_relative_error(first, jax.random.key(self.options.data.data_seed))
+
+        def subject(index: int) -> Subject:
+            return Subject(fits.member(index), self.data, effort)
+
+        found = measure_baselines(self.data, first.num_rated)
+        found["evaluations"] = np.asarray(effort.evaluations)
+        found |= for_each_seed(self.training, STAGES, subject, show=show)
+        found |= {
+            "lost": SHARES,
+            "baseline": baseline_names(self.data),
+            "compressor": list(COMPRESSORS),
+        }
+        return found, {}
+
+    def record(self, found: dict[str, Found], attributes: dict[str, Any]) -> "xarray.Dataset":
+        return with_verdict(self.assembled(found, attributes))
+
+    def figures(self) -> Figures:
+        data, shape = self.data, self.data.shape
+        found: Figures = {
+            "entropy.png": (
+                "S_NN of a lost token against the share of lost tokens, and its integral from the "
+                "data end",
+                plot_information,
+            ),
+            "information.png": (
+                "S_NN at each position",
+                functools.partial(plot_positions, shape=shape),
+            ),
+            "baselines.png": ("Bits per token of the model and of the baselines", plot_baselines),
+            "loss.png": ("Training loss", plot_loss),
+        }
+        if len(shape) > 1:
+            found["samples.png"] = (
+                "Held-out data and samples of the first seed",
+                functools.partial(
+                    plot_samples, real=data.held_out, shape=shape, num_tokens=data.num_tokens
+                ),
+            )
+        return found
+
+    def report(self, record: "xarray.Dataset") -> Report:
+        return token_report(record, self.data)
