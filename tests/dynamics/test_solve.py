@@ -256,7 +256,8 @@ def test_samples_have_the_law(x32, name):
     assert np.max(off) < 4.5
 
 
-@pytest.mark.parametrize("name", quick(["sl"], ["rf", "vp-cosine"]))
+@pytest.mark.slow(reason="a program of its own for each")
+@pytest.mark.parametrize("name", ["sl", "rf", "vp-cosine"])
 def test_a_solver_reaches_infinite_noise(x32, name):
     """The last step is the exact transition: nothing is cut off, and nothing is infinite."""
     gaussian, process = small_gaussian(), PROCESSES[name]()

@@ -60,7 +60,7 @@ def z_scores(values, errors, truths):
     ("wrap", "form"),
     [
         (lambda model: model, None),
-        (network, None),
+        pytest.param(network, None, marks=pytest.mark.slow),
         pytest.param(network, "score", marks=pytest.mark.slow),
         pytest.param(lambda model: model, "denoising", marks=pytest.mark.slow),
     ],
