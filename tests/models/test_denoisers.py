@@ -137,13 +137,8 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize(
-    "clock",
-    [
-        "vp",
-        *(pytest.param(n, marks=pytest.mark.slow(reason="as vp")) for n in ("ve", "straight")),
-    ],
-)
+@pytest.mark.slow(reason="fields of many models in one program")
+@pytest.mark.parametrize("clock", ["vp", "ve", "straight"])
 def test_fields_are_the_exact_ones(clock, x64, getkey):
     process = CLOCKS[clock]()
     models = {name: adapted(name, process) for name in PUBLISHED}
