@@ -10,7 +10,8 @@ import shutil
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
-_threads = str(min(4, os.cpu_count() or 1))
+# Two processes share the cores.
+_threads = str(max(1, min(4, (os.cpu_count() or 1) // 2)))
 for _name in (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -88,11 +89,18 @@ HEAVY = {"path-learned", "path-learned-noise", "sl-warped", "subvp-warped"}
 LONG = {
     "test_bridge.py",
     "test_cli.py",
+    "test_devices.py",
     "test_documentation.py",
     "test_examples.py",
+    "test_images.py",
     "test_multi_process.py",
+    "test_optimise.py",
     "test_quality.py",
+    "test_recompilation.py",
+    "test_solve.py",
+    "test_speed_limit.py",
     "test_tables.py",
+    "test_trained.py",
     "test_verdict.py",
 }
 
@@ -171,7 +179,7 @@ def x32():
 
 # Compiled programs are kept from file to file, as most of the small ones are needed again. They are
 # dropped when there are so many: a long run would otherwise hold gigabytes of them.
-MOST_PROGRAMS = 1000
+MOST_PROGRAMS = 1500
 _compiled = 0
 
 
@@ -185,7 +193,7 @@ def pytest_collection_finish():
     # What has been imported stays: the collector need not visit it again and again.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 50, 50)
+    gc.set_threshold(200_000, 50, 50)
 
 
 @pytest.fixture(autouse=True, scope="module")

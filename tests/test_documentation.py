@@ -76,8 +76,9 @@ model = ex.ExactModel(distribution, ex.VariancePreserving(ex.LinearSchedule(0.1,
 sampler_error = lambda process: process.noise_budget()
 """,
 }
-# Arguments that determine the run time of a function; these values replace those of the page.
+# Arguments that determine the run time of what is called; these values replace those of the page.
 SHORT = {
+    "FourierMLP": {"widths": (8,)},
     "fit": {"steps": 8},
     "fit_ensemble": {"steps": 8},
     "optimise_schedule": {"steps": 2},
@@ -86,6 +87,8 @@ SHORT = {
     "neural_entropy": {"num_evaluations": 512},
     "path_kl": {"num_evaluations": 512},
     "mutual_information": {"num_evaluations": 512},
+    "entropy_curve": {"num_evaluations": 512},
+    "kl_divergence": {"num_evaluations": 512},
 }
 # Pages that take more than a few seconds.
 SLOW = {

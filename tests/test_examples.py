@@ -188,7 +188,7 @@ CASES = {
     "storage_digits": (
         storage_digits,
         "S_NN = a + b log N",
-        {"sizes": (64, 256, 1024), "steps": 60, "seeds": 2, "samples": 20, "widths": (32,)},
+        {"sizes": (64, 1024), "steps": 60, "seeds": 2, "samples": 20, "widths": (32,)},
     ),
     "straight_flows": (straight_flows, "bending", {"steps": 100, "samples": 512, "number": 200}),
     "subspace_dimension": (
@@ -204,7 +204,7 @@ CASES = {
     "where_information_is": (
         where_information_is,
         "half of the class entropy",
-        {"steps": 30, "evaluations": 4096},
+        {"steps": 30, "width": 64, "evaluations": 4096},
     ),
 }
 
@@ -228,7 +228,7 @@ def test_example(name, tmp_path, capsys):
 
 
 @pytest.mark.slow  # each trains and compiles
-@pytest.mark.parametrize("name", ["own_network"])
+@pytest.mark.parametrize("name", ["double_well"])
 def test_notebook(name, capsys):
     """The cells of a notebook run from top to bottom, with the settings of its example here."""
     pyplot = pytest.importorskip("matplotlib.pyplot")

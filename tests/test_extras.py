@@ -119,7 +119,7 @@ def test_the_command_line(module, command, capsys, monkeypatch, tmp_path):
 def test_without_plots_no_matplotlib_is_needed(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr("entropix.studies.study.AbstractStudy.run", lambda study: None)
-    assert main(["measure", "mixture2", "--num-samples", "64", "--no-plots"]) == 0
+    assert main(["measure", "mixture2", "--num-samples", "64", "--no-plots", "--quiet"]) == 0
 
 
 SOURCES = {

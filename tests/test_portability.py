@@ -32,6 +32,7 @@ def test_programs_for_a_tpu():
         assert found["precisions"] == expected, name
 
 
+@pytest.mark.slow(reason="as the programs above")
 def test_precision_in_the_lowered_text():
     """Estimators ask for full precision, unless the user asks for another."""
     model, data = small_model(), gaussian_data()

@@ -24,6 +24,7 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 import entropix as ex
 
@@ -548,48 +549,64 @@ def test_programs_hold_no_callbacks(name, tmp_path):
     assert _callbacks(programs) != []
 
 
-@pytest.mark.slow(reason="many public functions are compiled, in another process")
-def test_a_second_process_compiles_nothing(tmp_path):
-    """A quarter of the table: that programs hold no callback is tested for all of it, below."""
-    program = pathlib.Path(__file__).with_name("cached_programs.py")
-    names = [name for name in CASES if name not in CALLS_BACK][::4]
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+def _set(settings: dict[str, Any]) -> None:
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def persistent_cache(tmp_path_factory):
+    """JAX's persistent cache in an empty folder, with every program that is compiled."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
     }
-    for first in (True, False):
-        run = subprocess.run(
-            [sys.executable, "-W", "ignore", str(program), *names],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment,
-        )
-        assert run.returncode == 0, run.stderr
-        counts = json.loads(run.stdout.splitlines()[-1])
-        if first:
-            assert counts["cache_misses"] > len(names)
-        else:
-            assert counts["missed"] == []
-            assert counts["cache_hits"] > len(names)
+    before = {name: getattr(jax.config, name) for name in settings}
+    jax.clear_caches()  # programs that other tests have compiled would not be stored
+    _set(settings)
+    yield {name.upper(): str(value) for name, value in settings.items()}
+    _set(before)
+
+
+def call(name: str, seed: int, folder: pathlib.Path) -> None:
+    jax.block_until_ready(eqx.filter(CASES[name](Inputs(seed, folder)), eqx.is_array))
 
 
 @pytest.mark.slow(reason="every public function is compiled")
 @pytest.mark.filterwarnings("ignore:the held-out loss was still falling")  # a few steps only
 @pytest.mark.parametrize("name", [_marked(name) for name in CASES])
-def test_new_numbers_compile_nothing(name, tmp_path):
-    def run(seed: int) -> None:
-        jax.block_until_ready(eqx.filter(CASES[name](Inputs(seed, tmp_path)), eqx.is_array))
-
+def test_new_numbers_compile_nothing(name, tmp_path, persistent_cache):
     with _programs(tmp_path) as programs:
-        run(1)
+        call(name, 1, tmp_path)
     if name not in CALLS_BACK:
         assert _callbacks(programs) == []
     before = len(_COMPILED)
-    run(2)
+    call(name, 2, tmp_path)
     compiled = len(_COMPILED) - before
     assert compiled == 0, f"{compiled} programs were compiled again"
+
+
+@pytest.mark.slow(reason="many public functions are called in another process")
+@pytest.mark.filterwarnings("ignore:the held-out loss was still falling")
+def test_a_second_process_compiles_nothing(persistent_cache, tmp_path):
+    """A quarter of the table: that programs hold no callback is tested for all of it."""
+    names = [name for name in CASES if name not in CALLS_BACK][::4]
+    for name in names:  # compiles nothing after the test above
+        call(name, 1, tmp_path)
+    program = pathlib.Path(__file__).with_name("cached_programs.py")
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", str(program), *names],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | persistent_cache,
+    )
+    assert run.returncode == 0, run.stderr
+    counts = json.loads(run.stdout.splitlines()[-1])
+    assert counts["missed"] == []
+    assert counts["cache_hits"] > len(names)
 
 
 def test_every_public_function_is_in_the_table():

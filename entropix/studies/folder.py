@@ -81,8 +81,11 @@ class OutputFolder:
         """
         if resume and overwrite:
             raise ValueError("`overwrite` must not be given together with `resume`, got both.")
-        if not os.path.lexists(self.path):
-            return
+        with self._refused():
+            try:
+                os.lstat(self.path)
+            except FileNotFoundError:
+                return
         if os.path.exists(self.path) and not os.path.isdir(self.path):
             raise ValueError(f"`out` must be a folder, got the file {str(self.path)!r}.")
         with self._refused():

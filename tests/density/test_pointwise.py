@@ -40,6 +40,7 @@ def consistent(curve, expected):
     np.testing.assert_allclose(curve.value.sum(1).mean(), curve.total.value, rtol=1e-5)
 
 
+@pytest.mark.slow(reason="two methods")
 def test_coordinates_of_a_gaussian(model, x):
     """Whatever the reference, the values are those of each coordinate."""
     curve = by_coordinate(model, x, per_coordinate=True)

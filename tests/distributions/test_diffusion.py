@@ -29,10 +29,10 @@ POINTS = [[0.5, -0.3], [-1.0, 0.2], [0.1, 0.9], [1.3, 0.4]]
 OTHERS = [p for p in PROCESSES if p not in (*KINDS, "vp-cosine", "path-sqrt")]
 PAIRS = quick_rows(
     [
-        *((p, "mixture") for p in (*KINDS, "vp-cosine", "path-sqrt")),
+        *((p, "mixture") for p in (*KINDS[:-1], "vp-cosine")),
         *((p, d) for p in ("vpx", "subvp") for d in ("gaussian", "empirical")),
     ],
-    [(p, "mixture") for p in OTHERS],
+    [(p, "mixture") for p in ("path-module", "path-sqrt", *OTHERS)],
 )
 BUILD = DISTRIBUTIONS | {"empirical": lambda: ex.Empirical(POINTS)}
 
@@ -91,7 +91,10 @@ def test_fokker_planck(process, distribution, x64, getkey):
 
 @pytest.mark.parametrize(
     ("process", "distribution"),
-    [*((p, "mixture") for p in (*KINDS, "vp-cosine")), ("vpx", "empirical")],
+    quick_rows(
+        [*((p, "mixture") for p in ("vpx", "ve", "rf", "path-module")), ("vpx", "empirical")],
+        [(p, "mixture") for p in ("sl", "cosine", "subvp", "vp-cosine")],
+    ),
 )
 def test_gradient_in_every_number(process, distribution, x64, getkey):
     """Process, density, time and state together: automatic against finite differences."""

@@ -30,7 +30,7 @@ from tests.models.flows import Straight, straight_flow
 VARIANCE = 0.8
 
 
-@pytest.mark.parametrize("name", quick(KINDS))
+@pytest.mark.parametrize("name", quick(KINDS[:-1]))  # a general path is slow to compile
 def test_they_are_the_reverse_equation(x64, name, getkey):
     """dX = F da (+ dB_a) is the reverse SDE (the flow), transformed by X = a y/(mu sqrt c)."""
     process = PROCESSES[name]()
@@ -152,7 +152,7 @@ def test_single_precision_resolves_both_ends(name):
         np.testing.assert_allclose(a, b, atol=2e-3)
 
 
-@pytest.mark.parametrize("name", ["rf", "cosine", "sl"])
+@pytest.mark.parametrize("name", quick(["rf"], ["cosine", "sl"]))
 def test_the_flow_is_smooth_up_to_the_noise(name):
     """Adaptive steps see no rounding of s where mu vanishes, nor an edge where the signal does."""
 
@@ -232,4 +232,4 @@ def test_samples_of_a_straight_flow_are_those_of_the_map():
         flow = ex.FlowMatching(Straight(m, 0.4), ex.RectifiedFlow(), shape=(1,))
         return jnp.mean(ex.sample(flow, num_steps=4, **options))
 
-    assert float(jax.grad(mean)(jnp.asarray(0.7))) == pytest.approx(1.0, rel=1e-4)
+    assert float(quick_jit(jax.grad(mean))(jnp.asarray(0.7))) == pytest.approx(1.0, rel=1e-4)

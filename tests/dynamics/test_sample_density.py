@@ -30,9 +30,8 @@ def flow(model, x, **options):
     return ex.log_prob(model, x, method=method, **options).value
 
 
-@pytest.mark.parametrize(
-    "make", [vp, pytest.param(ex.RectifiedFlow, marks=pytest.mark.slow(reason="another program"))]
-)
+@pytest.mark.slow(reason="three programs for each")
+@pytest.mark.parametrize("make", [vp, ex.RectifiedFlow])
 def test_of_a_gaussian(make, x64):
     """The closed form, and an error that falls with the square of the step."""
     model = ex.ExactModel(small_gaussian(), make())

@@ -18,6 +18,7 @@ from tests.helpers import (
     finite_difference,
     numbers,
     quick,
+    quick_jit,
     quick_rows,
     small_gaussian,
     small_mixture,
@@ -256,7 +257,8 @@ def test_samples_have_the_law(x32, name):
     assert np.max(off) < 4.5
 
 
-@pytest.mark.parametrize("name", quick(["sl"], ["rf", "vp-cosine"]))
+@pytest.mark.slow(reason="a program of its own for each")
+@pytest.mark.parametrize("name", ["sl", "rf", "vp-cosine"])
 def test_a_solver_reaches_infinite_noise(x32, name):
     """The last step is the exact transition: nothing is cut off, and nothing is infinite."""
     gaussian, process = small_gaussian(), PROCESSES[name]()
@@ -460,7 +462,7 @@ def test_gradients_of_the_flow(x64, adjoint, steps):
         process, gaussian = parts(v)
         return jnp.sum(jnp.sin(carried(gaussian, process, x, process.t1)))
 
-    expected = jax.grad(closed)(at)
+    expected = quick_jit(jax.grad(closed))(at)
     rtol = 1e-4 if steps == "adaptive" else 5e-3
     found = gradient(value, at, adjoint)
     np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * 1e-2)
@@ -484,7 +486,7 @@ def test_backsolve_adjoint(x64):
         return jnp.sum(jnp.sin(carried(of, process, x, process.t1)))
 
     found = jax.jit(jax.grad(value, argnums=(0, 1)))(gaussian.mean, x)
-    expected = jax.grad(closed, argnums=(0, 1))(gaussian.mean, x)
+    expected = quick_jit(jax.grad(closed, argnums=(0, 1)))(gaussian.mean, x)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4)
     # The solver's end times depend on the process, and these it cannot differentiate.

@@ -212,7 +212,7 @@ def test_gradients(along, x64):
     error = jnp.std(found, axis=0, ddof=1) / 4
     # The points scatter about the distribution they are from as 16 draws of 200 of them do.
     error = error * (1 + 16 * 200 / 2000) ** 0.5
-    truth = jax.grad(exact)(parameters)
+    truth = quick_jit(jax.grad(exact))(parameters)
     assert bool(jnp.all(jnp.abs(jnp.mean(found, axis=0) - truth) < 4 * error))
 
 

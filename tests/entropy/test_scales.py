@@ -153,17 +153,13 @@ def check(name, family, draws):
     assert refused < 0.2 * draws
 
 
-CASES = [
-    *[("entropy", family, 15) for family in FAMILIES],
-    *[("path KL", family, 10) for family in ("vp", "sl")],
-    *[("log density", family, 10) for family in ("vp", "ve")],
-]
+CASES = [("entropy", "vp"), ("entropy", "ve"), ("path KL", "sl"), ("log density", "vp")]
 
 
-@pytest.mark.parametrize(("name", "family", "draws"), CASES)
-def test_right_or_refused(name, family, draws):
+@pytest.mark.parametrize(("name", "family"), CASES)
+def test_right_or_refused(name, family):
     """Two hundred draws in all."""
-    check(name, family, draws)
+    check(name, family, 50)
 
 
 @pytest.mark.slow  # five thousand draws

@@ -46,6 +46,7 @@ def test_noise_is_standard_normal(dim):
         np.testing.assert_allclose(covariance, np.eye(dim), atol=5 / 2048**0.5)
 
 
+@pytest.mark.slow(reason="a hundred estimates")
 def test_less_error_than_independent_draws_and_the_stated_one():
     """At each time of a curve. Independent draws have a variance of 0.15 per evaluation here."""
     model = ex.ExactModel(mixture(3), process("VP"))

@@ -14,7 +14,7 @@ from entropix.estimators import (
     Partition,
     integrate_parts,
 )
-from tests.helpers import as_shipped
+from tests.helpers import as_shipped, quick
 from tests.mixtures import mixture
 
 
@@ -257,7 +257,7 @@ def test_bad_input(data):
         curve(per_sample=True, num_evaluations=1024)
 
 
-@pytest.mark.parametrize("shape", [(1,), (5,), (8,), (7, 6), (4, 4, 3)])
+@pytest.mark.parametrize("shape", quick([(8,), (7, 6)], [(1,), (5,), (4, 4, 3)]))
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_transforms_are_orthogonal(transform, shape, x64):
     x = jax.random.normal(jax.random.key(0), shape)

@@ -60,7 +60,7 @@ def z_scores(values, errors, truths):
     ("wrap", "form"),
     [
         (lambda model: model, None),
-        (network, None),
+        pytest.param(network, None, marks=pytest.mark.slow),
         pytest.param(network, "score", marks=pytest.mark.slow),
         pytest.param(lambda model: model, "denoising", marks=pytest.mark.slow),
     ],
@@ -149,7 +149,7 @@ def test_errors_are_honest(wrap, form, x64):
 @pytest.mark.parametrize(
     ("make", "wrap"),
     [
-        (lambda: vp(3.0), lambda model: model),
+        pytest.param(lambda: vp(3.0), lambda model: model, marks=pytest.mark.slow),
         pytest.param(lambda: vp(3.0), network, marks=pytest.mark.slow),
         pytest.param(
             lambda: ex.VarianceExploding(0.01, 50.0), lambda model: model, marks=pytest.mark.slow

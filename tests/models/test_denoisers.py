@@ -137,13 +137,8 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize(
-    "clock",
-    [
-        "vp",
-        *(pytest.param(n, marks=pytest.mark.slow(reason="as vp")) for n in ("ve", "straight")),
-    ],
-)
+@pytest.mark.slow(reason="fields of many models in one program")
+@pytest.mark.parametrize("clock", ["vp", "ve", "straight"])
 def test_fields_are_the_exact_ones(clock, x64, getkey):
     process = CLOCKS[clock]()
     models = {name: adapted(name, process) for name in PUBLISHED}
@@ -256,8 +251,8 @@ def test_batches_are_those_of_the_function():
         batched=True,
     )
     y = jnp.asarray([[0.3, -1.0], [0.5, 2.0]])
-    both = [jax.vmap(lambda y, m=m: m.score(0.3, y))(y) for m in (one, other)]
-    np.testing.assert_allclose(*both, rtol=1e-6)
+    both = quick_jit(lambda y: [jax.vmap(lambda y, m=m: m.score(0.3, y))(y) for m in (one, other)])
+    np.testing.assert_allclose(*both(y), rtol=1e-6)
 
 
 @pytest.mark.slow(reason="a training")

@@ -64,20 +64,23 @@ def test_fields_agree(name, x64, getkey):
         guided = ex.models.Guided(model, weight)
         score, flow = guided.score(s, y, condition), guided.velocity(s, y, condition)
         entropy = guided.entropy_field(s, y, condition)
-        return score, entropy + process.equilibrium_score(s, y), (flow, process.drift(s, y))
+        same = entropy + process.equilibrium_score(s, y)
+        flows = flow, process.drift(s, y), process.sigma_squared(s) / 2
+        return score, same, flows, (model.score(s, y), model.score(s, y, condition))
 
     for s in inner_times(process, 3):
         y = jax.random.normal(getkey(), (2,))
-        for weight, expected in ((0.0, model.score(s, y)), (1.0, model.score(s, y, condition))):
-            np.testing.assert_allclose(fields(weight, s, y)[0], expected, rtol=1e-9)
-        score, same, (flow, drift) = fields(WEIGHT, s, y)
+        score, same, (flow, drift, half), ends = fields(WEIGHT, s, y)
+        for weight, expected in enumerate(ends):
+            np.testing.assert_allclose(fields(float(weight), s, y)[0], expected, rtol=1e-9)
         np.testing.assert_allclose(score, same, rtol=1e-8, atol=1e-8)
-        half = process.sigma_squared(s) / 2
         np.testing.assert_allclose(flow, drift - half * score, rtol=1e-7, atol=1e-8 * half)
-    slope = jax.grad(lambda w: jnp.sum(ex.models.Guided(model, w).score(s, y, condition)))(WEIGHT)
-    np.testing.assert_allclose(
-        slope, jnp.sum(model.score(s, y, condition) - model.score(s, y)), rtol=1e-9
-    )
+
+    def total(weight):
+        return jnp.sum(ex.models.Guided(model, weight).score(s, y, condition))
+
+    slope = quick_jit(jax.grad(total))(WEIGHT)
+    np.testing.assert_allclose(slope, jnp.sum(ends[1] - ends[0]), rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["vp", "sl", "cosine"])

@@ -12,12 +12,12 @@ import entropix as ex
 from entropix.networks import trainable
 from tests.helpers import (
     COLLAPSING,
-    KINDS,
     PROCESSES,
     STATIC,
     all_finite,
     as_shipped,
     inner_times,
+    quick,
     quick_jit,
     small_mixture,
 )
@@ -64,7 +64,7 @@ def exact_models(process):
     return exact, models
 
 
-@pytest.mark.parametrize("name", [k for k in KINDS if not k.startswith("path")])
+@pytest.mark.parametrize("name", quick(["vpx", "sl", "ve", "rf"], ["cosine", "subvp"]))
 def test_same_field_in_every_parametrisation(name, x64, getkey):
     process = PROCESSES[name]()
     exact, models = exact_models(process)

@@ -15,6 +15,7 @@ from tests.helpers import (
     all_finite,
     as_shipped,
     inner_times,
+    quick,
     quick_jit,
 )
 
@@ -22,7 +23,7 @@ from tests.helpers import (
 DATA = [[0.3, 1.0], [-0.5, 0.2], [1.4, -0.3], [2.0, 0.1]]
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", quick(KINDS, PROCESSES))
 def test_size_of_the_gaussian_entropy_field(name, x64):
     """Without floor: the root mean square per dimension of the exact field, by quadrature."""
     process = PROCESSES[name]()

@@ -8,7 +8,7 @@ import pytest
 
 import entropix as ex
 from entropix.networks import ConditionDropout, GaussianPlusResidual, LinearSkip, ResidualMLP
-from tests.helpers import as_shipped, quick_jit
+from tests.helpers import as_shipped, quick_jit, quick_rows
 
 
 # One, two and more hidden layers, and columns carried through them in every way.
@@ -72,10 +72,12 @@ def check(network, *conditions, gradients=True):
         np.testing.assert_allclose(*both(condition), rtol=1e-9)
 
 
-CASES = [("fourier", name) for name in PERCEPTRONS] + [("residual", name) for name in RESIDUAL]
+QUICK = [("fourier", name) for name in ("one", "two", "two-narrow", "blocks")]
+QUICK += [("residual", name) for name in ("narrow", "blocks")]
+OTHERS = [("fourier", name) for name in ("one-dimensional", "three", "three-narrow")]
 
 
-@pytest.mark.parametrize(("kind", "name"), CASES)
+@pytest.mark.parametrize(("kind", "name"), quick_rows(QUICK, [*OTHERS, ("residual", "wide")]))
 def test_trace_of_the_jacobian(kind, name, x64):
     network, size = make(kind, name)
     condition = None if size is None else jnp.linspace(-1.0, 1.0, size)

@@ -33,6 +33,7 @@ def call(network, *args, **kwargs):
     return network(*args, **kwargs)
 
 
+@eqx.filter_jit
 def awake(network, key=KEY, size=0.2):
     """The network with random numbers in layers that are initially zero."""
     params, static = eqx.partition(network, trainable(network))
@@ -48,7 +49,7 @@ def test_images_in_images_out(name, getkey):
     """Initially zero, finite at the exact ends, equal under jit and vmap, differentiable."""
     network = NETWORKS[name]()
     ys = jax.random.normal(getkey(), (3, *network.shape))
-    np.testing.assert_array_equal(call(network, 0.5, ys[0]), jnp.zeros(network.shape))
+    np.testing.assert_array_equal(call(network, jnp.array(0.5), ys[0]), jnp.zeros(network.shape))
     network = awake(network)
     levels = jnp.array([-jnp.inf, 0.3, jnp.inf])
     together = jax.jit(jax.vmap(lambda level, y: network(level, y)))(levels, ys)

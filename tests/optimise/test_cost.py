@@ -7,6 +7,7 @@ import pytest
 
 import entropix as ex
 from entropix.optimise import schedule_cost
+from tests.helpers import quick_jit
 
 
 MEAN, VARIANCE, NOISE_MAX = 0.7, 0.4, 80.0
@@ -72,5 +73,5 @@ def test_monte_carlo_errors_are_those_of_monte_carlo(x64, line):
         field = exact.entropy_field(s, process.perturb(s, x, z))
         return process.sigma_squared(s) / 2 * jnp.sum(field**2)
 
-    scatter = jnp.std(jax.vmap(summand)(times, draws, noise)) / np.sqrt(count)
+    scatter = jnp.std(quick_jit(jax.vmap(summand))(times, draws, noise)) / np.sqrt(count)
     np.testing.assert_allclose(predicted, scatter, rtol=0.1)

@@ -44,9 +44,7 @@ def round_trip(tree, tmp_path, **kwargs):
     return loaded
 
 
-@pytest.mark.parametrize(
-    "name", quick(("vpx", "path-module", "path-sqrt", "sl-warped", "vp-learned"), PROCESSES)
-)
+@pytest.mark.parametrize("name", quick(("vpx", "path-module", "sl-warped"), PROCESSES))
 def test_every_process_and_model(name, tmp_path):
     process = PROCESSES[name]()
     trust = ("tests",)  # for the functions of two paths

@@ -244,6 +244,7 @@ def ends_in_one_line(capsys, command, code, says):
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.slow(reason="four runs")
 def test_a_full_disk_ends_in_one_line_and_what_was_saved_stays(
     mixture, tmp_path, monkeypatch, capsys
 ):

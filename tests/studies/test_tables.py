@@ -114,7 +114,7 @@ def test_tables_measured(name, tmp_path):
         assert "3 classes" in record.attrs["condition_text"]
 
 
-# Sets of the same numbers, 160 x 4 and 40 x 36, share their programs.
+# Sets of the same numbers, 130 x 4 (as the tables above) and 40 x 36, share their programs.
 def mnist(folder):
     save_mnist(folder, train=40, size=6)
     return folder, "40 images of 6 x 6, 256 integer levels, with uniform noise"
@@ -128,7 +128,7 @@ def pngs(folder):
 
 
 def parquet(folder):
-    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(160, 3)), columns=list("abc"))
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(130, 3)), columns=list("abc"))
     frame["d"] = frame["a"] - 2 * frame["b"]
     folder.mkdir()
     frame.to_parquet(folder / "x.parquet")
@@ -137,7 +137,7 @@ def parquet(folder):
 
 def hugging_face(folder):
     pytest.importorskip("datasets")
-    points = np.random.default_rng(0).standard_cauchy(size=(160, 4))
+    points = np.random.default_rng(0).standard_cauchy(size=(130, 4))
     columns = dict(zip("abcd", points.T.tolist(), strict=True))
     return save_huggingface(folder, columns), "heavy tails, of index"
 

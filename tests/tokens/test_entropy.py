@@ -14,6 +14,7 @@ def stored(table, process, data, key, **options):
     return ex.neural_entropy(exact(table, process), data, key=key, **options)
 
 
+@pytest.mark.slow(reason="data and a gradient of its own")
 def test_uniform_jumps_until_a_time():
     r"""$KL(p_d\|U) - KL(p_T\|U)$ at B = 1 and 3, and its gradient in B, from one program."""
     uniform = ex.processes.UniformJumps(4, ex.LinearSchedule(1.0, 1.0))

@@ -117,9 +117,12 @@ def gradients(objective, model, u, x, z):
 
 
 NAMES = ("vp", "vpx", "sl", "ve", "subvp-cosine", "rf", "path-trig", "path-sqrt")
-# Each process once, and each weighting several times.
-ENDS = [(name, ("likelihood", "uniform")[i % 3 == 2]) for i, name in enumerate(NAMES)]
-OTHERS = [(name, {"likelihood": "uniform", "uniform": "likelihood"}[w]) for name, w in ENDS]
+# Each kind of end with one of the weightings.
+ENDS = [
+    *((name, "likelihood") for name in ("vp", "ve", "subvp-cosine")),
+    *((name, "uniform") for name in ("sl", "rf")),
+]
+OTHERS = [(name, w) for name in NAMES for w in ("likelihood", "uniform") if (name, w) not in ENDS]
 
 
 @pytest.mark.parametrize(("name", "weighting"), quick_rows(ENDS, OTHERS))

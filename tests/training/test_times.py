@@ -28,9 +28,7 @@ def proposals(process):
     }
 
 
-@pytest.mark.parametrize(
-    "name", quick(("vp", "ve", "subvp", "rf", "path-trig", "vp-learned"), PROCESSES)
-)
+@pytest.mark.parametrize("name", quick(("vp", "ve", "subvp", "rf"), PROCESSES))
 def test_densities_integrate(name, x64):
     """The mean over u of f/q is the integral of f over the log-SNRs of the process."""
     process = PROCESSES[name]()

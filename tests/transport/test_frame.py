@@ -286,29 +286,18 @@ def compilations():
 
 
 def calls(seed):
-    """Every public function of samples, with new data, keys and numbers for each seed."""
+    """What tests/test_recompilation.py leaves out; new data, keys and numbers for each seed."""
     x, y = clouds(seed, "float32", n=12)
     key, change = jax.random.key(seed), 1 + seed / 10
     sinkhorn = {"method": "sinkhorn", "epsilon": 0.3 * change}
-    eye = jnp.eye(3)
     return {
-        "sorted": lambda: ex.wasserstein(x[:, 0], y[:, 0]),
-        "assignment": lambda: ex.wasserstein(x, y),
         "unequal": lambda: ex.wasserstein(x[:9], y),
-        "sinkhorn": lambda: ex.wasserstein(x, y, **sinkhorn),
-        "default": lambda: ex.wasserstein(x, y, method="sinkhorn"),
-        "divergence": lambda: ex.sinkhorn_divergence(x, y, epsilon=0.3 * change),
         "options": lambda: ex.sinkhorn_divergence(
             x, y, solver={"threshold": 1e-3 * change}, geometry={"scale_cost": change}
         ),
         "null": lambda: ex.transport.wasserstein_null(x, key=key, num_splits=2, **sinkhorn),
-        "sliced": lambda: ex.transport.sliced_wasserstein(x, y, key=key, num_projections=8),
-        "static": lambda: ex.transport.static_bridge(x, y, epsilon=change),
         "exact batch": lambda: ex.transport.MinibatchCoupling()(x, y, key=key),
         "entropic batch": lambda: ex.transport.MinibatchCoupling(epsilon=change)(x, y, key=key),
-        "geodesic": lambda: displacement_interpolation(x, y, 0.3 * change),
-        "map": lambda: displacement_interpolation(x, y, 0.3 * change, **sinkhorn),
-        "bures": lambda: ex.bures_wasserstein(x[0], change * eye, y[0], eye),
         "gradient": lambda: jax.grad(lambda v: ex.wasserstein(v, y).value)(x),
         "gradient of sinkhorn": lambda: jax.grad(
             lambda v: ex.sinkhorn_divergence(v, y, epsilon=0.3 * change)
@@ -316,6 +305,7 @@ def calls(seed):
     }
 
 
+@pytest.mark.slow(reason="each compiles its own programs")
 @pytest.mark.parametrize("name", list(calls(0)))
 def test_a_second_call_compiles_nothing(x32, compilations, name):
     calls(0)[name]()
