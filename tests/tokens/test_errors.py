@@ -69,6 +69,7 @@ def test_errors_are_honest(kind):
     assert 0.8 < scatter / stated < 1.25
 
 
+@pytest.mark.slow(reason="an integral for each sample")
 def test_parts_add_up():
     """Over sites and samples the sums are the total of the same evaluations, which is right."""
     rng = np.random.default_rng(1)
