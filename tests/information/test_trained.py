@@ -28,7 +28,7 @@ def test_the_student_has_information_without_correlation():
 def test_information_from_a_trained_network(task):
     sample_key, key = jax.random.split(jax.random.key(0))
     x, y = task.sample(10_000, key=sample_key)
-    # The defaults for a Gaussian; two of their three networks where training takes long.
+    # Two networks instead of the default three where training takes long.
     recipe = ex.information.Recipe(folds=2 if task.name in TOLERANCE else 3)
     found = ex.estimate_mutual_information(x, y, key=key, recipe=recipe)
     tolerance = max(TOLERANCE.get(task.name, 0.03) * task.information, 4 * float(found.stderr))
