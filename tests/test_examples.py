@@ -41,6 +41,11 @@ def maxwell_demon(share):
     assert 0.8 < share < 1.2
 
 
+def masked_text(found):
+    assert found["markov"] == sorted(found["markov"], reverse=True)  # the text has structure
+    assert 0 <= float(found["stored"].value) < float(found["bound"].value)
+
+
 def memorisation(found):
     assert found["copies"][0] < 0.01  # memorised
     novelty, off = found["inertia update"]
@@ -137,6 +142,7 @@ CASES = {
         {"samples": 40, "evaluations": 64, "pixels": 12},
     ),
     "maxwell_demon": (maxwell_demon, "spent", {"steps": 150, "samples": 512, "num_steps": 48}),
+    "masked_text": (masked_text, "bits per character", {"steps": 20, "evaluations": 1024}),
     "memorisation": (memorisation, "off the circle", {"points": 32, "samples": 100, "stops": 2}),
     "multi_seed": (multi_seed, "over seeds", {"seeds": 3, "steps": (60,), "samples": 512}),
     "mutual_information": (
