@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, RealScalarLike, as_float, one_hot
 from entropix._core.checks import checked, on_host, positive_integer, samples
-from entropix._core.chunks import in_chunks
+from entropix._core.chunks import in_chunks, map_in_batches
 from entropix._core.precision import matmul
 from entropix.interfaces import AbstractPrior, AbstractTokenProcess
 from entropix.models.tokens import AbstractTokenModel, check_token_process
@@ -184,8 +184,13 @@ class ExactDiscrete(AbstractExactTokens):
 
 @eqx.filter_jit
 def _cells(table: Array, key: Key, n: int) -> Array:
-    index = jax.random.categorical(key, table.reshape(-1), shape=(n,))
-    return jnp.stack(jnp.unravel_index(index, table.shape), axis=-1).astype(table.dtype)
+    """Site by site, given those before: the memory of n tokens and not of n tables."""
+    sites: tuple[Array, ...] = ()
+    for i, site_key in enumerate(jax.random.split(key, table.ndim)):
+        laws = logsumexp(table, axis=tuple(range(i + 1, table.ndim)))[sites]
+        shape = (n, table.shape[i])
+        sites += (jax.random.categorical(site_key, jnp.broadcast_to(laws, shape)),)
+    return jnp.stack(sites, axis=-1).astype(table.dtype)
 
 
 class ExactChain(AbstractExactTokens):
@@ -457,4 +462,6 @@ class ExactEmpirical(AbstractExactTokens):
 
 @eqx.filter_jit
 def _rows(points: Array, log_weights: Array, key: Key, n: int) -> Array:
-    return points[jax.random.categorical(key, log_weights, shape=(n,))]
+    keys = jax.random.split(key, n)
+    index = map_in_batches(lambda k: jax.random.categorical(k, log_weights), keys, _BLOCK)
+    return points[index]
