@@ -47,6 +47,7 @@ def test_of_a_gaussian(make, x64):
     assert np.all(np.asarray(density.stderr) == 0)
 
 
+@pytest.mark.slow  # two programs
 def test_samples_are_those_without_densities():
     model = ex.ExactModel(small_gaussian(), vp())
     np.testing.assert_allclose(draw(model)[0], draw(model, log_prob=False), atol=1e-5)

@@ -480,6 +480,7 @@ def test_refusals():
                 build()
 
 
+@pytest.mark.slow  # a program for each sampler
 def test_a_failing_model_is_reported():
     def network(log_snr, y, condition):
         return y / 0.0

@@ -202,6 +202,7 @@ def test_infinite_entropies_are_refused(x32, make, match):
         ex.neural_entropy(model, data, key=jax.random.key(1), num_evaluations=4096)
 
 
+@pytest.mark.slow  # a program of its own
 def test_a_manifold_is_refused_under_jit(x32):
     plane = ex.Gaussian(jnp.zeros(2), jnp.diag(jnp.asarray([1.0, 1e-20])))
     model = ex.ExactModel(plane, process("VP"))

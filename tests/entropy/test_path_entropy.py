@@ -263,6 +263,7 @@ def test_bad_arguments(arguments, match):
         ex.path_entropy(key=jax.random.key(0), **arguments)
 
 
+@pytest.mark.slow  # programs of its own
 def test_densities_that_are_not_finite_are_refused():
     with pytest.raises(Exception, match="must be finite on the paths"):
         ex.path_entropy(

@@ -27,6 +27,7 @@ def within(found, truth, times=4.0):
     return abs(float(found) - truth) < times * error
 
 
+@pytest.mark.slow  # two trainings
 def test_gaussian_pair_in_both_orders_and_after_monotone_maps():
     x, y = gaussian_pair()
     found = ex.estimate_mutual_information(x, y, key=KEY, recipe=SMALL)

@@ -11,6 +11,7 @@ import pytest
 
 import entropix as ex
 from entropix.studies import DataOptions, ModelOptions, TrainingOptions, measure
+from tests.helpers import quick
 from tests.models import carried
 from tests.studies.common import options
 
@@ -76,7 +77,7 @@ def entropy(model):
     return ex.neural_entropy(model, data, key=jax.random.key(3), num_evaluations=256)
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", quick(["nnx", "pytorch", "pipeline"], ROUTES))
 def test_the_same_entropy(random, tmp_path, route):
     """To the rounding of float32, for the same key."""
     carry, package = ROUTES[route]

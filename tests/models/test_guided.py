@@ -91,6 +91,7 @@ def test_finite_at_both_ends(name):
         assert all_finite([field(s, jnp.ones(1), jnp.ones(1)) for field in fields])
 
 
+@pytest.mark.slow  # two flows
 def test_density_of_the_flow(x64):
     """The density agrees with an independent integrator, and integrates to one."""
     line = np.linspace(-2.0, 4.0, 121)

@@ -144,6 +144,7 @@ def test_static_mistakes(make, name):
         make(ex.CosinePath())
 
 
+@pytest.mark.slow  # programs of five functions
 def test_examples_of_any_shape():
     data = jax.random.normal(jax.random.key(0), (5, 2, 3))
     scaling = ex.GaussianScaling.from_data(data, ex.CosinePath())

@@ -85,6 +85,7 @@ def test_convolutions_with_strides_as_products():
         np.testing.assert_allclose(jnp.vdot(part, of), total, rtol=1e-4)
 
 
+@pytest.mark.slow  # a network of full size
 def test_the_network_for_images_takes_labels_and_refuses_small_images():
     network = PaperConvNet((17, 19, 2), PROCESS, key=KEY, condition_dim=3)
     y, labels = jnp.ones((17, 19, 2)), jnp.eye(3)

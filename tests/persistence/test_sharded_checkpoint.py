@@ -96,6 +96,7 @@ def test_a_wrong_number_is_noticed(tmp_path, whole, monkeypatch):
     assert_same(resumed, whole)
 
 
+@pytest.mark.slow  # trainings of its own
 def test_nothing_left_to_read(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", stop_at=8)

@@ -81,6 +81,7 @@ def test_slope_of_a_scale_that_ends_at_zero(x32):
         np.testing.assert_allclose(jax.grad(path.scale)(1.0), jax.grad(scale)(1.0), rtol=1e-6)
 
 
+@pytest.mark.slow  # estimates of its own
 def test_same_functions_make_equal_trees():
     """Named functions do; two lambdas are two functions, and would compile twice."""
     one, two = (ex.GaussianPath(cosine_scale, sine_std) for _ in range(2))

@@ -68,6 +68,7 @@ def test_the_numbers_are_those_of_the_study_that_trained_it(tmp_path):
     assert not (tmp_path / "out" / "model-0.eqx").exists()
 
 
+@pytest.mark.slow  # two numbers of evaluations
 def test_the_number_of_evaluations_follows_from_the_error():
     """The Monte Carlo error of an estimate with the chosen number is at most the one requested."""
     process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))

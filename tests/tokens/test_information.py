@@ -13,6 +13,7 @@ from tests.tokens.systems import entropy, exact, random_joint
 MASKING = ex.Masking(3, ex.LinearSchedule())
 
 
+@pytest.mark.slow  # a program for each part
 def test_fields_of_a_block_are_those_of_its_law(x64, getkey):
     """Marginal and conditional, in any order of the sites."""
     table = random_joint(3, 4)

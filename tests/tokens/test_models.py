@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import entropix as ex
-from tests.helpers import as_shipped
+from tests.helpers import as_shipped, quick
 from tests.tokens.systems import exact, negentropy, random_joint, ring
 
 
@@ -19,6 +19,7 @@ def processes(num_tokens):
     }
 
 
+@pytest.mark.slow  # evaluations of many sequences
 def test_likelihood_bound_of_the_exact_model():
     """It is the likelihood, with an honest error for each sequence, also where tokens are left."""
     model = exact(random_joint(), processes(3)["uniform"])
@@ -29,7 +30,7 @@ def test_likelihood_bound_of_the_exact_model():
     assert 0.8 < float(jnp.sqrt(jnp.mean(standard**2))) < 1.25
 
 
-@pytest.mark.parametrize("form", ["score", "denoising"])
+@pytest.mark.parametrize("form", quick(["denoising"], ["denoising", "score"]))
 def test_total_correlation(form):
     """Against the marginals the same integral is the total correlation, in both forms."""
     table = random_joint()
@@ -49,10 +50,10 @@ def test_total_correlation(form):
     ("name", "solver", "num_steps"),
     [
         ("masking", ex.dynamics.FirstHitting(), 8),
-        ("masking", None, 256),
         ("masking", ex.dynamics.TauLeaping(2), 8),
-        ("uniform to noise", None, 96),
         ("uniform to noise", ex.dynamics.TauLeaping(2), 12),
+        pytest.param("masking", None, 256, marks=pytest.mark.slow),
+        pytest.param("uniform to noise", None, 96, marks=pytest.mark.slow),
     ],
 )
 def test_samples_have_the_joint_law(name, solver, num_steps):

@@ -108,6 +108,7 @@ def test_a_seed_that_diverges_is_named():
         fit_ensemble(make_model, data, keys=keys, **QUICK)
 
 
+@pytest.mark.slow  # three trainings
 def test_resumes_as_a_whole(tmp_path):
     data, keys = gaussian_data(), jax.random.split(jax.random.key(0), KEYS)
     checkpoint = ex.Checkpoint(tmp_path / "run", every=8, resume=True)

@@ -493,6 +493,7 @@ def test_bad_data_and_models():
         fit_ensemble(lambda key: model, data, keys=jax.random.split(KEY), stepps=3)
 
 
+@pytest.mark.slow  # trainings of its own
 def test_legacy_keys_are_keys():
     model, data = small_model(), gaussian_data()
     one = fit(model, data, key=jax.random.key(5), **QUICK)

@@ -71,6 +71,7 @@ def test_a_stream_of_the_same_batches_gives_the_same_bits(tmp_path):
         fit(model, Ordered(data + 1, KEY), key=KEY, **options("c"))
 
 
+@pytest.mark.slow  # two trainings
 def test_members_share_the_batches_of_a_stream():
     data = gaussian_data(60)
     keys = jax.random.split(KEY, 2)

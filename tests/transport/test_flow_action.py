@@ -10,6 +10,7 @@ from tests.helpers import quick_jit
 from tests.models.flows import Straight, straight_flow
 
 
+@pytest.mark.slow  # a flow of its own
 def test_of_the_optimal_map():
     x = 0.7 + 0.4**0.5 * jax.random.normal(jax.random.key(0), (500, 1))
     found = ex.transport.flow_action(straight_flow(), x, num_steps=5)

@@ -237,6 +237,7 @@ def test_gaussians(x32):
     assert float(far) == pytest.approx(1e25)
 
 
+@pytest.mark.slow  # distances of many points
 def test_lower_bound_of_wide_data(x32):
     """Noise that is small against the data: the difference of the deviations does not cancel."""
     x = 1e5 * jax.random.normal(jax.random.key(0), (50, 2))

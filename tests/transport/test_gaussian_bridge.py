@@ -135,6 +135,7 @@ def test_pairs_have_the_moments_of_the_plan():
     np.testing.assert_allclose(joint[:2, :2], bridge.start.covariance, atol=6 / 20_000**0.5)
 
 
+@pytest.mark.slow  # transport of many points
 def test_the_static_problem_of_samples(x64):
     """OTT's value and its error, against the closed form; scatter over keys."""
     start, end = pair(1)

@@ -111,6 +111,7 @@ def test_no_text_is_on_both_sides():
 # ------------------------------------------------------------------ the whole
 
 
+@pytest.mark.slow  # trains a transformer, and measures
 def test_a_text_is_measured():
     write_text()
     words = ["--tokens", "char", "--length", str(LENGTH), *WORDS]
