@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from entropix._core.arrays import Key
+from entropix._core.checks import positive, positive_integer
 from entropix.density import PathBound, log_prob
 from entropix.dynamics import sample
 from entropix.entropy import EntropyCurve, entropy_curve, neural_entropy, path_kl
@@ -34,6 +35,23 @@ from entropix.transport import speed_limit, unbiased_w2_bound, wasserstein
 # The evaluations of a pilot estimate, a factor for its own error, and the least and largest number
 # of evaluations that are chosen from it.
 PILOT, _MARGIN, _FEWEST, _MOST = 2048, 1.25, 256, 2**26
+
+
+def check_effort(effort: EstimationOptions) -> None:
+    """Refuse an effort that is out of its range, with a `ValueError`."""
+    positive_integer(effort.evaluations, "evaluations", 256)
+    positive_integer(effort.density_evaluations, "density_evaluations", 16)
+    if effort.density_evaluations % 2:
+        raise ValueError(f"`density_evaluations` must be even, got {effort.density_evaluations}.")
+    positive_integer(effort.samples, "samples", 2)
+    positive_integer(effort.sampling_steps, "sampling_steps")
+    if effort.relative_error is not None:
+        positive(effort.relative_error, "relative_error")
+        if effort.evaluations != EstimationOptions().evaluations:
+            raise ValueError(
+                "`evaluations` must be omitted together with `relative_error`, got "
+                f"{effort.evaluations}."
+            )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

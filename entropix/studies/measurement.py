@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from entropix._core.arrays import Key
-from entropix._core.checks import positive, positive_integer
 from entropix._core.formatting import format_with_error
 from entropix.datasets import Dataset
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel
@@ -26,6 +25,7 @@ from entropix.studies.estimates import (
 )
 from entropix.studies.estimates import (
     Subject,
+    check_effort,
     measure_data,
     measure_truth,
     with_relative_error,
@@ -43,7 +43,6 @@ from entropix.studies.location import (
 )
 from entropix.studies.options import (
     ConditionOptions,
-    EstimationOptions,
     MeasureOptions,
     TrainingOptions,
 )
@@ -58,6 +57,7 @@ from entropix.studies.study import (
     Workspace,
     for_each_seed,
 )
+from entropix.studies.tokens import prepare_tokens
 from entropix.studies.training import (
     Training,
     checked_training,
@@ -71,6 +71,7 @@ from entropix.studies.training import (
     process_text,
     training_text,
 )
+from entropix.studies.verdict import verdicts
 from entropix.training import EnsembleFit
 
 
@@ -232,8 +233,6 @@ def prepare_measure(
     check_effort(effort)
     dataset = read(source, options.data, options.condition)
     if dataset.kind == "tokens":
-        from entropix.studies.tokens import prepare_tokens  # it imports this module
-
         return prepare_tokens(dataset, options, command=command, started=started)
     process = make_process(options.process)
     data = prepare_data(dataset, options.data, options.condition)
@@ -307,23 +306,6 @@ def examples_of(data: PreparedData) -> dict[str, Any]:
         "holdout": data.held_out,
         "holdout_condition": data.condition_held_out,
     }
-
-
-def check_effort(effort: EstimationOptions) -> None:
-    """Refuse an effort that is out of its range, with a `ValueError`."""
-    positive_integer(effort.evaluations, "evaluations", 256)
-    positive_integer(effort.density_evaluations, "density_evaluations", 16)
-    if effort.density_evaluations % 2:
-        raise ValueError(f"`density_evaluations` must be even, got {effort.density_evaluations}.")
-    positive_integer(effort.samples, "samples", 2)
-    positive_integer(effort.sampling_steps, "sampling_steps")
-    if effort.relative_error is not None:
-        positive(effort.relative_error, "relative_error")
-        if effort.evaluations != EstimationOptions().evaluations:
-            raise ValueError(
-                "`evaluations` must be omitted together with `relative_error`, got "
-                f"{effort.evaluations}."
-            )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -494,12 +476,6 @@ def information_limits(record: "xarray.Dataset") -> dict[str, tuple[float, str]]
         return {}
     limit = float(record["label_entropy"]), "{} = H(label), clipped; estimate {}"
     return dict.fromkeys(("mutual_information", "mutual_information_score"), limit)
-
-
-def verdicts(record: "xarray.Dataset") -> list[str]:
-    """The sentence of the verdict, if the record has one: those of earlier versions do not."""
-    text = record.attrs.get("verdict_text")
-    return [] if text is None else [f"verdict: {text}"]
 
 
 def baseline_tables(record: "xarray.Dataset") -> list[Table]:

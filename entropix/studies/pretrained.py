@@ -29,7 +29,7 @@ from entropix.studies.cutoff import (
     with_cutoff,
 )
 from entropix.studies.data import PreparedData, data_attributes, prepare_data
-from entropix.studies.estimates import Subject, errors_of
+from entropix.studies.estimates import Subject, check_effort, errors_of
 from entropix.studies.findings import finding_attributes
 from entropix.studies.loaded import LoadedModel, arranged, given_model, load_model, probe
 from entropix.studies.location import location_tables
@@ -38,13 +38,11 @@ from entropix.studies.measurement import (
     SCHEMA,
     STAGES,
     baseline_tables,
-    check_effort,
     evaluations_text,
     information_limits,
     measure_all,
     model_figures,
     notes_on,
-    verdicts,
 )
 from entropix.studies.options import (
     ConditionOptions,
@@ -57,6 +55,7 @@ from entropix.studies.record import Schema, assemble
 from entropix.studies.report import Report, Table, results_tables
 from entropix.studies.study import AbstractStudy, Figures, Found, Outcome, Workspace
 from entropix.studies.training import Training, check_seed
+from entropix.studies.verdict import verdicts
 
 
 if TYPE_CHECKING:

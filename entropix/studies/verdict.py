@@ -139,3 +139,9 @@ def falling(record: "xarray.Dataset", *, by_rate: bool) -> float | None:
     scatter = float(np.std(jumps)) * np.sqrt(0.5 * (1 / len(half) + 1 / len(end)))
     steady = by_rate and fall > MARGIN * scatter and fall >= 0.5 * _SECOND_HALF * before
     return fall if steady or (in_nats and fall > MARGIN * error) else None
+
+
+def verdicts(record: "xarray.Dataset") -> list[str]:
+    """The sentence of the verdict, if the record has one: those of earlier versions do not."""
+    text = record.attrs.get("verdict_text")
+    return [] if text is None else [f"verdict: {text}"]

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from entropix._core.formatting import format_with_error
-from entropix.studies.measurement import verdicts
 from entropix.studies.report import (
     Report,
     Table,
@@ -26,7 +25,7 @@ from entropix.studies.report import (
     with_error,
 )
 from entropix.studies.tokens.data import TokenData
-from entropix.studies.verdict import MARGIN, falling
+from entropix.studies.verdict import MARGIN, falling, verdicts
 
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from entropix.models import MaskedDenoiser
 from entropix.networks import FourierMLP, TokenTransformer
 from entropix.processes import CosineSchedule, LinearSchedule, Masking, UniformJumps
 from entropix.studies.budget import Plan, Work, time_plan
+from entropix.studies.estimates import check_effort
 from entropix.studies.figures import plot_loss
-from entropix.studies.measurement import check_effort
 from entropix.studies.options import (
     ConditionOptions,
     DataOptions,
