@@ -179,7 +179,7 @@ def x32():
 
 # Compiled programs are kept from file to file, as most of the small ones are needed again. They are
 # dropped when there are so many: a long run would otherwise hold gigabytes of them.
-MOST_PROGRAMS = 1500
+MOST_PROGRAMS = 1000
 _compiled = 0
 
 

@@ -87,7 +87,6 @@ SHORT = {
     "neural_entropy": {"num_evaluations": 512},
     "path_kl": {"num_evaluations": 512},
     "mutual_information": {"num_evaluations": 512},
-    "entropy_curve": {"num_evaluations": 512},
     "kl_divergence": {"num_evaluations": 512},
 }
 # Pages that take more than a few seconds.

@@ -118,4 +118,5 @@ def test_a_budget_is_kept_and_survives_an_interruption(tmp_path, monkeypatch):
     assert stored["minutes"] == 0.25
     assert record.sizes["step"] <= stored["steps"]
     again = measure(data, request(out, minutes=0.25, output={"resume": True}))
-    np.testing.assert_array_equal(again["loss"], record["loss"])
+    taken = record.sizes["step"]  # on a busy machine the deadline ends the first run
+    np.testing.assert_array_equal(again["loss"][:, :taken], record["loss"])
