@@ -40,7 +40,8 @@ class ProbabilityFlow(AbstractDensityMethod):
 
     That is the density of what `sample(method="ode")` draws. It is not the density of the reverse
     SDE, which `PathBound` bounds and `Jarzynski` estimates: the two agree for an exact score.
-    Differentiable in model and samples.
+    Differentiable in model and samples. Where a model is continued to noise beyond its range (see
+    `entropix.models.moved`), it is the density of the continued field, without an error for that.
 
     The variance of a few probes of one sample is uncertain. The standard error of each sample is
     that of its own probes or the root mean square over all samples of the call, whichever is

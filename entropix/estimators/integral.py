@@ -111,7 +111,8 @@ class EntropyCurve(AbstractResult):
         rate_stderr: its standard error (Monte Carlo).
         cumulative: entropy between the data end (or the cut-off) and each time; between each time
             and the noise end if `integrate` was called with `from_noise`.
-        stderr: standard error of `cumulative`, for the population.
+        stderr: standard error of `cumulative`, for the population. What lies beyond the range of a
+            model is in the error of `total` alone, which has the bound on it.
         mc_stderr: the same for the given points.
         total: the whole integral.
         proposal: where the evaluations were placed; pass it on to use it again.
