@@ -53,7 +53,7 @@ def plot_positions(record: "xarray.Dataset", path: Path, *, shape: tuple[int, ..
 
 def plot_baselines(record: "xarray.Dataset", path: Path) -> None:
     """Bits per token of the model and of all baselines, on held-out data."""
-    names = ["the model", *map(str, record["baseline"].values), *map(str, record["compressor"])]
+    names = ["the model", *record["baseline"].values, *record["compressor"].values]
     bits = [record["bits_per_token"].mean(), *record["baseline_bits"], *record["compressed_bits"]]
     colours = [MODEL, *[DATA] * record.sizes["baseline"], *["0.6"] * record.sizes["compressor"]]
     with figure(path, (5.6, 3.6)) as fig:

@@ -26,6 +26,7 @@ from entropix.studies.tokens.baselines import (
     measure_baselines,
 )
 from entropix.studies.tokens.data import split_tokens
+from entropix.studies.tokens.figures import plot_baselines
 
 
 LENGTH = 8
@@ -106,6 +107,18 @@ def test_no_text_is_on_both_sides():
     repeated = Dataset.from_tokens(chain(400, 2) * 0 + np.arange(400) % 3, length=4)
     split = split_tokens(repeated, DataOptions())
     assert split.leaked == (len(split.held_out),) * 2
+
+
+def test_the_bars_of_the_baselines_are_named(tmp_path, monkeypatch):
+    values = {"bits_per_token": ("seed", [2.0]), "baseline_bits": ("baseline", [3.0])}
+    record = xarray.Dataset(
+        values | {"compressed_bits": ("compressor", [1.0])},
+        {"baseline": ["uniform"], "compressor": ["gzip"]},
+    )
+    drawn = []
+    monkeypatch.setattr("matplotlib.axes.Axes.barh", lambda _, *bars, **__: drawn.extend(bars))
+    plot_baselines(record, tmp_path / "bars.png")
+    assert [list(part) for part in drawn] == [["the model", "uniform", "gzip"], [2.0, 3.0, 1.0]]
 
 
 # ------------------------------------------------------------------ the whole
