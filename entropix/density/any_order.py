@@ -94,12 +94,16 @@ def _by_orders(
     process, length = model.process, x[0].size
     s = process.time_of_log_snr(jnp.zeros((), x.dtype))  # the conditional laws have no time
 
+    def drawn(which: Array) -> Array:
+        return jax.random.permutation(jax.random.fold_in(key, which), length)
+
+    sites = jax.vmap(drawn)(jnp.arange(x.shape[0] * orders))
+    ranks = jnp.argsort(sites, axis=1)
+
     def one(place: Array) -> Array:
         which, step = place // length, place % length
         tokens, given = x[which // orders], jax.tree.map(lambda c: c[which // orders], condition)
-        order = jax.random.permutation(jax.random.fold_in(key, which), length)
-        site = order[step]
-        seen = jnp.argsort(order) < step
+        site, seen = sites[which, step], ranks[which] < step
         y = jnp.where(seen.reshape(tokens.shape), tokens, float(process.num_tokens))
         field = model.entropy_field(s, y, given).reshape(length, -1)[site]
         return field[tokens.reshape(-1)[site].astype(int)] - jnp.log(process.num_tokens)

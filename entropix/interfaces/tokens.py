@@ -80,6 +80,14 @@ class AbstractTokenProcess(AbstractKernel):
     def lost(self, s: RealLike) -> Array:
         r"""$1 - \alpha(s)$, without cancellation."""
 
+    def time_of_lost(self, share: RealLike) -> Array:
+        """The time at which a share of the tokens is lost: `t0` for none, `t1` for all."""
+        share = jnp.asarray(share, self.t1.dtype)
+        inside = (share > 0) & (share < 1)
+        safe = jnp.where(inside, share, 0.5)
+        times = self.time_of_log_snr(jnp.log1p(-safe) - jnp.log(safe))
+        return jnp.where(inside, times, jnp.where(share <= 0, self.t0, self.t1))
+
     @abc.abstractmethod
     def log_lost(
         self, s: RealScalarLike, x: Float[Array, "*shape"], y: Float[Array, "*shape"]

@@ -34,8 +34,8 @@ class TokenTransformer(eqx.Module):
     """`network(log_snr, y, condition=None) -> array of y's shape`, a transformer over tokens.
 
     Every position attends to all others. Attention depends on their distance, by rotary encoding.
-    Sines and cosines of the position itself are added to the tokens: to attention alone, a sequence
-    of masks looks the same from every place. The output layer is initially zero, so that an
+    Sines and cosines of the position itself are added to the tokens: to attention alone, all
+    places in a sequence of masks are alike. The output layer is initially zero, so that an
     untrained network has stored nothing.
 
     Args:

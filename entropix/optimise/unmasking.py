@@ -86,14 +86,13 @@ class UnmaskingError(eqx.Module):
         process = checked_model(model).process
         _check_masking(process, "model.process")
         self.num_steps = positive_integer(num_steps, "num_steps")
-        edges = np.arange(1, positive_integer(num_knots, "num_knots", 3)) / num_knots
-        inner = process.time_of_log_snr(np.log1p(-edges) - np.log(edges))
+        edges = np.linspace(0, 1, positive_integer(num_knots, "num_knots", 3) + 1)
         curve = entropy_curve(
             model,
             data,
             key=key,
             num_evaluations=num_evaluations,
-            times=jnp.concatenate([process.t0[None], inner, process.t1[None]]),
+            times=process.time_of_lost(edges),
             condition=condition,
             chunk_size=chunk_size,
         )

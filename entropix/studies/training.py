@@ -97,15 +97,12 @@ def process_parameters(options: ProcessOptions) -> dict[str, float]:
     if name in TOKEN_PROCESSES:
         raise ValueError(f"`process` must be one of diffusion for data of numbers, got {name!r}.")
     allowed = _PARAMETERS[choice(name, "process", tuple(_PARAMETERS))]
-    for name in sorted({key for values in _PARAMETERS.values() for key in values}):
-        value = getattr(options, name)
-        if value is not None and name not in allowed:
-            raise ValueError(
-                f"`{name}` must be left out for the process {process_name(options)!r}, got "
-                f"{value!r}."
-            )
-    given = {name: getattr(options, name) for name in allowed}
-    return {name: allowed[name] if v is None else float(v) for name, v in given.items()}
+    for other in sorted({key for values in _PARAMETERS.values() for key in values}):
+        value = getattr(options, other)
+        if value is not None and other not in allowed:
+            raise ValueError(f"`{other}` must be left out for the process {name!r}, got {value!r}.")
+    given = {key: getattr(options, key) for key in allowed}
+    return {key: allowed[key] if v is None else float(v) for key, v in given.items()}
 
 
 def make_process(options: ProcessOptions) -> AbstractGaussianProcess:

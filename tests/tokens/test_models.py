@@ -148,3 +148,12 @@ def test_what_is_refused():
             ex.speed_limit(model, x, key=key)
         with pytest.raises(ValueError, match="a model of tokens, which jump"):
             model.velocity(0.5, x[0])
+
+
+@pytest.mark.parametrize("name", ["masking", "uniform to noise"])
+def test_the_time_at_which_a_share_is_lost(name):
+    process = processes(3)[name]
+    shares = np.array([0.0, 1e-4, 0.3, 0.9, 1.0])
+    times = process.time_of_lost(shares)
+    np.testing.assert_allclose(process.lost(times), shares, rtol=1e-4)
+    assert (times[0], times[-1]) == (process.t0, process.t1)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from entropix._core.arrays import Key
@@ -99,15 +98,12 @@ class Subject:
 
     def curve(self, points: np.ndarray, key: Key) -> EntropyCurve:
         """S_NN by the share of lost tokens."""
-        process = self.process
-        lost = SHARES[1:-1]
-        inside = process.time_of_log_snr(jnp.asarray(np.log1p(-lost) - np.log(lost), float))
         return entropy_curve(
             self.model,
             points,
             key=key,
             num_evaluations=self.options.evaluations,
-            times=jnp.concatenate([process.t0[None], inside, process.t1[None]]),
+            times=self.process.time_of_lost(SHARES),
             chunk_size=self.chunk_size,
         )
 
