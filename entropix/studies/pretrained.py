@@ -31,6 +31,7 @@ from entropix.studies.cutoff import (
 from entropix.studies.data import PreparedData, data_attributes, prepare_data
 from entropix.studies.estimates import Subject, check_effort, errors_of
 from entropix.studies.findings import finding_attributes
+from entropix.studies.labels import information_limits
 from entropix.studies.loaded import LoadedModel, arranged, given_model, load_model, probe
 from entropix.studies.location import location_tables
 from entropix.studies.measurement import (
@@ -39,7 +40,6 @@ from entropix.studies.measurement import (
     STAGES,
     baseline_tables,
     evaluations_text,
-    information_limits,
     measure_all,
     model_figures,
     notes_on,

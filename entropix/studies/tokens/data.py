@@ -14,6 +14,7 @@ import numpy as np
 from entropix._core.arrays import Key
 from entropix.datasets import Dataset
 from entropix.studies.data import fingerprint, num_held_out
+from entropix.studies.labels import Condition
 from entropix.studies.options import DataOptions
 from entropix.studies.training import check_seed
 
@@ -32,10 +33,12 @@ class TokenData:
     Attributes:
         dataset: all sequences.
         order: the numbers of the held-out samples, and of the others.
+        condition: of all samples, or None.
     """
 
     dataset: Dataset
     order: tuple[np.ndarray, np.ndarray]
+    condition: Condition | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -65,15 +68,26 @@ class TokenData:
 
     @functools.cached_property
     def augmented(self) -> np.ndarray:
-        """What networks are trained on: `train`, and for texts windows at other offsets."""
+        """What networks are trained on: `train`, and for texts windows at other offsets.
+
+        Windows with labels are not cut again: those of others are not known.
+        """
         parts, size = [self.train], self.dataset.dim
-        if self.dataset.texts is not None:
+        if self.dataset.texts is not None and self.condition is None:
             count = max(1, min(_MAX_OFFSETS, size, _MAX_NUMBERS // self.train.size))
             for offset in np.arange(1, count) * size // count:
                 for text in self.training_texts:
                     usable = text[offset : offset + (len(text) - offset) // size * size]
                     parts.append(self._shaped(usable.astype(self.train.dtype)))
         return np.concatenate(parts)
+
+    @property
+    def conditions(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Of the held-out and of the training samples, shapes (M, C) and (N, C)."""
+        if self.condition is None:
+            return None, None
+        held_out, train = (self.condition.values[index] for index in self.order)
+        return held_out, train
 
     @functools.cached_property
     def training_texts(self) -> list[np.ndarray]:
@@ -88,7 +102,8 @@ class TokenData:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash by which a resumed run recognises its data."""
-        return fingerprint(self.augmented, self.held_out)
+        conditions = [part for part in self.conditions if part is not None]
+        return fingerprint(self.augmented, self.held_out, *conditions)
 
     @functools.cached_property
     def leaked(self) -> tuple[int, int]:
@@ -111,8 +126,10 @@ class TokenData:
         return [points[part].astype(np.int64).reshape(-1) for part in np.split(order, ends)]
 
 
-def split_tokens(dataset: Dataset, options: DataOptions) -> TokenData:
-    """Hold out a part of the sequences.
+def split_tokens(
+    dataset: Dataset, options: DataOptions, condition: Condition | None = None
+) -> TokenData:
+    """Hold out a part of the sequences, with their conditions.
 
     Raises:
         ValueError: if `held_out` leaves too few samples on one side.
@@ -124,7 +141,7 @@ def split_tokens(dataset: Dataset, options: DataOptions) -> TokenData:
     order = np.asarray(jax.random.permutation(order_key, count))
     chosen = order[:kept] if dataset.texts is None else _blocks(count, kept, block_key)
     held_out = np.isin(order, chosen)
-    return TokenData(dataset, (order[held_out], order[~held_out]))
+    return TokenData(dataset, (order[held_out], order[~held_out]), condition)
 
 
 def _blocks(count: int, kept: int, key: Key) -> np.ndarray:

@@ -22,13 +22,13 @@ from entropix._core.checks import choice
 from entropix.datasets import Dataset
 from entropix.interfaces import AbstractModel, AbstractTokenProcess
 from entropix.models import MaskedDenoiser
-from entropix.networks import FourierMLP, TokenTransformer
+from entropix.networks import Flattened, FourierMLP, TokenTransformer
 from entropix.processes import CosineSchedule, LinearSchedule, Masking, UniformJumps
 from entropix.studies.budget import Plan, Work, time_plan
 from entropix.studies.estimates import check_effort
 from entropix.studies.figures import plot_loss
+from entropix.studies.labels import conditional_network, label_entropy, make_condition
 from entropix.studies.options import (
-    ConditionOptions,
     DataOptions,
     EstimationOptions,
     MeasureOptions,
@@ -79,6 +79,8 @@ if TYPE_CHECKING:
 
 # By kind of network: batch size, learning rate.
 _NETWORKS = {"mlp": (128, 3e-3), "transformer": (16, 3e-3)}
+# The width of the guess of a latent class from a sequence, for a transformer.
+_GUESS = 256
 _OF_NUMBERS = ("dequantise", "dequantise_columns", "standardise", "components")
 
 
@@ -101,7 +103,8 @@ def prepare_tokens(
     """
     _refuse_numbers(options)
     check_effort(options.estimation)
-    data = split_tokens(dataset, options.data)
+    condition = make_condition(dataset.labels, options.condition, options.data.data_seed)
+    data = split_tokens(dataset, options.data, condition)
     name = choice(options.process.process, "process", ("auto", *TOKEN_PROCESSES))
     if name == "uniform-jumps":
         process = UniformJumps(data.num_tokens, CosineSchedule())
@@ -109,7 +112,8 @@ def prepare_tokens(
         process = Masking(data.num_tokens, LinearSchedule())
     settings = _checked_training(options.training, data)
     folder = Workspace.located(options.output, dataset.name)
-    models = functools.partial(_models_of, settings, data, process)
+    dropout = options.condition.condition_dropout
+    models = functools.partial(_models_of, settings, data, process, dropout)
     examples = functools.partial(_examples_of, data)
     work = _work(data, process)
     plan = time_plan(options, settings, models, examples, process, work, folder, started)
@@ -121,6 +125,7 @@ def prepare_tokens(
             "process": "masking" if process.has_mask else "uniform-jumps",
             **dataclasses.asdict(plan.settings),
             **dataclasses.asdict(options.data),
+            **({} if condition is None else dataclasses.asdict(options.condition)),
             **plan.configuration(options.budget.minutes),
             "data_fingerprint": data.fingerprint,
         },
@@ -130,13 +135,12 @@ def prepare_tokens(
 
 
 def _refuse_numbers(options: MeasureOptions) -> None:
-    """Refuse options that concern numbers: units, densities, cut-offs, and labels."""
+    """Refuse options that concern numbers: units, densities and cut-offs."""
     parameters = {f.name for f in dataclasses.fields(ProcessOptions)} - {"process"}
     refused: list[tuple[Any, Any, Iterable[str]]] = [
         (options.data, DataOptions(), _OF_NUMBERS),
         (options.estimation, EstimationOptions(), ("cutoff",)),
         (options.training, TrainingOptions(), ("gaussian",)),
-        (options.condition, ConditionOptions(), ("condition", "shuffle_labels")),
         (options.process, ProcessOptions(), sorted(parameters)),
     ]
     for given, default, names in refused:
@@ -157,48 +161,70 @@ def _checked_training(options: TrainingOptions, data: TokenData) -> TrainingOpti
 
 
 def _models_of(
-    settings: TrainingOptions, data: TokenData, process: AbstractTokenProcess
+    settings: TrainingOptions, data: TokenData, process: AbstractTokenProcess, dropout: float
 ) -> Callable[[Key], MaskedDenoiser]:
     """The function from a key to an untrained model."""
+    make_network: Any = functools.partial(_network, settings, data, process)
+    if data.condition is not None:
+        half = -(-settings.widths[0] // 2) if settings.network == "mlp" else _GUESS
+        dim = data.dataset.dim * process.num_states
+        plain = make_network
+
+        def flat(key: Key, condition_dim: int) -> FourierMLP | Flattened:
+            network = plain(key, condition_dim)
+            return network if isinstance(network, FourierMLP) else Flattened(network)
+
+        make_network = conditional_network(flat, data.condition, dim, half, dropout)
 
     def make(key: Key) -> MaskedDenoiser:
-        if settings.network == "mlp":
-            dim = data.dataset.dim * process.num_states
-            network = FourierMLP(dim, widths=settings.widths, key=key)
-        else:
-            network = TokenTransformer.sized(
-                settings.size,
-                data.shape,
-                process.num_states,
-                data.num_train,
-                time_dependent=not process.has_mask,
-                key=key,
-            )
-        return MaskedDenoiser(network, process, shape=data.shape)
+        return MaskedDenoiser(make_network(key), process, shape=data.shape)
 
     return make
 
 
+def _network(
+    settings: TrainingOptions,
+    data: TokenData,
+    process: AbstractTokenProcess,
+    key: Key,
+    condition_dim: int | None = None,
+) -> FourierMLP | TokenTransformer:
+    """An untrained network."""
+    if settings.network == "mlp":
+        dim = data.dataset.dim * process.num_states
+        return FourierMLP(dim, widths=settings.widths, condition_dim=condition_dim, key=key)
+    return TokenTransformer.sized(
+        settings.size,
+        data.shape,
+        process.num_states,
+        data.num_train,
+        time_dependent=not process.has_mask,
+        condition_dim=condition_dim,
+        key=key,
+    )
+
+
 def _examples_of(data: TokenData) -> dict[str, Any]:
     """Training and held-out data, as arguments of `Training.fit`."""
+    held_out, train = data.conditions
     return {
         "data": data.augmented,
-        "condition": None,
+        "condition": train,
         "holdout": data.held_out,
-        "holdout_condition": None,
+        "holdout_condition": held_out,
     }
 
 
 def _work(data: TokenData, process: AbstractTokenProcess) -> Work:
-    rated = min(len(data.held_out), data.num_train)
+    rated, labels = min(len(data.held_out), data.num_train), data.condition is not None
 
     def evaluations(effort: EstimationOptions) -> int:
         steps = sampling(effort, data, process)["num_steps"]
-        curves = 2 * effort.evaluations + of_positions(effort)
+        curves = (2 + 4 * labels) * effort.evaluations + of_positions(effort)
         densities = 2 * min(rated, effort.samples) * effort.density_evaluations
         return curves + effort.samples * steps + densities
 
-    return Work(data.num_train, evaluations)
+    return Work(data.num_train, evaluations, labels)
 
 
 # ------------------------------------------------------------------ the study
@@ -235,7 +261,8 @@ class TokenStudy(AbstractTrainedStudy):
         return self.plan.deadline
 
     def make_model(self) -> Callable[[Key], AbstractModel]:
-        return _models_of(self.settings, self.data, self.process)
+        dropout = self.options.condition.condition_dropout
+        return _models_of(self.settings, self.data, self.process, dropout)
 
     def examples(self) -> dict[str, Any]:
         return _examples_of(self.data)
@@ -246,6 +273,7 @@ class TokenStudy(AbstractTrainedStudy):
             "title": f"entropix measure: {dataset.name}",
             "name": dataset.name,
             "data_text": data_text(data),
+            **({} if data.condition is None else {"condition_text": data.condition.text}),
             "source": dataset.source,
             "shape": list(dataset.shape),
             "num_train": data.num_train,
@@ -273,7 +301,8 @@ class TokenStudy(AbstractTrainedStudy):
         settings = self.settings
         text = widths_text(settings.widths)
         if settings.network == "transformer":
-            network = eqx.filter_eval_shape(self.make_model(), jax.random.key(0)).network
+            make = functools.partial(_network, settings, self.data, self.process)
+            network = eqx.filter_eval_shape(make, jax.random.key(0))
             text = f"transformer of {len(network.blocks)} blocks of width {network.entry.shape[1]}"
         method = "cross-entropy of lost tokens" if self.process.has_mask else "score entropy"
         steps = num_steps(settings)
@@ -287,6 +316,7 @@ class TokenStudy(AbstractTrainedStudy):
             return Subject(fits.member(index), self.data, effort)
 
         found = measure_baselines(self.data, first.num_rated)
+        found |= label_entropy(self.data.condition)
         found["evaluations"] = np.asarray(effort.evaluations)
         found |= for_each_seed(self.training, STAGES, subject, show=show)
         found |= {

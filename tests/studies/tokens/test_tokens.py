@@ -17,6 +17,7 @@ from entropix.studies import (
     TrainingOptions,
     measure,
 )
+from entropix.studies.labels import LABEL_SCHEMA
 from entropix.studies.record import definition
 from entropix.studies.tokens import TOKEN_SCHEMA
 from entropix.studies.tokens.baselines import (
@@ -134,7 +135,8 @@ def test_a_text_is_measured():
     other = {"model-0.eqx", "results.nc", "report.md", "configuration.json", "training.ckpt"}
     assert {p.name for p in folder.iterdir()} - {".lock"} == figures | other
     with xarray.open_dataset(folder / "results.nc", engine="h5netcdf") as record:
-        assert {n for n in record.data_vars if not n.endswith("_stderr")} == TOKEN_SCHEMA.keys()
+        measured = {n for n in record.data_vars if not n.endswith("_stderr")}
+        assert measured == TOKEN_SCHEMA.keys() - LABEL_SCHEMA.keys()
         for name, variable in record.data_vars.items():
             dims, unit, meaning = definition(TOKEN_SCHEMA, name)
             assert variable.dims == dims
@@ -168,16 +170,22 @@ def test_a_text_is_measured():
 
 @pytest.mark.slow(reason="trains networks twice")
 def test_images_of_tokens_under_both_processes():
-    """A run that is resumed gives the same numbers; samples of images are a figure."""
+    """A run that is resumed gives the same numbers; labels, and samples of images as a figure."""
     images = np.random.default_rng(0).integers(0, 3, (200, 2, 1)).repeat(4, axis=2)
-    np.save("images.npy", images)
-    words = [*WORDS, "--tokens", "int", "--process", "uniform-jumps"]
-    assert main(["measure", "images.npy", *words]) == 0
+    np.savez("images.npz", images=images, kind=images[:, 0, 0] == 0)
+    words = [*WORDS, "--tokens", "int", "--process", "uniform-jumps", "--condition", "kind"]
+    assert main(["measure", "images.npz", *words]) == 0
     with xarray.open_dataset("out/results.nc", engine="h5netcdf") as record:
         first = record.load()
-    assert main(["measure", "images.npy", *words, "--resume"]) == 0
+    assert main(["measure", "images.npz", *words, "--resume"]) == 0
     with xarray.open_dataset("out/results.nc", engine="h5netcdf") as record:
-        np.testing.assert_array_equal(record["neural_entropy"], first["neural_entropy"])
+        for name in ("neural_entropy", *LABEL_SCHEMA):
+            np.testing.assert_array_equal(record[name], first[name])
+    share = np.mean(images[:, 0, 0] == 0)
+    entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
+    assert first["label_entropy"].item() == pytest.approx(entropy, rel=1e-5)
+    assert first["mutual_information"].item() < 4 * first["mutual_information_stderr"] + entropy
+    assert "| H(label) |" in pathlib.Path("out/report.md").read_text()
     assert first.attrs["process"] == "uniform-jumps"
     assert pathlib.Path("out/samples.png").exists()
 
