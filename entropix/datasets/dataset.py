@@ -14,7 +14,7 @@ Four kinds of data differ in what their columns mean, and hence in what is allow
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from entropix._core.arrays import DataLike, real_array, rounded
 from entropix._core.checks import choice, positive_integer
 from entropix._core.formatting import listed
 from entropix.datasets.pixels import channels_last, grey_levels
-from entropix.datasets.sequences import MOST_TOKENS, cut, limited
+from entropix.datasets.sequences import MOST_TOKENS, OTHER, OTHERS, cut, limited
 from entropix.interfaces import AbstractDistribution
 
 
@@ -232,7 +232,7 @@ class Dataset:
         count = int(array.max(initial=0)) + 1
         if count > (MOST_TOKENS if max_tokens is None else max_tokens):
             array, kept, others = limited(array, max_tokens, subject)
-            vocabulary = (*map(str, kept), *(["others"] if others else []))
+            vocabulary = (*map(str, kept), *([OTHERS] if others else []))
             count = len(vocabulary)
             if others:
                 notes += (f"{others} of {array.size} tokens are rare and become one, others",)
@@ -272,6 +272,51 @@ class Dataset:
         names = self.vocabulary or tuple(map(str, range(self.num_tokens or 0)))
         between = "" if self.has_characters else " "
         return [between.join(names[int(i)] for i in row) for row in np.asarray(tokens)]
+
+    def with_vocabulary(self, vocabulary: Sequence[str]) -> "Dataset":
+        """The same sequences, in the numbering of tokens of another data set or of a model.
+
+        Tokens without names are called by their numbers. Those that the vocabulary lacks become its
+        token for all others, U+FFFD or "others", if it has one; a note says how many.
+
+        Args:
+            vocabulary: different names, in their order.
+
+        Raises:
+            ValueError: if the data are not tokens, or a token is not in the vocabulary.
+
+        Example:
+            >>> import entropix as ex
+            >>> data = ex.datasets.Dataset.from_tokens([[0, 2], [2, 1]])
+            >>> data.with_vocabulary(("1", "0", "2", "3")).points.astype(int)
+            array([[1, 2],
+                   [2, 0]])
+        """
+        if self.num_tokens is None:
+            raise ValueError(f"`kind` must be 'tokens' for a vocabulary, got {self.kind!r}.")
+        numbers = {str(name): i for i, name in enumerate(vocabulary)}
+        own = self.vocabulary or tuple(map(str, range(self.num_tokens)))
+        rest = next((numbers[name] for name in (OTHER, OTHERS) if name in numbers), None)
+        tokens = self.points.astype(int)
+        unknown = np.array([name not in numbers for name in own])[tokens]
+        notes = self.notes
+        if unknown.any():
+            lacking = [own[i] for i in np.unique(tokens[unknown])]
+            if rest is None:
+                raise ValueError(
+                    f"`vocabulary` must hold all tokens of {self.name!r}, got {len(numbers)} names "
+                    f"without {listed(list(map(repr, lacking)), 5)}: replace these tokens, or take "
+                    "a model whose vocabulary has a token for all others."
+                )
+            notes += (f"{unknown.sum()} of {tokens.size} tokens are not in the vocabulary given",)
+        table = np.array([numbers.get(name, 0 if rest is None else rest) for name in own])
+        return dataclasses.replace(
+            self,
+            points=table[tokens],
+            num_tokens=len(numbers),
+            vocabulary=tuple(numbers),
+            notes=notes,
+        )
 
     @property
     def num_samples(self) -> int:

@@ -28,7 +28,8 @@ from entropix.datasets.files import quoted, reading, unzipped
 
 LENGTH = 64  # of a window
 MOST_TOKENS = 512
-OTHER = "\ufffd"
+# The names of the token for all others: of characters, and of numbers.
+OTHER, OTHERS = "\ufffd", "others"
 TOPICS = "python-topics"
 _RARE = 1e-5
 _FASTA = (".fa", ".fasta", ".fna", ".ffn", ".faa", ".frn")

@@ -316,7 +316,7 @@ def of_numbers(dataset: Dataset) -> Dataset:
     if dataset.kind == "tokens":
         raise ValueError(
             f"`source` must hold numbers, got tokens for {dataset.name!r}: `entropix measure` "
-            "takes them, without --model."
+            "takes them."
         )
     return dataset
 

@@ -39,6 +39,23 @@ def test_rare_characters_become_one(tmp_path):
     assert few.vocabulary == ("a", "�")
 
 
+def test_the_numbering_of_a_model(tmp_path):
+    """The same text in a larger vocabulary; characters that it lacks are refused, or others."""
+    (tmp_path / "text.txt").write_text("bcd" * 20 + "dd")
+    data = load(tmp_path / "text.txt", tokens="char", length=4)
+    moved = data.with_vocabulary("dcba")
+    assert moved.as_text(moved.points) == data.as_text(data.points)
+    assert (moved.num_tokens, moved.vocabulary, data.points[0, 0]) == (4, tuple("dcba"), 0)
+    assert moved.points[0, 0] == 2
+    with pytest.raises(ValueError, match=r"got 2 names without 'd': replace these tokens"):
+        data.with_vocabulary("bc")
+    others = data.with_vocabulary("bc\ufffd")
+    assert others.as_text(others.points)[0] == "bc\ufffdb"
+    assert others.notes[-1].endswith("tokens are not in the vocabulary given")
+    numbers = Dataset.from_tokens([[0, 2], [2, 1]]).with_vocabulary(("2", "others"))
+    assert numbers.points.tolist() == [[1, 0], [0, 1]]
+
+
 def test_the_topics_of_python():
     data = load("python-topics", tokens="char")
     assert data.num_samples > 3000

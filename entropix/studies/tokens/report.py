@@ -61,7 +61,10 @@ def token_report(record: "xarray.Dataset", data: TokenData) -> Report:
         + ("" if data.dataset.texts is None else ", in four blocks"),
         f"Process: {a['process_text']}",
         f"Evaluations: {int(record['evaluations'])} for each estimate of an entropy",
-        f"Training: {a['training_text']}",
+        f"Training: {a['training_text']}"
+        if "training_text" in a
+        else f"Model: {a['model_text']}. Nothing was trained: what is called training data are the "
+        "sequences that are not held out",
     ]
     results = results_tables(record, _LABELS, _PER_SEED, information_limits(record))
     tables = [*results, _baseline_table(record)]

@@ -64,6 +64,7 @@ from entropix.studies.tokens.measurement import (
 from entropix.studies.tokens.report import data_text, token_report, with_verdict
 from entropix.studies.training import (
     TOKEN_PROCESSES,
+    Training,
     checked_steps,
     checked_widths,
     num_steps,
@@ -81,6 +82,11 @@ if TYPE_CHECKING:
 _NETWORKS = {"mlp": (128, 3e-3), "transformer": (16, 3e-3)}
 # The width of the guess of a latent class from a sequence, for a transformer.
 _GUESS = 256
+TOKEN_AXES = {
+    "lost": "share of lost tokens",
+    "baseline": "models with which the network is compared",
+    "compressor": "programs that pack the data",
+}
 _OF_NUMBERS = ("dequantise", "dequantise_columns", "standardise", "components")
 
 
@@ -101,7 +107,7 @@ def prepare_tokens(
     Raises:
         ValueError: in one line, for whatever is wrong with the request.
     """
-    _refuse_numbers(options)
+    refuse_numbers(options)
     check_effort(options.estimation)
     condition = make_condition(dataset.labels, options.condition, options.data.data_seed)
     data = split_tokens(dataset, options.data, condition)
@@ -134,7 +140,7 @@ def prepare_tokens(
     return TokenStudy(workspace, options, plan.settings, data, process, plan)
 
 
-def _refuse_numbers(options: MeasureOptions) -> None:
+def refuse_numbers(options: MeasureOptions) -> None:
     """Refuse options that concern numbers: units, densities and cut-offs."""
     parameters = {f.name for f in dataclasses.fields(ProcessOptions)} - {"process"}
     refused: list[tuple[Any, Any, Iterable[str]]] = [
@@ -177,7 +183,8 @@ def _models_of(
         make_network = conditional_network(flat, data.condition, dim, half, dropout)
 
     def make(key: Key) -> MaskedDenoiser:
-        return MaskedDenoiser(make_network(key), process, shape=data.shape)
+        names = data.dataset.vocabulary
+        return MaskedDenoiser(make_network(key), process, shape=data.shape, vocabulary=names)
 
     return make
 
@@ -244,11 +251,7 @@ class TokenStudy(AbstractTrainedStudy):
     """
 
     schema: ClassVar[Schema] = TOKEN_SCHEMA
-    axes: ClassVar[dict[str, str]] = {
-        "lost": "share of lost tokens",
-        "baseline": "models with which the network is compared",
-        "compressor": "programs that pack the data",
-    }
+    axes: ClassVar[dict[str, str]] = TOKEN_AXES
     workspace: Workspace
     options: MeasureOptions
     settings: TrainingOptions
@@ -268,27 +271,8 @@ class TokenStudy(AbstractTrainedStudy):
         return _examples_of(self.data)
 
     def attributes(self) -> dict[str, Any]:
-        data, dataset = self.data, self.data.dataset
         return {
-            "title": f"entropix measure: {dataset.name}",
-            "name": dataset.name,
-            "data_text": data_text(data),
-            **({} if data.condition is None else {"condition_text": data.condition.text}),
-            "source": dataset.source,
-            "shape": list(dataset.shape),
-            "num_train": data.num_train,
-            "num_held_out": len(data.held_out),
-            "num_tokens": data.num_tokens,
-            "uniform_bits": float(np.log2(data.num_tokens)),
-            "vocabulary": dataset.vocabulary,
-            "leaked": data.leaked[0],
-            "compared": data.leaked[1],
-            "process": "masking" if self.process.has_mask else "uniform-jumps",
-            "process_text": (
-                "Masking: a lost token becomes a mask"
-                if self.process.has_mask
-                else "UniformJumps: a lost token becomes a uniform one"
-            ),
+            **token_attributes(self.data, self.process),
             "training_text": self._training_text(),
             **self.plan.attributes(),
             "num_steps": num_steps(self.settings),
@@ -309,49 +293,96 @@ class TokenStudy(AbstractTrainedStudy):
         return f"{training(settings).text(text, steps, method)}{stopping_text(settings)}"
 
     def evaluate(self, fits: EnsembleFit, *, show: bool) -> tuple[Found, dict[str, Any]]:
-        first = Subject(fits.member(0), self.data, self.options.estimation)
-        effort = with_relative_error(first, jax.random.key(self.options.data.data_seed))
-
-        def subject(index: int) -> Subject:
-            return Subject(fits.member(index), self.data, effort)
-
-        found = measure_baselines(self.data, first.num_rated)
-        found |= label_entropy(self.data.condition)
-        found["evaluations"] = np.asarray(effort.evaluations)
-        found |= for_each_seed(self.training, STAGES, subject, show=show)
-        found |= {
-            "lost": SHARES,
-            "baseline": baseline_names(self.data),
-            "compressor": list(COMPRESSORS),
-        }
-        return found, {}
+        return measure_all(self.training, fits.member, self.data, self.options, show=show), {}
 
     def record(self, found: dict[str, Found], attributes: dict[str, Any]) -> "xarray.Dataset":
         return with_verdict(self.assembled(found, attributes))
 
     def figures(self) -> Figures:
-        data, shape = self.data, self.data.shape
-        found: Figures = {
-            "entropy.png": (
-                "S_NN of a lost token against the share of lost tokens, and its integral from the "
-                "data end",
-                plot_information,
-            ),
-            "information.png": (
-                "S_NN at each position",
-                functools.partial(plot_positions, shape=shape),
-            ),
-            "baselines.png": ("Bits per token of the model and of the baselines", plot_baselines),
-            "loss.png": ("Training loss", plot_loss),
-        }
-        if len(shape) > 1:
-            found["samples.png"] = (
-                "Held-out data and samples of the first seed",
-                functools.partial(
-                    plot_samples, real=data.held_out, shape=shape, num_tokens=data.num_tokens
-                ),
-            )
-        return found
+        return token_figures(self.data) | {"loss.png": ("Training loss", plot_loss)}
 
     def report(self, record: "xarray.Dataset") -> Report:
         return token_report(record, self.data)
+
+
+# ------------------------------------------------------------------ of any model
+
+
+def token_attributes(data: TokenData, process: AbstractTokenProcess) -> dict[str, Any]:
+    """What a record says of its data and of the process."""
+    dataset = data.dataset
+    lost = {"Masking": "a mask", "UniformJumps": "a uniform one"}
+    name = type(process).__name__
+    become = f": a lost token becomes {lost[name]}" if name in lost else ""
+    return {
+        "title": f"entropix measure: {dataset.name}",
+        "name": dataset.name,
+        "data_text": data_text(data),
+        **({} if data.condition is None else {"condition_text": data.condition.text}),
+        "source": dataset.source,
+        "shape": list(dataset.shape),
+        "num_train": data.num_train,
+        "num_held_out": len(data.held_out),
+        "num_tokens": data.num_tokens,
+        "uniform_bits": float(np.log2(data.num_tokens)),
+        "vocabulary": dataset.vocabulary,
+        "leaked": data.leaked[0],
+        "compared": data.leaked[1],
+        "process": "masking" if process.has_mask else "uniform-jumps",
+        "process_text": f"{name}{become}",
+    }
+
+
+def measure_all(
+    training: Training,
+    member: Callable[[int], AbstractModel],
+    data: TokenData,
+    options: MeasureOptions,
+    *,
+    show: bool,
+) -> Found:
+    """All results for every seed, with the number of evaluations that was requested.
+
+    Args:
+        training: whose seeds.
+        member: from the index of a seed to its model.
+        data: on which they are measured.
+        options: as requested.
+        show: whether to show progress.
+    """
+    first = Subject(member(0), data, options.estimation)
+    effort = with_relative_error(first, jax.random.key(options.data.data_seed))
+
+    def subject(index: int) -> Subject:
+        return Subject(member(index), data, effort)
+
+    found = measure_baselines(data, first.num_rated) | label_entropy(data.condition)
+    found["evaluations"] = np.asarray(effort.evaluations)
+    found |= for_each_seed(training, STAGES, subject, show=show)
+    axes = {"lost": SHARES, "baseline": baseline_names(data), "compressor": list(COMPRESSORS)}
+    return found | axes
+
+
+def token_figures(data: TokenData) -> Figures:
+    """Figures of what is measured of a model of the data."""
+    shape = data.shape
+    found: Figures = {
+        "entropy.png": (
+            "S_NN of a lost token against the share of lost tokens, and its integral from the "
+            "data end",
+            plot_information,
+        ),
+        "information.png": (
+            "S_NN at each position",
+            functools.partial(plot_positions, shape=shape),
+        ),
+        "baselines.png": ("Bits per token of the model and of the baselines", plot_baselines),
+    }
+    if len(shape) > 1:
+        found["samples.png"] = (
+            "Held-out data and samples of the first seed",
+            functools.partial(
+                plot_samples, real=data.held_out, shape=shape, num_tokens=data.num_tokens
+            ),
+        )
+    return found

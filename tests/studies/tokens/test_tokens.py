@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xarray
 
+import entropix as ex
 from entropix.cli import main
 from entropix.datasets import Dataset
 from entropix.studies import (
@@ -18,7 +19,7 @@ from entropix.studies import (
     measure,
 )
 from entropix.studies.labels import LABEL_SCHEMA
-from entropix.studies.record import definition
+from entropix.studies.record import TRAINING, definition
 from entropix.studies.tokens import TOKEN_SCHEMA
 from entropix.studies.tokens.baselines import (
     COMPRESSORS,
@@ -166,6 +167,39 @@ def test_a_text_is_measured():
     report = (folder / "report.md").read_text()
     for text in ("| Markov, order 1 |", "| xz |", '| sample | "', "bits per token", "four blocks"):
         assert text in report
+
+
+@pytest.mark.slow(reason="trains and measures, then measures again")
+def test_a_saved_model_is_measured(capsys):
+    """The same numbers as those of the study that trained it; other tokens are refused."""
+    write_text()
+    words = ["--tokens", "char", "--length", str(LENGTH), *WORDS]
+    assert main(["measure", "text.txt", *words]) == 0
+    model = ex.load(f"{FOLDER}/model-0.eqx")
+    assert model.vocabulary == tuple("abcde")
+    assert model.with_process(model.process).vocabulary == model.vocabulary
+    asked = ["--model", f"{FOLDER}/model-0.eqx", *words[:4], *words[words.index("--evaluations") :]]
+    asked[-1] = "again"
+    assert main(["measure", "text.txt", *asked]) == 0
+    first, again = (
+        xarray.load_dataset(f"{name}/results.nc", engine="h5netcdf") for name in (FOLDER, "again")
+    )
+    for name in TOKEN_SCHEMA.keys() - TRAINING.keys() - LABEL_SCHEMA.keys():
+        np.testing.assert_array_equal(again[name], first[name], err_msg=name)
+    assert "Nothing was trained" in pathlib.Path("again/report.md").read_text()
+    pathlib.Path("more.txt").write_text(pathlib.Path("text.txt").read_text() + "XY" * 20)
+    errors = {
+        "more.txt": "got 5 names without 'X', 'Y': replace these tokens",
+        "text.txt --length 4": "shape of the data, (4,), got one of (8,): length=8 (--length 8)",
+        "text.txt --steps 9": "`steps` must be omitted together with `model`",
+        "text.txt --model-range 0 1": "`model_range` must be left out for tokens",
+    }
+    capsys.readouterr()
+    for command, message in errors.items():
+        assert main(["measure", *asked[:-1], "other", *command.split()]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["measure", "mixture2", *asked[:2]]) == 2
+    assert "`model` must be one of numbers for data of numbers" in capsys.readouterr().err
 
 
 @pytest.mark.slow(reason="trains networks twice")
