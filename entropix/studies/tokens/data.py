@@ -52,6 +52,11 @@ class TokenData:
         return self.dataset.shape if len(self.dataset.shape) == 2 else (self.dataset.dim,)
 
     @property
+    def dim(self) -> int:
+        """D, the length of a sequence."""
+        return self.dataset.dim
+
+    @property
     def num_train(self) -> int:
         """N, the number of training samples."""
         return len(self.order[1])
@@ -82,12 +87,14 @@ class TokenData:
         return np.concatenate(parts)
 
     @property
-    def conditions(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Of the held-out and of the training samples, shapes (M, C) and (N, C)."""
-        if self.condition is None:
-            return None, None
-        held_out, train = (self.condition.values[index] for index in self.order)
-        return held_out, train
+    def condition_held_out(self) -> np.ndarray | None:
+        """The conditions of `held_out`, shape (M, C)."""
+        return None if self.condition is None else self.condition.values[self.order[0]]
+
+    @property
+    def condition_augmented(self) -> np.ndarray | None:
+        """The conditions of `augmented`, shape (N, C)."""
+        return None if self.condition is None else self.condition.values[self.order[1]]
 
     @functools.cached_property
     def training_texts(self) -> list[np.ndarray]:
@@ -102,7 +109,8 @@ class TokenData:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash by which a resumed run recognises its data."""
-        conditions = [part for part in self.conditions if part is not None]
+        condition = self.condition
+        conditions = () if condition is None else tuple(condition.values[i] for i in self.order)
         return fingerprint(self.augmented, self.held_out, *conditions)
 
     @functools.cached_property

@@ -195,7 +195,7 @@ def measure_likelihoods(subject: Subject, key: Key, _: Found) -> Found:
 
 def measure_information(subject: Subject, key: Key, _: Found) -> Found:
     """The mutual information of labels and held-out sequences; empty without labels."""
-    labels, _train = subject.data.conditions
+    labels = subject.data.condition_held_out
     if labels is None:
         return {}
     return information_of_labels(

@@ -48,16 +48,12 @@ def prepare_token_model(
     Raises:
         ValueError: in one line, for whatever is wrong with the request.
     """
-    refuse_numbers(options)
+    refuse_numbers(options.data, options.estimation, options.pretrained)
     check_effort(options.estimation)
-    if options.pretrained.model_range:
-        given = options.pretrained.model_range
-        raise ValueError(f"`model_range` must be left out for tokens, got {given!r}.")
     condition = make_condition(dataset.labels, options.condition, options.data.data_seed)
     data = split_tokens(_numbered(dataset, loaded.model), options.data, condition)
     _check_shape(loaded.model, data)
-    held_out, _train = data.conditions
-    for given in (None, held_out):
+    for given in (None, data.condition_held_out):
         wrong = probe(loaded.model, data.held_out[:2], None if given is None else given[:2])
         if wrong is not None:
             how = "without labels" if given is None else "with the labels of `condition`"

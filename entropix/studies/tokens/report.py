@@ -81,9 +81,6 @@ def data_text(data: TokenData) -> str:
     kind = "windows" if dataset.texts is not None else "sequences"
     text = f"{dataset.name}, {dataset.num_samples} {kind} of {shape} tokens, one of "
     text += f"{data.num_tokens} {'characters' if dataset.has_characters else 'symbols'}"
-    if len(data.augmented) > data.num_train:
-        offsets = round(len(data.augmented) / data.num_train)
-        text += f"; training windows are cut at {offsets} offsets"
     return "; note: ".join([text, *dataset.notes])
 
 

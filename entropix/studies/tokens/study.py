@@ -10,7 +10,7 @@ falls from $m = 0$, where all other tokens are known, to $m = 1$, where none is.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import equinox as eqx
@@ -29,7 +29,6 @@ from entropix.studies.estimates import check_effort
 from entropix.studies.figures import plot_loss
 from entropix.studies.labels import conditional_network, label_entropy, make_condition
 from entropix.studies.options import (
-    DataOptions,
     EstimationOptions,
     MeasureOptions,
     ProcessOptions,
@@ -87,7 +86,11 @@ TOKEN_AXES = {
     "baseline": "models with which the network is compared",
     "compressor": "programs that pack the data",
 }
-_OF_NUMBERS = ("dequantise", "dequantise_columns", "standardise", "components")
+_OF_NUMBERS = {
+    *("dequantise", "dequantise_columns", "standardise", "components", "cutoff", "gaussian"),
+    "model_range",
+    *(field.name for field in dataclasses.fields(ProcessOptions) if field.name != "process"),
+}
 
 
 # ------------------------------------------------------------------ the request
@@ -107,15 +110,11 @@ def prepare_tokens(
     Raises:
         ValueError: in one line, for whatever is wrong with the request.
     """
-    refuse_numbers(options)
+    refuse_numbers(options.data, options.estimation, options.training, options.process)
     check_effort(options.estimation)
     condition = make_condition(dataset.labels, options.condition, options.data.data_seed)
     data = split_tokens(dataset, options.data, condition)
-    name = choice(options.process.process, "process", ("auto", *TOKEN_PROCESSES))
-    if name == "uniform-jumps":
-        process = UniformJumps(data.num_tokens, CosineSchedule())
-    else:
-        process = Masking(data.num_tokens, LinearSchedule())
+    process = token_process(options.process.process, data.num_tokens)
     settings = _checked_training(options.training, data)
     folder = Workspace.located(options.output, dataset.name)
     dropout = options.condition.condition_dropout
@@ -128,7 +127,7 @@ def prepare_tokens(
         options.output,
         name=dataset.name,
         configuration={
-            "process": "masking" if process.has_mask else "uniform-jumps",
+            "process": process_word(process),
             **dataclasses.asdict(plan.settings),
             **dataclasses.asdict(options.data),
             **({} if condition is None else dataclasses.asdict(options.condition)),
@@ -140,19 +139,29 @@ def prepare_tokens(
     return TokenStudy(workspace, options, plan.settings, data, process, plan)
 
 
-def refuse_numbers(options: MeasureOptions) -> None:
-    """Refuse options that concern numbers: units, densities and cut-offs."""
-    parameters = {f.name for f in dataclasses.fields(ProcessOptions)} - {"process"}
-    refused: list[tuple[Any, Any, Iterable[str]]] = [
-        (options.data, DataOptions(), _OF_NUMBERS),
-        (options.estimation, EstimationOptions(), ("cutoff",)),
-        (options.training, TrainingOptions(), ("gaussian",)),
-        (options.process, ProcessOptions(), sorted(parameters)),
-    ]
-    for given, default, names in refused:
-        for name in names:
-            if (value := getattr(given, name)) != getattr(default, name):
-                raise ValueError(f"`{name}` must be left out for tokens, got {value!r}.")
+def refuse_numbers(*groups: Any) -> None:
+    """Refuse options that concern numbers: units, densities and cut-offs.
+
+    Args:
+        groups: of options, dataclasses; what differs from their defaults was given.
+    """
+    for given in groups:
+        default = type(given)()
+        for field in dataclasses.fields(given):
+            value = getattr(given, field.name)
+            if field.name in _OF_NUMBERS and value != getattr(default, field.name):
+                raise ValueError(f"`{field.name}` must be left out for tokens, got {value!r}.")
+
+
+def token_process(name: str, num_tokens: int) -> AbstractTokenProcess:
+    """The process of an option.
+
+    Raises:
+        ValueError: if it is another.
+    """
+    if choice(name, "process", ("auto", *TOKEN_PROCESSES)) == "uniform-jumps":
+        return UniformJumps(num_tokens, CosineSchedule())
+    return Masking(num_tokens, LinearSchedule())
 
 
 def _checked_training(options: TrainingOptions, data: TokenData) -> TrainingOptions:
@@ -170,7 +179,7 @@ def _models_of(
     settings: TrainingOptions, data: TokenData, process: AbstractTokenProcess, dropout: float
 ) -> Callable[[Key], MaskedDenoiser]:
     """The function from a key to an untrained model."""
-    make_network: Any = functools.partial(_network, settings, data, process)
+    make_network: Any = functools.partial(token_network, settings, data, process)
     if data.condition is not None:
         half = -(-settings.widths[0] // 2) if settings.network == "mlp" else _GUESS
         dim = data.dataset.dim * process.num_states
@@ -189,14 +198,22 @@ def _models_of(
     return make
 
 
-def _network(
+def token_network(
     settings: TrainingOptions,
     data: TokenData,
     process: AbstractTokenProcess,
     key: Key,
     condition_dim: int | None = None,
 ) -> FourierMLP | TokenTransformer:
-    """An untrained network."""
+    """An untrained network.
+
+    Args:
+        settings: `network`, "mlp" of the `widths` or "transformer" of the `size`.
+        data: with the shape of the sequences, and the number of them.
+        process: with the number of states.
+        key: PRNG key of the initial weights.
+        condition_dim: size of a condition, or None.
+    """
     if settings.network == "mlp":
         dim = data.dataset.dim * process.num_states
         return FourierMLP(dim, widths=settings.widths, condition_dim=condition_dim, key=key)
@@ -213,12 +230,11 @@ def _network(
 
 def _examples_of(data: TokenData) -> dict[str, Any]:
     """Training and held-out data, as arguments of `Training.fit`."""
-    held_out, train = data.conditions
     return {
         "data": data.augmented,
-        "condition": train,
+        "condition": data.condition_augmented,
         "holdout": data.held_out,
-        "holdout_condition": held_out,
+        "holdout_condition": data.condition_held_out,
     }
 
 
@@ -285,12 +301,15 @@ class TokenStudy(AbstractTrainedStudy):
         settings = self.settings
         text = widths_text(settings.widths)
         if settings.network == "transformer":
-            make = functools.partial(_network, settings, self.data, self.process)
+            make = functools.partial(token_network, settings, self.data, self.process)
             network = eqx.filter_eval_shape(make, jax.random.key(0))
             text = f"transformer of {len(network.blocks)} blocks of width {network.entry.shape[1]}"
         method = "cross-entropy of lost tokens" if self.process.has_mask else "score entropy"
         steps = num_steps(settings)
-        return f"{training(settings).text(text, steps, method)}{stopping_text(settings)}"
+        cut = ""
+        if (offsets := round(len(self.data.augmented) / self.data.num_train)) > 1:
+            cut = f"; windows are cut at {offsets} offsets"
+        return f"{training(settings).text(text, steps, method)}{cut}{stopping_text(settings)}"
 
     def evaluate(self, fits: EnsembleFit, *, show: bool) -> tuple[Found, dict[str, Any]]:
         return measure_all(self.training, fits.member, self.data, self.options, show=show), {}
@@ -306,6 +325,11 @@ class TokenStudy(AbstractTrainedStudy):
 
 
 # ------------------------------------------------------------------ of any model
+
+
+def process_word(process: AbstractTokenProcess) -> str:
+    """The process as the command line names it."""
+    return "masking" if process.has_mask else "uniform-jumps"
 
 
 def token_attributes(data: TokenData, process: AbstractTokenProcess) -> dict[str, Any]:
@@ -328,7 +352,7 @@ def token_attributes(data: TokenData, process: AbstractTokenProcess) -> dict[str
         "vocabulary": dataset.vocabulary,
         "leaked": data.leaked[0],
         "compared": data.leaked[1],
-        "process": "masking" if process.has_mask else "uniform-jumps",
+        "process": process_word(process),
         "process_text": f"{name}{become}",
     }
 

@@ -269,7 +269,7 @@ def test_refused_options(capsys, words):
     assert not pathlib.Path("entropix-text").exists()
 
 
-@pytest.mark.parametrize("command", ["schedule", "storage", "divergence", "mutual-information"])
+@pytest.mark.parametrize("command", ["schedule", "divergence", "mutual-information"])
 def test_other_commands_take_numbers(capsys, command):
     letters = "".join("ACGT"[i] for i in chain(400, 4))
     pathlib.Path("genome.fa").write_text(f">a\n{letters}\n")
