@@ -73,7 +73,7 @@ class DataOptions:
     """Number of tokens in the windows into which texts and long sequences are cut. auto: 64."""
     max_tokens: int | None = None
     """Keep the most frequent tokens, and make one of all others. auto: characters that make up less
-    than one in 100,000 become one token, and more than 512 tokens are refused."""
+    than one in 100,000 become one token, and more than 65,536 tokens are refused."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -121,6 +121,7 @@ def _bytes(content):
 
 
 _MANY = np.arange(4000).reshape(1000, 4)
+_TOO_MANY = np.arange(65540).reshape(-1, 4)
 BAD = {
     "empty": ("t.txt", _bytes(b""), {}, "must be text, got an empty file"),
     "one character": ("t.txt", _bytes(b"a" * 999), {}, "must hold samples that differ"),
@@ -143,7 +144,7 @@ BAD = {
         {"tokens": "int"},
         "from 0 .* such as 0.125",
     ),
-    "many": ("t.npy", _array(_MANY), {"tokens": "int"}, "at most 512 tokens, got 4000: max_tokens"),
+    "many": ("t.npy", _array(_TOO_MANY), {"tokens": "int"}, "at most 65536 tokens, got 65540: max"),
     "fixed": ("t.npy", _array(_MANY % 5), {"tokens": "int", "length": 4}, "`length` must be None"),
     "kind": ("t.npy", _array(_MANY % 5), {"tokens": "int", "kind": "image"}, "`kind` must be None"),
     "no tokens": ("t.npy", _array(_MANY), {"tokens": None, "length": 4}, "`length` must be None"),

@@ -83,8 +83,8 @@ class TokenData:
             for offset in np.arange(1, count) * size // count:
                 for text in self.training_texts:
                     usable = text[offset : offset + (len(text) - offset) // size * size]
-                    parts.append(self._shaped(usable.astype(self.train.dtype)))
-        return np.concatenate(parts)
+                    parts.append(self._shaped(usable))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     @property
     def condition_held_out(self) -> np.ndarray | None:
@@ -118,10 +118,9 @@ class TokenData:
         """How many held-out windows are in the training texts, at any offset, and of how many."""
         if self.dataset.texts is None:
             return 0, 0
-        texts = ["".join(map(chr, text)) for text in self.training_texts]
-        windows = self.dataset.points[self.order[0][:_COMPARED]].astype(np.int64)
-        found = sum(any("".join(map(chr, w)) in text for text in texts) for w in windows)
-        return found, len(windows)
+        texts = [_characters(text) for text in self.training_texts]
+        windows = [_characters(w) for w in self.dataset.points[self.order[0][:_COMPARED]]]
+        return sum(any(w in text for text in texts) for w in windows), len(windows)
 
     def _shaped(self, points: np.ndarray) -> np.ndarray:
         return points.reshape(-1, *self.shape)
@@ -129,9 +128,16 @@ class TokenData:
     def _texts(self, order: np.ndarray) -> list[np.ndarray]:
         points, texts, order = self.dataset.points, self.dataset.texts, np.sort(order)
         if texts is None:
-            return list(points[order].astype(np.int64))
+            return list(points[order])
         ends = np.flatnonzero((np.diff(order) != 1) | (np.diff(texts[order]) != 0)) + 1
-        return [points[part].astype(np.int64).reshape(-1) for part in np.split(order, ends)]
+        return [points[part].reshape(-1) for part in np.split(order, ends)]
+
+
+def _characters(tokens: np.ndarray) -> str:
+    """One character for each token, to search for windows."""
+    if tokens.dtype == np.uint8:
+        return tokens.tobytes().decode("latin-1")
+    return tokens.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
 
 def split_tokens(

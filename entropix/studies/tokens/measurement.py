@@ -163,7 +163,8 @@ def measure_samples(subject: Subject, key: Key, _: Found) -> Found:
         chunk_size=subject.chunk_size,
         **sampling(options, subject.data, subject.process),
     )
-    return {"samples": np.asarray(drawn).reshape(options.samples, -1).astype(np.int16)}
+    dtype = np.int16 if subject.data.num_tokens < 2**15 else np.int32
+    return {"samples": np.asarray(drawn).reshape(options.samples, -1).astype(dtype)}
 
 
 def measure_likelihoods(subject: Subject, key: Key, _: Found) -> Found:
