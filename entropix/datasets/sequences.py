@@ -242,4 +242,4 @@ def _decoded(path: Path, encoding: str, expected: str) -> str:
 
 
 def _check_size(subject: str, size: int) -> None:
-    check_fits(8 * size, subject, "text")  # its code points, and what is made of them
+    check_fits(10 * size, subject, "text")  # as text, code points and tokens
