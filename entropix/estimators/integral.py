@@ -79,7 +79,7 @@ from entropix.interfaces import (
     DivergenceError,
     Estimate,
 )
-from entropix.models import AbstractExactTokens, ExactModel, TokenBlock
+from entropix.models import AbstractExactTokens, ExactModel, ExactMultimodal, TokenBlock
 
 
 if TYPE_CHECKING:
@@ -317,7 +317,7 @@ def all_exact(tree: PyTree) -> bool:
 
     def exact(node: Any) -> bool:
         node = node.model if isinstance(node, TokenBlock) else node
-        return isinstance(node, ExactModel | AbstractExactTokens)
+        return isinstance(node, ExactModel | AbstractExactTokens | ExactMultimodal)
 
     nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, AbstractModel))
     return all(exact(n) or not isinstance(n, AbstractModel) for n in nodes)
