@@ -202,7 +202,8 @@ def joint(tokens: int, nats: float) -> np.ndarray:
         p = table_of(equal)
         return float(np.sum(p * np.log(p * tokens**2)))
 
-    return table_of(scipy.optimize.brentq(lambda e: shared(e) - nats, 0.0, 1 - 1e-12))
+    found: Any = scipy.optimize.brentq(lambda equal: shared(equal) - nats, 0.0, 1 - 1e-12)
+    return table_of(found)
 
 
 def shared_by_pairs(tokens: int, pairs: int, nats: float, steps: int) -> list[str]:
@@ -216,7 +217,7 @@ def shared_by_pairs(tokens: int, pairs: int, nats: float, steps: int) -> list[st
         (2 * pairs,), process.num_states, width=64, depth=2, time_dependent=False, key=keys[0]
     )
     start = time.process_time()
-    model = ex.fit(
+    model: Any = ex.fit(
         ex.MaskedDenoiser(network, process, shape=(2 * pairs,)),
         rows[:number],
         key=keys[1],
