@@ -446,14 +446,16 @@ class _Control(eqx.Module):
         constant, slope, noise = self.variate.coefficients(
             process, s, reference.mean, reference.spread
         )
-        at = self._turned(constant + slope * reference.rotate(y) + noise * reference.rotate(z))
-        scaled = slope * process.scale(s)
+        scale = process.scale(s)
+        away = reference.deviation(y, scale)
+        at = self._turned(constant + slope * away + noise * reference.rotate(z))
+        scaled = slope * scale
         chance = self._turned((noise + slope * process.std(s)) ** 2, 2)
-        own = self._turned(constant + scaled * reference.rotate(x)) ** 2
+        own = self._turned(constant + scaled * reference.deviation(x)) ** 2
         fluctuation = self.partition.group(at**2 - own - chance)
         if self.per_sample:
             return fluctuation, jnp.zeros_like(fluctuation)
-        mean = self._turned(constant + scaled * reference.mean) ** 2
+        mean = self._turned(constant) ** 2
         spread = self._turned(scaled**2 * reference.variances, 2)
         return fluctuation, self.partition.group(own - mean - spread)
 
