@@ -224,10 +224,8 @@ def integrate(
     # No derivative of the pilot is needed.
     value, control = rates(frozen(arguments), frozen(pilot.places), pilot.noise, chunk)
     main = aim(pilot, data, value, control, np.asarray(control_variate), proposal)
-    blocks = main.blocks
-    if not is_concrete((arguments, blocks)):
-        # Traced programs are not called but copied: one with all blocks is enough.
-        blocks = [jax.tree.map(lambda *parts: jnp.concatenate(parts), *blocks)]
+    # Traced programs are not called but copied: one with all blocks is enough.
+    blocks = blocks_of(main, pilot) if is_concrete((arguments, main)) else [main.places]
     found = [(value, control)]
     found += [rates(arguments, places, pilot.noise, chunk) for places in blocks]
     curve = _combine(
@@ -524,7 +522,15 @@ class _Main(eqx.Module):
     fraction: Float[Array, "replicates nodes"]
     density: Float[Array, "replicates nodes"]
     keep: Float[Array, "replicates nodes"]
-    blocks: tuple[Places, ...]
+    places: Places
+
+
+def blocks_of(main: _Main, pilot: _Pilot) -> list[Places]:
+    """The places of the main pass in blocks of the size of the pilot, cut on the host."""
+    count, block = main.places.index.size, pilot.places.index.size
+    host = jax.device_get(main.places)
+    starts = range(0, count, block)
+    return [jax.tree.map(lambda leaf, i=i: leaf[i : i + block], host) for i in starts]
 
 
 @eqx.filter_jit
@@ -559,14 +565,12 @@ def aim(
     # Of the types that the places of the pilot have, for one program.
     places = Places(axis.log_snr(fraction), index, noise.astype(int), node.astype(int))
     places = jax.tree.map(jnp.ravel, places)
-    blocks = [
-        jax.tree.map(lambda leaf, i=i: leaf[i : i + block], places)
-        for i in range(0, node.size, block)
-    ]
     if axis.has_cutoff:  # one more block, for the slope there
-        start = jnp.full_like(blocks[0].log_snr, axis.log_snr(0.0))
-        blocks.append(eqx.tree_at(lambda p: p.log_snr, blocks[0], start))
-    return _Main(ends, proposal, fraction, density, keep, tuple(blocks))
+        more = jax.tree.map(lambda leaf: leaf[:block], places)
+        start = jnp.full_like(more.log_snr, axis.log_snr(0.0))
+        more = eqx.tree_at(lambda p: p.log_snr, more, start)
+        places = jax.tree.map(lambda *parts: jnp.concatenate(parts), places, more)
+    return _Main(ends, proposal, fraction, density, keep, places)
 
 
 @eqx.filter_jit
@@ -593,7 +597,7 @@ def _combine(
     if cutoff is not None:
         slope = axis.slope(process, value[count:])
     if times is None:
-        edges = jnp.linspace(0.0, 1.0, num_times, dtype=data.dtype)
+        edges = jnp.asarray(np.linspace(0.0, 1.0, num_times), data.dtype)
         times = axis.times(process, edges)
     else:
         edges = axis.fraction(process.log_snr(times)).astype(data.dtype)
@@ -616,12 +620,17 @@ def _combine(
     value = axis.jacobian(main.fraction) * (value - main.keep * control) / main.density
     sums, number = _sums(main.fraction, value, edges)
     sums = _accumulated(sums, from_noise)
-    cumulative = known + jnp.mean(sums[..., 0], axis=0)
+    # Then those over the intervals that meet at each time.
+    sign = -1 if from_noise else 1
+    steps = sign * jax.vmap(_around)(jnp.diff(sums[:, :-1], axis=1))
+    mean, mc_variance = _mean_and_variance(jnp.concatenate([sums, steps], axis=1))
+    mean, (mc_variance, spread) = mean[: bounds.size], jnp.split(mc_variance, [bounds.size])
+    cumulative = known + mean[:, 0]
     # Where the control variate leaves nothing to chance, rounding is what remains.
-    size = jax.lax.stop_gradient(jnp.abs(known)) + jnp.mean(sums[..., 1], axis=0)
+    size = jax.lax.stop_gradient(jnp.abs(known) + mean[:, 1])
     rounding = ROUNDING * jnp.finfo(data.dtype).eps * size
     rounding = rounding + _rounding_of_data(data, reference, linear, quadratic)
-    mc_variance = jax.lax.stop_gradient(_variance(sums) + rounding**2)
+    mc_variance = mc_variance + jax.lax.stop_gradient(rounding**2)
     data_variance = _data_variance(
         pilot,
         data,
@@ -644,16 +653,12 @@ def _combine(
     cumulative, mc_variance, data_variance = (
         v[:-1] for v in (cumulative, mc_variance, data_variance)
     )
-    # Per unit time, over the intervals that meet at each time.
-    sign = -1 if from_noise else 1
     change = sign * _around(jnp.diff(cumulative))
-    steps = jnp.moveaxis(sign * jnp.diff(sums[:, :-1], axis=1), 1, 0)
-    spread = jnp.sqrt(_variance(jnp.moveaxis(_around(steps), 0, 1)))
     return EntropyCurve(
         times,
         process.log_snr(times),
         _per_length(change, times),
-        _per_length(spread, times),
+        _per_length(jnp.sqrt(spread), times),
         cumulative,
         jnp.sqrt(mc_variance + data_variance),
         jnp.sqrt(mc_variance),
@@ -717,14 +722,17 @@ def _sums(
     )
     # Short sums first: rounding.
     num_bins, rows = edges.shape[0] + 1, max(nodes // 256, 1)
-    bins = jnp.searchsorted(edges, jax.lax.stop_gradient(fraction)).reshape(replicates, rows, -1)
+    # Edges below each level, counted one by one: less to compile than a search.
+    bins = jnp.sum(jax.lax.stop_gradient(fraction)[..., None] > edges, axis=-1)
+    bins = bins.reshape(replicates, rows, -1)
     bins = bins + num_bins * jnp.arange(replicates * rows).reshape(replicates, rows, 1)
     sums = jax.ops.segment_sum(columns.reshape(-1, 3), bins.ravel(), replicates * rows * num_bins)
     sums = jnp.sum(sums.reshape(replicates, rows, num_bins, 3), axis=1)
 
     largest = jnp.max(squares)
     weights = squares / jnp.where(largest > 0, largest, 1.0)
-    number = jnp.sum(weights) ** 2 / jnp.maximum(jnp.sum(weights**2), 1e-30)
+    first, second = jnp.sum(jnp.stack([weights, weights**2]), axis=(1, 2))
+    number = first**2 / jnp.maximum(second, 1e-30)
     # One large value moves the mean of its node: without the factor its number would exceed 1.
     number = number * ((1 - 1 / replicates) ** 2 + 1 / (replicates**2 * (replicates - 1)))
     return sums, jnp.where(largest > 0, number, 1.0 * value.size)
@@ -742,20 +750,21 @@ def _accumulated(
     return jnp.concatenate([reached, whole], axis=1)
 
 
-def _variance(sums: Float[Array, "replicates edges 3"]) -> Float[Array, " edges"]:
-    """The variance of the mean over independent lattices.
+def _mean_and_variance(
+    sums: Float[Array, "replicates parts 3"],
+) -> tuple[Float[Array, "parts 3"], Float[Array, " parts"]]:
+    """The mean over independent lattices, and its variance.
 
-    It is estimated from their spread, and from the spread of evaluations as if they were
+    The variance is estimated from their spread, and from the spread of evaluations as if they were
     independent. The second is known far better. It is taken where the first does not contradict it.
     """
-    sums = jax.lax.stop_gradient(sums)
-    replicates = sums.shape[0]
-    values, independent = sums[..., 0], jnp.mean(sums[..., 2], axis=0)
+    replicates, mean = sums.shape[0], jnp.mean(sums, axis=0)
+    still, (value, _, independent) = jax.lax.stop_gradient((sums, tuple(mean.T)))
     # The denominator is that of an (almost) unbiased standard deviation.
-    spread = jnp.sum((values - jnp.mean(values, axis=0)) ** 2, axis=0)
+    spread = jnp.sum((still[..., 0] - value) ** 2, axis=0)
     spread = spread / (replicates * (replicates - 1.5))
     agree = (spread < 1.5 * independent) & (spread > independent / 1.5)
-    return jnp.where(agree, independent, spread)
+    return mean, jnp.where(agree, independent, spread)
 
 
 def _data_variance(
@@ -776,7 +785,7 @@ def _data_variance(
     kept = keep[jnp.minimum((fraction * keep.size).astype(int), keep.size - 1)]
     value = axis.jacobian(fraction) * (value - kept * control)
 
-    def of_chunk(args: Any, weight: Array) -> tuple[Array, Array, Array, Array]:
+    def of_chunk(args: Any, weight: Array) -> Array:
         value, fraction, index = args
         counted = fraction[..., None] > edges if from_noise else fraction[..., None] <= edges
         # The control variate's own integral of each data point, beside what is left to chance.
@@ -785,8 +794,7 @@ def _data_variance(
         of = (own[:, None] + value[..., None] * counted) * weight[:, None, None]
         mean = jnp.mean(of, axis=1)
         product = (SHARING * mean**2 - jnp.mean(of**2, axis=1)) / (SHARING - 1)
-        each = (mean, mean**2, product, product**2)
-        return jax.tree.map(lambda v: jnp.sum(v, axis=0), each)
+        return jnp.sum(jnp.stack([mean, mean**2, product, product**2]), axis=1)
 
     grouped = (
         value.reshape(groups, SHARING),
@@ -795,7 +803,7 @@ def _data_variance(
     )
     chunk = max(chunk // SHARING, 1)
     sums = in_chunks(of_chunk, jax.lax.stop_gradient(grouped), groups, chunk)
-    mean, square, product, product_square = (jnp.sum(part, axis=0) for part in sums)
+    mean, square, product, product_square = jnp.sum(sums, axis=0)
     # Products of two evaluations of one data point, less those of different ones.
     covariance = product / groups - (mean**2 - square) / (groups * (groups - 1))
     # One that is smaller than its own standard error is not known: that error is an upper bound.

@@ -52,6 +52,7 @@ from entropix.estimators.integral import (
     aim,
     all_exact,
     at_place,
+    blocks_of,
     check_estimate,
     checked_arguments,
     chunk_of,
@@ -222,7 +223,7 @@ def integrate_parts(
         used = eqx.tree_at(lambda p: p.keep, used, controlled.proposal.keep)
     slope = None
     if cutoff is not None:
-        slope = rates(arguments, main.blocks[-1], pilot.noise, chunk)[0]
+        slope = rates(arguments, blocks_of(main, pilot)[-1], pilot.noise, chunk)[0]
     left = positions - pilot.places.index.shape[0] - (0 if slope is None else slope.shape[0])
     if per_sample:
         count = max(left // data.shape[0] // 2, 6)

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealScalarLike
+from entropix._core.precision import matmul
 from entropix.distributions import Gaussian
 from entropix.estimators.axis import LogSNRAxis
 from entropix.interfaces import AbstractControlVariate, AbstractGaussianProcess
@@ -205,10 +206,10 @@ class GaussianReference(eqx.Module):
         length = jnp.concatenate([jnp.full(panels, 1 / panels, edges.dtype), edges - last / panels])
         index = last.astype(int)
 
-        def panel(args: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        def panel(args: tuple[Array, Array]) -> Array:
             left, length = args
 
-            def at(node: Array, weight: Array) -> tuple[Array, Array, Array]:
+            def at(node: Array, weight: Array) -> Array:
                 point = left + length * node
                 s = process.time_of_log_snr(axis.log_snr(point))
                 constant, slope, noise = variate.coefficients(process, s, self.mean, self.spread)
@@ -216,21 +217,17 @@ class GaussianReference(eqx.Module):
                 slope = slope * process.scale(s)
                 factor = weight * length * axis.jacobian(point) * process.measure(s)
                 mean = jnp.sum(constant**2 + noise**2 + slope**2 * self.variances)
-                return factor * mean, factor * 2 * constant * slope, factor * slope**2
+                return factor * jnp.append(jnp.stack([2 * constant * slope, slope**2]), mean)
 
             nodes = jnp.asarray((_NODES + 1) / 2, edges.dtype)
             weights = jnp.asarray(_WEIGHTS / 2, edges.dtype)
-            return jax.tree.map(lambda x: jnp.sum(x, axis=0), jax.vmap(at)(nodes, weights))
-
-        def accumulate(values: Array) -> Array:
-            shape = (-1,) + (1,) * (values.ndim - 1)
-            whole = values[:panels] * jnp.repeat(keep, 2).reshape(shape)
-            before = jnp.concatenate([jnp.zeros_like(whole[:1]), jnp.cumsum(whole, axis=0)])[index]
-            return before + values[panels:] * keep[index // 2].reshape(shape)
+            return jnp.sum(jax.vmap(at)(nodes, weights), axis=0)
 
         cells = jax.lax.map(panel, (left, length))
-        constant, linear, quadratic = jax.tree.map(accumulate, cells)
-        return constant, linear, quadratic
+        kept = jnp.where(jnp.arange(panels) < last[:, None], jnp.repeat(keep, 2), 0.0)
+        sums = matmul(kept, cells[:panels]) + keep[index // 2][:, None] * cells[panels:]
+        linear, quadratic = jnp.split(sums[:, :-1], 2, axis=1)
+        return sums[:, -1], linear, quadratic
 
 
 @eqx.filter_jit
