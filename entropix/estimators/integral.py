@@ -450,7 +450,7 @@ def prepare(
     vector = generator(log_count, 2 + coordinates)
     noise = NoiseSource(noise_key, vector[2:], reference.basis[:, ::-1][:, :coordinates])
     # Node k lies in stratum k of the levels, in every lattice: a larger shift renumbers the nodes.
-    shifts = shifts.at[:, 0].set(shifts[:, 0] >> log_count)
+    shifts = shifts >> np.asarray([log_count, 0], np.uint32)
     order = space_filling_order(data, reference).astype(jnp.int32)
     return _Pilot(reference, axis, fraction, ends, places, order, vector[:2], shifts, noise, nodes)
 
@@ -641,18 +641,17 @@ def _combine(
         chunk,
         from_noise,
     )
+    stderr, mc_stderr = jnp.sqrt(jnp.stack([mc_variance + data_variance, mc_variance]))
     total = Estimate(
         value=cumulative[-1],
-        stderr=jnp.sqrt(mc_variance[-1] + data_variance[-1]),
-        mc_stderr=jnp.sqrt(mc_variance[-1]),
+        stderr=stderr[-1],
+        mc_stderr=mc_stderr[-1],
         num_evaluations=evaluations,
         cutoff=cutoff,
         slope=slope,
         num_effective=number,
     )
-    cumulative, mc_variance, data_variance = (
-        v[:-1] for v in (cumulative, mc_variance, data_variance)
-    )
+    cumulative, stderr, mc_stderr = cumulative[:-1], stderr[:-1], mc_stderr[:-1]
     change = sign * _around(jnp.diff(cumulative))
     return EntropyCurve(
         times,
@@ -660,8 +659,8 @@ def _combine(
         _per_length(change, times),
         _per_length(jnp.sqrt(spread), times),
         cumulative,
-        jnp.sqrt(mc_variance + data_variance),
-        jnp.sqrt(mc_variance),
+        stderr,
+        mc_stderr,
         total,
         main.proposal,
     )
@@ -722,8 +721,9 @@ def _sums(
     )
     # Short sums first: rounding.
     num_bins, rows = edges.shape[0] + 1, max(nodes // 256, 1)
-    # Edges below each level, counted one by one: less to compile than a search.
-    bins = jnp.sum(jax.lax.stop_gradient(fraction)[..., None] > edges, axis=-1)
+    # A loop for a few edges would only have to be compiled.
+    method = "compare_all" if edges.size < 4 else "scan"
+    bins = jnp.searchsorted(edges, jax.lax.stop_gradient(fraction), method=method)
     bins = bins.reshape(replicates, rows, -1)
     bins = bins + num_bins * jnp.arange(replicates * rows).reshape(replicates, rows, 1)
     sums = jax.ops.segment_sum(columns.reshape(-1, 3), bins.ravel(), replicates * rows * num_bins)

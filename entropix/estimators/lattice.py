@@ -85,7 +85,10 @@ def space_filling_order(
     cells = jnp.floor(jax.scipy.stats.norm.cdf(scaled) * 2**bits)
     cells = jnp.clip(cells, 0, 2**bits - 1).astype(jnp.uint32)
 
-    bit = np.arange(bits, dtype=np.uint32)[:, None]
-    position = bit * np.uint32(dim) + np.arange(dim, dtype=np.uint32)
-    interleaved = ((cells[:, None] >> bit) & 1) << position
-    return jnp.argsort(jnp.sum(interleaved, axis=(1, 2), dtype=jnp.uint32))
+    def interleave(b: Array, code: Array) -> Array:
+        position = (b * dim + jnp.arange(dim)).astype(jnp.uint32)
+        found = ((cells >> b.astype(jnp.uint32)) & 1) << position
+        return code + jnp.sum(found, axis=1, dtype=jnp.uint32)
+
+    code = jax.lax.fori_loop(0, bits, interleave, jnp.zeros(data.shape[0], jnp.uint32))
+    return jnp.argsort(code)

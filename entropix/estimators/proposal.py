@@ -27,10 +27,12 @@ class Proposal(eqx.Module):
     def place(self, level: Array) -> tuple[Array, Array, Array]:
         """Fractions at levels of the distribution function, the density, and `keep` there."""
         dtype = self.probability.dtype
-        # A product of matrices and a count: less to compile than a running sum and a search.
+        # Less to compile than a running sum, and a search.
         cdf = matmul(self.probability, np.triu(np.ones((BINS, BINS + 1), dtype), 1))
         cdf = cdf / cdf[-1]
-        index = jnp.sum(level[..., None] >= cdf[1:-1], axis=-1)
+        index = jax.lax.fori_loop(
+            1, BINS, lambda k, index: index + (level >= cdf[k]), jnp.zeros(level.shape, int)
+        )
         table = jnp.stack([cdf[:-1], jnp.diff(cdf), self.keep], axis=1)
         below, mass, keep = jnp.moveaxis(table[index], -1, 0)
         fraction = (index + (level - below) / mass) / BINS

@@ -223,7 +223,10 @@ class GaussianReference(eqx.Module):
             weights = jnp.asarray(_WEIGHTS / 2, edges.dtype)
             return jnp.sum(jax.vmap(at)(nodes, weights), axis=0)
 
-        cells = jax.lax.map(panel, (left, length))
+        # A loop would have to be compiled: it is for many dimensions, where it saves memory.
+        small = left.size * _NODES.size * self.centre.size < 2**18
+        each = jax.vmap(panel) if small else lambda cell: jax.lax.map(panel, cell)
+        cells = each((left, length))
         kept = jnp.where(jnp.arange(panels) < last[:, None], jnp.repeat(keep, 2), 0.0)
         sums = matmul(kept, cells[:panels]) + keep[index // 2][:, None] * cells[panels:]
         linear, quadratic = jnp.split(sums[:, :-1], 2, axis=1)
