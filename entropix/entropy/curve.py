@@ -261,7 +261,8 @@ def neural_entropy(
     **Its errors.** `stderr` is the standard error with the data taken as a sample of a population:
     it falls with the number of samples N and of evaluations M. `mc_stderr` takes the given data as
     the population: it falls with M alone. If it is much smaller than `stderr`, more data help, and
-    more evaluations do not. There is no discretisation error.
+    more evaluations do not. There is no discretisation error. Both include what the rounding of the
+    data may change: in float32 it exceeds the rest for thin data far from the origin.
 
     **How it fails.**
 
