@@ -202,9 +202,12 @@ def check_example_shape(model: Any, x: Any, name: str) -> None:
     if shape is not None and jnp.shape(x)[1:] != tuple(shape):
         sizes = ", ".join(["n", *map(str, shape)])
         raise ValueError(f"`{name}` must have shape ({sizes}), got {jnp.shape(x)}.")
-    num_tokens = getattr(getattr(model, "process", None), "num_tokens", None)
+    process = getattr(model, "process", None)
+    num_sites = getattr(process, "num_sites", None)  # of rows of tokens and numbers
+    process = process if num_sites is None else process.tokens  # pyright: ignore[reportOptionalMemberAccess]
+    num_tokens = getattr(process, "num_tokens", None)
     if num_tokens is not None and is_concrete(x):
-        host = np.asarray(x)
+        host = np.asarray(x) if num_sites is None else np.asarray(x)[:, :num_sites]
         wrong = host[(host != np.floor(host)) | (host < 0) | (host >= num_tokens)]
         if wrong.size:
             raise ValueError(

@@ -46,6 +46,10 @@ def in_chunks(fn: Callable[[Any, Array], Any], args: Any, count: int, chunk: int
     """
     chunk = min(chunk, count)
     chunks = -(-count // chunk)
+    if chunks * chunk == count:  # nothing to repeat: views, less to compile
+        whole = jnp.ones(chunk)
+        parts = jax.tree.map(lambda a: a.reshape(chunks, chunk, *a.shape[1:]), args)
+        return mapped(lambda part: fn(*spread((part, whole))), parts, recompute=True)
     position = jnp.arange(chunks * chunk)
     weight = (position < count).astype(jnp.result_type(float)).reshape(chunks, chunk)
     position = jnp.minimum(position, count - 1).reshape(chunks, chunk)

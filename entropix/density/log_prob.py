@@ -28,6 +28,7 @@ from entropix.interfaces import (
     AbstractTokenProcess,
     SampleEstimates,
 )
+from entropix.processes import check_one_kind
 
 
 @overload
@@ -116,6 +117,7 @@ def log_prob(
     x = samples(x, "x", minimum=1 if per_coordinate is False else 2)
     check_example_shape(model, x, "x")
     condition = conditions(condition, x.shape[0])
+    check_one_kind(getattr(model, "process", None))
     method = PathBound() if method is None else method
     if key is not None:
         prng_key(key)

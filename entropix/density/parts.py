@@ -116,10 +116,10 @@ def log_prob_parts(
 def _in_basis(reference: GaussianReference, partition: Partition) -> GaussianReference:
     """The moments of a reference along each axis of the basis of the parts."""
     basis = partition.matrix
-    basis = jnp.eye(reference.mean.size, dtype=reference.mean.dtype) if basis is None else basis
+    basis = jnp.eye(reference.centre.size, dtype=reference.centre.dtype) if basis is None else basis
     turn = basis.T @ reference.basis
     spread = turn**2 @ reference.spread
-    return GaussianReference(turn @ reference.mean, spread, spread, basis, 0)
+    return GaussianReference(reference.centre, spread, spread, basis, 0)
 
 
 @eqx.filter_jit
@@ -133,13 +133,13 @@ def _completed(
     start: Array | None,
 ) -> PointwiseCurve:
     """The log density from the integral, whose sign it changes."""
-    mean, spread = reference.mean, reference.spread
+    spread = reference.spread
 
     def log_normal(square: Array, variance: Array) -> Array:
         return -(square / variance + jnp.log(2 * jnp.pi * variance)) / 2
 
     def known(sample: Array) -> Array:
-        gap = (reference.rotate(sample) - mean) ** 2
+        gap = reference.deviation(sample) ** 2
         if start is None:
             value = log_normal(gap, spread)
         else:

@@ -3,9 +3,10 @@ r"""The Gaussian distribution, closed under diffusion.
 $N(m, C)$ becomes $N(\mu m, \mu^2 C + \Sigma^2)$. With precision $\pi$ and gain $r$ of the
 equilibrium (see `AbstractGaussianProcess`), its entropy field is
 
-$$e(y) = \mu P^{-1}\left[m - (r - \pi\mu C) y\right], \qquad P = \mu^2 C + \Sigma^2,$$
+$$e(y) = \mu\pi m - \mu P^{-1}(r - \pi\mu C)(y - \mu m), \qquad P = \mu^2 C + \Sigma^2,$$
 
-a form in which nothing cancels: it is proportional to $\mu$ at the noise end.
+a form in which nothing cancels but $y - \mu m$, which is taken before it is rotated: the field is
+proportional to $\mu$ at the noise end, and no less exact far from the origin.
 
 A linear solve inside a mapped loop stalls on CPU, so eigenvalues and eigenvectors are computed once
 and kept. Differentiating an eigendecomposition is singular where eigenvalues meet; solve and
@@ -165,10 +166,11 @@ class Gaussian(AbstractDistribution):
     ) -> Float[Array, " dim"]:
         y = exact_shape(y, (self.dim,), "y")
         scale, var = process.scale(s), process.var(s)
-        rotated = self._rotate(y)
-        pull = process.equilibrium_precision(s) * scale * self._times(rotated)
-        target = self._rotate(self.mean) - process.equilibrium_gain(s) * rotated + pull
-        return scale * matmul(self.eigenvectors, self._solve(scale, var, target))
+        precision = process.equilibrium_precision(s) * scale
+        rotated = self._rotate(y - scale * self.mean)
+        target = process.equilibrium_gain(s) * rotated - precision * self._times(rotated)
+        solved = matmul(self.eigenvectors, self._solve(scale, var, target))
+        return precision * self.mean - scale * solved
 
     # In the eigenbasis, rounding of a coordinate of large variance does not reach the others. There
     # the covariance is the diagonal of the eigenvalues plus a deviation that is zero, and has the

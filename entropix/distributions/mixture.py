@@ -3,7 +3,7 @@ r"""Mixtures of diagonal Gaussians, closed under diffusion.
 Component k becomes $N(\mu m_k, v_k)$, $v_k = \mu^2 s_k^2 + \Sigma^2$; its responsibility is a
 softmax. The entropy field is the responsibility-weighted mean of
 
-$$e_k(y) = \frac{\mu}{v_k}\left[m_k - (r - \pi\mu s_k^2)\,y\right],$$
+$$e_k(y) = \mu\pi m_k - \frac{\mu}{v_k}(r - \pi\mu s_k^2)(y - \mu m_k),$$
 
 with the precision $\pi$ and gain $r$ of the equilibrium: no two large terms cancel, and the field
 is proportional to $\mu$ at the noise end.
@@ -156,11 +156,10 @@ class GaussianMixture(AbstractDistribution):
     ) -> Float[Array, " dim"]:
         y = exact_shape(y, (self.dim,), "y")
         marginal = self.diffused(process, s)
-        scale = process.scale(s)
-        gain = process.equilibrium_gain(s)
-        pull = process.equilibrium_precision(s) * scale * self.stds**2
-        fields = (self.means - (gain - pull) * y) / marginal.stds**2
-        return scale * matmul(marginal.responsibilities(y), fields)
+        scale, precision = process.scale(s), process.equilibrium_precision(s) * process.scale(s)
+        slopes = (process.equilibrium_gain(s) - precision * self.stds**2) / marginal.stds**2
+        fields = precision * self.means - scale * slopes * (y - marginal.means)
+        return matmul(marginal.responsibilities(y), fields)
 
 
 @jax.jit

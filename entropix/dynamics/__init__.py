@@ -4,6 +4,7 @@ from entropix.dynamics.coordinates import ReverseCoordinates as ReverseCoordinat
 from entropix.dynamics.divergence import Divergence as Divergence
 from entropix.dynamics.forward import forward_times as forward_times
 from entropix.dynamics.forward import solve_forward as solve_forward
+from entropix.dynamics.multimodal import JointDDIM as JointDDIM
 from entropix.dynamics.reverse import solve_flow as solve_flow
 from entropix.dynamics.reverse import solve_reverse as solve_reverse
 from entropix.dynamics.sample import sample as sample

@@ -28,6 +28,7 @@ from entropix._core.precision import full_precision
 from entropix.dynamics.augmented import WithDivergence
 from entropix.dynamics.coordinates import AbstractCoordinates, ReverseCoordinates
 from entropix.dynamics.divergence import Divergence
+from entropix.dynamics.multimodal import JointDDIM, MultimodalDenoiser
 from entropix.dynamics.reverse import flow_coordinates
 from entropix.dynamics.samplers import Denoiser, run_sampler
 from entropix.dynamics.settings import SolveSettings, check_times, flow_solver
@@ -40,6 +41,7 @@ from entropix.interfaces import (
     SampleEstimates,
 )
 from entropix.models import FlowMatching, checked_model, reference_variance
+from entropix.processes import Multimodal
 
 
 # Evaluations and products with the Jacobian held in memory at once where densities are wanted.
@@ -133,7 +135,7 @@ def sample(
             finite at infinite log-SNR. Or a sampler, `DDIM`, `DPMSolver`, `EDMHeun` or
             `PredictorCorrector`, which takes fixed steps, is itself stochastic or not, and allows
             no `method`, `stepsize_controller` or `adjoint`. For a model of tokens `TauLeaping`, the
-            default, or `FirstHitting`.
+            default, or `FirstHitting`; for one of rows of tokens and numbers `JointDDIM`.
         stepsize_controller: a Diffrax controller for adaptive steps, such as
             `diffrax.PIDController`, in the time $t = a - 1$ of `ReverseCoordinates`; None for the
             fixed steps. The flow then needs a `solver` with an error estimate.
@@ -184,7 +186,8 @@ def sample(
     flow = choice(method, "method", ("sde", "ode")) == "ode"
     process: Any = getattr(model, "process", None)
     tokens = isinstance(process, AbstractTokenProcess)
-    if not tokens:
+    mixed = isinstance(process, Multimodal)
+    if not tokens and not mixed:
         checked_model(model, gaussian=True)
     condition = conditions(condition, num_samples)
     if prior is not None and not hasattr(prior, "sample"):
@@ -204,14 +207,25 @@ def sample(
         args = (sampler, denoiser, key, prior, condition, times)
         return run_sampler(*args, num_samples, chunk, num_steps)
 
-    if tokens:
-        chosen = (flow, stepsize_controller, adjoint, variance is not None, log_prob is not False)
-        if any(chosen) or not (solver is None or isinstance(solver, TauLeaping | FirstHitting)):
+    if tokens or mixed:
+        chosen = (flow, stepsize_controller, adjoint, log_prob is not False)
+        allowed: Any = (TauLeaping, FirstHitting) if tokens else JointDDIM
+        names = "TauLeaping() or FirstHitting()" if tokens else "JointDDIM()"
+        if any(chosen) or not (solver is None or isinstance(solver, allowed)):
             raise ValueError(
-                "`solver` must be TauLeaping() or FirstHitting() for a model of tokens, got "
-                f"{type(solver).__name__}; and `method`, `stepsize_controller`, `adjoint`, "
-                "`variance` and `log_prob` must be left out."
+                f"`solver` must be {names} for a model of {type(process).__name__}, got "
+                f"{type(solver).__name__}; and `method`, `stepsize_controller`, `adjoint` and "
+                "`log_prob` must be left out."
             )
+    if mixed:
+        coordinates = ReverseCoordinates(
+            process.numbers, reference_variance(model, variance), flow=False
+        )
+        joint = MultimodalDenoiser(model=model, coordinates=coordinates)
+        return by_steps(JointDDIM() if solver is None else solver, joint, times, num_steps)
+    if tokens:
+        if variance is not None:
+            raise ValueError("`variance` must be None for a model of tokens, which have none.")
         if isinstance(solver, FirstHitting):
             if not process.has_mask:
                 raise ValueError("`solver` must be TauLeaping() where no token is masked.")

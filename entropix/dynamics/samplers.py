@@ -127,7 +127,7 @@ class DDIM(AbstractSampler):
         return None
 
     def step(self, denoiser, now, then, y, carry, keys):
-        return _ancestral(denoiser(now, y), self.eta, now, then, y, keys), carry
+        return ddim_step(denoiser(now, y), self.eta, now, then, y, keys), carry
 
 
 class DPMSolver(AbstractSampler):
@@ -293,7 +293,7 @@ class PredictorCorrector(AbstractSampler):
         return None
 
     def step(self, denoiser, now, then, y, carry, keys):
-        y = _ancestral(denoiser(now, y), jnp.ones_like(self.snr), now, then, y, keys)
+        y = ddim_step(denoiser(now, y), jnp.ones_like(self.snr), now, then, y, keys)
         end = jax.tree.map(lambda a, b: jnp.where(then.is_data, a, b), now, then)
 
         def correct(k: Array | int, y: Array) -> Array:
@@ -323,7 +323,7 @@ def _exponential(denoised: Array, now: NoiseLevel, then: NoiseLevel, y: Array) -
     return then.scale * denoised + then.std / now.std * (y - now.scale * denoised)
 
 
-def _ancestral(
+def ddim_step(
     denoised: Array, eta: Array, now: NoiseLevel, then: NoiseLevel, y: Array, keys: Key
 ) -> Array:
     """The step of `DDIM`."""

@@ -112,23 +112,33 @@ class TauLeaping(AbstractSampler):
 
     def step(self, denoiser, now, then, y, carry, keys):
         process = denoiser.process
-
-        def leap(y: Array, keys: Key) -> Array:
-            field = denoiser(now, y)
-            chances = jax.vmap(process.backward, (None, None, 0, 0))(now.at, then.s, y, field)
-            return jax.vmap(jax.random.categorical)(keys, jnp.log(chances)).astype(y.dtype)
-
         if self.num_corrections == 0:
-            return leap(y, keys), carry
+            return leap(process, now, then, y, denoiser(now, y), keys), carry
         leap_keys, keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         # The conditional laws of masking have no time: those of the last step are corrected, too.
-        y = leap(y, leap_keys) if process.has_mask else y
+        if process.has_mask:
+            y = leap(process, now, then, y, denoiser(now, y), leap_keys)
 
         def correct(k: Array, y: Array) -> Array:
             return _drawn_again(denoiser, now, y, jax.vmap(jax.random.fold_in, (0, None))(keys, k))
 
         y = jax.lax.fori_loop(0, self.num_corrections, correct, y)
-        return y if process.has_mask else leap(y, leap_keys), carry
+        if not process.has_mask:
+            y = leap(process, now, then, y, denoiser(now, y), leap_keys)
+        return y, carry
+
+
+def leap(
+    process: AbstractTokenProcess,
+    now: NoiseLevel,
+    then: NoiseLevel,
+    y: Float[Array, "n *shape"],
+    field: Float[Array, "n *shape num_tokens"],
+    keys: Key,
+) -> Float[Array, "n *shape"]:
+    """States at the end of a step in which all sites jump independently."""
+    chances = jax.vmap(process.backward, (None, None, 0, 0))(now.at, then.s, y, field)
+    return jax.vmap(jax.random.categorical)(keys, jnp.log(chances)).astype(y.dtype)
 
 
 def _drawn_again(

@@ -32,7 +32,6 @@ from entropix.interfaces import (
     AbstractKernel,
     AbstractModel,
     AbstractProcess,
-    AbstractTokenProcess,
 )
 from entropix.models import checked_model
 
@@ -162,8 +161,8 @@ class PathDivergence(AbstractFunctional):
         field = self.model.entropy_field(s, y, condition)
         reference = self.reference_model.entropy_field(s, y)
         process = self.process
-        if isinstance(process, AbstractTokenProcess):
-            return jnp.sum(process.divergence(y, reference, field))
+        if isinstance(process, AbstractKernel):
+            return jnp.sum(process.field_divergence(s, y, reference, field))
         return squared_norm(field - reference)
 
 

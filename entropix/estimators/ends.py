@@ -110,8 +110,9 @@ def judge_ends(
     ends = judge_sizes(log_snr, size, 2 * rates[0], peak, start, data)
     # An integral that lies beyond the limit comes from rounding, whether or not its rate decays.
     sizes = jax.lax.stop_gradient(jnp.abs(values))
-    beyond = jnp.mean(sizes * (axis.log_snr(fraction) > _limit(data)))
-    made = (beyond > _SHARE_BEYOND * jnp.mean(sizes)) & (beyond > _AMOUNT_BEYOND)
+    beyond = sizes * (axis.log_snr(fraction) > _limit(data))
+    beyond, whole = jnp.mean(jnp.stack([beyond, sizes]), axis=1)
+    made = (beyond > _SHARE_BEYOND * whole) & (beyond > _AMOUNT_BEYOND)
     return eqx.tree_at(lambda e: e.growth, ends, ends.growth | made)
 
 

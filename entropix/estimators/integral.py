@@ -79,7 +79,7 @@ from entropix.interfaces import (
     DivergenceError,
     Estimate,
 )
-from entropix.models import AbstractExactTokens, ExactModel, TokenBlock
+from entropix.models import AbstractExactTokens, ExactModel, ExactMultimodal, TokenBlock
 
 
 if TYPE_CHECKING:
@@ -224,10 +224,8 @@ def integrate(
     # No derivative of the pilot is needed.
     value, control = rates(frozen(arguments), frozen(pilot.places), pilot.noise, chunk)
     main = aim(pilot, data, value, control, np.asarray(control_variate), proposal)
-    blocks = main.blocks
-    if not is_concrete((arguments, blocks)):
-        # Traced programs are not called but copied: one with all blocks is enough.
-        blocks = [jax.tree.map(lambda *parts: jnp.concatenate(parts), *blocks)]
+    # Traced programs are not called but copied: one with all blocks is enough.
+    blocks = blocks_of(main, pilot) if is_concrete((arguments, main)) else [main.places]
     found = [(value, control)]
     found += [rates(arguments, places, pilot.noise, chunk) for places in blocks]
     curve = _combine(
@@ -317,7 +315,7 @@ def all_exact(tree: PyTree) -> bool:
 
     def exact(node: Any) -> bool:
         node = node.model if isinstance(node, TokenBlock) else node
-        return isinstance(node, ExactModel | AbstractExactTokens)
+        return isinstance(node, ExactModel | AbstractExactTokens | ExactMultimodal)
 
     nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, AbstractModel))
     return all(exact(n) or not isinstance(n, AbstractModel) for n in nodes)
@@ -452,7 +450,7 @@ def prepare(
     vector = generator(log_count, 2 + coordinates)
     noise = NoiseSource(noise_key, vector[2:], reference.basis[:, ::-1][:, :coordinates])
     # Node k lies in stratum k of the levels, in every lattice: a larger shift renumbers the nodes.
-    shifts = shifts.at[:, 0].set(shifts[:, 0] >> log_count)
+    shifts = shifts >> np.asarray([log_count, 0], np.uint32)
     order = space_filling_order(data, reference).astype(jnp.int32)
     return _Pilot(reference, axis, fraction, ends, places, order, vector[:2], shifts, noise, nodes)
 
@@ -524,7 +522,15 @@ class _Main(eqx.Module):
     fraction: Float[Array, "replicates nodes"]
     density: Float[Array, "replicates nodes"]
     keep: Float[Array, "replicates nodes"]
-    blocks: tuple[Places, ...]
+    places: Places
+
+
+def blocks_of(main: _Main, pilot: _Pilot) -> list[Places]:
+    """The places of the main pass in blocks of the size of the pilot, cut on the host."""
+    count, block = main.places.index.size, pilot.places.index.size
+    host = jax.device_get(main.places)
+    starts = range(0, count, block)
+    return [jax.tree.map(lambda leaf, i=i: leaf[i : i + block], host) for i in starts]
 
 
 @eqx.filter_jit
@@ -559,14 +565,12 @@ def aim(
     # Of the types that the places of the pilot have, for one program.
     places = Places(axis.log_snr(fraction), index, noise.astype(int), node.astype(int))
     places = jax.tree.map(jnp.ravel, places)
-    blocks = [
-        jax.tree.map(lambda leaf, i=i: leaf[i : i + block], places)
-        for i in range(0, node.size, block)
-    ]
     if axis.has_cutoff:  # one more block, for the slope there
-        start = jnp.full_like(blocks[0].log_snr, axis.log_snr(0.0))
-        blocks.append(eqx.tree_at(lambda p: p.log_snr, blocks[0], start))
-    return _Main(ends, proposal, fraction, density, keep, tuple(blocks))
+        more = jax.tree.map(lambda leaf: leaf[:block], places)
+        start = jnp.full_like(more.log_snr, axis.log_snr(0.0))
+        more = eqx.tree_at(lambda p: p.log_snr, more, start)
+        places = jax.tree.map(lambda *parts: jnp.concatenate(parts), places, more)
+    return _Main(ends, proposal, fraction, density, keep, places)
 
 
 @eqx.filter_jit
@@ -593,7 +597,7 @@ def _combine(
     if cutoff is not None:
         slope = axis.slope(process, value[count:])
     if times is None:
-        edges = jnp.linspace(0.0, 1.0, num_times, dtype=data.dtype)
+        edges = jnp.asarray(np.linspace(0.0, 1.0, num_times), data.dtype)
         times = axis.times(process, edges)
     else:
         edges = axis.fraction(process.log_snr(times)).astype(data.dtype)
@@ -601,7 +605,7 @@ def _combine(
     bounds = jnp.append(edges, 0.0 if from_noise else 1.0)
     if variate is None:
         known = jnp.zeros_like(bounds)
-        linear = quadratic = jnp.zeros((bounds.shape[0], reference.mean.shape[0]), edges.dtype)
+        linear = quadratic = jnp.zeros((bounds.shape[0], reference.centre.shape[0]), edges.dtype)
     else:
         assert isinstance(process, AbstractGaussianProcess)
         keep = main.proposal.keep
@@ -609,18 +613,24 @@ def _combine(
             variate, process, axis, jnp.append(bounds, 1.0) if from_noise else bounds, keep
         )
         known, linear, quadratic = (v[-1] - v[:-1] for v in own) if from_noise else own
-        moved = _by_moments(data, reference.mean, reference.basis, linear, quadratic)
+        moved = _by_moments(data, reference, linear, quadratic)
         known = known + moved
 
     value, control = (v[:count].reshape(main.fraction.shape) for v in (value, control))
     value = axis.jacobian(main.fraction) * (value - main.keep * control) / main.density
     sums, number = _sums(main.fraction, value, edges)
     sums = _accumulated(sums, from_noise)
-    cumulative = known + jnp.mean(sums[..., 0], axis=0)
+    # Then those over the intervals that meet at each time.
+    sign = -1 if from_noise else 1
+    steps = sign * jax.vmap(_around)(jnp.diff(sums[:, :-1], axis=1))
+    mean, mc_variance = _mean_and_variance(jnp.concatenate([sums, steps], axis=1))
+    mean, (mc_variance, spread) = mean[: bounds.size], jnp.split(mc_variance, [bounds.size])
+    cumulative = known + mean[:, 0]
     # Where the control variate leaves nothing to chance, rounding is what remains.
-    size = jax.lax.stop_gradient(jnp.abs(known)) + jnp.mean(sums[..., 1], axis=0)
+    size = jax.lax.stop_gradient(jnp.abs(known) + mean[:, 1])
     rounding = ROUNDING * jnp.finfo(data.dtype).eps * size
-    mc_variance = jax.lax.stop_gradient(_variance(sums) + rounding**2)
+    rounding = rounding + _rounding_of_data(data, reference, linear, quadratic)
+    mc_variance = mc_variance + jax.lax.stop_gradient(rounding**2)
     data_variance = _data_variance(
         pilot,
         data,
@@ -631,31 +641,26 @@ def _combine(
         chunk,
         from_noise,
     )
+    stderr, mc_stderr = jnp.sqrt(jnp.stack([mc_variance + data_variance, mc_variance]))
     total = Estimate(
         value=cumulative[-1],
-        stderr=jnp.sqrt(mc_variance[-1] + data_variance[-1]),
-        mc_stderr=jnp.sqrt(mc_variance[-1]),
+        stderr=stderr[-1],
+        mc_stderr=mc_stderr[-1],
         num_evaluations=evaluations,
         cutoff=cutoff,
         slope=slope,
         num_effective=number,
     )
-    cumulative, mc_variance, data_variance = (
-        v[:-1] for v in (cumulative, mc_variance, data_variance)
-    )
-    # Per unit time, over the intervals that meet at each time.
-    sign = -1 if from_noise else 1
+    cumulative, stderr, mc_stderr = cumulative[:-1], stderr[:-1], mc_stderr[:-1]
     change = sign * _around(jnp.diff(cumulative))
-    steps = jnp.moveaxis(sign * jnp.diff(sums[:, :-1], axis=1), 1, 0)
-    spread = jnp.sqrt(_variance(jnp.moveaxis(_around(steps), 0, 1)))
     return EntropyCurve(
         times,
         process.log_snr(times),
         _per_length(change, times),
-        _per_length(spread, times),
+        _per_length(jnp.sqrt(spread), times),
         cumulative,
-        jnp.sqrt(mc_variance + data_variance),
-        jnp.sqrt(mc_variance),
+        stderr,
+        mc_stderr,
         total,
         main.proposal,
     )
@@ -663,7 +668,7 @@ def _combine(
 
 @jax.custom_jvp
 def _by_moments(
-    data: Array, mean: Array, basis: Array, linear: Array, quadratic: Array
+    data: Array, reference: GaussianReference, linear: Array, quadratic: Array
 ) -> Float[Array, " edges"]:
     """Zero, with the derivative of the known integral in the data.
 
@@ -675,12 +680,26 @@ def _by_moments(
 
 @_by_moments.defjvp
 def _by_moments_jvp(primals: PyTree, tangents: PyTree) -> tuple[Array, Array]:
-    data, mean, basis, linear, quadratic = primals
-    flat = data.reshape(data.shape[0], -1)
-    moved = tangents[0].reshape(flat.shape) @ basis
+    data, reference, linear, quadratic = primals
+    moved = jax.vmap(reference.rotate)(tangents[0])
     first = jnp.mean(moved, axis=0)
-    second = 2 * jnp.mean((flat @ basis - mean) * moved, axis=0)
+    second = 2 * jnp.mean(jax.vmap(reference.deviation)(data) * moved, axis=0)
     return _by_moments(*primals), linear @ first + quadratic @ second
+
+
+def _rounding_of_data(
+    data: Array, reference: GaussianReference, linear: Array, quadratic: Array
+) -> Float[Array, " edges"]:
+    r"""How far the rounding of data, states and mean moves an integral.
+
+    Of a number x it has the variance $(\epsilon x)^2/12$, which changes the square of a deviation
+    $\xi$ by $2\xi\delta + \delta^2$. The first term averages out over the data.
+    """
+    flat = data.reshape(data.shape[0], -1)
+    variance = jnp.finfo(data.dtype).eps ** 2 / 12 * jnp.mean(flat**2, axis=0)
+    variance = variance @ reference.basis**2
+    first = (linear**2 + 4 * quadratic**2 * reference.variances) @ variance / data.shape[0]
+    return jnp.sqrt(first) + quadratic @ variance
 
 
 def _sums(
@@ -702,14 +721,18 @@ def _sums(
     )
     # Short sums first: rounding.
     num_bins, rows = edges.shape[0] + 1, max(nodes // 256, 1)
-    bins = jnp.searchsorted(edges, jax.lax.stop_gradient(fraction)).reshape(replicates, rows, -1)
+    # A loop for a few edges would only have to be compiled.
+    method = "compare_all" if edges.size < 4 else "scan"
+    bins = jnp.searchsorted(edges, jax.lax.stop_gradient(fraction), method=method)
+    bins = bins.reshape(replicates, rows, -1)
     bins = bins + num_bins * jnp.arange(replicates * rows).reshape(replicates, rows, 1)
     sums = jax.ops.segment_sum(columns.reshape(-1, 3), bins.ravel(), replicates * rows * num_bins)
     sums = jnp.sum(sums.reshape(replicates, rows, num_bins, 3), axis=1)
 
     largest = jnp.max(squares)
     weights = squares / jnp.where(largest > 0, largest, 1.0)
-    number = jnp.sum(weights) ** 2 / jnp.maximum(jnp.sum(weights**2), 1e-30)
+    first, second = jnp.sum(jnp.stack([weights, weights**2]), axis=(1, 2))
+    number = first**2 / jnp.maximum(second, 1e-30)
     # One large value moves the mean of its node: without the factor its number would exceed 1.
     number = number * ((1 - 1 / replicates) ** 2 + 1 / (replicates**2 * (replicates - 1)))
     return sums, jnp.where(largest > 0, number, 1.0 * value.size)
@@ -727,20 +750,21 @@ def _accumulated(
     return jnp.concatenate([reached, whole], axis=1)
 
 
-def _variance(sums: Float[Array, "replicates edges 3"]) -> Float[Array, " edges"]:
-    """The variance of the mean over independent lattices.
+def _mean_and_variance(
+    sums: Float[Array, "replicates parts 3"],
+) -> tuple[Float[Array, "parts 3"], Float[Array, " parts"]]:
+    """The mean over independent lattices, and its variance.
 
-    It is estimated from their spread, and from the spread of evaluations as if they were
+    The variance is estimated from their spread, and from the spread of evaluations as if they were
     independent. The second is known far better. It is taken where the first does not contradict it.
     """
-    sums = jax.lax.stop_gradient(sums)
-    replicates = sums.shape[0]
-    values, independent = sums[..., 0], jnp.mean(sums[..., 2], axis=0)
+    replicates, mean = sums.shape[0], jnp.mean(sums, axis=0)
+    still, (value, _, independent) = jax.lax.stop_gradient((sums, tuple(mean.T)))
     # The denominator is that of an (almost) unbiased standard deviation.
-    spread = jnp.sum((values - jnp.mean(values, axis=0)) ** 2, axis=0)
+    spread = jnp.sum((still[..., 0] - value) ** 2, axis=0)
     spread = spread / (replicates * (replicates - 1.5))
     agree = (spread < 1.5 * independent) & (spread > independent / 1.5)
-    return jnp.where(agree, independent, spread)
+    return mean, jnp.where(agree, independent, spread)
 
 
 def _data_variance(
@@ -761,17 +785,16 @@ def _data_variance(
     kept = keep[jnp.minimum((fraction * keep.size).astype(int), keep.size - 1)]
     value = axis.jacobian(fraction) * (value - kept * control)
 
-    def of_chunk(args: Any, weight: Array) -> tuple[Array, Array, Array, Array]:
+    def of_chunk(args: Any, weight: Array) -> Array:
         value, fraction, index = args
         counted = fraction[..., None] > edges if from_noise else fraction[..., None] <= edges
         # The control variate's own integral of each data point, beside what is left to chance.
-        centred = jax.vmap(reference.rotate)(data[index]) - reference.mean
+        centred = jax.vmap(reference.deviation)(data[index])
         own = centred @ linear.T + (centred**2 - reference.variances) @ quadratic.T
         of = (own[:, None] + value[..., None] * counted) * weight[:, None, None]
         mean = jnp.mean(of, axis=1)
         product = (SHARING * mean**2 - jnp.mean(of**2, axis=1)) / (SHARING - 1)
-        each = (mean, mean**2, product, product**2)
-        return jax.tree.map(lambda v: jnp.sum(v, axis=0), each)
+        return jnp.sum(jnp.stack([mean, mean**2, product, product**2]), axis=1)
 
     grouped = (
         value.reshape(groups, SHARING),
@@ -780,7 +803,7 @@ def _data_variance(
     )
     chunk = max(chunk // SHARING, 1)
     sums = in_chunks(of_chunk, jax.lax.stop_gradient(grouped), groups, chunk)
-    mean, square, product, product_square = (jnp.sum(part, axis=0) for part in sums)
+    mean, square, product, product_square = jnp.sum(sums, axis=0)
     # Products of two evaluations of one data point, less those of different ones.
     covariance = product / groups - (mean**2 - square) / (groups * (groups - 1))
     # One that is smaller than its own standard error is not known: that error is an upper bound.

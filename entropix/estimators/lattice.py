@@ -78,10 +78,9 @@ def space_filling_order(
 
     Neighbours in it are close in space: to move evenly along it is to stratify the data.
     """
-    dim = min(3, reference.mean.shape[0])
-    basis, mean, variances = reference.basis, reference.mean, reference.spread
-    leading = jax.lax.stop_gradient(data.reshape(data.shape[0], -1)) @ basis[:, -dim:]
-    scaled = (leading - mean[-dim:]) / jnp.sqrt(variances[-dim:])
+    dim = min(3, reference.centre.shape[0])
+    centred = jax.lax.stop_gradient(data.reshape(data.shape[0], -1)) - reference.centre
+    scaled = centred @ reference.basis[:, -dim:] / jnp.sqrt(reference.spread[-dim:])
     bits = 30 // dim
     cells = jnp.floor(jax.scipy.stats.norm.cdf(scaled) * 2**bits)
     cells = jnp.clip(cells, 0, 2**bits - 1).astype(jnp.uint32)

@@ -147,7 +147,7 @@ def _allowance(
 
     if samples is None:
         return jax.lax.stop_gradient(bound(None))
-    gaps = jax.vmap(reference.rotate)(samples) - mean
+    gaps = jax.vmap(reference.deviation)(samples)
     return jax.lax.stop_gradient(jax.lax.map(bound, gaps, batch_size=256))
 
 

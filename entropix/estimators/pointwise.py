@@ -52,6 +52,7 @@ from entropix.estimators.integral import (
     aim,
     all_exact,
     at_place,
+    blocks_of,
     check_estimate,
     checked_arguments,
     chunk_of,
@@ -222,7 +223,7 @@ def integrate_parts(
         used = eqx.tree_at(lambda p: p.keep, used, controlled.proposal.keep)
     slope = None
     if cutoff is not None:
-        slope = rates(arguments, main.blocks[-1], pilot.noise, chunk)[0]
+        slope = rates(arguments, blocks_of(main, pilot)[-1], pilot.noise, chunk)[0]
     left = positions - pilot.places.index.shape[0] - (0 if slope is None else slope.shape[0])
     if per_sample:
         count = max(left // data.shape[0] // 2, 6)
@@ -446,14 +447,16 @@ class _Control(eqx.Module):
         constant, slope, noise = self.variate.coefficients(
             process, s, reference.mean, reference.spread
         )
-        at = self._turned(constant + slope * reference.rotate(y) + noise * reference.rotate(z))
-        scaled = slope * process.scale(s)
+        scale = process.scale(s)
+        away = reference.deviation(y, scale)
+        at = self._turned(constant + slope * away + noise * reference.rotate(z))
+        scaled = slope * scale
         chance = self._turned((noise + slope * process.std(s)) ** 2, 2)
-        own = self._turned(constant + scaled * reference.rotate(x)) ** 2
+        own = self._turned(constant + scaled * reference.deviation(x)) ** 2
         fluctuation = self.partition.group(at**2 - own - chance)
         if self.per_sample:
             return fluctuation, jnp.zeros_like(fluctuation)
-        mean = self._turned(constant + scaled * reference.mean) ** 2
+        mean = self._turned(constant) ** 2
         spread = self._turned(scaled**2 * reference.variances, 2)
         return fluctuation, self.partition.group(own - mean - spread)
 

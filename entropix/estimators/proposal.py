@@ -3,7 +3,10 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+from entropix._core.precision import matmul
 
 
 BINS = 64
@@ -24,17 +27,18 @@ class Proposal(eqx.Module):
     def place(self, level: Array) -> tuple[Array, Array, Array]:
         """Fractions at levels of the distribution function, the density, and `keep` there."""
         dtype = self.probability.dtype
-        cdf = jnp.concatenate([jnp.zeros(1, dtype), jnp.cumsum(self.probability)])
+        # Less to compile than a running sum, and a search.
+        cdf = matmul(self.probability, np.triu(np.ones((BINS, BINS + 1), dtype), 1))
         cdf = cdf / cdf[-1]
-        # Bins below each level, counted one by one: less to compile than a search.
         index = jax.lax.fori_loop(
             1, BINS, lambda k, index: index + (level >= cdf[k]), jnp.zeros(level.shape, int)
         )
-        mass = cdf[index + 1] - cdf[index]
-        fraction = (index + (level - cdf[index]) / mass) / BINS
+        table = jnp.stack([cdf[:-1], jnp.diff(cdf), self.keep], axis=1)
+        below, mass, keep = jnp.moveaxis(table[index], -1, 0)
+        fraction = (index + (level - below) / mass) / BINS
         # The open interval: rounding must not reach an exact end of the axis.
         fraction = jnp.clip(fraction, jnp.finfo(dtype).tiny, 1 - jnp.finfo(dtype).epsneg)
-        return fraction, mass * BINS, self.keep[index]
+        return fraction, mass * BINS, keep
 
 
 def learn_proposal(

@@ -1,16 +1,21 @@
 r"""The Gaussian reference of a data set: a control variate whose integrals are known.
 
 $N(m, C)$ has the moments of the very array that is sampled. Under diffusion its entropy field is
-affine, $e_r(y) = \mu P^{-1}[m - (r - \pi\mu C)y]$ with $P = \mu^2 C + \Sigma^2$ and the equilibrium
-gain $r$. The squared norm of an affine function of $y = \mu x + \Sigma z$ and z, averaged over the
-noise and the data, depends on the first two moments of the array only:
+affine, $e_r(y) = \mu\pi m - \mu P^{-1}(r - \pi\mu C)(y - \mu m)$ with $P = \mu^2 C + \Sigma^2$ and
+the precision $\pi$ and gain $r$ of the equilibrium. The squared norm of an affine function of
+$y = \mu x + \Sigma z$ and z, averaged over the noise and the data, depends on the first two moments
+of the array only:
 
-$$E\sum_j(\alpha_j + \beta_jy_j + \gamma_jz_j)^2 = \sum_j\left[(\alpha_j + \beta_j\mu m_j)^2 +
-(\beta_j\mu)^2v_j + (\beta_j\Sigma + \gamma_j)^2\right]$$
+$$E\sum_j(\alpha_j + \beta_j(y_j - \mu m_j) + \gamma_jz_j)^2 =
+\sum_j\left[\alpha_j^2 + (\beta_j\mu)^2v_j + (\beta_j\Sigma + \gamma_j)^2\right]$$
 
 in the eigenbasis of the sample covariance, with $v_j$ its eigenvalues. Those of $C$ are $v_j$
 bounded away from zero, because a reference must have a density; the identity does not need them to
 be equal.
+
+The mean is subtracted before anything is rotated. The rounding of a product such as $V^Ty$ jumps by
+a unit of the last place of y from state to state, in step with y: where the data lie far from the
+origin, squares of their deviations would be wrong in proportion to that unit, not to its square.
 """
 
 import equinox as eqx
@@ -20,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealScalarLike
+from entropix._core.precision import matmul
 from entropix.distributions import Gaussian
 from entropix.estimators.axis import LogSNRAxis
 from entropix.interfaces import AbstractControlVariate, AbstractGaussianProcess
@@ -38,10 +44,10 @@ class EntropyControl(AbstractControlVariate):
         mean: Float[Array, " dim"],
         variance: Float[Array, " dim"],
     ) -> tuple[Float[Array, " dim"], Float[Array, " dim"], Float[Array, " dim"]]:
-        scale = process.scale(s)
+        scale, precision = process.scale(s), process.equilibrium_precision(s) * process.scale(s)
         gain = scale / (scale**2 * variance + process.var(s))
-        pull = process.equilibrium_gain(s) - process.equilibrium_precision(s) * scale * variance
-        return gain * mean, -gain * pull, jnp.zeros_like(gain)
+        slope = -gain * (process.equilibrium_gain(s) - precision * variance)
+        return precision * mean, slope, jnp.zeros_like(gain)
 
 
 class DenoisingControl(AbstractControlVariate):
@@ -54,23 +60,22 @@ class DenoisingControl(AbstractControlVariate):
         mean: Float[Array, " dim"],
         variance: Float[Array, " dim"],
     ) -> tuple[Float[Array, " dim"], Float[Array, " dim"], Float[Array, " dim"]]:
-        scale = process.scale(s)
-        total = scale**2 * variance + process.var(s)
-        return scale * mean / total, -1 / total, jnp.full_like(total, 1 / process.std(s))
+        total = process.scale(s) ** 2 * variance + process.var(s)
+        return jnp.zeros_like(mean), -1 / total, jnp.full_like(total, 1 / process.std(s))
 
 
 class GaussianReference(eqx.Module):
     """First two moments of an array of samples, as a Gaussian in its eigenbasis.
 
     Attributes:
-        mean: in the eigenbasis, shape (D,).
+        centre: the mean, as the data are given, shape (D,).
         variances: eigenvalues of the sample covariance, shape (D,).
         spread: eigenvalues of the reference covariance, at least 1e-6 of their mean.
         basis: eigenvectors in columns, shape (D, D).
         num_samples: how many samples the moments were taken from; 0 for moments that were given.
     """
 
-    mean: Float[Array, " dim"]
+    centre: Float[Array, " dim"]
     variances: Float[Array, " dim"]
     spread: Float[Array, " dim"]
     basis: Float[Array, "dim dim"]
@@ -86,8 +91,9 @@ class GaussianReference(eqx.Module):
         to fill the space.
         """
         flat = jax.lax.stop_gradient(data.reshape(data.shape[0], -1))
-        mean = jnp.mean(flat, axis=0)
-        centred = flat - mean
+        rough = jnp.mean(flat, axis=0)
+        centre = rough + jnp.mean(flat - rough, axis=0)
+        centred = flat - centre
         covariance = centred.T @ centred / flat.shape[0]
         basis = jnp.linalg.eigh(covariance)[1]
         # Small eigenvalues are lost in the rounding of large ones, the variances along their
@@ -99,14 +105,19 @@ class GaussianReference(eqx.Module):
         average = jnp.where(alike, jnp.where(size > 0, size, 1.0), average)
         spread = (1 - shrinkage) * variances + shrinkage * average
         spread = jnp.where(alike, average, jnp.maximum(spread, 1e-6 * average))
-        return cls(mean @ basis, variances, spread, basis, flat.shape[0])
+        return cls(centre, variances, spread, basis, flat.shape[0])
 
     @classmethod
     def from_gaussian(cls, gaussian: Gaussian) -> "GaussianReference":
         """A Gaussian as it is, treated as a constant by differentiation."""
         gaussian = jax.lax.stop_gradient(gaussian)
         variances, basis = gaussian.eigenvalues, gaussian.eigenvectors
-        return cls(gaussian.mean @ basis, variances, variances, basis, 0)
+        return cls(gaussian.mean, variances, variances, basis, 0)
+
+    @property
+    def mean(self) -> Float[Array, " dim"]:
+        """The mean in the eigenbasis."""
+        return self.centre @ self.basis
 
     @property
     def mean_variance(self) -> Array:
@@ -117,12 +128,19 @@ class GaussianReference(eqx.Module):
         """One example in the eigenbasis."""
         return x.reshape(-1) @ self.basis
 
+    def deviation(
+        self, y: Float[Array, "*shape"], scale: RealScalarLike = 1.0
+    ) -> Float[Array, " dim"]:
+        r"""$y - \mu m$ for one example, in the eigenbasis."""
+        return (y.reshape(-1) - scale * self.centre) @ self.basis
+
     def entropy_field(
         self, process: AbstractGaussianProcess, s: RealScalarLike, y: Float[Array, "*shape"]
     ) -> Float[Array, "*shape"]:
         r"""$e_r(y, s)$ for one example."""
         constant, slope, _ = EntropyControl().coefficients(process, s, self.mean, self.spread)
-        return (self.basis @ (constant + slope * self.rotate(y))).reshape(y.shape)
+        away = self.deviation(y, process.scale(s))
+        return (self.basis @ (constant + slope * away)).reshape(y.shape)
 
     def entropy_divergence(
         self, process: AbstractGaussianProcess, s: RealScalarLike
@@ -142,7 +160,7 @@ class GaussianReference(eqx.Module):
         return self._log_density(x, 1.0, self.spread)
 
     def _log_density(self, y: Array, scale: RealScalarLike, variances: Array) -> Array:
-        quadratic = jnp.sum((self.rotate(y) - scale * self.mean) ** 2 / variances)
+        quadratic = jnp.sum(self.deviation(y, scale) ** 2 / variances)
         return -(quadratic + jnp.sum(jnp.log(2 * jnp.pi * variances))) / 2
 
     def control(
@@ -155,7 +173,8 @@ class GaussianReference(eqx.Module):
     ) -> Float[Array, ""]:
         """A control variate at one state."""
         constant, slope, noise = variate.coefficients(process, s, self.mean, self.spread)
-        return jnp.sum((constant + slope * self.rotate(y) + noise * self.rotate(z)) ** 2)
+        away = self.deviation(y, process.scale(s))
+        return jnp.sum((constant + slope * away + noise * self.rotate(z)) ** 2)
 
     def integrals(
         self,
@@ -187,33 +206,31 @@ class GaussianReference(eqx.Module):
         length = jnp.concatenate([jnp.full(panels, 1 / panels, edges.dtype), edges - last / panels])
         index = last.astype(int)
 
-        def panel(args: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        def panel(args: tuple[Array, Array]) -> Array:
             left, length = args
 
-            def at(node: Array, weight: Array) -> tuple[Array, Array, Array]:
+            def at(node: Array, weight: Array) -> Array:
                 point = left + length * node
                 s = process.time_of_log_snr(axis.log_snr(point))
                 constant, slope, noise = variate.coefficients(process, s, self.mean, self.spread)
                 noise = noise + slope * process.std(s)
                 slope = slope * process.scale(s)
-                offset = constant + slope * self.mean
                 factor = weight * length * axis.jacobian(point) * process.measure(s)
-                mean = jnp.sum(offset**2 + noise**2 + slope**2 * self.variances)
-                return factor * mean, factor * 2 * offset * slope, factor * slope**2
+                mean = jnp.sum(constant**2 + noise**2 + slope**2 * self.variances)
+                return factor * jnp.append(jnp.stack([2 * constant * slope, slope**2]), mean)
 
             nodes = jnp.asarray((_NODES + 1) / 2, edges.dtype)
             weights = jnp.asarray(_WEIGHTS / 2, edges.dtype)
-            return jax.tree.map(lambda x: jnp.sum(x, axis=0), jax.vmap(at)(nodes, weights))
+            return jnp.sum(jax.vmap(at)(nodes, weights), axis=0)
 
-        def accumulate(values: Array) -> Array:
-            shape = (-1,) + (1,) * (values.ndim - 1)
-            whole = values[:panels] * jnp.repeat(keep, 2).reshape(shape)
-            before = jnp.concatenate([jnp.zeros_like(whole[:1]), jnp.cumsum(whole, axis=0)])[index]
-            return before + values[panels:] * keep[index // 2].reshape(shape)
-
-        cells = jax.lax.map(panel, (left, length))
-        constant, linear, quadratic = jax.tree.map(accumulate, cells)
-        return constant, linear, quadratic
+        # A loop would have to be compiled: it is for many dimensions, where it saves memory.
+        small = left.size * _NODES.size * self.centre.size < 2**18
+        each = jax.vmap(panel) if small else lambda cell: jax.lax.map(panel, cell)
+        cells = each((left, length))
+        kept = jnp.where(jnp.arange(panels) < last[:, None], jnp.repeat(keep, 2), 0.0)
+        sums = matmul(kept, cells[:panels]) + keep[index // 2][:, None] * cells[panels:]
+        linear, quadratic = jnp.split(sums[:, :-1], 2, axis=1)
+        return sums[:, -1], linear, quadratic
 
 
 @eqx.filter_jit

@@ -41,6 +41,7 @@ from entropix.interfaces import (
     AbstractModel,
     AbstractTokenProcess,
 )
+from entropix.processes import check_one_kind
 
 
 class ProductField(eqx.Module):
@@ -97,6 +98,9 @@ class ModelPair(eqx.Module):
     model: AbstractModel
     reference: AbstractModel | ProductField | ReferenceField
     marginal: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        check_one_kind(self.model.process)
 
     @property
     def is_exact(self) -> bool:

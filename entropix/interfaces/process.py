@@ -170,6 +170,21 @@ class AbstractKernel(eqx.Module):
         For a diffusion $\frac{\sigma^2}{2}ds$, for a Gaussian process $\Sigma^2/2$.
         """
 
+    @abc.abstractmethod
+    def field_divergence(
+        self, s: RealScalarLike, y: Float[Array, "*shape"], field: Any, other: Any = None
+    ) -> Float[Array, "*shape"]:
+        r"""What path divergences integrate, for the entropy fields of two models: one term a site.
+
+        For a diffusion $(e_i - e'_i)^2$, for tokens $d(f, f')$.
+
+        Args:
+            s: time.
+            y: the state.
+            field: of the model in whose law the state is.
+            other: of another; None for zero, the equilibrium.
+        """
+
 
 class AbstractKernelProcess(AbstractKernel, AbstractProcess):
     """A diffusion whose state given the data is drawn without simulation."""
@@ -177,6 +192,15 @@ class AbstractKernelProcess(AbstractKernel, AbstractProcess):
     def weight(self, s: RealScalarLike, x: Float[Array, "*shape"], z: PyTree) -> Float[Array, ""]:
         """One."""
         return jnp.ones_like(self.t1)
+
+    def field_divergence(
+        self,
+        s: RealScalarLike,
+        y: Float[Array, "*shape"],
+        field: Float[Array, "*shape"],
+        other: Float[Array, "*shape"] | None = None,
+    ) -> Float[Array, "*shape"]:
+        return (field if other is None else field - other) ** 2
 
 
 class AbstractGaussianProcess(AbstractKernelProcess):

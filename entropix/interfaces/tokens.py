@@ -181,6 +181,19 @@ class AbstractTokenProcess(AbstractKernel):
         r"""$\log\frac{\alpha}{1 - \alpha}$."""
         return jnp.log(self.kept(s)) - jnp.log(self.lost(s))
 
+    @abc.abstractmethod
+    def rate(self, s: RealLike) -> Array:
+        r"""The measure per unit time; `measure` is that per unit of $-d\lambda$."""
+
+    def field_divergence(
+        self,
+        s: RealScalarLike,
+        y: Float[Array, "*shape"],
+        field: Float[Array, "*shape num_tokens"],
+        other: Float[Array, "*shape num_tokens"] | None = None,
+    ) -> Float[Array, "*shape"]:
+        return self.divergence(y, field, other)
+
     def denoising_divergence(
         self,
         s: RealScalarLike,

@@ -16,6 +16,8 @@ from entropix.models.gaussian_part import GaussianPart as GaussianPart
 from entropix.models.guided import Guided as Guided
 from entropix.models.isotropic import isotropic as isotropic
 from entropix.models.moved import noise_limits as noise_limits
+from entropix.models.multimodal import ExactMultimodal as ExactMultimodal
+from entropix.models.multimodal import MultimodalModel as MultimodalModel
 from entropix.models.network_model import AbstractNetworkModel as AbstractNetworkModel
 from entropix.models.network_model import call_network as call_network
 from entropix.models.network_model import check_parts as check_parts

@@ -4,7 +4,7 @@ Data with mean m and covariance $C = V\Lambda V^T$ have, to the extent that they
 the entropy field of N(m, C), with the precision $\pi$ and the gain r of the equilibrium,
 
 $$\frac{e_g(y, s)}{\mu}
-  = V\,\frac{V^T m - r\,V^T y + \mu\pi\,\Lambda V^T y}{\mu^2\Lambda + \Sigma^2},$$
+  = \pi m - V\,\frac{r - \mu\pi\Lambda}{\mu^2\Lambda + \Sigma^2}\,V^T(y - \mu m),$$
 
 which has a limit at both ends. For large D a network learns such a linear map slowly, one direction
 after the other; with this part added, a network whose output is zero already has the density
@@ -104,10 +104,9 @@ class GaussianPart(eqx.Module):
             y: state, of the shape of an example.
         """
         exact_shape(y, self.shape, "y")
-        rotated = self.eigenvectors.T @ y.ravel()
-        constant = (self.eigenvectors.T @ self.mean) / self._total(process, s)
-        solved = constant + self.slopes(process, s) * rotated
-        return (self.eigenvectors @ solved).reshape(y.shape)
+        rotated = self.eigenvectors.T @ (y.ravel() - process.scale(s) * self.mean)
+        solved = self.eigenvectors @ (self.slopes(process, s) * rotated)
+        return (process.equilibrium_precision(s) * self.mean + solved).reshape(y.shape)
 
     def slopes(self, process: AbstractGaussianProcess, s: RealScalarLike) -> Float[Array, " dim"]:
         r"""The derivatives of $e_g/\mu$ along the eigenvectors."""

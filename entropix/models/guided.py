@@ -23,6 +23,7 @@ from entropix.interfaces import (
     AbstractPrior,
 )
 from entropix.models.network_model import checked_model
+from entropix.processes import check_one_kind
 
 
 class Guided(AbstractModel):
@@ -55,7 +56,7 @@ class Guided(AbstractModel):
     def __init__(
         self, model: AbstractModel, weight: DataLike, marginal_model: AbstractModel | None = None
     ):
-        checked_model(model)
+        check_one_kind(checked_model(model).process)
         if not (marginal_model is None or isinstance(marginal_model, AbstractModel)):
             raise ValueError(
                 f"`marginal_model` must be a model or None, got {type(marginal_model).__name__}."

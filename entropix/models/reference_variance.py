@@ -26,7 +26,7 @@ def reference_variance(model: AbstractModel, variance: DataLike | None = None) -
     distribution, scaling = (getattr(model, n, None) for n in ("distribution", "scaling"))
     if distribution is None and scaling is not None:
         return scaling.variance
-    return _variance_of(distribution, model.process)
+    return _variance_of(distribution, getattr(model.process, "numbers", model.process))
 
 
 @eqx.filter_jit

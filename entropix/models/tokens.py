@@ -46,6 +46,22 @@ def _checked_names(vocabulary: Sequence[str], process: AbstractTokenProcess) -> 
     return names
 
 
+def token_field(
+    process: AbstractTokenProcess,
+    s: RealScalarLike,
+    y: Float[Array, "*shape"],
+    logits: Float[Array, "*shape num_states"],
+) -> Float[Array, "*shape num_tokens"]:
+    r"""The entropy field of a network's output, the denoiser $\mathrm{softmax}_k$ of it.
+
+    Under jumps $\log\pi(x_i)\,p(y_i|x_i)$ is added, so that zeros store nothing.
+    """
+    logits = logits[..., : process.num_tokens]
+    if not process.has_mask:
+        logits = logits + process.log_kernel(s, y) + process.log_equilibrium
+    return process.field(s, y, jax.nn.log_softmax(logits, axis=-1))
+
+
 class AbstractTokenModel(AbstractModel):
     r"""A model of sequences: its fields have shape (*shape, num_tokens).
 
@@ -187,10 +203,7 @@ class MaskedDenoiser(AbstractTokenNetwork):
         *,
         key: Key | None = None,
     ) -> Float[Array, "*shape num_tokens"]:
-        logits = self._logits(s, y, condition, key)
-        if not self.process.has_mask:
-            logits = logits + self.process.log_kernel(s, y) + self.process.log_equilibrium
-        return self.process.field(s, y, jax.nn.log_softmax(logits, axis=-1))
+        return token_field(self.process, s, y, self._logits(s, y, condition, key))
 
 
 class ScoreEntropy(AbstractTokenNetwork):

@@ -5,6 +5,8 @@ from entropix.processes.langevin import Langevin as Langevin
 from entropix.processes.moving import RectifiedFlow as RectifiedFlow
 from entropix.processes.moving import SubVariancePreserving as SubVariancePreserving
 from entropix.processes.moving import VarianceExploding as VarianceExploding
+from entropix.processes.multimodal import Multimodal as Multimodal
+from entropix.processes.multimodal import check_one_kind as check_one_kind
 from entropix.processes.path import GaussianPath as GaussianPath
 from entropix.processes.path import LearnablePath as LearnablePath
 from entropix.processes.potentials import DoubleWell as DoubleWell

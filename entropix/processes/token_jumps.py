@@ -118,6 +118,9 @@ class AbstractTokenJumps(AbstractTokenProcess):
     def measure(self, s: RealLike) -> Array:
         return self.lost(s)
 
+    def rate(self, s: RealLike) -> Array:
+        return self.schedule.rate(s)
+
     def time_of_log_snr(self, value: RealLike) -> Array:
         integral = jax.nn.softplus(-as_float(value))
         return time_of_integral(self.schedule, integral, self.t0, self.t1)

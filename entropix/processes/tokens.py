@@ -108,6 +108,11 @@ class Masking(AbstractTokenProcess):
     def measure(self, s: RealLike) -> Array:
         return self.kept(s)
 
+    def rate(self, s: RealLike) -> Array:
+        decay = -2 * self.schedule.decay(s) * self.schedule.decay_rate(s)
+        # Not a quotient: in its derivative the square of a small loss would underflow.
+        return jnp.exp(jnp.log(decay) - jnp.log(self.schedule.absorbed(s)))
+
     def time_of_log_snr(self, value: RealLike) -> Array:
         value = as_float(value)
         # exp(-B) = 1 - A (1 - alpha) with A = 1 - exp(-B(1)), in the form that keeps its digits.

@@ -13,6 +13,7 @@ from entropix.training.losses import Denoising as Denoising
 from entropix.training.losses import FlowLoss as FlowLoss
 from entropix.training.losses import denoising_loss as denoising_loss
 from entropix.training.losses import relative_denoising_loss as relative_denoising_loss
+from entropix.training.multimodal_loss import MultimodalDenoising as MultimodalDenoising
 from entropix.training.optimiser import ClippedAdam as ClippedAdam
 from entropix.training.optimiser import RelativeClip as RelativeClip
 from entropix.training.optimiser import WarmupCosine as WarmupCosine

@@ -32,9 +32,11 @@ from entropix.interfaces import AbstractLoss, AbstractModel, AbstractStream, Abs
 from entropix.models import FlowMatching
 from entropix.networks import trainable
 from entropix.persistence import AbstractCheckpoint, Checkpoint
+from entropix.processes import Multimodal
 from entropix.training.layout import Layout
 from entropix.training.loop import Setup, join_model, split_model
 from entropix.training.losses import Denoising, FlowLoss
+from entropix.training.multimodal_loss import MultimodalDenoising
 from entropix.training.optimiser import ClippedAdam, WarmupCosine
 from entropix.training.run import History, Run, train
 from entropix.training.token_loss import TokenDenoising
@@ -471,6 +473,8 @@ def default_loss(model: AbstractModel) -> AbstractLoss:
     """The loss of a model where none is given."""
     if isinstance(model.process, AbstractTokenProcess):
         return TokenDenoising()
+    if isinstance(model.process, Multimodal):
+        return MultimodalDenoising()
     return FlowLoss() if isinstance(model, FlowMatching) else Denoising()
 
 

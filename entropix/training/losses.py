@@ -53,6 +53,7 @@ from entropix.interfaces import (
     AbstractGaussianProcess,
     AbstractLoss,
     AbstractModel,
+    AbstractProcess,
     AbstractTimes,
     AbstractTokenProcess,
 )
@@ -91,8 +92,10 @@ def denoising_loss(
         Neural Entropy, arXiv 2409.03817.
     """
     x, z = as_float(x, "x"), as_float(z, "z")
-    std, field, rest = _parts(model, s, x, z, condition, key)
-    return squared_norm(std * field + rest)
+    process = model.process
+    std = process.std(s)
+    field = model.entropy_field(s, process.scale(s) * x + std * z, condition, key=key)
+    return squared_norm(std * field + _rest(process, s, x, z))
 
 
 def relative_denoising_loss(
@@ -111,31 +114,35 @@ def relative_denoising_loss(
     Args: as `denoising_loss`.
     """
     x, z = as_float(x, "x"), as_float(z, "z")
-    std, difference, rest = _parts(model, s, x, z, condition, key)
     process = model.process
+    y = process.scale(s) * x + process.std(s) * z
+    return relative_loss(process, s, x, z, model.entropy_field(s, y, condition, key=key))
+
+
+def relative_loss(
+    process: AbstractGaussianProcess,
+    s: RealScalarLike,
+    x: Float[Array, "*shape"],
+    z: Float[Array, "*shape"],
+    field: Float[Array, "*shape"],
+) -> Float[Array, ""]:
+    """`relative_denoising_loss` of an entropy field that is known."""
+    std, rest = process.std(s), _rest(process, s, x, z)
     if not process.is_finite:
         scale, var = process.scale(s), process.var(s)
         total = scale**2 + var
         excess = process.equilibrium_precision(s) - 1 / total
-        difference = difference - excess * (scale * x + std * z)
+        field = field - excess * (scale * x + std * z)
         rest = scale * (scale * z - std * x) / total
-    return squared_norm(std * difference) + 2 * std * inner(difference, rest)
+    return squared_norm(std * field) + 2 * std * inner(field, rest)
 
 
-def _parts(
-    model: AbstractModel,
-    s: RealScalarLike,
-    x: Float[Array, "*shape"],
-    z: Float[Array, "*shape"],
-    condition: PyTree,
-    key: Key | None,
-) -> tuple[Float[Array, ""], Float[Array, "*shape"], Float[Array, "*shape"]]:
-    r"""$\Sigma$, $e_\theta(y, s)$ and $\mu(r z - \Sigma\pi x) = \Sigma\nabla\log p_{eq} + z$."""
-    process = model.process
-    scale, std = process.scale(s), process.std(s)
-    field = model.entropy_field(s, scale * x + std * z, condition, key=key)
-    pull = std * process.equilibrium_precision(s)
-    return std, field, scale * (process.equilibrium_gain(s) * z - pull * x)
+def _rest(
+    process: AbstractGaussianProcess, s: RealScalarLike, x: Array, z: Array
+) -> Float[Array, "*shape"]:
+    r"""$\mu(r z - \Sigma\pi x) = \Sigma\nabla\log p_{eq} + z$."""
+    pull = process.std(s) * process.equilibrium_precision(s)
+    return process.scale(s) * (process.equilibrium_gain(s) * z - pull * x)
 
 
 def weight_per_log_snr(
@@ -210,9 +217,12 @@ class Denoising(AbstractLoss):
                 "`loss` must be None or FlowLoss(...) for FlowMatching, got Denoising."
             )
         process = model.process
-        if isinstance(process, AbstractTokenProcess):
+        if not isinstance(process, AbstractProcess):
+            jumps = isinstance(process, AbstractTokenProcess)
+            loss = "TokenDenoising" if jumps else "MultimodalDenoising"
             raise ValueError(
-                "`loss` must be None or TokenDenoising(...) for a model of tokens, got Denoising."
+                f"`loss` must be None or {loss}(...) for a model of {type(process).__name__}, got "
+                "Denoising."
             )
         if not isinstance(process, AbstractGaussianProcess):
             raise ValueError(

@@ -63,7 +63,7 @@ class TokenDenoising(AbstractLoss):
         process = model.process
         if not isinstance(process, AbstractTokenProcess):
             raise ValueError(
-                "`loss` must be None or one for diffusions for a model of "
+                "`loss` must be None or another for a model of "
                 f"{type(process).__name__}, got TokenDenoising."
             )
         times = self.times

@@ -246,7 +246,7 @@ def speed_profile(
     count, draws = z.shape[:2]
     # The reference knows the data by their moments, which are held fixed: so must be the points.
     fixed = jax.lax.stop_gradient(x)
-    centred = jax.vmap(reference.rotate)(fixed) - reference.mean
+    centred = jax.vmap(reference.deviation)(fixed)
 
     def at(s: Array) -> tuple[Array, Array, Array, Array]:
         scale, var = process.scale(s), process.var(s)

@@ -1,0 +1,179 @@
+r"""Rows of tokens and numbers, each part under a process of its own.
+
+Given the row, its parts are lost independently, at the same time s. What couples them is the law of
+the rows, in the fields of a model. The total entropy production is the sum of both rates,
+
+$$S = \int\left[\frac{\sigma^2}{2}\,E\|e\|^2 + \nu\,E\sum_{ik} q_{ik}
+      \left(e^{f_{ik}} f_{ik} - e^{f_{ik}} + 1\right)\right]ds,$$
+
+with the field e of the numbers, f of the tokens, and the measure $\nu$ of the tokens per unit time.
+For processes that lose everything it is the divergence of the law of rows from independent uniform
+tokens and equilibrium numbers, which contains the information between the two parts.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import ndtr
+from jaxtyping import Array, Float
+
+from entropix._core.arrays import Key, RealLike, RealScalarLike
+from entropix._core.checks import is_concrete, positive_integer
+from entropix.interfaces import AbstractGaussianProcess, AbstractKernel, AbstractTokenProcess
+
+
+# In this share of the draws a token is lost for certain. All tokens are kept in most of the others
+# close to the data, and these carry the numbers' part of an integral.
+_FORCED = 0.5
+
+
+class Multimodal(AbstractKernel):
+    r"""A jump process of tokens beside a Gaussian process of numbers, for tables with both.
+
+    A row is one vector: first its tokens, numbers from 0 to K - 1, then its numbers. The noise
+    level is that of the numbers. Columns with fewer than K values use the first of them.
+
+    Args:
+        tokens: `Masking`, `UniformJumps` or `TokenJumps`.
+        numbers: a Gaussian process on the same time axis.
+        num_sites: how many tokens a row begins with.
+
+    Raises:
+        ValueError: if an argument is not as above.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, entropix as ex
+        >>> schedule = ex.LinearSchedule(0.1, 16.0)
+        >>> numbers = ex.VariancePreserving(schedule)
+        >>> process = ex.processes.Multimodal(ex.Masking(3, schedule), numbers, num_sites=1)
+        >>> row = jnp.array([2.0, 0.3, -1.0])  # one token, two numbers
+        >>> z = process.draw_noise(row, key=jax.random.key(0))
+        >>> print(process.perturb(1.0, row, z)[0])  # the mask
+        3.0
+
+    References:
+        Austin et al., 2107.03006; Neural Entropy, 2409.03817.
+    """
+
+    tokens: AbstractTokenProcess
+    numbers: AbstractGaussianProcess
+    num_sites: int = eqx.field(static=True)
+
+    def __init__(
+        self, tokens: AbstractTokenProcess, numbers: AbstractGaussianProcess, *, num_sites: int
+    ):
+        if not isinstance(tokens, AbstractTokenProcess):
+            raise ValueError(
+                "`tokens` must be a process of tokens, Masking for example, got "
+                f"{type(tokens).__name__}."
+            )
+        if not isinstance(numbers, AbstractGaussianProcess):
+            raise ValueError(f"`numbers` must be a Gaussian process, got {type(numbers).__name__}.")
+        self.num_sites = positive_integer(num_sites, "num_sites")
+        ends = (tokens.t0, tokens.t1, numbers.t0, numbers.t1)
+        if is_concrete(ends) and (ends[0] != ends[2] or ends[1] != ends[3]):
+            raise ValueError(
+                f"`numbers` must have the time axis of `tokens`, {ends[0]:g} to {ends[1]:g}, got "
+                f"{ends[2]:g} to {ends[3]:g}."
+            )
+        self.tokens, self.numbers = tokens, numbers
+
+    @property
+    def t0(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.numbers.t0
+
+    @property
+    def t1(self) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.numbers.t1
+
+    @property
+    def ends_in_noise(self) -> bool:
+        return self.numbers.ends_in_noise
+
+    def split(self, y: Float[Array, "*batch row"]) -> tuple[Array, Array]:
+        """The tokens and the numbers of rows."""
+        return y[..., : self.num_sites], y[..., self.num_sites :]
+
+    def draw_noise(self, x: Float[Array, " row"], *, key: Key) -> tuple[Array, Array]:
+        """Noise of the tokens, and of the numbers."""
+        tokens, numbers = self.split(x)
+        token_key, number_key = jax.random.split(key)
+        noise = self.tokens.draw_noise(tokens, key=token_key)
+        return noise, self.numbers.draw_noise(numbers, key=number_key)
+
+    def reflect_noise(self, z: tuple[Array, Array]) -> tuple[Array, Array]:
+        return self.tokens.reflect_noise(z[0]), self.numbers.reflect_noise(z[1])
+
+    def perturb(
+        self, s: RealScalarLike, x: Float[Array, " row"], z: tuple[Array, Array]
+    ) -> Float[Array, " row"]:
+        tokens, numbers = self.split(x)
+        lost = self.tokens.perturb(s, tokens, self._unforced(z[0]))
+        return jnp.concatenate([lost, self.numbers.perturb(s, numbers, z[1])])
+
+    def weight(
+        self, s: RealScalarLike, x: Float[Array, " row"], z: tuple[Array, Array]
+    ) -> Float[Array, ""]:
+        r"""That of the tokens: $p(y_s|x)$ over the density of the draws."""
+        weight = self.tokens.weight(s, self.split(x)[0], self._unforced(z[0]))
+        whole, share = self.tokens.forced, self._forced
+        if share == whole:
+            return weight
+        # 1 / weight is 1 - c + c r with the share c of the tokens' process, and r is kept.
+        inverse = 1 / jax.lax.stop_gradient(weight)
+        return weight * inverse / (1 - share + share / whole * (inverse - 1 + whole))
+
+    @property
+    def _forced(self) -> float:
+        return min(_FORCED, self.tokens.forced)
+
+    def _unforced(self, z: Float[Array, "3 sites"]) -> Float[Array, "3 sites"]:
+        """Noise of the tokens that loses one for certain in a smaller share of draws."""
+        # As in `AbstractTokenProcess.is_kept`, where a number far below zero forces nothing.
+        forced = ndtr(jnp.max(z[1])) ** z[1].size > 1 - self._forced
+        return z.at[1].set(jnp.where(forced, z[1], -10.0))
+
+    def log_snr(self, s: RealLike) -> Array:
+        r"""$\log(\mu^2/\Sigma^2)$ of the numbers."""
+        return self.numbers.log_snr(s)
+
+    def time_of_log_snr(self, value: RealLike) -> Array:
+        return self.numbers.time_of_log_snr(value)
+
+    def measure(self, s: RealLike) -> Array:
+        """One: both parts have a measure of their own, which is in `field_divergence`."""
+        return jnp.ones_like(self.numbers.var(s))
+
+    def field_divergence(
+        self,
+        s: RealScalarLike,
+        y: Float[Array, " row"],
+        field: tuple[Array, Array],
+        other: tuple[Array, Array] | None = None,
+    ) -> Float[Array, " row"]:
+        tokens, numbers = self.split(y)
+        others = (None, None) if other is None else other
+        of_tokens = self.tokens.divergence(tokens, field[0], others[0])
+        of_numbers = self.numbers.field_divergence(s, numbers, field[1], others[1])
+        measures = self.token_measure(s), self.numbers.measure(s)
+        return jnp.concatenate([measures[0] * of_tokens, measures[1] * of_numbers])
+
+    def token_measure(self, s: RealScalarLike) -> Float[Array, ""]:
+        r"""The measure of the tokens per unit of $-d\lambda$, $\nu\,\Sigma^2/\sigma^2$."""
+        process = self.numbers
+        inside = jnp.isfinite(jax.lax.stop_gradient(self.tokens.rate(s)))
+        s = jnp.where(inside, s, (self.t0 + self.t1) / 2)
+        time = process.var(s) * process.scale(s) / process.scaled_sigma_squared(s)
+        # At an exact end nothing of the tokens is left, and their field is zero.
+        return jnp.where(inside, self.tokens.rate(s) * time, 0.0)
+
+
+def check_one_kind(process: Any) -> None:
+    """Refuse rows of tokens and numbers, where only one kind of them has an answer."""
+    if isinstance(process, Multimodal):
+        raise ValueError(
+            "`model` must be one of numbers or of tokens alone, got one of Multimodal rows: these "
+            "have `neural_entropy`, `entropy_curve`, `path_kl`, `fit` and `sample`."
+        )
