@@ -121,9 +121,12 @@ def exact_shape(value: Any, shape: tuple[int, ...], name: str) -> Array:
     return array
 
 
-def samples(data: Any, name: str = "data", *, minimum: int = 2) -> Array:
-    """At least `minimum` finite samples along a leading axis, converted to floating point."""
-    array = as_float(data, name)
+def samples(data: Any, name: str = "data", *, minimum: int = 2, integers: bool = False) -> Array:
+    """At least `minimum` finite samples along a leading axis, converted to floating point.
+
+    With `integers` those that are integers are not converted.
+    """
+    array = as_number(data, name) if integers else as_float(data, name)
     if array.ndim < 2:
         raise ValueError(
             f"`{name}` must have shape (num_samples, ...) with at least two axes, "
@@ -132,7 +135,8 @@ def samples(data: Any, name: str = "data", *, minimum: int = 2) -> Array:
     if array.shape[0] < minimum or array.size == 0:
         raise ValueError(f"`{name}` must hold at least {minimum} samples, got shape {array.shape}.")
     if is_concrete(array):
-        bad = int(np.sum(~np.isfinite(np.asarray(array))))
+        inexact = jnp.issubdtype(array.dtype, jnp.inexact)
+        bad = int(np.sum(~np.isfinite(np.asarray(array)))) if inexact else 0
         if bad:
             raise ValueError(
                 f"`{name}` must be finite, got {bad} entries that are NaN or infinite."

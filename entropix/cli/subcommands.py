@@ -130,7 +130,7 @@ def commands(words: list[str]) -> dict[str, Callable[..., Any]]:
         return prepared(prepare_transport, options)
 
     def storage(
-        source: Annotated[str, data] = "digits",
+        source: Annotated[str, measured] = "digits",
         /,
         options: Annotated[StorageOptions, group] = StorageOptions(),
     ) -> Prepared:

@@ -14,7 +14,7 @@ Four kinds of data differ in what their columns mean, and hence in what is allow
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -22,7 +22,15 @@ from entropix._core.arrays import DataLike, real_array, rounded
 from entropix._core.checks import choice, positive_integer
 from entropix._core.formatting import listed
 from entropix.datasets.pixels import channels_last, grey_levels
-from entropix.datasets.sequences import MOST_TOKENS, cut, limited
+from entropix.datasets.sequences import (
+    MOST_TOKENS,
+    OTHER,
+    OTHERS,
+    cut,
+    limited,
+    renumbered,
+    small_integers,
+)
 from entropix.interfaces import AbstractDistribution
 
 
@@ -35,7 +43,8 @@ class Dataset:
 
     Attributes:
         points: shape (N, D), N >= 2, finite, read-only. float64 if made from float64 or from
-            integers that float32 cannot hold, otherwise float32.
+            integers that float32 cannot hold, otherwise float32; tokens in the smallest unsigned
+            integers that hold them, uint8 for up to 256.
         name: a short name.
         shape: shape of one example; its product is D. (D,) if empty.
         kind: `"table"`, `"image"`, `"points"` or `"tokens"`: what the columns mean.
@@ -76,7 +85,8 @@ class Dataset:
     def __post_init__(self):
         subject = repr(self.source) if self.source else "`points`"
         choice(self.kind, "kind", KINDS)
-        points = _floating(self.points, subject)
+        of_tokens = self.kind == "tokens"
+        points = (real_array if of_tokens else _floating)(self.points, subject)
         if points.ndim != 2 or 0 in points.shape[1:]:
             raise ValueError(f"{subject} must have shape (N, D), got shape {points.shape}.")
         n, dim = points.shape
@@ -91,7 +101,8 @@ class Dataset:
             raise ValueError(f"{subject} must hold at least two samples, got {n}.")
         self._check_finite(points, subject)
         self._check_spread(points, subject)
-        self._check_tokens(points, subject)
+        if of_tokens:
+            points = self._as_tokens(points, subject)
         points = points.view()
         points.flags.writeable = False
         object.__setattr__(self, "points", points)
@@ -200,8 +211,8 @@ class Dataset:
             array: integers from 0, of any real dtype.
             name: a short name.
             length: of the windows of a long sequence; None for 64.
-            max_tokens: keeps the most frequent tokens, at most 512, and makes one token of all
-                others. None: more than 512 are refused.
+            max_tokens: keeps the most frequent tokens, at most 65,536, and makes one token of all
+                others. None: more are refused.
             labels: shape (N,), not of windows.
             source: what errors name; by default the argument `points`.
             notes: earlier assumptions.
@@ -216,11 +227,13 @@ class Dataset:
             Traceback (most recent call last):
             ValueError: `points` must hold samples that differ, got 8 copies of one sample.
             >>> ex.datasets.Dataset.from_tokens([0, 2, 1, 1, 2] * 8, length=4)
-            Dataset('array': 10 x 4 float32, tokens (4,), 3 tokens)
+            Dataset('array': 10 x 4 uint8, tokens (4,), 3 tokens)
         """
         subject = repr(source) if source else "`points`"
         array = real_array(array, subject)
-        wrong = array[~((array >= 0) & (array == np.round(array)))]
+        wrong = np.empty(0)
+        if array.dtype.kind not in "bu":
+            wrong = array[~((array >= 0) & (array == np.round(array)))]
         if wrong.size:
             raise ValueError(
                 f"{subject} must hold integers from 0 to be tokens, got {wrong.size} others of "
@@ -228,11 +241,12 @@ class Dataset:
             )
         if array.size and float(array.max()) >= 2**53:
             raise ValueError(f"{subject} must hold integers below 2^53, got {array.max()}.")
-        array, vocabulary = array.astype(np.int64), ()
+        array = small_integers(array, int(array.max(initial=0)) + 1)
+        vocabulary = ()
         count = int(array.max(initial=0)) + 1
         if count > (MOST_TOKENS if max_tokens is None else max_tokens):
             array, kept, others = limited(array, max_tokens, subject)
-            vocabulary = (*map(str, kept), *(["others"] if others else []))
+            vocabulary = (*map(str, kept), *([OTHERS] if others else []))
             count = len(vocabulary)
             if others:
                 notes += (f"{others} of {array.size} tokens are rare and become one, others",)
@@ -272,6 +286,53 @@ class Dataset:
         names = self.vocabulary or tuple(map(str, range(self.num_tokens or 0)))
         between = "" if self.has_characters else " "
         return [between.join(names[int(i)] for i in row) for row in np.asarray(tokens)]
+
+    def with_vocabulary(self, vocabulary: Sequence[str]) -> "Dataset":
+        """The same sequences, in the numbering of tokens of another data set or of a model.
+
+        Tokens without names are called by their numbers. Those that the vocabulary lacks become its
+        token for all others, U+FFFD or "others", if it has one; a note says how many.
+
+        Args:
+            vocabulary: different names, in their order.
+
+        Raises:
+            ValueError: if the data are not tokens, or a token is not in the vocabulary.
+
+        Example:
+            >>> import entropix as ex
+            >>> data = ex.datasets.Dataset.from_tokens([[0, 2], [2, 1]])
+            >>> print(data.with_vocabulary(("1", "0", "2", "3")).points)
+            [[1 2]
+             [2 0]]
+        """
+        if self.num_tokens is None:
+            raise ValueError(f"`kind` must be 'tokens' for a vocabulary, got {self.kind!r}.")
+        numbers = {str(name): i for i, name in enumerate(vocabulary)}
+        own = self.vocabulary or tuple(map(str, range(self.num_tokens)))
+        rest = next((numbers[name] for name in (OTHER, OTHERS) if name in numbers), None)
+        lacks = np.array([name not in numbers for name in own])
+        unknown = renumbered(self.points, lacks) if lacks.any() else np.zeros(1, bool)
+        notes = self.notes
+        if unknown.any():
+            lacking = [own[i] for i in np.unique(self.points[unknown])]
+            if rest is None:
+                raise ValueError(
+                    f"`vocabulary` must hold all tokens of {self.name!r}, got {len(numbers)} names "
+                    f"without {listed(list(map(repr, lacking)), 5)}: replace these tokens, or take "
+                    "a model whose vocabulary has a token for all others."
+                )
+            lost = f"{unknown.sum()} of {unknown.size} tokens"
+            notes += (f"{lost} are not in the vocabulary given",)
+        table = np.array([numbers.get(name, 0 if rest is None else rest) for name in own])
+        table = small_integers(table, len(numbers))
+        return dataclasses.replace(
+            self,
+            points=renumbered(self.points, table),
+            num_tokens=len(numbers),
+            vocabulary=tuple(numbers),
+            notes=notes,
+        )
 
     @property
     def num_samples(self) -> int:
@@ -346,11 +407,11 @@ class Dataset:
                 f"pass kind='image' (constant pixels) or kind='points' (coordinates of one space)."
             )
 
-    def _check_tokens(self, points: np.ndarray, subject: str) -> None:
-        if self.kind != "tokens":
-            return
+    def _as_tokens(self, points: np.ndarray, subject: str) -> np.ndarray:
+        """The points as small integers, checked with what is known of tokens."""
         count = positive_integer(self.num_tokens, "num_tokens", 2)
-        if not ((points >= 0) & (points < count) & (points == np.round(points))).all():
+        inside = points.min() >= 0 and points.max() < count
+        if not inside or (points.dtype.kind == "f" and (points != np.round(points)).any()):
             raise ValueError(f"{subject} must hold integers from 0 to {count - 1}, got others.")
         if self.texts is not None and np.shape(self.texts) != (len(points),):
             raise ValueError(
@@ -358,6 +419,7 @@ class Dataset:
             )
         if len(self.vocabulary) not in (0, count):
             raise ValueError(f"`vocabulary` must hold {count} names, got {len(self.vocabulary)}.")
+        return small_integers(points, count)
 
 
 def _floating(array: DataLike, subject: str) -> np.ndarray:

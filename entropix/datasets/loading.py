@@ -124,9 +124,9 @@ def load(
             are tokens, all others are not.
         length: of the windows into which texts and long sequences are cut; None for 64. They do
             not overlap.
-        max_tokens: keeps the most frequent tokens, at most 512, and makes one token of all others.
-            None: the characters of a text that make up less than one in 100,000 become one token,
-            and more than 512 tokens are refused.
+        max_tokens: keeps the most frequent tokens, at most 65,536, and makes one token of all
+            others. None: the characters of a text that make up less than one in 100,000 become one
+            token, and more than 65,536 tokens are refused.
 
     Returns:
         The validated data set, in the units of its source: neither standardised nor dequantised.

@@ -8,9 +8,10 @@
 | an array of integers of more axes | 0, ..., largest | an entry of the first axis |
 
 Windows of one length do not overlap, and the rest at the end of a text is left out. In text,
-characters that make up less than one in 100,000 become one token, shown as U+FFFD. At most 512
+characters that make up less than one in 100,000 become one token, shown as U+FFFD. At most 65,536
 tokens are allowed; with `max_tokens` the most frequent ones are kept, and all others become the last
-token.
+token. Tokens are stored in the smallest unsigned integers that hold them: up to 256 of them, a text
+of n characters takes n bytes.
 """  # noqa: E501
 
 import functools
@@ -27,10 +28,13 @@ from entropix.datasets.files import quoted, reading, unzipped
 
 
 LENGTH = 64  # of a window
-MOST_TOKENS = 512
-OTHER = "\ufffd"
+MOST_TOKENS = 2**16
+# The names of the token for all others: of characters, and of numbers.
+OTHER, OTHERS = "\ufffd", "others"
 TOPICS = "python-topics"
 _RARE = 1e-5
+# Values that are counted, or numbered, at once; the size of the largest table of them.
+_CHUNK, _TABLE = 2**20, 2**24
 _FASTA = (".fa", ".fasta", ".fna", ".ffn", ".faa", ".frn")
 _NUCLEOTIDES, _AMINO_ACIDS = "ACGT", "ACDEFGHIKLMNPQRSTVWY"
 
@@ -105,7 +109,8 @@ def read_fasta(path: Path, length: int | None) -> Windows:
     notes = ()
     if left:
         notes = (f"{left} of {total} letters are none of {letters}; no window contains them",)
-    numbered = [np.searchsorted(alphabet, piece) for piece in pieces]
+    table = small_integers(np.searchsorted(alphabet, np.arange(128)), len(alphabet) + 1)
+    numbered = [renumbered(piece, table) for piece in pieces]
     return _cut(numbered, length, tuple(letters), notes, subject)
 
 
@@ -121,7 +126,7 @@ def limited(
 
     Args:
         values: integers, of any shape.
-        max_tokens: the largest number of tokens; None: 512, and more are refused.
+        max_tokens: the largest number of tokens; None: 65,536, and more are refused.
         subject: the name of the data in errors.
         rare: values of a smaller share than this are others.
 
@@ -129,15 +134,18 @@ def limited(
         The numbers; the values that are kept, in increasing order; and the number of entries that
         became the last token, 0 if there are no others.
     """
-    found, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    inverse = inverse.reshape(values.shape)
+    found = np.arange(int(values.max(initial=0)) + 1)
+    if len(found) > _TABLE:
+        found, values = np.unique(values, return_inverse=True)
+    counts = _counts(values, len(found))
+    present = counts > 0
     most = MOST_TOKENS if max_tokens is None else positive_integer(max_tokens, "max_tokens", 2)
     if most > MOST_TOKENS:
         raise ValueError(f"`max_tokens` must be at most {MOST_TOKENS}, got {most}.")
-    kept = (counts >= rare * values.size) & (found != ord(OTHER) if rare else True)
-    if (~kept).sum() == 1:  # a single other value needs no other name
-        kept[:] = True
-    size = int(kept.sum()) + (not kept.all())
+    kept = present & (counts >= rare * values.size) & (found != ord(OTHER) if rare else True)
+    if (present & ~kept).sum() == 1:  # a single other value needs no other name
+        kept = present
+    size = int(kept.sum() + (present & ~kept).any())
     if size > most:
         if max_tokens is None:
             raise ValueError(
@@ -145,16 +153,40 @@ def limited(
                 "(--max-tokens 256) keeps the most frequent and makes one token of all others."
             )
         order = np.argsort(-np.where(kept, counts, 0), kind="stable")
-        kept[order[most - 1 :]] = False
-    numbers = np.where(kept, np.cumsum(kept) - 1, kept.sum())
-    return numbers[inverse], found[kept], int(counts[~kept].sum())
+        kept = kept & (np.argsort(order) < most - 1)
+    numbers = small_integers(np.where(kept, np.cumsum(kept) - 1, kept.sum()), size)
+    return renumbered(values, numbers), found[kept], int(counts[present & ~kept].sum())
+
+
+def small_integers(tokens: np.ndarray, count: int) -> np.ndarray:
+    """Numbers below `count` in the smallest unsigned integers that hold them."""
+    return tokens.astype(np.min_scalar_type(max(count - 1, 0)), copy=False)
+
+
+def renumbered(tokens: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """`table[tokens]`, without an array of large indices of all tokens."""
+    out = np.empty(tokens.size, table.dtype)
+    flat = tokens.reshape(-1)
+    for start in range(0, flat.size, _CHUNK):
+        out[start : start + _CHUNK] = table[flat[start : start + _CHUNK]]
+    return out.reshape(tokens.shape)
+
+
+def _counts(values: np.ndarray, size: int) -> np.ndarray:
+    """How often each number below `size` occurs."""
+    flat, counts = values.reshape(-1), np.zeros(size, np.int64)
+    for start in range(0, flat.size, _CHUNK):
+        part = np.bincount(flat[start : start + _CHUNK])
+        counts[: len(part)] += part
+    return counts
 
 
 def _of_characters(
     texts: Sequence[np.ndarray], length: int | None, max_tokens: int | None, subject: str
 ) -> Windows:
     sizes = np.cumsum([len(text) for text in texts])[:-1]
-    tokens, kept, others = limited(np.concatenate(texts), max_tokens, subject, _RARE)
+    whole = texts[0] if len(texts) == 1 else np.concatenate(texts)
+    tokens, kept, others = limited(whole, max_tokens, subject, _RARE)
     vocabulary, notes = tuple(map(chr, kept)), ()
     if others:
         vocabulary += (OTHER,)
@@ -178,12 +210,15 @@ def _cut(
         )
     parts = [text[: n * size].reshape(n, size) for text, n in zip(texts, counts, strict=True)]
     numbers = np.repeat(np.arange(len(texts)), counts)
-    return Windows(np.concatenate(parts), numbers, vocabulary, notes)
+    windows = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return Windows(windows, numbers, vocabulary, notes)
 
 
 def _codes(text: str) -> np.ndarray:
     """The code points of characters."""
-    return np.frombuffer(text.encode("utf-32-le"), "<u4").astype(np.int64)
+    if text.isascii():
+        return np.frombuffer(text.encode("ascii"), np.uint8)
+    return np.frombuffer(text.encode("utf-32-le"), "<u4")
 
 
 def _divided(text: np.ndarray, inside: np.ndarray) -> list[np.ndarray]:
@@ -207,4 +242,4 @@ def _decoded(path: Path, encoding: str, expected: str) -> str:
 
 
 def _check_size(subject: str, size: int) -> None:
-    check_fits(32 * size, subject, "text")  # its numbers, and sorted copies of them
+    check_fits(10 * size, subject, "text")  # as text, code points and tokens

@@ -11,7 +11,7 @@ vectors is given the flattened rows.
 
 import abc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import equinox as eqx
@@ -34,6 +34,16 @@ def check_token_process(process: Any) -> AbstractTokenProcess:
             f"{type(process).__name__}."
         )
     return process
+
+
+def _checked_names(vocabulary: Sequence[str], process: AbstractTokenProcess) -> tuple[str, ...]:
+    names = tuple(map(str, vocabulary))
+    if names and not len(set(names)) == len(names) == process.num_tokens:
+        raise ValueError(
+            f"`vocabulary` must hold {process.num_tokens} different names, or none, got "
+            f"{len(names)}, {len(set(names))} of them different."
+        )
+    return names
 
 
 def token_field(
@@ -105,6 +115,7 @@ class AbstractTokenNetwork(AbstractTokenModel):
     """A model of sequences with a network, which is trained for one kind of process."""
 
     network: AbstractVar[Callable]
+    vocabulary: AbstractVar[tuple[str, ...]]
 
     @property
     def prior(self) -> AbstractPrior:
@@ -119,7 +130,7 @@ class AbstractTokenNetwork(AbstractTokenModel):
                 f"network was trained, with any schedule, got another {type(process).__name__}."
             )
         cls: Any = type(self)
-        return cls(self.network, process, shape=self.shape)
+        return cls(self.network, process, shape=self.shape, vocabulary=self.vocabulary)
 
     def _logits(
         self, s: RealScalarLike, y: Array, condition: PyTree, key: Key | None
@@ -146,9 +157,12 @@ class MaskedDenoiser(AbstractTokenNetwork):
             see the module; `FourierMLP(length * process.num_states, key=key)`, for example.
         process: `Masking`, `UniformJumps` or `TokenJumps`.
         shape: of one sequence, (length,) for example.
+        vocabulary: K names of the tokens, such as characters, saved with the model; empty where
+            they are numbers.
 
     Raises:
-        ValueError: if `network` is not callable or has state, or `process` is not one of tokens.
+        ValueError: if `network` is not callable or has state, `process` is not one of tokens, or
+            there are not K names.
 
     Example:
         >>> import jax, jax.numpy as jnp, entropix as ex
@@ -165,12 +179,21 @@ class MaskedDenoiser(AbstractTokenNetwork):
     network: Callable
     process: AbstractTokenProcess
     shape: tuple[int, ...] = eqx.field(static=True)
+    vocabulary: tuple[str, ...] = eqx.field(static=True, default=())
 
-    def __init__(self, network: Callable, process: AbstractTokenProcess, *, shape: tuple[int, ...]):
+    def __init__(
+        self,
+        network: Callable,
+        process: AbstractTokenProcess,
+        *,
+        shape: tuple[int, ...],
+        vocabulary: Sequence[str] = (),
+    ):
         self.process = check_token_process(process)
         check_parts(network, process, gaussian=None)
         self.network = network
         self.shape = tuple(int(n) for n in shape)
+        self.vocabulary = _checked_names(vocabulary, self.process)
 
     def entropy_field(
         self,
@@ -194,6 +217,7 @@ class ScoreEntropy(AbstractTokenNetwork):
         network: as for `MaskedDenoiser`.
         process: `UniformJumps` or `TokenJumps`.
         shape: of one sequence.
+        vocabulary: as for `MaskedDenoiser`.
 
     Raises:
         ValueError: as `MaskedDenoiser`.
@@ -205,8 +229,16 @@ class ScoreEntropy(AbstractTokenNetwork):
     network: Callable
     process: AbstractTokenProcess
     shape: tuple[int, ...] = eqx.field(static=True)
+    vocabulary: tuple[str, ...] = eqx.field(static=True, default=())
 
-    def __init__(self, network: Callable, process: AbstractTokenProcess, *, shape: tuple[int, ...]):
+    def __init__(
+        self,
+        network: Callable,
+        process: AbstractTokenProcess,
+        *,
+        shape: tuple[int, ...],
+        vocabulary: Sequence[str] = (),
+    ):
         self.process = check_token_process(process)
         if process.has_mask:
             raise ValueError(
@@ -216,6 +248,7 @@ class ScoreEntropy(AbstractTokenNetwork):
         check_parts(network, process, gaussian=None)
         self.network = network
         self.shape = tuple(int(n) for n in shape)
+        self.vocabulary = _checked_names(vocabulary, self.process)
 
     def entropy_field(
         self,

@@ -143,12 +143,12 @@ class Work:
     Attributes:
         num_train: the number of training samples.
         evaluations: of all estimates of one network, for an effort.
-        programs: their number, relative to a measurement without labels.
+        labels: whether their information is measured too.
     """
 
     num_train: int
     evaluations: Callable[[EstimationOptions], int]
-    programs: float = 1.0
+    labels: bool
 
     @classmethod
     def of(cls, data: PreparedData) -> "Work":
@@ -162,7 +162,7 @@ class Work:
             speed = 64 * path_samples(effort) + min(16_384, effort.evaluations)
             return int(curves + samples + densities + speed)
 
-        return cls(data.num_train, evaluations, 1 + _OF_LABELS * labels)
+        return cls(data.num_train, evaluations, labels)
 
 
 def path_samples(effort: EstimationOptions) -> int:
@@ -299,7 +299,7 @@ def planned(
     def measuring(effort: EstimationOptions) -> float:
         return settings.seeds * pace.evaluation * work.evaluations(effort)
 
-    rest, deadline = work.programs * (_PROGRAMS * pace.compilation + _REST), None
+    rest, deadline = (1 + _OF_LABELS * work.labels) * (_PROGRAMS * pace.compilation + _REST), None
     if minutes is not None:
         now = time.perf_counter()
         left = (1 - _RESERVE) * 60 * minutes - (now - since) - _IMPORTS - rest

@@ -316,7 +316,8 @@ def of_numbers(dataset: Dataset) -> Dataset:
     if dataset.kind == "tokens":
         raise ValueError(
             f"`source` must hold numbers, got tokens for {dataset.name!r}: `entropix measure` "
-            "takes them, without --model."
+            "and `entropix storage` take them, and in Python kl_divergence, mutual_information and "
+            "optimise_schedule take models of them."
         )
     return dataset
 

@@ -27,6 +27,7 @@ from entropix.models import ExactModel
 from entropix.studies.baselines import measure_gaussians
 from entropix.studies.cutoff import Cutoff, default_cutoff, time_per_log_snr, with_cutoff
 from entropix.studies.data import PreparedData
+from entropix.studies.labels import label_entropy
 from entropix.studies.options import EstimationOptions
 from entropix.studies.study import Found, nothing, on_host
 from entropix.transport import speed_limit, unbiased_w2_bound, wasserstein
@@ -324,33 +325,41 @@ def measure_information(subject: Subject, key: Key, _: Found) -> Found:
     if labels is None:
         return {}
 
-    def estimate(cutoff: Cutoff) -> list[Estimate]:
-        found = []
-        for form in ("denoising", "score"):
-            value = mutual_information(
-                subject.model,
-                subject.data.held_out,
-                labels,
-                key=key,
-                form=form,
-                num_evaluations=subject.options.evaluations,
-                cutoff=cutoff.value,
-                chunk_size=subject.chunk_size,
-            )
-            found.append(value)
-            subject.advance()
-        return found
+    def estimate(cutoff: Cutoff) -> Found:
+        return information_of_labels(
+            subject.model,
+            subject.data.held_out,
+            labels,
+            key=key,
+            advance=subject.advance,
+            num_evaluations=subject.options.evaluations,
+            cutoff=cutoff.value,
+            chunk_size=subject.chunk_size,
+        )
 
     def fallback() -> Cutoff:
         return Cutoff(subject.cutoff or default_cutoff(subject.data, "").value, "")
 
     # The whole axis, whatever the cut-off of the entropies: information is mostly finite.
-    (denoising, score), cutoff = with_cutoff(estimate, Cutoff(None, ""), fallback)
-    return {
-        "mutual_information_cutoff": cutoff.value or 0.0,
-        **errors_of("mutual_information", denoising),
-        **errors_of("mutual_information_score", score),
-    }
+    found, cutoff = with_cutoff(estimate, Cutoff(None, ""), fallback)
+    return found | {"mutual_information_cutoff": cutoff.value or 0.0}
+
+
+def information_of_labels(
+    model: AbstractModel,
+    points: np.ndarray,
+    labels: np.ndarray,
+    *,
+    advance: Callable[[], None],
+    **options: Any,
+) -> Found:
+    """I(X; label) in both forms; `advance` is called after each, see `mutual_information`."""
+    found: Found = {}
+    for name, form in (("", "denoising"), ("_score", "score")):
+        value = mutual_information(model, points, labels, form=form, **options)
+        found |= errors_of(f"mutual_information{name}", value)
+        advance()
+    return found
 
 
 STAGES: dict[str, Callable[[Subject, Key, Found], Found]] = {
@@ -374,9 +383,7 @@ def measure_data(subject: Subject) -> Found:
     found["evaluations"] = subject.options.evaluations
     found["storage_limit"] = np.log(data.num_train)
     found |= measure_gaussians(data, subject.num_rated)
-    if data.condition is not None and data.condition.entropy is not None:
-        found["label_entropy"], found["label_entropy_stderr"] = data.condition.entropy
-    return on_host(found)
+    return on_host(found | label_entropy(data.condition))
 
 
 def measure_truth(subject: Subject, key: Key) -> Found:

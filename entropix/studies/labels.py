@@ -1,21 +1,42 @@
-r"""From labels to the condition of a network.
+r"""Labels: the condition of a network, their information in the record and in the report.
 
 Discrete labels become one-hot vectors, continuous labels a number with mean 0 and variance 1. For
 discrete labels $I(X; label) \le H(label) = -E\log p(label)$.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+from entropix._core.arrays import Key
 from entropix._core.checks import choice
+from entropix.networks import ConditionDropout, FourierMLP, LatentCondition
 from entropix.studies.options import ConditionOptions, LabelOptions
+from entropix.studies.record import Schema
 
+
+if TYPE_CHECKING:
+    import xarray
+
+LABEL_SCHEMA: Schema = {
+    "mutual_information": (("seed",), "nats", "I(X; label), held-out data, from denoising errors"),
+    "mutual_information_score": (("seed",), "nats", "I(X; label), held-out data, from scores"),
+    "label_entropy": ((), "nats", "entropy of discrete labels, the largest possible information"),
+}
+LABEL_TEXTS = {
+    "mutual_information": "I(X; label), held-out data, from denoising errors",
+    "mutual_information_score": "I(X; label), held-out data, from scores",
+    "label_entropy": "H(label)",
+}
 
 # Numbers are treated as classes if they take few values, each of them often.
 _MAX_CLASSES, _MIN_COUNT = 32, 4
 _SHUFFLE = 0x5A0F
+# More latent classes than classes of labels, so that some may describe styles.
+_MIN_LATENT = 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -171,3 +192,90 @@ def _entropy(counts: np.ndarray) -> tuple[float, float]:
     surprise = -np.log(share)
     mean = float(share @ surprise)
     return mean, float(np.sqrt(share @ (surprise - mean) ** 2 / counts.sum()))
+
+
+def conditional_network(
+    make: Callable[[Key, int], Callable],
+    condition: Condition,
+    dim: int,
+    guess_width: int,
+    rate: float,
+) -> Callable[[Key], ConditionDropout]:
+    """The function from a key to an untrained network with and without labels.
+
+    Args:
+        make: from a key and the size of a condition to a network for vectors.
+        condition: of the samples.
+        dim: of the vectors.
+        guess_width: of the network that guesses a latent class.
+        rate: fraction of labels dropped in training.
+    """
+
+    def discrete(key: Key) -> LatentCondition:
+        # Labels reach the network as evidence for latent classes, which it otherwise guesses.
+        key, guess_key = jax.random.split(key)
+        latent = max(_MIN_LATENT, 3 * condition.dim // 2)
+        return LatentCondition(
+            make(key, latent),
+            FourierMLP(dim, widths=(guess_width,), out_dim=latent, key=guess_key),
+            condition_dim=condition.dim,
+            num_classes=latent,
+        )
+
+    def made(key: Key) -> ConditionDropout:
+        if condition.entropy is None:
+            network: Any = make(key, condition.dim + 1)  # the flag of a dropout
+        else:
+            network = discrete(key)
+        return ConditionDropout(network, condition.dim, rate)
+
+    return made
+
+
+# ------------------------------------------------------------------ in the record and in words
+
+
+def label_entropy(condition: Condition | None) -> dict[str, float]:
+    """H(label) as variables of a record; empty without discrete labels."""
+    if condition is None or condition.entropy is None:
+        return {}
+    return dict(zip(("label_entropy", "label_entropy_stderr"), condition.entropy, strict=True))
+
+
+def information_limits(record: "xarray.Dataset") -> dict[str, tuple[float, str]]:
+    """The largest possible information of labels, for `results_tables`."""
+    if "label_entropy" not in record:
+        return {}
+    limit = float(record["label_entropy"]), "{} = H(label), clipped; estimate {}"
+    return dict.fromkeys(("mutual_information", "mutual_information_score"), limit)
+
+
+def label_notes(record: "xarray.Dataset") -> list[str]:
+    """How to read the information of labels; empty without labels."""
+    notes = []
+    if "mutual_information" in record:
+        notes += [
+            "The main result for labels is I(X; label) from denoising errors: the error of the "
+            "network without labels minus that with labels, on held-out data, not clipped. It is "
+            "too large by what the network misses without labels, and too small by what it misses "
+            "with them. For labels without information it is zero within its error, or negative",
+            "I(X; label) from scores is the squared difference of the two fields, which is never "
+            "negative. Where it exceeds the other form by more than the errors, the excess is not "
+            "information",
+        ]
+    if "mutual_information_cutoff" in record and (
+        hidden := float(record["mutual_information_cutoff"].max())
+    ):
+        notes.append(f"I(X; label) excludes noise below {hidden:.3g}")
+    limits = information_limits(record).items()
+    if any(float(record[name].mean()) > limit for name, (limit, _) in limits if name in record):
+        notes.append(
+            "I(X; label) cannot exceed H(label): the table is clipped there and shows the estimate "
+            "beside it, which results.nc holds. The excess is an error of one of the two fields"
+        )
+    if "label_entropy" in record:
+        notes.append(
+            "H(label) is the entropy of the frequencies of the labels, the largest "
+            "possible mutual information"
+        )
+    return notes

@@ -29,6 +29,7 @@ from entropix.interfaces import (
     AbstractGaussianProcess,
     AbstractModel,
     AbstractPrior,
+    AbstractTokenProcess,
 )
 from entropix.models import TorchFunction, checked_model, from_diffusers, highest_log_snr
 from entropix.persistence import describe, load
@@ -146,7 +147,7 @@ def load_model(
         raise ValueError(text) from error
     if not isinstance(model, AbstractModel):
         raise ValueError(f"`model` must hold a model, got a {type(model).__name__} in {path!r}.")
-    return LoadedModel(checked_model(model, gaussian=True), folder, where, given)
+    return LoadedModel(model, folder, where, given)
 
 
 def _embedding(path: Path) -> np.ndarray:
@@ -165,9 +166,9 @@ def given_model(model: AbstractModel) -> LoadedModel:
     """A model that was given in Python.
 
     Raises:
-        ValueError: if it is none, or its process is not Gaussian.
+        ValueError: if it is none.
     """
-    return LoadedModel(checked_model(model, gaussian=True), False, None)
+    return LoadedModel(checked_model(model), False, None)
 
 
 # ------------------------------------------------------------------ the order of the data
@@ -288,9 +289,9 @@ def arranged(loaded: LoadedModel, shape: tuple[int, ...]) -> AbstractModel:
     """The model, for vectors of data with examples of a shape, channels last.
 
     Raises:
-        ValueError: if it takes samples of another shape.
+        ValueError: if it takes samples of another shape, or its process is not Gaussian.
     """
-    model = loaded.model
+    model = checked_model(loaded.model, gaussian=True)
     size = math.prod(shape)
     takes = (size,) if model.shape is None else tuple(model.shape)
     if takes == (size,) and not loaded.pipeline:
@@ -318,25 +319,21 @@ def probe(model: AbstractModel, points: np.ndarray, condition: Any) -> str | Non
     """What is wrong with the entropy field of a model; None if it can be evaluated.
 
     Args:
-        model: of vectors.
-        points: some samples, shape (n, D).
+        model: of vectors, or of tokens.
+        points: some samples, shape (n, D), or sequences.
         condition: of the samples, or None.
     """
-    process, highest = model.process, highest_log_snr(model)
-    centre = -float(np.log(max(float(np.var(points)), 1e-12)))
-    levels = jnp.clip(
-        jnp.asarray([centre + offset for offset in _PROBES], process.t1.dtype),
-        process.log_snr(process.t1),
-        None if highest is None else highest,
-    )
+    process = model.process
+    if isinstance(process, AbstractTokenProcess):
+        states = [(process.time_of_lost(0.5), points)]
+    else:
+        states = _noisy(model, points)
     try:
         with _quiet():
-            for level in levels:
-                s = process.time_of_log_snr(level)
-                y = process.scale(s) * points + process.std(s) * np.ones_like(points)
+            for s, y in states:
                 out = np.asarray(_fields(model, s, jnp.asarray(y), condition))
                 if not np.isfinite(out).all():
-                    return f"its field is not finite at log-SNR {float(level):.3g}"
+                    return f"its field is not finite at log-SNR {float(process.log_snr(s)):.3g}"
     except (ValueError, TypeError, RuntimeError, IndexError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         # Of an error on the host, only the last line of its traceback says what it is.
@@ -344,6 +341,19 @@ def probe(model: AbstractModel, points: np.ndarray, condition: Any) -> str | Non
         said = (lines[-1] if hosted else " ".join(lines)) if lines else type(error).__name__
         return said[:300].rstrip(".")
     return None
+
+
+def _noisy(model: AbstractModel, points: np.ndarray) -> list[tuple[Array, Array]]:
+    """Times, and the points with as much noise."""
+    process, highest = model.process, highest_log_snr(model)
+    centre = -float(np.log(max(float(np.var(points)), 1e-12)))
+    levels = jnp.clip(
+        jnp.asarray([centre + offset for offset in _PROBES], process.t1.dtype),
+        process.log_snr(process.t1),
+        None if highest is None else highest,
+    )
+    times = [process.time_of_log_snr(level) for level in levels]
+    return [(s, process.scale(s) * points + process.std(s) * np.ones_like(points)) for s in times]
 
 
 @eqx.filter_jit

@@ -15,7 +15,6 @@ from entropix._core.formatting import format_with_error
 from entropix.datasets import Dataset
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.models import EntropyMatching
-from entropix.networks import ConditionDropout, FourierMLP, LatentCondition
 from entropix.studies.baselines import GAUSSIANS
 from entropix.studies.budget import Plan, Work, path_samples, time_plan
 from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff, report_times
@@ -32,6 +31,13 @@ from entropix.studies.estimates import (
 )
 from entropix.studies.figures import plot_entropy, plot_loss
 from entropix.studies.findings import finding_attributes
+from entropix.studies.labels import (
+    LABEL_SCHEMA,
+    LABEL_TEXTS,
+    conditional_network,
+    information_limits,
+    label_notes,
+)
 from entropix.studies.location import (
     LOCATION,
     location_labels,
@@ -80,8 +86,6 @@ if TYPE_CHECKING:
 
 # What is estimated of the data alone draws other numbers than any seed does.
 _TRUTH, _PILOT = 0x7A17, 0x9110
-# More latent classes than classes of labels, so that some may describe styles.
-_MIN_LATENT = 16
 # The width of the guess of a latent class from an image.
 _GUESS = 256
 _SEED, _TIME = ("seed",), ("seed", "time")
@@ -131,10 +135,8 @@ SCHEMA: Schema = TRAINING | {
     "transport_budget": (_SEED, "model units squared", "noise budget, int sigma^2/2 ds"),
     "transport_efficiency": (_SEED, "1", "W2^2 / (S_NN x noise budget), at most 1"),
     "samples": (("seed", "generated_sample", "coordinate"), "data units", "generated samples"),
-    "mutual_information": (_SEED, "nats", "I(X; label), held-out data, from denoising errors"),
-    "mutual_information_score": (_SEED, "nats", "I(X; label), held-out data, from scores"),
+    **LABEL_SCHEMA,
     "mutual_information_cutoff": (_SEED, "model units", "smallest noise included, 0 for all"),
-    "label_entropy": ((), "nats", "entropy of discrete labels, the largest possible information"),
     "total_entropy": ((), "nats", "exact total entropy production S_tot on held-out data"),
     "cumulative_total_entropy": (("time",), "nats", "exact entropy up to each time"),
     "total_entropy_rate_log_snr": (("time",), _LOG_RATE, "exact entropy rate"),
@@ -162,9 +164,7 @@ LABELS = {
     "transport_w2_lower": "W2 from data to noise, lower bound by moments",
     "transport_length": "W2 from data to noise, upper bound by length of path",
     "transport_efficiency": "efficiency of the process, at most 1",
-    "mutual_information": "I(X; label), held-out data, from denoising errors",
-    "mutual_information_score": "I(X; label), held-out data, from scores",
-    "label_entropy": "H(label)",
+    **LABEL_TEXTS,
 }
 STAGES = ESTIMATES | {
     "where it is": measure_location,
@@ -275,25 +275,15 @@ def models_of(
         return make_models(settings, data.train, process, shape)
     parts = gaussian_parts(settings, data.train, process)
 
-    def continuous(key: Key) -> Any:
-        return make_network(settings, shape, key, condition.dim + 1)  # the flag of a dropout
+    def network(key: Key, condition_dim: int) -> Callable:
+        return make_network(settings, shape, key, condition_dim)
 
-    def discrete(key: Key) -> Any:
-        # Labels reach the network as evidence for latent classes, which it otherwise guesses.
-        key, guess_key = jax.random.split(key)
-        latent = max(_MIN_LATENT, 3 * condition.dim // 2)
-        half = -(-settings.widths[0] // 2) if settings.network == "mlp" else _GUESS
-        return LatentCondition(
-            make_network(settings, shape, key, latent),
-            FourierMLP(data.dim, widths=(half,), out_dim=latent, key=guess_key),
-            condition_dim=condition.dim,
-            num_classes=latent,
-        )
+    half = -(-settings.widths[0] // 2) if settings.network == "mlp" else _GUESS
+    rate = labels.condition_dropout
+    conditional = conditional_network(network, condition, data.dim, half, rate)
 
     def make(key: Key) -> EntropyMatching:
-        network = (continuous if condition.entropy is None else discrete)(key)
-        network = ConditionDropout(network, condition.dim, labels.condition_dropout)
-        return EntropyMatching(network, process, **parts)
+        return EntropyMatching(conditional(key), process, **parts)
 
     return make
 
@@ -470,14 +460,6 @@ def measure_report(record: "xarray.Dataset") -> Report:
     return Report(record, title, facts, tables, verdicts(record), notes)
 
 
-def information_limits(record: "xarray.Dataset") -> dict[str, tuple[float, str]]:
-    """The largest possible information of labels, for `results_tables`."""
-    if "label_entropy" not in record:
-        return {}
-    limit = float(record["label_entropy"]), "{} = H(label), clipped; estimate {}"
-    return dict.fromkeys(("mutual_information", "mutual_information_score"), limit)
-
-
 def baseline_tables(record: "xarray.Dataset") -> list[Table]:
     """The model beside the Gaussians of the training data."""
     bits = "bits_per_dim" in record
@@ -534,28 +516,4 @@ def notes_on(record: "xarray.Dataset") -> list[str]:
             "Bits per dimension are a bound for the integer levels, because uniform noise of one "
             "level was added"
         )
-    if "mutual_information" in record:
-        notes += [
-            "The main result for labels is I(X; label) from denoising errors: the error of the "
-            "network without labels minus that with labels, on held-out data, not clipped. It is "
-            "too large by what the network misses without labels, and too small by what it misses "
-            "with them. For labels without information it is zero within its error, or negative",
-            "I(X; label) from scores is the squared difference of the two fields, which is never "
-            "negative. Where it exceeds the other form by more than the errors, the excess is not "
-            "information",
-        ]
-        hidden = float(record["mutual_information_cutoff"].max())
-        if hidden > 0:
-            notes.append(f"I(X; label) excludes noise below {hidden:.3g}")
-    limits = information_limits(record).items()
-    if any(float(record[name].mean()) > limit for name, (limit, _) in limits if name in record):
-        notes.append(
-            "I(X; label) cannot exceed H(label): the table is clipped there and shows the estimate "
-            "beside it, which results.nc holds. The excess is an error of one of the two fields"
-        )
-    if "label_entropy" in record:
-        notes.append(
-            "H(label) is the entropy of the frequencies of the labels, the largest "
-            "possible mutual information"
-        )
-    return notes + location_notes(record)
+    return notes + label_notes(record) + location_notes(record)

@@ -73,7 +73,7 @@ class DataOptions:
     """Number of tokens in the windows into which texts and long sequences are cut. auto: 64."""
     max_tokens: int | None = None
     """Keep the most frequent tokens, and make one of all others. auto: characters that make up less
-    than one in 100,000 become one token, and more than 512 tokens are refused."""
+    than one in 100,000 become one token, and more than 65,536 tokens are refused."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -432,8 +432,9 @@ class StorageTraining:
     best: bool = False
     """The samples, the coordinates, the cut-off and the numbers of gradient steps of --paper, with
     noise added to the levels, and entropix.UNet and the training of this library."""
-    network: Literal["mlp", "unet"] = "mlp"
-    """mlp: hidden layers of --widths; unet: entropix.UNet with its defaults, for images."""
+    network: Literal["mlp", "unet", "transformer"] = "mlp"
+    """mlp: hidden layers of --widths; unet: entropix.UNet with its defaults, for images;
+    transformer: entropix.TokenTransformer of the medium size, for tokens."""
     seeds: int = 4
     """Number of networks per cell: seeds 1, 7, 17, 23, then 24, 25, ..."""
     batch_size: int = 64

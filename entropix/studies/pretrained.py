@@ -18,7 +18,7 @@ from entropix._core.formatting import format_with_error
 from entropix.datasets import Dataset, Standardisation
 from entropix.entropy import neural_entropy
 from entropix.estimators import check_cutoff
-from entropix.interfaces import AbstractModel
+from entropix.interfaces import AbstractModel, AbstractTokenProcess
 from entropix.models import highest_log_snr
 from entropix.studies.cells import Task
 from entropix.studies.cutoff import (
@@ -28,9 +28,10 @@ from entropix.studies.cutoff import (
     report_times,
     with_cutoff,
 )
-from entropix.studies.data import PreparedData, data_attributes, prepare_data
+from entropix.studies.data import PreparedData, data_attributes, prepare_data, read
 from entropix.studies.estimates import Subject, check_effort, errors_of
 from entropix.studies.findings import finding_attributes
+from entropix.studies.labels import information_limits
 from entropix.studies.loaded import LoadedModel, arranged, given_model, load_model, probe
 from entropix.studies.location import location_tables
 from entropix.studies.measurement import (
@@ -39,7 +40,6 @@ from entropix.studies.measurement import (
     STAGES,
     baseline_tables,
     evaluations_text,
-    information_limits,
     measure_all,
     model_figures,
     notes_on,
@@ -54,6 +54,7 @@ from entropix.studies.options import (
 from entropix.studies.record import Schema, assemble
 from entropix.studies.report import Report, Table, results_tables
 from entropix.studies.study import AbstractStudy, Figures, Found, Outcome, Workspace
+from entropix.studies.tokens import prepare_token_model
 from entropix.studies.training import Training, check_seed
 from entropix.studies.verdict import verdicts
 
@@ -84,7 +85,7 @@ def prepare_pretrained(
     *,
     model: AbstractModel | None = None,
     command: Sequence[str] = (),
-) -> "PretrainedStudy":
+) -> AbstractStudy:
     """Check the request and claim the output folder.
 
     Args and errors are those of `prepare_measure`.
@@ -106,8 +107,16 @@ def prepare_pretrained(
                 f"`{name}` must be omitted for a model that is not a pipeline of diffusers, got "
                 f"{getattr(asked, name)!r}."
             )
+    dataset = read(source, options.data, options.condition)
+    if dataset.kind == "tokens":
+        return prepare_token_model(dataset, options, loaded, command=command)
+    if isinstance(loaded.model.process, AbstractTokenProcess):
+        raise ValueError(
+            "`model` must be one of numbers for data of numbers, got one of tokens: --tokens int "
+            "or char reads tokens."
+        )
     wanted = _data_options(options.data, asked.model_range, loaded)
-    data = prepare_data(source, wanted, options.condition)
+    data = prepare_data(dataset, wanted, options.condition)
     model = arranged(loaded, data.dataset.shape)
     if model.shape is not None and model.shape != (data.dim,):
         raise ValueError(

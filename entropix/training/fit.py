@@ -45,6 +45,8 @@ from entropix.training.token_loss import TokenDenoising
 _LEARNING_RATE = 2e-3
 _EVERY = 100
 _BATCH_SIZE = 32
+# Samples that a loss is given, of data that are not floating on the device.
+_HEAD = 4096
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,8 +170,9 @@ def fit(
 
     Args:
         model: a model with a network.
-        data: samples, shape (N, *shape), which stay on the device; or a stream of batches from
-            files, such as `datasets.stream(...)`, which brings its own conditions.
+        data: samples, shape (N, *shape), which stay on the device, tokens in the integers in which
+            they are given (uint8, for example); or a stream of batches from files, such as
+            `datasets.stream(...)`, which brings its own conditions.
         key: PRNG key.
         condition: arrays with a leading axis N, handed to the network along with the data.
         steps: gradient steps.
@@ -398,7 +401,9 @@ class Settings:
         if loss is None:
             loss = default_loss(model)
         if isinstance(data, AbstractStream):
-            return loss.for_model(model, jnp.asarray(data.head(4096)[0]))
+            return loss.for_model(model, jnp.asarray(data.head(_HEAD)[0]))
+        if not jnp.issubdtype(data.dtype, jnp.floating):
+            return loss.for_model(model, as_float(data[:_HEAD]))
         return loss.for_model(model, data)
 
     def setup(
@@ -492,8 +497,12 @@ def check_data(
     name: str = "data",
     minimum: int = 2,
 ) -> tuple[Array, PyTree]:
-    """Data and conditions as arrays that fit the model and one another."""
-    array = samples(data, name, minimum=minimum)
+    """Data and conditions as arrays that fit the model and one another.
+
+    Tokens that are integers stay so: a batch of them becomes floating where it is used.
+    """
+    of_tokens = isinstance(model.process, AbstractTokenProcess) and name == "data"
+    array = samples(data, name, minimum=minimum, integers=of_tokens)
     check_example_shape(model, array, name)
     which = "condition" if name == "data" else f"{name}.condition"
     return array, conditions(condition, array.shape[0], which)

@@ -28,7 +28,7 @@ from entropix.networks import trainable
 from entropix.training.layers import with_fast_derivatives
 from entropix.training.layout import Layout
 from entropix.training.objective import batch_loss, mean_loss
-from entropix.training.source import Source
+from entropix.training.source import Source, floating
 
 
 # Streams of random numbers, far from the counters that `jax.random.split` uses.
@@ -257,7 +257,7 @@ def _steps(inputs: Inputs, state: State) -> Outputs:
 
     first = jax.tree.leaves(state.params)[0]
     shape = (*first.shape[: int(layout.members)], inputs.length)
-    losses, norms = jnp.zeros(shape, source.data.dtype), jnp.zeros(shape, first.dtype)
+    losses, norms = jnp.zeros(shape, floating(source.data.dtype)), jnp.zeros(shape, first.dtype)
     # A loop with a traced bound: a last chunk of fewer steps runs the same program.
     state, losses, norms = jax.lax.fori_loop(0, inputs.count, body, (state, losses, norms))
 

@@ -38,7 +38,7 @@ from entropix.training.loop import (
     join_model,
     keeping_chunk,
 )
-from entropix.training.source import Source, epoch_orders, rows_of_steps
+from entropix.training.source import Source, epoch_orders, floating, rows_of_steps
 
 
 if TYPE_CHECKING:
@@ -467,10 +467,10 @@ def _begin(run: Run, members: int | None) -> tuple[Run, _Moment, dict]:
     run = run.placed()
     shape = () if members is None else (layout.padded(members),)
     history = {
-        "loss": np.zeros((*shape, 0), run.data.dtype),
+        "loss": np.zeros((*shape, 0), floating(run.data.dtype)),
         "gradient_norm": np.zeros((*shape, 0), norm_dtype),
         "holdout_step": np.zeros((0,), np.int32),
-        "holdout_loss": np.zeros((*shape, 0), run.data.dtype),
+        "holdout_loss": np.zeros((*shape, 0), floating(run.data.dtype)),
         "measured_step": np.zeros((0,), np.int32),
     }
     step, active = 0, True

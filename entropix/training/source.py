@@ -16,6 +16,11 @@ from entropix._core.mesh import DATA, spec
 _ORDER = 0x0DE5  # a stream of random numbers, far from the counters of `jax.random.split`
 
 
+def floating(dtype: Any) -> Any:
+    """The dtype of a batch: of integers JAX's default floating one."""
+    return dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.zeros(()).dtype
+
+
 class Source(eqx.Module):
     """The batches of a chunk of steps; the same data for all members.
 
@@ -23,7 +28,8 @@ class Source(eqx.Module):
     divided by the batch size is left out, another one in each epoch.
 
     Attributes:
-        data: all examples, shape (N, *shape); of a stream shape (steps, batch, *shape).
+        data: all examples, shape (N, *shape); of a stream shape (steps, batch, *shape). Small
+            integers, as tokens may be, become floating in a batch.
         condition: arrays with the same leading axes, or None.
         streamed: whether they are the batches of this chunk of a stream.
     """
@@ -47,7 +53,8 @@ class Source(eqx.Module):
             part, parts = share
             size = rows.shape[1] // parts
             index = jax.lax.dynamic_slice_in_dim(rows[i], part * size, size)
-        return self.data[index], jax.tree.map(lambda leaf: leaf[index], self.condition)
+        batch = self.data[index].astype(floating(self.data.dtype))
+        return batch, jax.tree.map(lambda leaf: leaf[index], self.condition)
 
     def spec(self, mesh: Mesh) -> PartitionSpec:
         """The partition of its arrays: a stream brings every device its part alone."""

@@ -39,6 +39,23 @@ def test_rare_characters_become_one(tmp_path):
     assert few.vocabulary == ("a", "�")
 
 
+def test_the_numbering_of_a_model(tmp_path):
+    """The same text in a larger vocabulary; characters that it lacks are refused, or others."""
+    (tmp_path / "text.txt").write_text("bcd" * 20 + "dd")
+    data = load(tmp_path / "text.txt", tokens="char", length=4)
+    moved = data.with_vocabulary("dcba")
+    assert moved.as_text(moved.points) == data.as_text(data.points)
+    assert (moved.num_tokens, moved.vocabulary, data.points[0, 0]) == (4, tuple("dcba"), 0)
+    assert moved.points[0, 0] == 2
+    with pytest.raises(ValueError, match=r"got 2 names without 'd': replace these tokens"):
+        data.with_vocabulary("bc")
+    others = data.with_vocabulary("bc\ufffd")
+    assert others.as_text(others.points)[0] == "bc\ufffdb"
+    assert others.notes[-1].endswith("tokens are not in the vocabulary given")
+    numbers = Dataset.from_tokens([[0, 2], [2, 1]]).with_vocabulary(("2", "others"))
+    assert numbers.points.tolist() == [[1, 0], [0, 1]]
+
+
 def test_the_topics_of_python():
     data = load("python-topics", tokens="char")
     assert data.num_samples > 3000
@@ -104,6 +121,7 @@ def _bytes(content):
 
 
 _MANY = np.arange(4000).reshape(1000, 4)
+_TOO_MANY = np.arange(65540).reshape(-1, 4)
 BAD = {
     "empty": ("t.txt", _bytes(b""), {}, "must be text, got an empty file"),
     "one character": ("t.txt", _bytes(b"a" * 999), {}, "must hold samples that differ"),
@@ -126,7 +144,7 @@ BAD = {
         {"tokens": "int"},
         "from 0 .* such as 0.125",
     ),
-    "many": ("t.npy", _array(_MANY), {"tokens": "int"}, "at most 512 tokens, got 4000: max_tokens"),
+    "many": ("t.npy", _array(_TOO_MANY), {"tokens": "int"}, "at most 65536 tokens, got 65540: max"),
     "fixed": ("t.npy", _array(_MANY % 5), {"tokens": "int", "length": 4}, "`length` must be None"),
     "kind": ("t.npy", _array(_MANY % 5), {"tokens": "int", "kind": "image"}, "`kind` must be None"),
     "no tokens": ("t.npy", _array(_MANY), {"tokens": None, "length": 4}, "`length` must be None"),

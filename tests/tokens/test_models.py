@@ -1,5 +1,6 @@
 """Likelihoods, information, samples and training of models of tokens."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -124,6 +125,31 @@ def test_transformers_learn_laws_without_symmetry(name):
     distance = ex.path_kl(model, truth, held_out, **options)
     assert abs(float(stored.value) / negentropy(random_joint()) - 1) < 0.3
     assert 0 < float(distance.value) < 0.1
+
+
+class Frequencies(eqx.Module):
+    """The same row of logits everywhere."""
+
+    row: jax.Array
+
+    def __call__(self, log_snr, y, condition=None):
+        return jnp.broadcast_to(self.row, y.shape)
+
+
+def test_tokens_may_be_small_integers_of_a_large_vocabulary():
+    """Training on uint16 is that on float32, and S_NN that of the marginals."""
+    count = 2000
+    process = ex.Masking(count, ex.LinearSchedule())
+    data = np.array([[3, 1999], [1999, 3]], np.uint16)[np.arange(64) % 2]
+    model = ex.MaskedDenoiser(Frequencies(jnp.zeros(count + 1)), process, shape=(2,))
+    options = {"key": jax.random.key(0), "steps": 30, "batch_size": 4, "learning_rate": 1.0}
+    fits = [
+        ex.fit(model, tokens, loss=ex.training.TokenDenoising(2), **options)
+        for tokens in (data, data.astype(np.float32))
+    ]
+    np.testing.assert_array_equal(fits[0].history.loss, fits[1].history.loss)
+    stored = ex.neural_entropy(fits[0].model, data, key=jax.random.key(1), num_evaluations=256)
+    assert float(stored.value) == pytest.approx(2 * np.log(count / 2), rel=0.1)
 
 
 def test_what_is_refused():

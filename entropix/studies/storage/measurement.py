@@ -7,7 +7,7 @@ import numpy as np
 
 from entropix._core.arrays import Key
 from entropix.entropy import neural_entropy
-from entropix.interfaces import AbstractModel, DivergenceError
+from entropix.interfaces import AbstractGaussianProcess, AbstractModel, DivergenceError
 from entropix.models import ExactModel
 from entropix.studies import paper
 from entropix.studies.cells import Arrays, Task
@@ -21,6 +21,7 @@ from entropix.studies.storage.memorisation import (
     training_points,
 )
 from entropix.studies.study import Found, on_host
+from entropix.studies.tokens import TokenData
 from entropix.studies.training import last_loss
 
 
@@ -78,19 +79,20 @@ def _measure_network(
     of_held_out, made_of = study.data.condition_held_out, None
     found = _entropy(study, model, "neural_entropy", held_out, of_held_out, entropy_key)
     found |= _entropy(study, model, "neural_entropy_train", rows, conditions, train_key)
-    effort, dim = study.options.estimation, study.data.dim
+    effort, size = study.options.estimation, study.numbers
     if conditions is not None:
         made_of = np.resize(conditions, (effort.samples, conditions.shape[1]))
-    made = generate(model, effort.samples, effort.sampling_steps, dim, sample_key, made_of)
+    made = generate(model, effort.samples, effort.sampling_steps, size, sample_key, made_of)
     flat = np.asarray(made).reshape(effort.samples, -1)
-    return found | _ratios(generated_points(study.data, flat), known, "")
+    return found | _ratios(study, generated_points(study.data, flat), known, "")
 
 
 def _measure_data(study: "StorageStudy", known: np.ndarray) -> dict[str, Any]:
     """The ratios of held-out samples, and the exact entropy where it is known."""
-    found = _ratios(held_out_points(study.data), known, "_null")
-    if study.data.distribution is not None and study.data.condition is None:
-        exact = ExactModel(study.data.distribution, study.process)
+    found = _ratios(study, held_out_points(study.data), known, "_null")
+    if study.distribution is not None:
+        assert isinstance(study.process, AbstractGaussianProcess)
+        exact = ExactModel(study.distribution, study.process)
         key = jax.random.fold_in(jax.random.key(study.options.data.data_seed), _TRUTH)
         found |= _entropy(study, exact, "total_entropy", study.data.held_out, None, key)
     return found
@@ -116,7 +118,7 @@ def _entropy(
                 num_evaluations=study.options.estimation.evaluations,
                 cutoff=cutoff.value,
                 # In bounded memory for networks of images too.
-                chunk_size=max(16, min(4096, 2**19 // study.data.dim)),
+                chunk_size=max(16, min(4096, 2**19 // study.numbers)),
             )
         except DivergenceError as error:
             if error.remedy != "cutoff":
@@ -125,13 +127,16 @@ def _entropy(
         return {n: float(v) for n, v in errors_of(name, found, "stderr", "mc_stderr").items()}
 
     found = estimate(study.cutoff)
-    if study.cutoff.value is None:
+    if study.cutoff.value is None and study.fallback is not None:
         found |= {f"{CUT}{name}": value for name, value in estimate(study.fallback).items()}
     return found
 
 
-def _ratios(points: np.ndarray, known: np.ndarray, suffix: str) -> dict[str, float]:
-    ratios = nearest_ratio(points, known)
+def _ratios(
+    study: "StorageStudy", points: np.ndarray, known: np.ndarray, suffix: str
+) -> dict[str, float]:
+    metric = "hamming" if isinstance(study.data, TokenData) else "euclidean"
+    ratios = nearest_ratio(points, known, metric)
     return {
         f"nearest_ratio{suffix}": float(ratios.mean()),
         f"nearest_ratio{suffix}_stderr": float(ratios.std(ddof=1) / np.sqrt(len(ratios))),

@@ -11,24 +11,32 @@ dimension d of the data: if x and many training samples have the same smooth den
 $P(r < t) = t^d$ and $E\,r = d/(d + 1)$. For the data at hand, held-out samples in place of x give
 its value.
 
+Distances of sequences of tokens are the numbers of sites at which they differ.
+
 Samples of dequantised images are first rounded down to their integer levels, so that the noise of
 dequantisation does not limit the distance.
 """
 
+from typing import TypeGuard
+
 import numpy as np
 
 from entropix.studies.data import PreparedData
+from entropix.studies.tokens import TokenData
 
 
 THRESHOLD = 1 / 3
 
 
-def nearest_ratio(points: np.ndarray, training: np.ndarray) -> np.ndarray:
+def nearest_ratio(
+    points: np.ndarray, training: np.ndarray, metric: str = "euclidean"
+) -> np.ndarray:
     """Distance to the nearest training sample over that to the second nearest.
 
     Args:
         points: samples, shape (M, D).
         training: training samples, shape (N, D); equal ones count once.
+        metric: of scikit-learn, such as "hamming".
 
     Returns:
         Ratios, shape (M,); 1 if there are no two different training samples.
@@ -38,12 +46,12 @@ def nearest_ratio(points: np.ndarray, training: np.ndarray) -> np.ndarray:
     training = np.unique(np.asarray(training), axis=0)
     if len(training) < 2:
         return np.ones(len(points))
-    search = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(training)
+    search = NearestNeighbors(n_neighbors=2, algorithm="brute", metric=metric).fit(training)
     nearest, second = search.kneighbors(np.asarray(points))[0].T
     return nearest / second
 
 
-def generated_points(data: PreparedData, points: np.ndarray) -> np.ndarray:
+def generated_points(data: PreparedData | TokenData, points: np.ndarray) -> np.ndarray:
     """Samples of a model, shape (M, D), as they are compared (see above)."""
     if not _as_images(data):
         return np.asarray(points)
@@ -53,17 +61,19 @@ def generated_points(data: PreparedData, points: np.ndarray) -> np.ndarray:
     return np.clip(images, 0, levels - 1)
 
 
-def training_points(data: PreparedData, size: int) -> np.ndarray:
+def training_points(data: PreparedData | TokenData, size: int) -> np.ndarray:
     """The first `size` training samples, as they are compared."""
     if not _as_images(data):
-        return data.train[:size]
+        return data.train[:size].reshape(size, -1)
     return data.dataset.points[data.order[1][:size]]
 
 
-def held_out_points(data: PreparedData) -> np.ndarray:
+def held_out_points(data: PreparedData | TokenData) -> np.ndarray:
     """Held-out samples, as they are compared."""
-    return data.dataset.points[data.order[0]] if _as_images(data) else data.held_out
+    if _as_images(data):
+        return data.dataset.points[data.order[0]]
+    return data.held_out.reshape(len(data.held_out), -1)
 
 
-def _as_images(data: PreparedData) -> bool:
-    return data.dequantised and data.projection is None
+def _as_images(data: PreparedData | TokenData) -> TypeGuard[PreparedData]:
+    return isinstance(data, PreparedData) and data.dequantised and data.projection is None

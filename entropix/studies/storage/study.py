@@ -13,15 +13,20 @@ from entropix._core.checks import choice, positive_integer
 from entropix._core.formatting import format_with_error
 from entropix.datasets import Dataset
 from entropix.distributions import dequantise
-from entropix.interfaces import AbstractGaussianProcess
-from entropix.models import EntropyMatching, GaussianScaling
+from entropix.interfaces import (
+    AbstractDistribution,
+    AbstractGaussianProcess,
+    AbstractModel,
+    AbstractTokenProcess,
+)
+from entropix.models import EntropyMatching, GaussianScaling, MaskedDenoiser
 from entropix.networks import UNet
 from entropix.studies import paper
 from entropix.studies.cells import Arrays, Task, stacked
 from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff
-from entropix.studies.data import PreparedData, data_attributes, prepare_data
-from entropix.studies.labels import given_labels
-from entropix.studies.options import StorageOptions
+from entropix.studies.data import PreparedData, data_attributes, prepare_data, read
+from entropix.studies.labels import given_labels, make_condition
+from entropix.studies.options import StorageOptions, TrainingOptions
 from entropix.studies.record import Schema, assemble
 from entropix.studies.report import Report, Rows, Table, cells_text, mean_text
 from entropix.studies.storage.figures import plot_memorisation, plot_storage
@@ -35,6 +40,15 @@ from entropix.studies.study import (
     Workspace,
 )
 from entropix.studies.theorems import SLACK
+from entropix.studies.tokens import (
+    TokenData,
+    process_word,
+    refuse_numbers,
+    split_tokens,
+    token_attributes,
+    token_network,
+    token_process,
+)
 from entropix.studies.training import (
     Training,
     check_widths,
@@ -52,6 +66,7 @@ from entropix.studies.training import (
 if TYPE_CHECKING:
     import xarray
 
+_NETWORKS = ("mlp", "unet", "transformer")
 _LEAST = 50
 # Noise draws of every sample of the largest set, and the memory they may take.
 _MAX_DRAWS, _MAX_NUMBERS = 32, 2**25
@@ -63,7 +78,7 @@ _SET_BY_PAPER = (*_SET_BY_BEST, "num_draws", "learning_rate", "widths", "patienc
 _DATA = (
     *("num_samples", "array", "columns", "drop", "drop_missing", "drop_repeated", "encode"),
     *("split", "kind", "held_out", "dequantise", "dequantise_columns", "standardise"),
-    "components",
+    *("components", "tokens", "length", "max_tokens"),
 )
 _EACH, _STEPS = ("size", "steps", "seed"), ("steps",)
 
@@ -126,13 +141,12 @@ def prepare_storage(
     positive_integer(effort.evaluations, "evaluations", 256)
     positive_integer(effort.samples, "samples", 2)
     positive_integer(effort.sampling_steps, "sampling_steps")
-    process = make_process(options.process)
     chosen = paper.preset(t, _SET_BY_PAPER, _SET_BY_BEST)
     order = None
     if chosen:
         options, source, order = _with_preset(options, source, chosen)
         t = options.training
-    choice(t.network, "network", ("mlp", "unet"))
+    choice(t.network, "network", _NETWORKS)
     check_widths(t.widths)
     unit = "epochs" if t.epochs else "steps"
     lengths = increasing(t.epochs or t.steps, unit)
@@ -146,21 +160,31 @@ def prepare_storage(
         t.patience,
         plain=t.paper,
     )
-    data = prepare_data(source, options.data, given_labels(options.condition), order)
+    dataset = read(source, options.data, given_labels(options.condition))
+    if dataset.kind == "tokens":
+        data, process, cutoff, fallback = _of_tokens(dataset, options)
+        of_process = {"process": process_word(process)}
+    else:
+        process = make_process(options.process)
+        data = prepare_data(dataset, options.data, given_labels(options.condition), order)
+        cutoff = choose_cutoff(effort.cutoff, process, data)
+        if chosen and effort.cutoff is None:
+            cutoff = paper.image_cutoff(process, data.example_shape)
+        reason = "chosen, because one of the entropies is infinite without one"
+        fallback = default_cutoff(data, reason)
+        of_process = {"process": process_name(options.process)}
+        of_process |= process_parameters(options.process)
+        if t.network != "mlp" and (data.dataset.kind != "image" or data.projection is not None):
+            raise ValueError(
+                f"`network` must be mlp for data that are not images, got {t.network!r} for "
+                f"{data.dataset.name!r}."
+            )
+        choice(t.network, "network", ("mlp", "unet"))
     sizes = _sizes(t.sizes, data.num_train)
-    if t.network == "unet" and (data.dataset.kind != "image" or data.projection is not None):
-        raise ValueError(
-            f"`network` must be mlp for data that are not images, got 'unet' for "
-            f"{data.dataset.name!r}."
-        )
     if t.batch_size > sizes[-1]:
         raise ValueError(
             f"`batch_size` must be at most the largest of `sizes`, {sizes[-1]}, got {t.batch_size}."
         )
-    cutoff = choose_cutoff(effort.cutoff, process, data)
-    if chosen and effort.cutoff is None:
-        cutoff = paper.image_cutoff(process, data.example_shape)
-    fallback = default_cutoff(data, "chosen, because one of the entropies is infinite without one")
     workspace = Workspace.claim(
         options.output,
         name=f"storage-{data.dataset.name}",
@@ -169,8 +193,7 @@ def prepare_storage(
             **dataclasses.asdict(options.data),
             **({} if data.condition is None else dataclasses.asdict(options.condition)),
             "data_fingerprint": data.fingerprint,
-            "process": process_name(options.process),
-            **process_parameters(options.process),
+            **of_process,
             "sizes": list(sizes),
             **dataclasses.asdict(training),
             unit: list(lengths),
@@ -185,6 +208,19 @@ def prepare_storage(
     return StorageStudy(
         workspace, options, data, process, cutoff, fallback, sizes, lengths, unit, training
     )
+
+
+def _of_tokens(
+    dataset: Dataset, options: StorageOptions
+) -> tuple[TokenData, AbstractTokenProcess, Cutoff, None]:
+    """The sequences and their process; entropies of tokens are finite."""
+    refuse_numbers(options.data, options.estimation, options.process)
+    choice(options.training.network, "network", ("mlp", "transformer"))
+    labels = given_labels(options.condition)
+    condition = make_condition(dataset.labels, labels, options.data.data_seed)
+    data = split_tokens(dataset, options.data, condition)
+    process = token_process(options.process.process, data.num_tokens)
+    return data, process, Cutoff(None, "none: the entropies of tokens are finite"), None
 
 
 def _with_preset(
@@ -248,10 +284,11 @@ class StorageStudy(AbstractStudy):
     Attributes:
         workspace: the claimed output folder.
         options: as requested.
-        data: in the coordinates of the model, the same for all N.
+        data: in the coordinates of the model, the same for all N; or sequences of tokens.
         process: the forward process.
         cutoff: of the entropies, the same for all N.
-        fallback: the cut-off of all entropies if one of them is infinite without.
+        fallback: the cut-off of all entropies if one of them is infinite without; None if they
+            are finite.
         sizes: increasing.
         lengths: of training, increasing.
         unit: of the lengths, steps or epochs.
@@ -260,10 +297,10 @@ class StorageStudy(AbstractStudy):
 
     workspace: Workspace
     options: StorageOptions
-    data: PreparedData
-    process: AbstractGaussianProcess
+    data: PreparedData | TokenData
+    process: AbstractGaussianProcess | AbstractTokenProcess
     cutoff: Cutoff
-    fallback: Cutoff
+    fallback: Cutoff | None
     sizes: tuple[int, ...]
     lengths: tuple[int, ...]
     unit: str
@@ -289,9 +326,24 @@ class StorageStudy(AbstractStudy):
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one example, as the network sees it."""
+        if isinstance(self.data, TokenData):
+            return self.data.shape
         if self.options.training.network == "unet":
             return self.data.dataset.shape
         return (self.data.dim,)
+
+    @property
+    def numbers(self) -> int:
+        """The size of a field."""
+        tokens = self.data.num_tokens if isinstance(self.data, TokenData) else 1
+        return self.data.dim * tokens
+
+    @property
+    def distribution(self) -> AbstractDistribution | None:
+        """The exact distribution of what the networks learn, if it is known."""
+        if isinstance(self.data, TokenData) or self.data.condition is not None:
+            return None
+        return self.data.distribution
 
     @property
     def runs(self) -> dict[str, str] | None:
@@ -309,8 +361,9 @@ class StorageStudy(AbstractStudy):
         Returns:
             Shape (copies * size, *shape).
         """
-        data = self.data
-        largest = self.sizes[-1]
+        data, largest = self.data, self.sizes[-1]
+        if isinstance(data, TokenData):
+            return np.tile(data.train[:size], (-(-largest // size), *[1] * len(self.shape)))
         draws = max(1, min(_MAX_DRAWS, _MAX_NUMBERS // (largest * data.dim)))
         copies = -(-largest * (draws if data.dequantised else 1) // size)
         if not data.dequantised:
@@ -330,32 +383,57 @@ class StorageStudy(AbstractStudy):
         condition = self.data.condition
         return None if condition is None else condition.values[self.data.order[1][:size]]
 
-    def make_model(self, rows: np.ndarray) -> Callable[[Key], EntropyMatching]:
+    def make_model(self, rows: np.ndarray) -> Callable[[Key], AbstractModel]:
         """The function from a key to a model that knows no more of the data than `rows`."""
         dim = None if self.data.condition is None else self.data.condition.dim
+        if isinstance(self.data, TokenData):
+            return self._token_model(self.data, dim)
+        process = self.process
+        assert isinstance(process, AbstractGaussianProcess)
         if self.options.training.network == "mlp":
             widths = self.options.training.widths
-            return mlp_model(rows, self.process, widths, condition_dim=dim)
-        scaling = GaussianScaling.from_data(rows, self.process)
+            return mlp_model(rows, process, widths, condition_dim=dim)
+        scaling = GaussianScaling.from_data(rows, process)
         if self.training.plain:
             return lambda key: EntropyMatching(
-                paper.image_network(self.shape, self.process, dim, key), self.process
+                paper.image_network(self.shape, process, dim, key), process
             )
 
         def make(key: Key) -> EntropyMatching:
-            return EntropyMatching(
-                UNet(self.shape, key=key, condition_dim=dim), self.process, scaling
-            )
+            return EntropyMatching(UNet(self.shape, key=key, condition_dim=dim), process, scaling)
+
+        return make
+
+    def _token_model(self, data: TokenData, dim: int | None) -> Callable[[Key], MaskedDenoiser]:
+        t, process = self.options.training, self.process
+        assert isinstance(process, AbstractTokenProcess)
+        kind = "mlp" if t.network == "mlp" else "transformer"
+        settings = TrainingOptions(network=kind, widths=t.widths, size="medium")
+
+        def make(key: Key) -> MaskedDenoiser:
+            network = token_network(settings, data, process, key, dim)
+            return MaskedDenoiser(network, process, shape=data.shape)
 
         return make
 
     def attributes(self) -> dict[str, Any]:
-        options, t, data = self.options, self.options.training, data_attributes(self.data)
-        network = "U-Net" if t.network == "unet" else widths_text(t.widths)
+        options, t = self.options, self.options.training
+        named = {"unet": "U-Net", "transformer": "transformer of 4 blocks"}
+        network = named.get(t.network, widths_text(t.widths))
         if t.paper:
             network = "the network of the paper"
         condition = self.data.condition
         labels = {} if condition is None else {"condition_text": condition.text}
+        method = "entropy matching"
+        if isinstance(self.data, TokenData):
+            assert isinstance(self.process, AbstractTokenProcess)
+            data, method = token_attributes(self.data, self.process), "denoising of tokens"
+        else:
+            data = data_attributes(self.data) | {
+                "process": process_name(options.process),
+                "process_text": process_text(options.process),
+            }
+            data["coordinates_text"] = f"{data['coordinates_text']}; the same for all N"
         stopping = ""
         if t.patience is not None:
             stopping = (
@@ -363,13 +441,10 @@ class StorageStudy(AbstractStudy):
                 f"{t.patience} steps after it"
             )
         return {
-            "title": f"entropix storage: {data['name']}",
             **data,
             **labels,
-            "coordinates_text": f"{data['coordinates_text']}; the same for all N",
-            "process": process_name(options.process),
-            "process_text": process_text(options.process),
-            "training_text": self.training.text(network) + stopping,
+            "title": f"entropix storage: {data['name']}",
+            "training_text": self.training.text(network, method=method) + stopping,
             "grid_text": f"N = {', '.join(map(str, self.sizes))}; "
             f"{', '.join(map(str, self.lengths))} {self.unit}; {len(self.cells)} cells",
             "unit_of_length": self.unit,
@@ -417,6 +492,8 @@ class StorageStudy(AbstractStudy):
 
     def _one_cutoff(self, cells: Arrays, found: dict[str, Found]) -> tuple[Arrays, Cutoff]:
         """Entropies of all cells with one cut-off: none, unless one of them is infinite then."""
+        if self.fallback is None:
+            return cells, self.cutoff
         plain = {name: value for name, value in cells.items() if not name.startswith(CUT)}
         entropies = ("neural_entropy", "neural_entropy_train")
         if not any(np.isnan(cell[name]).any() for cell in found.values() for name in entropies):
@@ -494,7 +571,7 @@ def storage_report(record: "xarray.Dataset") -> Report:
     facts = [
         f"Data: {a['data_text']}; {a['num_held_out']} held out",
         *([f"Labels: {a['condition_text']}"] if "condition_text" in a else []),
-        f"Coordinates: {a['coordinates_text']}",
+        *([f"Coordinates: {a['coordinates_text']}"] if "coordinates_text" in a else []),
         f"Process: {a['process_text']}",
         f"Training: {a['training_text']}",
         f"Cut-off of the entropies: {a['cutoff_text']}",
@@ -527,6 +604,10 @@ def storage_report(record: "xarray.Dataset") -> Report:
         notes.append(
             "Entropies are those of densities given the label, averaged over the labels. For "
             "small N some labels may be missing in the training samples"
+        )
+    if "num_tokens" in a:
+        notes.append(
+            "The distance of two sequences is the share of sites at which their tokens differ"
         )
     tables = [Table(_rows(record))]
     return Report(record, f"storage: {a['name']}", facts, tables, _findings(record), notes)

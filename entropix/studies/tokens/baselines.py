@@ -49,11 +49,11 @@ def measure_baselines(data: TokenData, count: int) -> Found:
         `baseline_log_prob` of each baseline and sequence, in nats; `baseline_bits`, bits per token
         and its standard error; and `compressed_bits` of gzip and xz.
     """
-    held_out = data.held_out[:count].reshape(count, -1).astype(np.int64)
+    held_out = data.held_out[:count].reshape(count, -1)
     by_order = markov_log_probs(
         data.training_texts, held_out, data.num_tokens, len(baseline_names(data)) - 3
     )
-    train = data.train.reshape(data.num_train, -1).astype(np.int64)
+    train = data.train[: _COUNTED // data.dim].reshape(-1, data.dim)
     marginals = _log_marginals(train, held_out, data.num_tokens)
     values = np.stack([p.sum(axis=1) for p in (by_order[0], marginals, *by_order[1:])])
     bits = -values / (held_out.shape[1] * np.log(2))
@@ -79,9 +79,9 @@ def markov_log_probs(
     Returns:
         Shape (order + 2, n, D): uniform, then of the orders 0, 1, ...
     """
-    sequences = [*texts, *held_out]
-    tokens = np.concatenate(sequences)[-_COUNTED - held_out.size :]
-    place = np.concatenate([np.arange(len(s)) for s in sequences])[-len(tokens) :]
+    sequences = [*_last(texts), *held_out]
+    tokens = np.concatenate(sequences).astype(np.int64)
+    place = np.concatenate([np.arange(len(s)) for s in sequences])
     counted = np.arange(len(tokens)) < len(tokens) - held_out.size
     p = np.full(len(tokens), 1 / num_tokens)
     context, found = np.zeros(len(tokens), np.int64), [np.log(p)]
@@ -93,8 +93,18 @@ def markov_log_probs(
     return np.stack(found)[:, -held_out.size :].reshape(-1, *held_out.shape)
 
 
+def _last(texts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The texts without the beginning, if they are too long to be counted."""
+    kept, left = [], _COUNTED
+    for text in reversed(texts):
+        if left > 0:
+            kept.append(text[-left:])
+            left -= len(text)
+    return kept[::-1]
+
+
 def _log_marginals(train: np.ndarray, held_out: np.ndarray, num_tokens: int) -> np.ndarray:
-    tokens = np.concatenate([train, held_out])
+    tokens = np.concatenate([train, held_out]).astype(np.int64)
     place = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape).reshape(-1)
     counted = np.arange(tokens.size) < train.size
     p, everywhere = np.full(tokens.size, 1 / num_tokens), np.ones(tokens.size, bool)
@@ -135,7 +145,7 @@ def _added_bits(data: TokenData, pack: Callable[[bytes], bytes]) -> float:
         tokens = np.concatenate(parts)[-_PACKED:]
         if data.dataset.has_characters:
             return data.dataset.as_text(tokens[None])[0].encode()
-        return tokens.astype(np.uint8 if data.num_tokens <= 256 else np.uint16).tobytes()
+        return tokens.tobytes()
 
     train, held_out = packed(data.training_texts), packed(data.held_out_texts)
     added = len(pack(train + held_out)) - len(pack(train))

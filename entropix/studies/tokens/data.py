@@ -14,6 +14,7 @@ import numpy as np
 from entropix._core.arrays import Key
 from entropix.datasets import Dataset
 from entropix.studies.data import fingerprint, num_held_out
+from entropix.studies.labels import Condition
 from entropix.studies.options import DataOptions
 from entropix.studies.training import check_seed
 
@@ -32,10 +33,12 @@ class TokenData:
     Attributes:
         dataset: all sequences.
         order: the numbers of the held-out samples, and of the others.
+        condition: of all samples, or None.
     """
 
     dataset: Dataset
     order: tuple[np.ndarray, np.ndarray]
+    condition: Condition | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -47,6 +50,11 @@ class TokenData:
     def shape(self) -> tuple[int, ...]:
         """Of one sequence, as a model takes it: of one axis, or of two for images."""
         return self.dataset.shape if len(self.dataset.shape) == 2 else (self.dataset.dim,)
+
+    @property
+    def dim(self) -> int:
+        """D, the length of a sequence."""
+        return self.dataset.dim
 
     @property
     def num_train(self) -> int:
@@ -65,15 +73,28 @@ class TokenData:
 
     @functools.cached_property
     def augmented(self) -> np.ndarray:
-        """What networks are trained on: `train`, and for texts windows at other offsets."""
+        """What networks are trained on: `train`, and for texts windows at other offsets.
+
+        Windows with labels are not cut again: those of others are not known.
+        """
         parts, size = [self.train], self.dataset.dim
-        if self.dataset.texts is not None:
+        if self.dataset.texts is not None and self.condition is None:
             count = max(1, min(_MAX_OFFSETS, size, _MAX_NUMBERS // self.train.size))
             for offset in np.arange(1, count) * size // count:
                 for text in self.training_texts:
                     usable = text[offset : offset + (len(text) - offset) // size * size]
-                    parts.append(self._shaped(usable.astype(self.train.dtype)))
-        return np.concatenate(parts)
+                    parts.append(self._shaped(usable))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    @property
+    def condition_held_out(self) -> np.ndarray | None:
+        """The conditions of `held_out`, shape (M, C)."""
+        return None if self.condition is None else self.condition.values[self.order[0]]
+
+    @property
+    def condition_augmented(self) -> np.ndarray | None:
+        """The conditions of `augmented`, shape (N, C)."""
+        return None if self.condition is None else self.condition.values[self.order[1]]
 
     @functools.cached_property
     def training_texts(self) -> list[np.ndarray]:
@@ -88,17 +109,18 @@ class TokenData:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash by which a resumed run recognises its data."""
-        return fingerprint(self.augmented, self.held_out)
+        condition = self.condition
+        conditions = () if condition is None else tuple(condition.values[i] for i in self.order)
+        return fingerprint(self.augmented, self.held_out, *conditions)
 
     @functools.cached_property
     def leaked(self) -> tuple[int, int]:
         """How many held-out windows are in the training texts, at any offset, and of how many."""
         if self.dataset.texts is None:
             return 0, 0
-        texts = ["".join(map(chr, text)) for text in self.training_texts]
-        windows = self.dataset.points[self.order[0][:_COMPARED]].astype(np.int64)
-        found = sum(any("".join(map(chr, w)) in text for text in texts) for w in windows)
-        return found, len(windows)
+        texts = [_characters(text) for text in self.training_texts]
+        windows = [_characters(w) for w in self.dataset.points[self.order[0][:_COMPARED]]]
+        return sum(any(w in text for text in texts) for w in windows), len(windows)
 
     def _shaped(self, points: np.ndarray) -> np.ndarray:
         return points.reshape(-1, *self.shape)
@@ -106,13 +128,22 @@ class TokenData:
     def _texts(self, order: np.ndarray) -> list[np.ndarray]:
         points, texts, order = self.dataset.points, self.dataset.texts, np.sort(order)
         if texts is None:
-            return list(points[order].astype(np.int64))
+            return list(points[order])
         ends = np.flatnonzero((np.diff(order) != 1) | (np.diff(texts[order]) != 0)) + 1
-        return [points[part].astype(np.int64).reshape(-1) for part in np.split(order, ends)]
+        return [points[part].reshape(-1) for part in np.split(order, ends)]
 
 
-def split_tokens(dataset: Dataset, options: DataOptions) -> TokenData:
-    """Hold out a part of the sequences.
+def _characters(tokens: np.ndarray) -> str:
+    """One character for each token, to search for windows."""
+    if tokens.dtype == np.uint8:
+        return tokens.tobytes().decode("latin-1")
+    return tokens.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+
+
+def split_tokens(
+    dataset: Dataset, options: DataOptions, condition: Condition | None = None
+) -> TokenData:
+    """Hold out a part of the sequences, with their conditions.
 
     Raises:
         ValueError: if `held_out` leaves too few samples on one side.
@@ -124,7 +155,7 @@ def split_tokens(dataset: Dataset, options: DataOptions) -> TokenData:
     order = np.asarray(jax.random.permutation(order_key, count))
     chosen = order[:kept] if dataset.texts is None else _blocks(count, kept, block_key)
     held_out = np.isin(order, chosen)
-    return TokenData(dataset, (order[held_out], order[~held_out]))
+    return TokenData(dataset, (order[held_out], order[~held_out]), condition)
 
 
 def _blocks(count: int, kept: int, key: Key) -> np.ndarray:

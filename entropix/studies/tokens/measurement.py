@@ -13,7 +13,8 @@ from entropix.dynamics import FirstHitting, sample
 from entropix.entropy import entropy_curve, neural_entropy
 from entropix.estimators import EntropyCurve
 from entropix.interfaces import AbstractModel, AbstractTokenProcess
-from entropix.studies.estimates import PILOT, errors_of, evaluations_for
+from entropix.studies.estimates import PILOT, errors_of, evaluations_for, information_of_labels
+from entropix.studies.labels import LABEL_SCHEMA
 from entropix.studies.options import EstimationOptions
 from entropix.studies.record import TRAINING, Schema
 from entropix.studies.study import Found, nothing
@@ -46,6 +47,7 @@ TOKEN_SCHEMA: Schema = {name: v for name, v in TRAINING.items() if name != "log_
     "baseline_bits": (("baseline",), _BITS, "-E log p of held-out samples, per token"),
     "compressed_bits": (("compressor",), _BITS, "what held-out data add to a packed file"),
     "samples": (("seed", "generated_sample", "position"), "1", "generated samples"),
+    **LABEL_SCHEMA,
 }
 
 
@@ -77,7 +79,8 @@ class Subject:
     @property
     def parts(self) -> dict[str, int]:
         """Of how many parts the stages consist, those of more than one."""
-        return {"entropy": 2, "likelihoods": 2}
+        labels = self.data.condition is not None
+        return {"entropy": 2, "likelihoods": 2} | ({"information": 2} if labels else {})
 
     @property
     def process(self) -> AbstractTokenProcess:
@@ -160,7 +163,8 @@ def measure_samples(subject: Subject, key: Key, _: Found) -> Found:
         chunk_size=subject.chunk_size,
         **sampling(options, subject.data, subject.process),
     )
-    return {"samples": np.asarray(drawn).reshape(options.samples, -1).astype(np.int16)}
+    dtype = np.int16 if subject.data.num_tokens < 2**15 else np.int32
+    return {"samples": np.asarray(drawn).reshape(options.samples, -1).astype(dtype)}
 
 
 def measure_likelihoods(subject: Subject, key: Key, _: Found) -> Found:
@@ -190,11 +194,28 @@ def measure_likelihoods(subject: Subject, key: Key, _: Found) -> Found:
     return found
 
 
+def measure_information(subject: Subject, key: Key, _: Found) -> Found:
+    """The mutual information of labels and held-out sequences; empty without labels."""
+    labels = subject.data.condition_held_out
+    if labels is None:
+        return {}
+    return information_of_labels(
+        subject.model,
+        subject.data.held_out,
+        labels,
+        key=key,
+        advance=subject.advance,
+        num_evaluations=subject.options.evaluations,
+        chunk_size=subject.chunk_size,
+    )
+
+
 STAGES: dict[str, Callable[[Subject, Key, Found], Found]] = {
     "entropy": measure_entropy,
     "positions": measure_positions,
     "samples": measure_samples,
     "likelihoods": measure_likelihoods,
+    "information": measure_information,
 }
 
 

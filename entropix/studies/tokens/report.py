@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from entropix._core.formatting import format_with_error
+from entropix.studies.labels import LABEL_TEXTS, information_limits, label_notes
 from entropix.studies.report import (
     Report,
     Table,
@@ -41,10 +42,12 @@ _LABELS = {
     "negative_log_likelihood_train": "bound on -log p, training data",
     "bits_per_token": "bound on -log p, held-out data, per token",
     "perplexity": "bound on the perplexity, held-out data",
+    **LABEL_TEXTS,
 }
 _PER_SEED = {
     "neural_entropy": "S_NN, held-out",
     "bits_per_token": "bound on -log p per token, held-out",
+    "mutual_information": "I(X; label), held-out",
 }
 
 
@@ -53,13 +56,18 @@ def token_report(record: "xarray.Dataset", data: TokenData) -> Report:
     a = record.attrs
     facts = [
         f"Data: {a['data_text']}",
+        *([f"Labels: {a['condition_text']}"] if "condition_text" in a else []),
         f"Split: {a['num_train']} sequences for training, {a['num_held_out']} held out"
         + ("" if data.dataset.texts is None else ", in four blocks"),
         f"Process: {a['process_text']}",
         f"Evaluations: {int(record['evaluations'])} for each estimate of an entropy",
-        f"Training: {a['training_text']}",
+        f"Training: {a['training_text']}"
+        if "training_text" in a
+        else f"Model: {a['model_text']}. Nothing was trained: what is called training data are the "
+        "sequences that are not held out",
     ]
-    tables = [*results_tables(record, _LABELS, _PER_SEED), _baseline_table(record)]
+    results = results_tables(record, _LABELS, _PER_SEED, information_limits(record))
+    tables = [*results, _baseline_table(record)]
     if len(data.shape) == 1:
         tables.append(_text_table(record, data))
     title = f"measure: {a['name']}"
@@ -73,9 +81,6 @@ def data_text(data: TokenData) -> str:
     kind = "windows" if dataset.texts is not None else "sequences"
     text = f"{dataset.name}, {dataset.num_samples} {kind} of {shape} tokens, one of "
     text += f"{data.num_tokens} {'characters' if dataset.has_characters else 'symbols'}"
-    if len(data.augmented) > data.num_train:
-        offsets = round(len(data.augmented) / data.num_train)
-        text += f"; training windows are cut at {offsets} offsets"
     return "; note: ".join([text, *dataset.notes])
 
 
@@ -134,6 +139,7 @@ def _notes(record: "xarray.Dataset") -> list[str]:
         "they may refer to at any distance (gzip: 32 kB)",
         "S_NN of a lost token is what the network knows of it when this share of all tokens is "
         "lost",
+        *label_notes(record),
     ]
 
 

@@ -19,6 +19,8 @@ def test_ratios_on_a_line():
     points = np.array([[1.0], [2.0], [4.0], [6.0]])
     np.testing.assert_allclose(nearest_ratio(points, training), [1 / 3, 1, 0, 1 / 2])
     np.testing.assert_array_equal(nearest_ratio(points, training[1:3]), 1)
+    words = np.array([[0, 1, 2, 3], [0, 1, 2, 2], [0, 0, 1, 2]])
+    np.testing.assert_allclose(nearest_ratio(words[:1], words[1:], "hamming"), 1 / 3)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 5])

@@ -10,6 +10,7 @@ import pytest
 import xarray
 
 from entropix.cli import main
+from entropix.datasets import Dataset
 from entropix.studies import DataOptions, LabelOptions, OutputOptions, ProcessOptions
 from entropix.studies.record import definition
 from entropix.studies.storage import (
@@ -69,6 +70,27 @@ def test_entropies_given_labels(tmp_path):
     assert np.isfinite(record["neural_entropy"]).all()
     assert "total_entropy" not in record  # known for the mixture only
     assert "Labels: labels, 5 classes" in (tmp_path / "out" / "report.md").read_text()
+
+
+@pytest.mark.slow(reason="trains networks")
+@pytest.mark.parametrize("labels", [False, True])
+def test_storage_of_tokens(tmp_path, labels):
+    """Two sequences, each with a label, from which they are known."""
+    words = np.array([[0, 1, 2, 0], [2, 2, 1, 0]])[np.arange(200) % 2]
+    asked = options(tmp_path / "out", training={"steps": (400,), "learning_rate": 0.01})
+    if labels:
+        asked = dataclasses.replace(asked, condition=LabelOptions(condition="labels"))
+    effort = StorageEstimation(evaluations=256, samples=20, sampling_steps=64)
+    asked = dataclasses.replace(asked, process=ProcessOptions(), estimation=effort)
+    data = Dataset.from_tokens(words, labels=np.arange(200) % 2 if labels else None)
+    record = storage(data, asked)
+    truth = 4 * np.log(3) - (0 if labels else np.log(2))
+    for name in ("neural_entropy", "neural_entropy_train"):
+        np.testing.assert_allclose(record[name], truth, rtol=0.15)
+    assert (record["memorised"] > 0.7).all()
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert ("given the label" in report) == labels
+    assert "at which their tokens differ" in report
 
 
 def test_default_sizes_are_doublings_and_nearly_all(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xarray
 
+import entropix as ex
 from entropix.cli import main
 from entropix.datasets import Dataset
 from entropix.studies import (
@@ -17,7 +18,8 @@ from entropix.studies import (
     TrainingOptions,
     measure,
 )
-from entropix.studies.record import definition
+from entropix.studies.labels import LABEL_SCHEMA
+from entropix.studies.record import TRAINING, definition
 from entropix.studies.tokens import TOKEN_SCHEMA
 from entropix.studies.tokens.baselines import (
     COMPRESSORS,
@@ -134,7 +136,8 @@ def test_a_text_is_measured():
     other = {"model-0.eqx", "results.nc", "report.md", "configuration.json", "training.ckpt"}
     assert {p.name for p in folder.iterdir()} - {".lock"} == figures | other
     with xarray.open_dataset(folder / "results.nc", engine="h5netcdf") as record:
-        assert {n for n in record.data_vars if not n.endswith("_stderr")} == TOKEN_SCHEMA.keys()
+        measured = {n for n in record.data_vars if not n.endswith("_stderr")}
+        assert measured == TOKEN_SCHEMA.keys() - LABEL_SCHEMA.keys()
         for name, variable in record.data_vars.items():
             dims, unit, meaning = definition(TOKEN_SCHEMA, name)
             assert variable.dims == dims
@@ -166,18 +169,57 @@ def test_a_text_is_measured():
         assert text in report
 
 
+@pytest.mark.slow(reason="trains and measures, then measures again")
+def test_a_saved_model_is_measured(capsys):
+    """The same numbers as those of the study that trained it; other tokens are refused."""
+    write_text()
+    words = ["--tokens", "char", "--length", str(LENGTH), *WORDS]
+    assert main(["measure", "text.txt", *words]) == 0
+    model = ex.load(f"{FOLDER}/model-0.eqx")
+    assert model.vocabulary == tuple("abcde")
+    assert model.with_process(model.process).vocabulary == model.vocabulary
+    asked = ["--model", f"{FOLDER}/model-0.eqx", *words[:4], *words[words.index("--evaluations") :]]
+    asked[-1] = "again"
+    assert main(["measure", "text.txt", *asked]) == 0
+    first, again = (
+        xarray.load_dataset(f"{name}/results.nc", engine="h5netcdf") for name in (FOLDER, "again")
+    )
+    for name in TOKEN_SCHEMA.keys() - TRAINING.keys() - LABEL_SCHEMA.keys():
+        np.testing.assert_array_equal(again[name], first[name], err_msg=name)
+    assert "Nothing was trained" in pathlib.Path("again/report.md").read_text()
+    pathlib.Path("more.txt").write_text(pathlib.Path("text.txt").read_text() + "XY" * 20)
+    errors = {
+        "more.txt": "got 5 names without 'X', 'Y': replace these tokens",
+        "text.txt --length 4": "shape of the data, (4,), got one of (8,): length=8 (--length 8)",
+        "text.txt --steps 9": "`steps` must be omitted together with `model`",
+        "text.txt --model-range 0 1": "`model_range` must be left out for tokens",
+    }
+    capsys.readouterr()
+    for command, message in errors.items():
+        assert main(["measure", *asked[:-1], "other", *command.split()]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["measure", "mixture2", *asked[:2]]) == 2
+    assert "`model` must be one of numbers for data of numbers" in capsys.readouterr().err
+
+
 @pytest.mark.slow(reason="trains networks twice")
 def test_images_of_tokens_under_both_processes():
-    """A run that is resumed gives the same numbers; samples of images are a figure."""
+    """A run that is resumed gives the same numbers; labels, and samples of images as a figure."""
     images = np.random.default_rng(0).integers(0, 3, (200, 2, 1)).repeat(4, axis=2)
-    np.save("images.npy", images)
-    words = [*WORDS, "--tokens", "int", "--process", "uniform-jumps"]
-    assert main(["measure", "images.npy", *words]) == 0
+    np.savez("images.npz", images=images, kind=images[:, 0, 0] == 0)
+    words = [*WORDS, "--tokens", "int", "--process", "uniform-jumps", "--condition", "kind"]
+    assert main(["measure", "images.npz", *words]) == 0
     with xarray.open_dataset("out/results.nc", engine="h5netcdf") as record:
         first = record.load()
-    assert main(["measure", "images.npy", *words, "--resume"]) == 0
+    assert main(["measure", "images.npz", *words, "--resume"]) == 0
     with xarray.open_dataset("out/results.nc", engine="h5netcdf") as record:
-        np.testing.assert_array_equal(record["neural_entropy"], first["neural_entropy"])
+        for name in ("neural_entropy", *LABEL_SCHEMA):
+            np.testing.assert_array_equal(record[name], first[name])
+    share = np.mean(images[:, 0, 0] == 0)
+    entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
+    assert first["label_entropy"].item() == pytest.approx(entropy, rel=1e-5)
+    assert first["mutual_information"].item() < 4 * first["mutual_information_stderr"] + entropy
+    assert "| H(label) |" in pathlib.Path("out/report.md").read_text()
     assert first.attrs["process"] == "uniform-jumps"
     assert pathlib.Path("out/samples.png").exists()
 
@@ -227,7 +269,7 @@ def test_refused_options(capsys, words):
     assert not pathlib.Path("entropix-text").exists()
 
 
-@pytest.mark.parametrize("command", ["schedule", "storage", "divergence", "mutual-information"])
+@pytest.mark.parametrize("command", ["schedule", "divergence", "mutual-information"])
 def test_other_commands_take_numbers(capsys, command):
     letters = "".join("ACGT"[i] for i in chain(400, 4))
     pathlib.Path("genome.fa").write_text(f">a\n{letters}\n")
