@@ -37,13 +37,13 @@ def densities(
     first, last = (jnp.sqrt(bridge.total(t)) for t in (t0, t1))
     begin, end = (jnp.arctan2(process.std(t), root * process.scale(t)) for t in (t0, t1))
 
-    def field(theta: Any, state: jax.Array, _: Any) -> jax.Array:
+    def field(theta: Any, state: jax.Array) -> jax.Array:
         theta = jnp.maximum(theta, 1e-11)
         t = -2 * jnp.sin(theta / 2) ** 2
         return -jnp.sin(theta) * bridge.field(t, state[None], (model, None))[0]
 
     def rate(theta: Any, state: Any, _: Any) -> Any:
-        moved, jvp = jax.linearize(lambda y: field(theta, y, None), state[0])
+        moved, jvp = jax.linearize(lambda y: field(theta, y), state[0])
         return moved, jnp.trace(jax.vmap(jvp)(jnp.eye(state[0].size)))
 
     def one(x: jax.Array) -> Any:
@@ -99,8 +99,8 @@ def cases() -> Iterator[Case]:
             jnp.zeros(3), jnp.diag(jnp.array([1.0, 1e-2, 1e-6]))
         ),
         "two clusters of variance 1e-4": ex.GaussianMixture(jnp.full(2, 0.5), centres, near),
-        # The pilot is likely to have no sample of the second.
-        "the same, one rare and of variance 1e-6": ex.GaussianMixture(
+        # The pilot is likely to have no sample of it.
+        "a rare cluster of variance 1e-6": ex.GaussianMixture(
             jnp.array([0.99, 0.01]), centres, jnp.array([[0.1, 0.1], [1e-6, 1e-6]])
         ),
     }
