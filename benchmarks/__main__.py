@@ -20,6 +20,7 @@ NAMES = (
     "divergence",
     "entropy",
     "density",
+    "flow_steps",
     "transport",
     "training",
 )

@@ -1,9 +1,11 @@
 """How costs grow: with evaluations, samples, dimension, width, batch and seeds.
 
 The first table takes a neural entropy apart. The second varies one size of each function at a time,
-and fits an exponent to the processor times of calls that compile nothing.
+and fits an exponent to the processor times of calls that compile nothing. With arguments, such as
+`sample log_prob:D`, it is the only table, and has these functions or these of their sizes.
 """
 
+import argparse
 import itertools
 import statistics
 import time
@@ -124,7 +126,7 @@ VARIED: dict[str, dict[str, tuple[int, ...]]] = {
         "D": (2, 8, 64, 784, 3072),
         "N": (1000, 10_000, 100_000, 1_000_000),
         "width": (64, 128, 256, 512, 1024),
-        "seeds": (1, 2, 4, 8),
+        "seeds": (1, 2, 4, 8, 16),
     },
     "log_prob": {"points": (256, 1024, 4096), "D": (2, 8, 64, 784, 3072)},
     "sample": {"samples": (256, 1024, 4096, 16_384), "D": (2, 8, 64, 784, 3072)},
@@ -176,11 +178,13 @@ def processor_time(run: Callable[[jax.Array], Any]) -> float:
     return min(taken[1:])
 
 
-def exponents() -> None:
-    """Print the second table."""
+def exponents(chosen: list[str]) -> None:
+    """Print the second table, or some of its rows."""
     rows = []
     for name, sizes in VARIED.items():
         for axis, values in sizes.items():
+            if chosen and not {name, f"{name}:{axis}"} & set(chosen):
+                continue
             taken = [processor_time(call(name, USUAL | {axis: value})) for value in values]
             both = np.log(values), np.log(taken)
             whole = np.polyfit(*both, 1)[0]
@@ -201,7 +205,13 @@ def exponents() -> None:
 
 
 def main() -> None:
-    """Print the table."""
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("chosen", nargs="*", help="rows of the second table; all if not given")
+    chosen = parser.parse_args().chosen
+    if chosen:
+        exponents(chosen)
+        return
     base = {name: values[0] for name, values in SIZES.items()}
     cases = [base] + [
         base | {name: value} for name, values in SIZES.items() for value in values[1:]
@@ -211,7 +221,7 @@ def main() -> None:
         [*SIZES, "seconds", "to compile (s)", "memory (MiB)", "of the matrix-product rate"],
         [[*map(str, case.values()), *measure(case)] for case in cases],
     )
-    exponents()
+    exponents(chosen)
 
 
 if __name__ == "__main__":

@@ -150,6 +150,7 @@ class Inputs(eqx.Module):
         start: the first step, an integer of NumPy or traced.
         count: how many steps, at most `length`.
         length: of the buffers for losses and norms.
+        block: how many steps the innermost loop takes, see `steps_at_once`.
         layout: members and devices.
     """
 
@@ -159,6 +160,7 @@ class Inputs(eqx.Module):
     start: Any
     count: Any
     length: int = eqx.field(static=True)
+    block: int = eqx.field(static=True)
     layout: Layout = eqx.field(static=True)
 
 
@@ -176,6 +178,15 @@ class Outputs(eqx.Module):
     losses: Float[Array, "*members length"]
     norms: Float[Array, "*members length"]
     finite: Bool[Array, "*members"]
+
+
+def steps_at_once() -> int:
+    """Steps of the innermost loop: one on a CPU.
+
+    On an accelerator the host asks after each turn of a loop whether there is another one, unless
+    their number is known when the program is compiled. Surplus steps of the last block are masked.
+    """
+    return 1 if jax.default_backend() == "cpu" else 10
 
 
 def split_model(model: Any) -> tuple[PyTree, PyTree, PyTree]:
@@ -258,8 +269,18 @@ def _steps(inputs: Inputs, state: State) -> Outputs:
     first = jax.tree.leaves(state.params)[0]
     shape = (*first.shape[: int(layout.members)], inputs.length)
     losses, norms = jnp.zeros(shape, floating(source.data.dtype)), jnp.zeros(shape, first.dtype)
+
+    def masked(i: Array, loop: Any) -> Any:
+        return jax.tree.map(lambda a, b: jnp.where(i < inputs.count, a, b), body(i, loop), loop)
+
+    def several(k: Array, loop: Any) -> Any:
+        first = k * inputs.block
+        return jax.lax.fori_loop(0, inputs.block, lambda j, loop: masked(first + j, loop), loop)
+
     # A loop with a traced bound: a last chunk of fewer steps runs the same program.
-    state, losses, norms = jax.lax.fori_loop(0, inputs.count, body, (state, losses, norms))
+    block, outer = inputs.block, body if inputs.block == 1 else several
+    loop = (state, losses, norms)
+    state, losses, norms = jax.lax.fori_loop(0, -(-inputs.count // block), outer, loop)
 
     def finite(params: PyTree) -> Array:
         return jnp.all(jnp.stack([jnp.all(jnp.isfinite(p)) for p in jax.tree.leaves(params)]))
@@ -287,7 +308,7 @@ def _groups(inputs: Inputs, state: State) -> Outputs:
     def steps(group: Any) -> Outputs:
         arrays, state, rows = group
         setup = eqx.combine(arrays, rest)
-        numbers = (inputs.start, inputs.count, inputs.length)
+        numbers = (inputs.start, inputs.count, inputs.length, inputs.block)
         return _steps(Inputs(setup, inputs.source, rows, *numbers, within), state)
 
     members_first = (arrays, state, inputs.rows)
@@ -311,7 +332,8 @@ def _chunk(inputs: Inputs, state: State) -> Outputs:
     def local(
         setup: Setup, source: Source, rows: PyTree, start: Array, count: Array, state: State
     ) -> Outputs:
-        arrays = Inputs(setup, source, rows, start, count, inputs.length, layout)
+        numbers = (start, count, inputs.length, inputs.block)
+        arrays = Inputs(setup, source, rows, *numbers, layout)
         return _groups(eqx.combine(arrays, rest), state)
 
     of_member, everywhere = layout.spec, PartitionSpec()
@@ -326,8 +348,7 @@ def _chunk(inputs: Inputs, state: State) -> Outputs:
     return run(arrays.setup, arrays.source, arrays.rows, arrays.start, arrays.count, state)
 
 
-# The second form frees the old state for the new one; the first keeps it, for a checkpoint.
-keeping_chunk = eqx.filter_jit(_chunk)
+# The memory of the old state is given to the new one.
 donating_chunk = eqx.filter_jit(_chunk, donate="all-except-first")
 
 

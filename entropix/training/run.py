@@ -36,7 +36,7 @@ from entropix.training.loop import (
     holdout_loss,
     initial_state,
     join_model,
-    keeping_chunk,
+    steps_at_once,
 )
 from entropix.training.source import Source, epoch_orders, floating, rows_of_steps
 
@@ -246,6 +246,10 @@ class Run:
         stops = [(step // every + 1) * every for every in intervals]
         return min(self.steps, *stops, *(at for at in self.measure_at if at > step))
 
+    def evaluates(self, step: int) -> bool:
+        """Whether the held-out loss is taken, and the callback called, after these steps."""
+        return step > 0 and (step % self.every == 0 or step == self.steps)
+
     def model(self, params: PyTree, members: int | None) -> Any:
         """The model, or the stacked models, with a copy of these parameters.
 
@@ -259,13 +263,12 @@ class Run:
         return join_model(template, params, fixed)
 
     def measured(self, step: int, params: PyTree, members: int | None) -> dict[str, np.ndarray]:
-        """What is added to the history by the measurement at a step, if there is one.
+        """What is added to the history by the measurement at a step.
 
         Raises:
             ValueError: if it is not as `measure` must be.
         """
-        if self.measure is None or step not in self.measure_at:
-            return {}
+        assert self.measure is not None
         measure, model = self.measure, self.model(params, members)
         if members is None:
             found = measure(model)
@@ -356,7 +359,6 @@ def train(run: Run) -> tuple[PyTree, History]:
 def _train(run: Run) -> tuple[PyTree, History]:
     layout, checkpoint = run.layout, run.checkpoint
     members = jax.tree.leaves(run.params)[0].shape[0] if layout.members else None
-    padded = None if members is None else layout.padded(members)
     run, now, fingerprint = _begin(run, members)
     sources, rows, saved = run.sources(now.step), run.rows(), now.step
 
@@ -372,60 +374,45 @@ def _train(run: Run) -> tuple[PyTree, History]:
             checkpoint.write(now.step, fingerprint, cut(now.state), history)
         return now.step
 
-    # The state of the last chunk must survive the next one where it may have to be written when
-    # that is interrupted; else its memory is given to the new state.
-    advance = donating_chunk if checkpoint is None else keeping_chunk
+    # The losses of a chunk that nobody waits for are fetched while the next one runs.
+    reported = run.progress or run.callback is not None or run.holdout is not None
+    block = steps_at_once()
     with progress_bar(run.steps, "training", "step", run.progress, initial=now.step) as bar:
         try:
-            if now.step == 0 and 0 in run.measure_at:
-                first = _with_members(run.measured(0, now.state.current, members), padded)
-                now = dataclasses.replace(now, history=_longer(now.history, first))
-            most = 1 if run.progress else run.steps  # the first steps tell how many are shown
+            now = _settled(run, now, members)
+            # The first steps tell how many are shown at a time.
+            most = block if run.progress else run.steps
             while now.step < run.steps and now.active:
                 stop = min(run.next_stop(now.step), now.step + most)
                 count, began = stop - now.step, time.perf_counter()
                 # The numbers of a chunk are arguments of one program: it is compiled once.
                 start = np.int32(now.step)
                 source = sources(count)
-                numbers = (start, np.int32(count), run.every)
+                numbers = (start, np.int32(count), run.every, block)
                 inputs = Inputs(run.setup, source, rows(now.step), *numbers, layout)
-                out = advance(inputs, now.state)
-                evaluated = stop % run.every == 0 or stop == run.steps
-                # The losses of a chunk that nobody waits for are fetched while the next one runs.
-                reported = run.progress or run.callback is not None or run.holdout is not None
+                out = donating_chunk(inputs, now.state)
+                # The old state is gone: an interrupt finds the new one, from here on.
+                chunk = (now.step, count, (out.losses, out.norms, out.finite))
+                pending = (*now.pending, chunk)
+                now = dataclasses.replace(now, step=stop, state=out.state, pending=pending)
                 waited_for = reported or stop in run.measure_at or stop == run.steps
-                found = (out.losses, out.norms, out.finite)
-                reached = _Moment(
-                    stop, out.state, now.history, True, (*now.pending, (now.step, count, found))
-                ).fetched(0 if waited_for else 1)
+                now = now.fetched(0 if waited_for else 1)
                 if run.progress:
-                    most = max(1, int(_SHOWN * count / (time.perf_counter() - began)))
-                history = reached.history
+                    shown = _SHOWN * count / (time.perf_counter() - began)
+                    most = max(1, int(shown / block)) * block
+                now = _settled(run, now, members)
                 # Means since the last evaluation, wherever chunks ended for other reasons.
                 since = (stop - 1) // run.every * run.every
                 metrics = {
-                    name: cut(history[name][..., since:].mean(-1))
+                    name: cut(now.history[name][..., since:].mean(-1))
                     for name in ("loss", "gradient_norm")
                     if reported
                 }
-                state, active = out.state, True
+                evaluated = run.evaluates(stop)
                 if run.holdout is not None and evaluated:
-                    value = holdout_loss(run.setup, state.current, run.holdout, layout)
-                    if state.stopping is not None:
-                        at, patience = jnp.int32(stop), jnp.int32(run.patience or 0)
-                        stopping = state.stopping.evaluated(state.current, value, at, patience)
-                        state = eqx.tree_at(lambda s: s.stopping, state, stopping)
-                        active = bool(np.any(to_host(stopping.active)))
-                    value = to_host(value)
-                    metrics["holdout_loss"] = cut(value)
-                    found = {"holdout_step": np.array([stop], np.int32)}
-                    history = _longer(history, found | {"holdout_loss": value[..., None]})
-                measured = run.measured(stop, state.current, members)
-                history = _longer(history, _with_members(measured, padded))
-                # From here on an interrupt finds the new chunk, before it found the old one.
-                now = _Moment(stop, state, history, active, reached.pending)
+                    metrics["holdout_loss"] = cut(now.history["holdout_loss"][..., -1])
                 bar.update(count, _shown(metrics))
-                last = stop == run.steps or not active
+                last = stop == run.steps or not now.active
                 if checkpoint is not None and (stop % checkpoint.every == 0 or last):
                     saved = write()
                 if run.callback is not None and evaluated:
@@ -440,7 +427,9 @@ def _train(run: Run) -> tuple[PyTree, History]:
                         if saved < stop:
                             saved = write()
         except KeyboardInterrupt:
-            if now.step > saved:
+            arrays = [leaf for leaf in jax.tree.leaves(now.state) if isinstance(leaf, jax.Array)]
+            # In the moment in which a chunk has been started and not yet returned, none is left.
+            if now.step > saved and not any(leaf.is_deleted() for leaf in arrays):
                 write()
             raise
     stopping = now.state.stopping
@@ -455,6 +444,31 @@ def _train(run: Run) -> tuple[PyTree, History]:
     arrays = jax.device_put({"step": step, "best_step": cut(best), **history})
     measured = {k: arrays.pop(k) for k in list(arrays) if k.startswith("measured_") and "__" in k}
     return cut(params), History(**arrays, measured=_estimates(measured))
+
+
+def _settled(run: Run, now: _Moment, members: int | None) -> _Moment:
+    """The moment with all that is evaluated after its steps, where that is missing.
+
+    A checkpoint may have been written by an interrupt that came before it.
+    """
+    step, state, history, layout = now.step, now.state, now.history, run.layout
+    if run.holdout is not None and run.evaluates(step) and step not in history["holdout_step"]:
+        value = holdout_loss(run.setup, state.current, run.holdout, layout)
+        found = {"holdout_step": np.array([step], np.int32)}
+        history = _longer(history, found | {"holdout_loss": to_host(value)[..., None]})
+        active = True
+        if state.stopping is not None:
+            at, patience = jnp.int32(step), jnp.int32(run.patience or 0)
+            stopping = state.stopping.evaluated(state.current, value, at, patience)
+            state = eqx.tree_at(lambda s: s.stopping, state, stopping)
+            active = bool(np.any(to_host(stopping.active)))
+        now = dataclasses.replace(now, state=state, history=history, active=active)
+    if step in run.measure_at and step not in history["measured_step"]:
+        measured = run.measured(step, state.current, members)
+        padded = None if members is None else layout.padded(members)
+        history = _longer(history, _with_members(measured, padded))
+        now = dataclasses.replace(now, history=history)
+    return now
 
 
 def _begin(run: Run, members: int | None) -> tuple[Run, _Moment, dict]:

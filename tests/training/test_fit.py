@@ -1,5 +1,6 @@
 """What `fit` trains, what it leaves alone, and how it refuses."""
 
+import dataclasses
 import inspect
 
 import equinox as eqx
@@ -154,19 +155,24 @@ def test_rows_of_steps_are_those_of_their_epochs():
             assert rows[member, i].tolist() == order[at : at + 2].tolist()
 
 
-def test_the_loop_holds_no_conditional(monkeypatch):
-    texts = []
+def test_the_loop_of_an_accelerator(monkeypatch):
+    """No conditional, blocks of a known number of steps, and the same numbers."""
+    programs = []
 
-    def spy(inputs, state):
-        texts.append(donating_chunk.lower(inputs, state).as_text())
-        raise KeyboardInterrupt
+    def blocks(inputs, state):
+        inputs = dataclasses.replace(inputs, block=4)
+        if not programs:
+            programs.append(donating_chunk.lower(inputs, state))
+            programs.append(programs[0].compile())
+        return programs[1](inputs, state)
 
-    monkeypatch.setattr("entropix.training.run.donating_chunk", spy)
     data = gaussian_data()
-    with pytest.raises(KeyboardInterrupt):
-        fit(small_model(data=data), data, key=KEY, **QUICK)
-    assert "stablehlo.while" in texts[0]
-    assert "stablehlo.case" not in texts[0]
+    model, options = small_model(data=data), QUICK | {"steps": 10}
+    plain = fit(model, data, key=KEY, **options)
+    monkeypatch.setattr("entropix.training.run.donating_chunk", blocks)
+    assert_same(fit(model, data, key=KEY, **options), plain)
+    assert "stablehlo.case" not in programs[0].as_text()
+    assert 'known_trip_count":{"n":"4"}' in programs[1].compiled.as_text()
 
 
 @pytest.mark.slow(reason="a run for each order")

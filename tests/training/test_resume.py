@@ -62,6 +62,25 @@ def test_resumed_equals_uninterrupted(tmp_path, whole, stop, every):
         assert_same(resumed.history, whole.history)
 
 
+def test_an_interrupt_before_an_evaluation(tmp_path, whole, monkeypatch):
+    """The steps are kept, and the run that resumes evaluates them first."""
+    data = gaussian_data()
+    options = OPTIONS | {"checkpoint": ex.Checkpoint(tmp_path, resume=True)}
+    options["holdout"] = ex.Holdout(data[:9], every=4)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("entropix.training.run.holdout_loss", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit(small_model(), data, key=KEY, **options)
+    seen = []
+    callback = Callback(lambda step, _: seen.append(step), 4)
+    assert_same(fit(small_model(), data, key=KEY, callback=callback, **options), whole)
+    assert seen == [8, 12, 16, 20, 23]
+
+
 def test_resuming_a_finished_run_takes_no_step(tmp_path, whole):
     data = gaussian_data()
     checkpoint = ex.Checkpoint(tmp_path / "new" / "run.ckpt", resume=True)
