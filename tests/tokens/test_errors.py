@@ -20,7 +20,7 @@ def estimates(process, table, key):
     p = jnp.exp(model.log_weights)
     marginals = [jnp.log(jnp.sum(p, [j for j in range(D) if j != i])) for i in range(D)]
     data = model.sample(1000, key=keys[0])
-    few = {"num_evaluations": 1024}
+    few = {"num_evaluations": 2048}
     singles = [exact(marginal, process) for marginal in marginals]
     found = [
         ex.neural_entropy(model, data, key=keys[1], **few),
