@@ -20,17 +20,19 @@ for _name in (
 ):
     os.environ.setdefault(_name, _threads)
 
-# The tests are bound by compilation: leave out what makes compiled code fast. Worker processes
-# inherit what is decided here.
+# The tests are bound by compilation: leave out what makes compiled code fast, and optimise nothing
+# but where a test asks for `optimised`. Worker processes inherit what is decided here.
 _QUICK = [
-    "--xla_backend_optimization_level=0",
+    "--xla_backend_optimization_level=1",
     "--xla_llvm_disable_expensive_passes=true",
     "--xla_cpu_parallel_codegen_split_count=1",
 ]
 # An unknown flag aborts the process, and this one is gone in jaxlib 0.12.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     _QUICK.append("--xla_cpu_use_fusion_emitters=false")
-os.environ.setdefault("XLA_FLAGS", " ".join(_QUICK))
+if "XLA_FLAGS" not in os.environ:
+    os.environ["XLA_FLAGS"] = " ".join(_QUICK)
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 # Compiled programs are kept between runs and processes, in a folder that git ignores: the smallest
 # too, which are many and the same in all files. Its size is limited here: with a limit in JAX, all
@@ -176,6 +178,15 @@ def x32():
 
     with single():
         yield
+
+
+@pytest.fixture
+def optimised():
+    """For a test that trains for minutes: its programs run twice as fast, and compile longer."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 # Compiled programs are kept from file to file, as most of the small ones are needed again. They are

@@ -208,7 +208,7 @@ CASES = {
     "storage_digits": (
         storage_digits,
         "S_NN = a + b log N",
-        {"sizes": (64, 256, 1024), "steps": 60, "seeds": 2, "samples": 20, "widths": (32,)},
+        {"sizes": (64, 256, 1024), "steps": 60, "seeds": 1, "samples": 20, "widths": (32,)},
     ),
     "straight_flows": (straight_flows, "bending", {"steps": 100, "samples": 512, "number": 200}),
     "subspace_dimension": (
