@@ -183,7 +183,7 @@ def x32():
 @pytest.fixture
 def optimised():
     """For a test that trains for minutes: its programs run twice as fast, and compile longer."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

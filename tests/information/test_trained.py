@@ -23,7 +23,6 @@ def test_the_student_has_information_without_correlation():
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("optimised")
 @pytest.mark.filterwarnings("ignore:the held-out loss was still falling")
 @pytest.mark.parametrize("task", CASES, ids=[task.name for task in CASES])
 def test_information_from_a_trained_network(task):
