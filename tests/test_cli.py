@@ -315,7 +315,6 @@ def test_a_full_disk_ends_in_one_line(capsys, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("optimised")
 def test_digits_with_the_defaults(capsys):
     start = time.monotonic()
     code, out, _ = run(capsys, "measure", "digits")
