@@ -182,7 +182,7 @@ def x32():
 
 @pytest.fixture
 def optimised():
-    """For a test that mostly trains: its programs run twice as fast, compiled in thrice the time."""
+    """For a test that mostly trains: programs twice as fast, compiled in thrice the time."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
