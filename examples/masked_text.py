@@ -18,7 +18,7 @@ import optax
 import entropix as ex
 
 
-LENGTH, HELD_OUT, ORDERS = 64, 256, 5
+LENGTH, ORDERS = 64, 5
 
 
 def codes(x, order: int, count: int) -> np.ndarray:
@@ -45,13 +45,13 @@ def markov_bits(train: np.ndarray, text: np.ndarray, count: int) -> list[float]:
     return bits
 
 
-def main(out: Path, steps: int = 2400, evaluations: int = 8192) -> dict:
+def main(out: Path, steps: int = 2400, evaluations: int = 8192, held_out: int = 256) -> dict:
     """Train, measure and plot; returns the numbers by name."""
     # Paragraphs that appear under several topics are taken once.
     paragraphs = dict.fromkeys(part for text in topics.values() for part in text.split("\n\n"))
     characters, text = np.unique(list("\n\n".join(paragraphs)), return_inverse=True)
     count, text = len(characters), text[: len(text) // LENGTH * LENGTH].reshape(-1, LENGTH)
-    train, held_out = np.split(np.random.default_rng(0).permutation(text), [-HELD_OUT])
+    train, rest = np.split(np.random.default_rng(0).permutation(text), [-held_out])
     model_key, fit_key, key = jax.random.split(jax.random.key(0), 3)
 
     process = ex.Masking(count, ex.LinearSchedule())
@@ -68,9 +68,9 @@ def main(out: Path, steps: int = 2400, evaluations: int = 8192) -> dict:
         loss=ex.training.TokenDenoising(num_draws=1),
     )
     model, unit = fit.model, LENGTH * np.log(2)
-    bound = -ex.log_prob(model, held_out, key=key, method=ex.PathBound(64)).mean
-    stored = ex.entropy_curve(model, held_out, key=key, num_evaluations=evaluations, num_times=40)
-    markov = markov_bits(train, held_out, count)
+    bound = -ex.log_prob(model, rest, key=key, method=ex.PathBound(64)).mean
+    stored = ex.entropy_curve(model, rest, key=key, num_evaluations=evaluations, num_times=40)
+    markov = markov_bits(train, rest, count)
     print(f"masked diffusion   {float(bound.value) / unit:.2f} bits per character, a bound")
     for order, bits in enumerate(markov):
         print(f"Markov, order {order}    {bits:.2f}")

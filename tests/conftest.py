@@ -20,24 +20,27 @@ for _name in (
 ):
     os.environ.setdefault(_name, _threads)
 
-# The tests are bound by compilation: leave out what makes compiled code fast. Worker processes
-# inherit what is decided here.
+# The tests are bound by compilation: leave out what makes compiled code fast, and optimise nothing
+# but where a test asks for `optimised`. Worker processes inherit what is decided here.
 _QUICK = [
-    "--xla_backend_optimization_level=0",
+    "--xla_backend_optimization_level=1",
     "--xla_llvm_disable_expensive_passes=true",
     "--xla_cpu_parallel_codegen_split_count=1",
 ]
 # An unknown flag aborts the process, and this one is gone in jaxlib 0.12.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     _QUICK.append("--xla_cpu_use_fusion_emitters=false")
-os.environ.setdefault("XLA_FLAGS", " ".join(_QUICK))
+if "XLA_FLAGS" not in os.environ:
+    os.environ["XLA_FLAGS"] = " ".join(_QUICK)
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
-# Programs that take long to compile are kept between runs, in a folder that git ignores. Its size
-# is limited here: with a limit in JAX, all of its entries are visited for each that is added.
+# Compiled programs are kept between runs and processes, in a folder that git ignores: the smallest
+# too, which are many and the same in all files. Its size is limited here: with a limit in JAX, all
+# of its entries are visited for each that is added.
 _cache = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
 if os.access(_cache.parent.parent, os.W_OK) and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_cache)
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     # Two processes may meet at an entry: the program is compiled then.
     _ignored = [
@@ -177,8 +180,18 @@ def x32():
         yield
 
 
+@pytest.fixture
+def optimised():
+    """For a test that mostly trains: programs twice as fast, compiled in thrice the time."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 # Compiled programs are kept from file to file, as most of the small ones are needed again. They are
-# dropped when there are so many: a long run would otherwise hold gigabytes of them.
+# dropped when there are so many: a long run would otherwise hold gigabytes of them. To visit all
+# objects takes a second by then; after other files, those that are new are visited.
 MOST_PROGRAMS = 1000
 _compiled = 0
 
@@ -189,11 +202,14 @@ def _count(event, duration_secs, **_):
     _compiled += event == "/jax/core/compile/backend_compile_duration"
 
 
+# Programs are made of many small objects, most of which stay.
+gc.set_threshold(200_000, 50, 50)
+
+
 def pytest_collection_finish():
     # What has been imported stays: the collector need not visit it again and again.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(200_000, 50, 50)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -203,4 +219,6 @@ def _release_memory():
     if _compiled > MOST_PROGRAMS:
         jax.clear_caches()
         _compiled = 0
-    gc.collect()
+        gc.collect()
+    else:
+        gc.collect(1)

@@ -332,12 +332,7 @@ def test_digits_with_the_defaults(capsys):
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_labels_of_digits(capsys, shuffled):
     """Between 1.8 nats and H(label) = ln 10; nothing if the labels are dealt out at random."""
-    words = [
-        "--widths",
-        *2 * ["64" if shuffled else "256"],
-        "--steps",
-        "300" if shuffled else "1500",
-    ]
+    words = ["--widths", "256", "256", "--steps", "300" if shuffled else "1500"]
     words += ["--evaluations", "8192", "--samples", "64", "--no-plots"]
     control = ["--quiet", *(["--shuffle-labels"] if shuffled else [])]
     code, _, _ = run(capsys, "measure", "digits", "--condition", "labels", *words, *control)

@@ -102,7 +102,7 @@ def spectral_entropy(peaks):
 
 def speed_accuracy(ratios):
     assert 0.9 < ratios["Gaussian OT"] < 1.1
-    assert all(0 < ratios[name] < 0.95 for name in ("cosine", "rectified flow", "VP"))
+    assert 0 < ratios["cosine"] < 0.95
 
 
 def storage_digits(found):
@@ -142,7 +142,11 @@ CASES = {
         {"samples": 40, "evaluations": 64, "pixels": 12},
     ),
     "maxwell_demon": (maxwell_demon, "spent", {"steps": 150, "samples": 512, "num_steps": 48}),
-    "masked_text": (masked_text, "bits per character", {"steps": 20, "evaluations": 1024}),
+    "masked_text": (
+        masked_text,
+        "bits per character",
+        {"steps": 20, "evaluations": 1024, "held_out": 32},
+    ),
     "memorisation": (memorisation, "off the circle", {"points": 32, "samples": 100, "stops": 2}),
     "multi_seed": (multi_seed, "over seeds", {"seeds": 3, "steps": (60,), "samples": 512}),
     "mutual_information": (
@@ -158,7 +162,12 @@ CASES = {
     "guidance_information": (
         guidance_information,
         "S_NN by class",
-        {"steps": 30, "width": 32, "evaluations": 2048, "samples": 50},
+        {"steps": 30, "width": 32, "evaluations": 4096, "samples": 50},
+    ),
+    "where_information_is": (  # the same training
+        where_information_is,
+        "half of the class entropy",
+        {"steps": 30, "width": 32, "evaluations": 4096},
     ),
     "pretrained_unet": (
         pretrained_unet,
@@ -189,12 +198,17 @@ CASES = {
     "speed_accuracy": (
         speed_accuracy,
         "Gaussian OT",
-        {"samples": 200, "num_steps": 16, "shifts": 2},
+        {
+            "samples": 200,
+            "num_steps": 16,
+            "shifts": 2,
+            "names": ("Gaussian OT", "cosine"),  # more in transport/test_speed_accuracy.py
+        },
     ),
     "storage_digits": (
         storage_digits,
         "S_NN = a + b log N",
-        {"sizes": (64, 256, 1024), "steps": 60, "seeds": 2, "samples": 20, "widths": (32,)},
+        {"sizes": (64, 256, 1024), "steps": 60, "seeds": 1, "samples": 20, "widths": (32,)},
     ),
     "straight_flows": (straight_flows, "bending", {"steps": 100, "samples": 512, "number": 200}),
     "subspace_dimension": (
@@ -206,11 +220,6 @@ CASES = {
         transport_study,
         "L decreases from one length of training",
         {"epochs": (1, 3), "samples": 1024, "evaluations": 512, "widths": (32,)},
-    ),
-    "where_information_is": (
-        where_information_is,
-        "half of the class entropy",
-        {"steps": 30, "width": 64, "evaluations": 4096},
     ),
 }
 

@@ -60,7 +60,7 @@ def test_the_standard_error_is_honest(rate):
         model = ex.EntropyMatching(Shrink(rate), vp(), shape=(3,))
     else:
         model = ex.ExactModel(mixture(3), vp())
-    x = mixture(3).sample(8, key=jax.random.key(0))
+    x = mixture(3).sample(4, key=jax.random.key(0))
     method = ex.density.Jarzynski(num_paths=128, num_steps=96)
     run = jax.jit(lambda k: ex.log_prob(model, x, key=k, method=method))
     results = jax.lax.map(run, jax.random.split(jax.random.key(1), 60))

@@ -69,7 +69,7 @@ def rms(gap):
 def test_strong_orders_of_the_forward_sde(x64, tree):
     """The Ornstein-Uhlenbeck process on one path. Euler 1; SRA1 2, for want of a nonlinear drift.
 
-    Against steps of a sixteenth of the size, where SRA1 makes an error of 1/256.
+    Against steps of an eighth of the size, where SRA1 makes an error of 1/64.
     """
     process = PROCESSES["vp-constant"]()
     x = jnp.linspace(-1.0, 1.0, 100).reshape(-1, 1)
@@ -79,7 +79,7 @@ def test_strong_orders_of_the_forward_sde(x64, tree):
         key, times = jax.random.key(0), jnp.linspace(0.0, 1.0, n + 1)
         return solve_forward(process, x, key=key, times=times, solver=solver, path=path).final
 
-    exact = solve(SRA1, 1024)
+    exact = solve(SRA1, 512)
     euler, sra = ([rms(solve(s, n) - exact) for n in (32, 64)] for s in (diffrax.Euler(), SRA1))
     assert 0.85 < slope(*euler) < 1.15
     assert 1.8 < slope(*sra) < 2.2
@@ -368,8 +368,7 @@ def test_gradients_of_a_forward_functional(x64, solver, adjoint):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("adjoint", ["recursive", "direct"])
-def test_gradients_along_a_given_path(x64, adjoint):
+def test_gradients_along_a_given_path(x64):
     flat, rebuild = numbers(PROCESSES["vp-constant"]())
     x = jax.random.normal(jax.random.key(5), (4, 2))
     path, times = brownian(0.0, 1.0, (4, 2)), jnp.linspace(0.0, 1.0, 7)
@@ -381,7 +380,8 @@ def test_gradients_along_a_given_path(x64, adjoint):
         return jnp.mean(jnp.sin(run.final))
 
     expected = finite_difference(jax.jit(lambda batch: jax.lax.map(value, batch)), flat)
-    np.testing.assert_allclose(gradient(value, flat, adjoint), expected, rtol=1e-4, atol=1e-9)
+    found = gradient(value, flat, "recursive")
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-9)
 
 
 @pytest.mark.slow

@@ -221,31 +221,6 @@ def test_vmap_over_processes():
         np.testing.assert_allclose(one[1], other, atol=2e-4)
 
 
-@pytest.mark.slow(reason="covered by the table of test_recompilation")
-def test_new_numbers_are_not_new_programs():
-    traces = []
-
-    def counted(s0, s1, y0, y1):
-        traces.append(None)
-        return y1[0] - y0[0]
-
-    class Counted(Pull):
-        def __call__(self, log_snr, y, condition=None):
-            traces.append(None)
-            return -y
-
-    network, counts = Counted(), []
-    for k in (1.0, 0.5, 0.2):
-        process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0 * k), kappa=k)
-        model = ex.ScoreMatching(network, process)
-        key, x = jax.random.key(int(10 * k)), k * states()
-        solve_forward(process, x, key=key, num_steps=3, functional=counted)
-        solve_reverse(model, x, key=key, num_steps=3)
-        solve_flow(model, x, num_steps=3, functional=counted)
-        counts.append(len(traces))
-    assert counts[0] == counts[1] == counts[2] > 0
-
-
 # ---------------------------------------------------------------------------- refusals
 
 

@@ -70,8 +70,9 @@ def test_labels_are_conditions_and_bound_the_value():
     assert 0.3 < float(found) < np.log(4)
 
 
-@pytest.mark.slow(reason="programs of four shapes; the examples of the docstrings run by default")
-def test_conditional_total_correlation_entropy_and_divergence():
+@pytest.mark.slow(reason="programs of two shapes")
+def test_conditional_information_and_divergence():
+    """The docstrings of the other estimates compare them with closed forms."""
     x, y = gaussian_pair()
     rng = np.random.default_rng(3)
     information = ex.information
@@ -81,12 +82,6 @@ def test_conditional_total_correlation_entropy_and_divergence():
     )
     # Given z, both are as they were.
     assert within(given, -np.log(1 - 0.64))
-    total = information.estimate_total_correlation(
-        np.stack([x[:, 0], y[:, 0]], axis=1), key=KEY, recipe=SMALL
-    )
-    assert within(total, -0.5 * np.log(1 - 0.64))
-    entropy = information.estimate_entropy(3 * x, key=KEY, recipe=SMALL)
-    assert within(entropy, np.log(2 * np.pi * np.e) + 2 * np.log(3))
     divergence = information.estimate_kl(x + [1.0, 0.0], z[:400], key=KEY, recipe=SMALL)
     assert divergence.pointwise.shape == (600,)
     assert within(divergence, 0.5)

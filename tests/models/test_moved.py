@@ -15,7 +15,6 @@ from tests.helpers import (
     all_finite,
     as_shipped,
     finite_difference,
-    learned_path,
     numbers,
     quick,
     quick_jit,
@@ -231,10 +230,10 @@ def test_estimates_of_a_moved_network():
 
 
 @pytest.mark.slow  # second derivatives of several models
-@pytest.mark.parametrize("name", ["path", "ve"])
+@pytest.mark.parametrize("name", ["path-module", "ve"])
 def test_action_of_a_moved_model(name, x64):
     """The objective of a schedule is the action of the data, and so is its gradient."""
-    process = learned_path(0.05, 0.8) if name == "path" else PROCESSES["ve"]()
+    process = PROCESSES[name]()
     data = Groups().distribution.sample(16, key=jax.random.key(0))
     models = perfect_models(PROCESSES["vp"]())
     exact = ex.ExactModel(Groups().distribution, PROCESSES["vp"]())

@@ -116,23 +116,6 @@ def test_the_parts_sum_to_the_whole(mixture):
     assert mixture.sizes["edge"] == mixture.sizes["interval"] + 1
 
 
-@pytest.mark.slow(reason="another data set")
-def test_the_scales_of_images_sum_to_the_pixels(tmp_path):
-    """The same evaluations, divided in two ways."""
-    images = np.random.default_rng(0).normal(size=(NUM_SAMPLES, 4, 5)).cumsum(axis=1)
-    np.save(tmp_path / "images.npy", images.astype(np.float32))
-    record = measure(
-        tmp_path / "images.npy",
-        options(tmp_path / "out", data={"num_samples": None, "kind": "image"}),
-    )
-    assert record["scale"].values.tolist() == ["mean", "1", "2 to 3", "4"]
-    assert record.sizes["coordinate"] == 20
-    for name in ("entropy", "entropy_interval"):
-        scales, pixels = record[f"scale_{name}"], record[f"coordinate_{name}"]
-        np.testing.assert_allclose(scales.sum("scale"), pixels.sum("coordinate"), rtol=1e-4)
-    assert "S_NN by scale" in (tmp_path / "out" / "report.md").read_text()
-
-
 def test_the_critical_times_agree_on_all_clocks(mixture):
     for name in ("speciation", "collapse"):
         log_snr, time, ou_time = (mixture[f"{name}_{c}"] for c in ("log_snr", "time", "ou_time"))

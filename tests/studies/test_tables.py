@@ -30,7 +30,7 @@ def measured(source, folder, *words):
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "penguins.tsv"
-    penguins(162).to_csv(path, index=False, sep="\t", decimal=",")
+    penguins(132).to_csv(path, index=False, sep="\t", decimal=",")
     return path
 
 
@@ -42,11 +42,12 @@ def test_penguins(file, tmp_path, capsys):
     """Tabs, decimal commas, text, missing values: refused with a way out, then measured."""
     assert main(["measure", str(file), *SMALL, "--out", str(tmp_path / "no")]) == 2
     assert "--drop species island sex" in capsys.readouterr().err
-    # As many rows and columns as in other tests, which therefore share its programs.
-    record = measured(file, tmp_path / "out", "--columns", *MEASURES[:2], "--drop-missing")
+    # As many rows and columns as in the tests below, which therefore share its programs.
+    columns = [*MEASURES, "year"]
+    record = measured(file, tmp_path / "out", "--columns", *columns, "--drop-missing")
     text = record.attrs["data_text"]
-    assert "160 rows of 2 columns" in text
-    assert "2 of 162 rows" in text
+    assert "130 rows of 4 columns" in text
+    assert "2 of 132 rows" in text
     assert "no density, because values recur: " in text
     assert "chosen, because values of " in record.attrs["cutoff_text"]
     assert text in (tmp_path / "out" / "report.md").read_text()
@@ -77,10 +78,13 @@ def test_the_tables_of_scikit_learn(name, tmp_path):
     datasets = pytest.importorskip("sklearn.datasets")
     frame = getattr(datasets, f"load_{name}")(as_frame=True).frame
     frame.to_csv(tmp_path / "x.csv", index=False)
-    words = ["--condition", "target"] if name != "diabetes" else []
+    labelled = name != "diabetes"
     data = prepare_data(
-        tmp_path / "x.csv", DataOptions(), ConditionOptions("target" if words else None)
+        tmp_path / "x.csv", DataOptions(), ConditionOptions("target" if labelled else None)
     )
+    if labelled:
+        assert data.condition is not None
+        assert data.condition.dim == 3 - (name == "breast_cancer")
     found, cutoff = data.description, choose_cutoff(None, PROCESS, data)
     assert found.discrete.any()
     assert cutoff.value == pytest.approx(0.01, rel=0.1)
@@ -91,27 +95,18 @@ def test_the_tables_of_scikit_learn(name, tmp_path):
 
 
 @pytest.mark.slow(reason="whole studies")
-@pytest.mark.parametrize("name", [*SETS, "penguins"])
+@pytest.mark.parametrize("name", SETS)
 def test_tables_measured(name, tmp_path):
     """130 rows of four columns of each, which share their programs."""
-    if name == "penguins":
-        frame, words = penguins(132), ["--columns", *MEASURES, "year", "--condition", "species"]
-    else:
-        datasets = pytest.importorskip("sklearn.datasets")
-        frame = getattr(datasets, f"load_{name}")(as_frame=True).frame
-        columns = [frame.columns[i] for i in FOUR_COLUMNS[name]]
-        words = ["--columns", *columns]
-        words += ["--condition", "target"] if name in ("iris", "wine") else []
-    frame.sample(130 + 2 * (name == "penguins"), random_state=0).to_csv(
-        tmp_path / "x.csv", index=False
-    )
-    record = measured(tmp_path / "x.csv", tmp_path / "out", *words, "--drop-missing")
+    datasets = pytest.importorskip("sklearn.datasets")
+    frame = getattr(datasets, f"load_{name}")(as_frame=True).frame
+    frame.sample(130, random_state=0).to_csv(tmp_path / "x.csv", index=False)
+    columns = [frame.columns[i] for i in FOUR_COLUMNS[name]]
+    record = measured(tmp_path / "x.csv", tmp_path / "out", "--columns", *columns)
     assert np.isfinite(record["neural_entropy"]).all()
     if name != "breast_cancer":  # whose values recur in the whole table only
         assert record.attrs["cutoff"] > 0
         assert "no density, because values recur: " in record.attrs["data_text"]
-    if "--condition" in words:
-        assert "3 classes" in record.attrs["condition_text"]
 
 
 # Sets of the same numbers, 130 x 4 (as the tables above) and 40 x 36, share their programs.
@@ -164,6 +159,16 @@ def test_other_formats_measured(make, tmp_path):
     dependent = make is parquet
     assert (record.attrs["cutoff"] > 0) == dependent
     assert ("lie in 3 dimensions" in record.attrs["cutoff_text"]) == dependent
+    if make in (mnist, pngs):  # the same evaluations, divided by scale and by pixel
+        square = make is mnist
+        assert record["scale"].values.tolist() == (
+            ["mean", "1", "2 to 3", "4 to 5"] if square else ["mean", "1", "2 to 3"]
+        )
+        for name in ("entropy", "entropy_interval"):
+            scales, pixels = record[f"scale_{name}"], record[f"coordinate_{name}"]
+            assert pixels.sizes["coordinate"] == 36
+            np.testing.assert_allclose(scales.sum("scale"), pixels.sum("coordinate"), rtol=1e-4)
+        assert "S_NN by scale" in (tmp_path / "out" / "report.md").read_text()
 
 
 # ------------------------------------------------------------------ the pieces
@@ -219,7 +224,7 @@ def test_two_tables_of_the_same_categories(tmp_path):
 def test_normal_scores_keep_the_units_of_log_densities(tmp_path):
     """-log of the Gaussian of normal scores is near the entropy of the data, in their units."""
     rng = np.random.default_rng(0)
-    np.save(tmp_path / "x.npy", 5 * rng.standard_cauchy((160, 2)))
+    np.save(tmp_path / "x.npy", 5 * rng.standard_cauchy((130, 4)))
     data = prepare_data(tmp_path / "x.npy", DataOptions(standardise="ranks"))
     z, x = data.held_out, data.standardisation.inverse(data.held_out)
     np.testing.assert_allclose(data.log_jacobian(z), data.standardisation.log_jacobian(x))
@@ -228,7 +233,7 @@ def test_normal_scores_keep_the_units_of_log_densities(tmp_path):
     measure(tmp_path / "x.npy", small)
     with xarray.open_dataset(tmp_path / "out" / "results.nc", engine="h5netcdf") as record:
         assert record.attrs["standardisation"] == "ranks"
-        truth = 2 * np.log(4 * np.pi * 5)  # the entropy of two Cauchy variables of scale 5
+        truth = 4 * np.log(4 * np.pi * 5)  # the entropy of four Cauchy variables of scale 5
         gaussian = record["negative_log_likelihood_gaussian"]
         assert abs(gaussian - truth) < 4 * record["negative_log_likelihood_gaussian_stderr"] + 0.2
         assert "normal scores" in record.attrs["coordinates_text"]

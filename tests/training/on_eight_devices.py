@@ -95,14 +95,6 @@ def test_estimates_are_spread(x64):
     assert largest_difference(here, there) < 1e-10
     assert shared < work() / 4
 
-    def of_member(model):
-        return ex.neural_entropy(model, data, key=KEY, num_evaluations=1024)
-
-    here = fits.map(of_member)
-    with jax.set_mesh(ex.make_mesh(seed=4)):
-        there = fits.map(of_member)
-    assert largest_difference(here, there) < 1e-10
-
 
 def test_a_checkpoint_is_taken_up_on_other_devices(tmp_path, x64):
     data, keys = gaussian_data(), jax.random.split(KEY, 6)

@@ -12,7 +12,7 @@ from tests.helpers import PROCESSES
 from tests.mixtures import mixture
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("optimised")]
 
 
 @eqx.filter_jit
