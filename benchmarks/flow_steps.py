@@ -1,9 +1,11 @@
-"""Steps of the probability flow: adaptive ones of each sample, or a grid that a pilot has chosen.
+"""Steps of the probability flow: adaptive for each sample, or one grid chosen by a pilot run.
 
-Under `vmap` the adaptive steps of a batch wait for those of its slowest sample. A grid for the
-whole batch does not: equal steps of the angle, or the quantiles of the adaptive steps of a pilot of
-64 samples. The table compares errors of log densities and evaluations of a field, counted as they
-are computed, without those of the pilot; all in float64, so that no error is one of rounding.
+Under `vmap` the adaptive steps of a batch wait for its slowest sample. One grid for the whole batch
+does not: equal steps of the angle of `ProbabilityFlow`, or quantiles of the adaptive steps of a
+pilot run of 64 samples. The table compares errors of log densities and evaluations per sample, as
+many as the slowest sample needs, without those of the pilot run. All is computed in float64, so
+that rounding is negligible. The truth is exact, or for networks that of adaptive steps with
+tolerance 1e-9.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +23,7 @@ from entropix.dynamics import ReverseCoordinates
 from entropix.models import reference_variance
 
 
-# The method with its own steps is that of `ProbabilityFlow`; six evaluations a step.
+# The solver and the adaptive steps are those of `ProbabilityFlow`; six evaluations per step.
 SOLVER, EVALUATIONS, PILOT, COUNT = diffrax.Tsit5(), 6, 64, 128
 Case = tuple[str, Any, jax.Array, Callable | None]
 
@@ -30,7 +32,7 @@ Case = tuple[str, Any, jax.Array, Callable | None]
 def densities(
     model: Any, x: jax.Array, controller: Any, max_steps: int = 4096, *, save: bool = False
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-    """Log densities, numbers of steps tried and accepted, and the angles of these."""
+    """Log densities, numbers of steps tried and accepted, and the angles of the accepted ones."""
     process = model.process
     bridge = ReverseCoordinates(process, reference_variance(model), flow=True)
     (t0, t1), root = (process.t0, process.t1), jnp.sqrt(bridge.variance)
@@ -70,7 +72,7 @@ def densities(
 
 
 def adaptive(tolerance: float) -> diffrax.PIDController:
-    """Steps of each sample's own; an array, so that another tolerance compiles nothing."""
+    """Adaptive steps; the tolerance is an array, so that another value compiles nothing."""
     return diffrax.PIDController(rtol=jnp.asarray(tolerance), atol=jnp.asarray(tolerance))
 
 
@@ -88,7 +90,10 @@ def quantiles(angles: np.ndarray, accepted: np.ndarray, end: float, num_steps: i
 
 
 def cases() -> Iterator[Case]:
-    """A smooth density, three that are not, and trained networks; the last entry is exact."""
+    """A smooth density, three that are not, and trained networks.
+
+    The last entry is the exact log density, or None for networks.
+    """
     process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
     key = jax.random.key(0)
     smooth = mixture(3)
@@ -99,7 +104,7 @@ def cases() -> Iterator[Case]:
             jnp.zeros(3), jnp.diag(jnp.array([1.0, 1e-2, 1e-6]))
         ),
         "two clusters of variance 1e-4": ex.GaussianMixture(jnp.full(2, 0.5), centres, near),
-        # The pilot is likely to have no sample of it.
+        # The pilot run is likely to have no sample of it.
         "a rare cluster of variance 1e-6": ex.GaussianMixture(
             jnp.array([0.99, 0.01]), centres, jnp.array([[0.1, 0.1], [1e-6, 1e-6]])
         ),

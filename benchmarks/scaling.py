@@ -2,7 +2,8 @@
 
 The first table takes a neural entropy apart. The second varies one size of each function at a time,
 and fits an exponent to the processor times of calls that compile nothing. With arguments, such as
-`sample log_prob:D`, it is the only table, and has these functions or these of their sizes.
+`sample log_prob:D`, only the rows of the second table for these functions, or for these sizes of
+them, are printed.
 """
 
 import argparse
@@ -205,7 +206,7 @@ def exponents(chosen: list[str]) -> None:
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print both tables, or the chosen rows of the second."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("chosen", nargs="*", help="rows of the second table; all if not given")
     chosen = parser.parse_args().chosen

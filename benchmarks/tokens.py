@@ -4,8 +4,8 @@ The first table takes a transformer for 32 of 27 tokens, interleaved: a training
 matrix products, as JAX writes them, forward and backward; and the entropy beside the network alone,
 for the same number of sequences. The second trains networks on samples of an Ising ring and of
 a Markov chain, whose entropies and likelihoods are known. The third estimates the mutual
-information of pairs of sequences from samples, a task like those of INFO-SEDD (2502.19183):
-sequences of independent pairs of tokens whose mutual information was chosen.
+information of two sequences from samples, a task like those of INFO-SEDD (2502.19183): the pairs of
+tokens at the same site are independent of each other, and their mutual information is given.
 """
 
 import argparse
@@ -188,12 +188,12 @@ def trained(name: str, exact: ex.models.ExactChain, steps: int) -> list[str]:
 # ------------------------------------------------------------------ mutual information
 
 
-# Tokens, pairs, and nats that a pair of sequences shares.
+# K, length of each sequence, mutual information of the two sequences in nats.
 PAIRS = ((4, 5, 1.0), (4, 5, 4.0), (16, 5, 4.0), (4, 10, 4.0), (4, 10, 10.0))
 
 
 def joint(tokens: int, nats: float) -> np.ndarray:
-    """The law of a pair that is equal with some probability, else uniform, and shares `nats`."""
+    """The law of two tokens, equal with some probability or else uniform, that share `nats`."""
 
     def table_of(equal: float) -> np.ndarray:
         return equal * np.eye(tokens) / tokens + (1 - equal) / tokens**2
@@ -276,7 +276,7 @@ def main() -> None:
             "tokens",
             "length of each",
             "truth",
-            "of these samples, from their law",
+            "exact, for these samples",
             "estimate",
             "its Monte Carlo error",
             "processor s",

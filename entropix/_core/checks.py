@@ -124,7 +124,7 @@ def exact_shape(value: Any, shape: tuple[int, ...], name: str) -> Array:
 def samples(data: Any, name: str = "data", *, minimum: int = 2, integers: bool = False) -> Array:
     """At least `minimum` finite samples along a leading axis, converted to floating point.
 
-    With `integers` those that are integers are not converted.
+    With `integers`, arrays of integers are not converted.
     """
     array = as_number(data, name) if integers else as_float(data, name)
     if array.ndim < 2:

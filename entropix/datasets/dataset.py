@@ -288,16 +288,17 @@ class Dataset:
         return [between.join(names[int(i)] for i in row) for row in np.asarray(tokens)]
 
     def with_vocabulary(self, vocabulary: Sequence[str]) -> "Dataset":
-        """The same sequences, in the numbering of tokens of another data set or of a model.
+        """The same sequences, with the tokens numbered as in another data set or a model.
 
-        Tokens without names are called by their numbers. Those that the vocabulary lacks become its
-        token for all others, U+FFFD or "others", if it has one; a note says how many.
+        Tokens without names are named by their numbers. Tokens that are not in the vocabulary
+        become its token for all others, U+FFFD or "others", if it has one; a note says how many.
 
         Args:
-            vocabulary: different names, in their order.
+            vocabulary: different names; the position of a name is its number.
 
         Raises:
-            ValueError: if the data are not tokens, or a token is not in the vocabulary.
+            ValueError: if the data are not tokens, or a token is not in the vocabulary, which has
+                none for all others.
 
         Example:
             >>> import entropix as ex
@@ -408,7 +409,7 @@ class Dataset:
             )
 
     def _as_tokens(self, points: np.ndarray, subject: str) -> np.ndarray:
-        """The points as small integers, checked with what is known of tokens."""
+        """The points as small integers; number, names and texts of the tokens are checked."""
         count = positive_integer(self.num_tokens, "num_tokens", 2)
         inside = points.min() >= 0 and points.max() < count
         if not inside or (points.dtype.kind == "f" and (points != np.round(points)).any()):

@@ -10,8 +10,8 @@
 Windows of one length do not overlap, and the rest at the end of a text is left out. In text,
 characters that make up less than one in 100,000 become one token, shown as U+FFFD. At most 65,536
 tokens are allowed; with `max_tokens` the most frequent ones are kept, and all others become the last
-token. Tokens are stored in the smallest unsigned integers that hold them: up to 256 of them, a text
-of n characters takes n bytes.
+token. Tokens are stored in the smallest unsigned integers that hold them: a text of n characters
+takes n bytes if at most 256 of them are different.
 """  # noqa: E501
 
 import functools
@@ -29,11 +29,11 @@ from entropix.datasets.files import quoted, reading, unzipped
 
 LENGTH = 64  # of a window
 MOST_TOKENS = 2**16
-# The names of the token for all others: of characters, and of numbers.
+# The names of the token for all others, for characters and for numbers.
 OTHER, OTHERS = "\ufffd", "others"
 TOPICS = "python-topics"
 _RARE = 1e-5
-# Values that are counted, or numbered, at once; the size of the largest table of them.
+# How many values are counted or renumbered at once; the size of the largest table of counts.
 _CHUNK, _TABLE = 2**20, 2**24
 _FASTA = (".fa", ".fasta", ".fna", ".ffn", ".faa", ".frn")
 _NUCLEOTIDES, _AMINO_ACIDS = "ACGT", "ACDEFGHIKLMNPQRSTVWY"
@@ -164,7 +164,7 @@ def small_integers(tokens: np.ndarray, count: int) -> np.ndarray:
 
 
 def renumbered(tokens: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """`table[tokens]`, without an array of large indices of all tokens."""
+    """`table[tokens]` in chunks: indexing converts its indices to integers of eight bytes."""
     out = np.empty(tokens.size, table.dtype)
     flat = tokens.reshape(-1)
     for start in range(0, flat.size, _CHUNK):

@@ -5,8 +5,8 @@ equilibrium (see `AbstractGaussianProcess`), its entropy field is
 
 $$e(y) = \mu\pi m - \mu P^{-1}(r - \pi\mu C)(y - \mu m), \qquad P = \mu^2 C + \Sigma^2,$$
 
-a form in which nothing cancels but $y - \mu m$, which is taken before it is rotated: the field is
-proportional to $\mu$ at the noise end, and no less exact far from the origin.
+a form in which nothing cancels but $y - \mu m$, which is computed before it is rotated: the field
+is proportional to $\mu$ at the noise end, and as accurate far from the origin as near it.
 
 A linear solve inside a mapped loop stalls on CPU, so eigenvalues and eigenvectors are computed once
 and kept. Differentiating an eigendecomposition is singular where eigenvalues meet; solve and

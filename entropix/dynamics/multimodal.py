@@ -1,9 +1,9 @@
 r"""Samplers of models of rows of tokens and numbers.
 
 Within a step both parts of the field are frozen: the tokens jump as in `TauLeaping`, and the
-numbers take a step of `DDIM`. The probability flow of the numbers and the reverse jumps of the
-tokens leave the law of the rows what it was, whichever happens first within a step; the error in
-distribution falls with the step.
+numbers take a step of `DDIM`. In continuous time, reverse jumps of the tokens and the probability
+flow of the numbers together reverse the evolution of the law of the rows. Frozen fields cause an
+error in distribution, which decreases with the step.
 """
 
 import jax
@@ -23,7 +23,7 @@ class MultimodalDenoiser(AbstractDenoiser):
 
     Attributes:
         model: a model of a `Multimodal` process.
-        coordinates: of the numbers' process.
+        coordinates: of the process of the numbers.
         condition: None, or arrays with a leading axis of the batch.
     """
 
@@ -55,12 +55,12 @@ class MultimodalDenoiser(AbstractDenoiser):
 
 
 class JointDDIM(AbstractSampler):
-    r"""The tokens jump independently within a step, and the numbers take one of `DDIM`.
+    r"""In each step the tokens jump independently, and the numbers take a step of `DDIM`.
 
-    The default for models of a `Multimodal` process. One evaluation a step.
+    The default for models of a `Multimodal` process. One evaluation per step.
 
     Args:
-        eta: how much of the numbers' noise is drawn anew, see `DDIM`.
+        eta: how much of the noise of the numbers is drawn again, see `DDIM`.
 
     Raises:
         ValueError: if `eta` is not between 0 and 1.

@@ -135,7 +135,7 @@ def sample(
             finite at infinite log-SNR. Or a sampler, `DDIM`, `DPMSolver`, `EDMHeun` or
             `PredictorCorrector`, which takes fixed steps, is itself stochastic or not, and allows
             no `method`, `stepsize_controller` or `adjoint`. For a model of tokens `TauLeaping`, the
-            default, or `FirstHitting`; for one of rows of tokens and numbers `JointDDIM`.
+            default, or `FirstHitting`; for a model of rows of tokens and numbers `JointDDIM`.
         stepsize_controller: a Diffrax controller for adaptive steps, such as
             `diffrax.PIDController`, in the time $t = a - 1$ of `ReverseCoordinates`; None for the
             fixed steps. The flow then needs a `solver` with an error estimate.

@@ -136,7 +136,7 @@ def leap(
     field: Float[Array, "n *shape num_tokens"],
     keys: Key,
 ) -> Float[Array, "n *shape"]:
-    """States at the end of a step in which all sites jump independently."""
+    """States at the end of a step, shape (n, *shape), in which all sites jump independently."""
     chances = jax.vmap(process.backward, (None, None, 0, 0))(now.at, then.s, y, field)
     return jax.vmap(jax.random.categorical)(keys, jnp.log(chances)).astype(y.dtype)
 

@@ -68,7 +68,7 @@ class EntropyProduction(AbstractFunctional):
         self, s: RealScalarLike, y: Float[Array, "*shape"], z: PyTree, condition: PyTree
     ) -> Float[Array, "..."]:
         process = self.process
-        if not isinstance(process, AbstractProcess):  # jumps
+        if not isinstance(process, AbstractProcess):  # tokens, alone or beside numbers
             field = self.model.entropy_field(s, y, condition)
             sites = process.field_divergence(s, y, field)
             return jnp.sum(sites) if self.partition is None else self.partition.sites(sites)
@@ -261,8 +261,9 @@ def neural_entropy(
     **Its errors.** `stderr` is the standard error with the data taken as a sample of a population:
     it falls with the number of samples N and of evaluations M. `mc_stderr` takes the given data as
     the population: it falls with M alone. If it is much smaller than `stderr`, more data help, and
-    more evaluations do not. There is no discretisation error. Both include what the rounding of the
-    data may change: in float32 it exceeds the rest for thin data far from the origin.
+    more evaluations do not. There is no discretisation error. Both errors include the effect of
+    rounding the data. In float32 it dominates for data far from the origin that are narrow in some
+    direction.
 
     **How it fails.**
 

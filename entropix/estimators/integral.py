@@ -620,7 +620,7 @@ def _combine(
     value = axis.jacobian(main.fraction) * (value - main.keep * control) / main.density
     sums, number = _sums(main.fraction, value, edges)
     sums = _accumulated(sums, from_noise)
-    # Then those over the intervals that meet at each time.
+    # The second part are the sums over the intervals that meet at each time.
     sign = -1 if from_noise else 1
     steps = sign * jax.vmap(_around)(jnp.diff(sums[:, :-1], axis=1))
     mean, mc_variance = _mean_and_variance(jnp.concatenate([sums, steps], axis=1))
@@ -690,10 +690,10 @@ def _by_moments_jvp(primals: PyTree, tangents: PyTree) -> tuple[Array, Array]:
 def _rounding_of_data(
     data: Array, reference: GaussianReference, linear: Array, quadratic: Array
 ) -> Float[Array, " edges"]:
-    r"""How far the rounding of data, states and mean moves an integral.
+    r"""The error of an integral by the rounding of data, states and mean.
 
-    Of a number x it has the variance $(\epsilon x)^2/12$, which changes the square of a deviation
-    $\xi$ by $2\xi\delta + \delta^2$. The first term averages out over the data.
+    Rounding a number x adds an error $\delta$ of variance $(\epsilon x)^2/12$, which changes the
+    square of a deviation $\xi$ by $2\xi\delta + \delta^2$. The first term averages out over data.
     """
     flat = data.reshape(data.shape[0], -1)
     variance = jnp.finfo(data.dtype).eps ** 2 / 12 * jnp.mean(flat**2, axis=0)
@@ -721,7 +721,7 @@ def _sums(
     )
     # Short sums first: rounding.
     num_bins, rows = edges.shape[0] + 1, max(nodes // 256, 1)
-    # A loop for a few edges would only have to be compiled.
+    # For a few edges, comparisons with all of them compile faster than a loop.
     method = "compare_all" if edges.size < 4 else "scan"
     bins = jnp.searchsorted(edges, jax.lax.stop_gradient(fraction), method=method)
     bins = bins.reshape(replicates, rows, -1)
@@ -755,8 +755,9 @@ def _mean_and_variance(
 ) -> tuple[Float[Array, "parts 3"], Float[Array, " parts"]]:
     """The mean over independent lattices, and its variance.
 
-    The variance is estimated from their spread, and from the spread of evaluations as if they were
-    independent. The second is known far better. It is taken where the first does not contradict it.
+    The variance is estimated from the spread of the lattices, and from that of all evaluations as
+    if they were independent. The second estimate is far more precise, and is taken where the first
+    does not contradict it.
     """
     replicates, mean = sums.shape[0], jnp.mean(sums, axis=0)
     still, (value, _, independent) = jax.lax.stop_gradient((sums, tuple(mean.T)))

@@ -27,7 +27,7 @@ class Proposal(eqx.Module):
     def place(self, level: Array) -> tuple[Array, Array, Array]:
         """Fractions at levels of the distribution function, the density, and `keep` there."""
         dtype = self.probability.dtype
-        # Less to compile than a running sum, and a search.
+        # A product and a loop compile faster than a running sum and a search.
         cdf = matmul(self.probability, np.triu(np.ones((BINS, BINS + 1), dtype), 1))
         cdf = cdf / cdf[-1]
         index = jax.lax.fori_loop(

@@ -13,9 +13,9 @@ in the eigenbasis of the sample covariance, with $v_j$ its eigenvalues. Those of
 bounded away from zero, because a reference must have a density; the identity does not need them to
 be equal.
 
-The mean is subtracted before anything is rotated. The rounding of a product such as $V^Ty$ jumps by
-a unit of the last place of y from state to state, in step with y: where the data lie far from the
-origin, squares of their deviations would be wrong in proportion to that unit, not to its square.
+The mean is subtracted before anything is rotated. The rounding error of a product such as $V^Ty$ is
+about a unit in the last place of y, and depends on y systematically. Where the data lie far from
+the origin, squares of deviations would be wrong in proportion to that unit, not to its square.
 """
 
 import equinox as eqx
@@ -68,7 +68,7 @@ class GaussianReference(eqx.Module):
     """First two moments of an array of samples, as a Gaussian in its eigenbasis.
 
     Attributes:
-        centre: the mean, as the data are given, shape (D,).
+        centre: the mean in the coordinates of the data, shape (D,).
         variances: eigenvalues of the sample covariance, shape (D,).
         spread: eigenvalues of the reference covariance, at least 1e-6 of their mean.
         basis: eigenvectors in columns, shape (D, D).
@@ -223,7 +223,7 @@ class GaussianReference(eqx.Module):
             weights = jnp.asarray(_WEIGHTS / 2, edges.dtype)
             return jnp.sum(jax.vmap(at)(nodes, weights), axis=0)
 
-        # A loop would have to be compiled: it is for many dimensions, where it saves memory.
+        # In many dimensions a loop saves memory; in few, all at once compiles faster.
         small = left.size * _NODES.size * self.centre.size < 2**18
         each = jax.vmap(panel) if small else lambda cell: jax.lax.map(panel, cell)
         cells = each((left, length))

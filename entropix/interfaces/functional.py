@@ -29,9 +29,10 @@ class AbstractControlVariate(eqx.Module):
 
     $$c(s, y, z) = \sum_j (\alpha_j + \beta_j (y_j - \mu m_j) + \gamma_j z_j)^2,$$
 
-    in the eigenbasis of the covariance of the data, whose mean is m. Its mean over the data and the
-    noise depends on the first two moments of the data only. The estimator evaluates it beside the
-    functional, subtracts it where that reduces the variance, and adds the known integral.
+    in the eigenbasis of the covariance of the data, with m the mean of the data. The mean of c over
+    data and noise depends on the first two moments of the data only. The estimator evaluates c
+    beside the functional, subtracts it where that reduces the variance, and adds its known
+    integral.
     """
 
     @abc.abstractmethod

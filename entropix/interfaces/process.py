@@ -174,15 +174,16 @@ class AbstractKernel(eqx.Module):
     def field_divergence(
         self, s: RealScalarLike, y: Float[Array, "*shape"], field: Any, other: Any = None
     ) -> Float[Array, "*shape"]:
-        r"""What path divergences integrate, for the entropy fields of two models: one term a site.
+        r"""The integrand of a path divergence between two models, one term per component.
 
-        For a diffusion $(e_i - e'_i)^2$, for tokens $d(f, f')$.
+        For a diffusion $(e_i - e'_i)^2$; for tokens the terms of $d(f, f')$ at each site. It is
+        integrated with `measure`.
 
         Args:
             s: time.
             y: the state.
-            field: of the model in whose law the state is.
-            other: of another; None for zero, the equilibrium.
+            field: the entropy field of the model whose law the state has.
+            other: the entropy field of the other model; None for zero, the equilibrium.
         """
 
 

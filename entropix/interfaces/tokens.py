@@ -183,7 +183,7 @@ class AbstractTokenProcess(AbstractKernel):
 
     @abc.abstractmethod
     def rate(self, s: RealLike) -> Array:
-        r"""The measure per unit time; `measure` is that per unit of $-d\lambda$."""
+        r"""The measure per unit time; `measure` is the same per unit of $-d\lambda$."""
 
     def field_divergence(
         self,

@@ -100,10 +100,10 @@ class MultimodalModel(AbstractMultimodalModel):
     r"""One network for tokens and numbers: a denoiser of the tokens, a field of the numbers.
 
     The network is given one vector, the tokens as one-hot rows of `process.tokens.num_states`
-    numbers each and then the numbers, divided by their root mean square if there is a scaling. In
-    its output of the same size, the part of the tokens becomes $p_\theta(x_i = k|y)$ as in
-    `MaskedDenoiser`, and that of the numbers the entropy field as in `EntropyMatching`. Its first
-    argument is the log-SNR of the numbers. A network of zeros has stored nothing.
+    entries each and then the numbers, divided by their root mean square if there is a scaling. Its
+    output has the same size: the part of the tokens gives $p_\theta(x_i = k|y)$ as in
+    `MaskedDenoiser`, the part of the numbers the entropy field as in `EntropyMatching`. The first
+    argument is the log-SNR of the numbers. A network whose output is zero has stored nothing.
 
     Args:
         network: `network(log_snr, vector, condition=None[, key=None]) -> array of its shape`, such
@@ -177,11 +177,11 @@ class ExactMultimodal(AbstractMultimodalModel):
 
     $$p(x) = \sum_j w_j\,N(u; m_j, s_j^2)\prod_i p_{ji}(t_i)$$
 
-    for numbers u and tokens t, which are independent within a component (a latent class model). One
-    token that names the component is a labelled mixture.
+    for numbers u and tokens t, which are independent within a component (a latent class model).
+    With one token that names the component it is a labelled mixture.
 
     Args:
-        mixture: of the numbers, with the weights.
+        mixture: the mixture of the numbers, with weights $w_j$, means $m_j$ and stds $s_j$.
         laws: $p_{ji}(k)$, shape (components, num_sites, num_tokens), rows that sum to one.
         process: a `Multimodal` process.
 
@@ -189,7 +189,7 @@ class ExactMultimodal(AbstractMultimodalModel):
         ValueError: if an argument is not as above.
 
     Example:
-        One bit that names the component; the process produces its entropy, and all others:
+        One bit with probabilities 0.9 and 0.1, and a number at equilibrium, which adds nothing:
 
         >>> import jax, jax.numpy as jnp, entropix as ex
         >>> schedule = ex.LinearSchedule(0.1, 16.0)
@@ -199,7 +199,7 @@ class ExactMultimodal(AbstractMultimodalModel):
         >>> model = ex.models.ExactMultimodal(mixture, jnp.eye(2)[:, None], process)
         >>> data = model.sample(4000, key=jax.random.key(0))
         >>> entropy = ex.neural_entropy(model, data, key=jax.random.key(1))
-        >>> bool(abs(entropy.value - 0.368) < 4 * entropy.stderr)  # ln 2 less that of the bit
+        >>> bool(abs(entropy.value - 0.368) < 4 * entropy.stderr)  # ln 2 - H(bit)
         True
 
     References:
@@ -228,7 +228,7 @@ class ExactMultimodal(AbstractMultimodalModel):
 
     @property
     def distribution(self) -> GaussianMixture:
-        """Of the numbers."""
+        """The distribution of the numbers."""
         return self.mixture
 
     def sample(self, n: int, *, key: Key) -> Float[Array, "n row"]:
@@ -269,7 +269,7 @@ class ExactMultimodal(AbstractMultimodalModel):
         return process.tokens.field(s, tokens, log_denoised), field
 
     def _given(self, kernel: Float[Array, "sites num_tokens"]) -> GaussianMixture:
-        r"""The numbers given tokens, of which $\log p(y_i|x_i = k)$ is known; not normalised."""
+        r"""The law of the numbers given $\log p(y_i|x_i = k)$ of the tokens; not normalised."""
         evidence = jnp.sum(jax.nn.logsumexp(self.log_laws + kernel, axis=-1), axis=-1)
         weights = self.mixture.log_weights + evidence
         return eqx.tree_at(lambda m: m.log_weights, self.mixture, weights)

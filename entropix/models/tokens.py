@@ -52,9 +52,10 @@ def token_field(
     y: Float[Array, "*shape"],
     logits: Float[Array, "*shape num_states"],
 ) -> Float[Array, "*shape num_tokens"]:
-    r"""The entropy field of a network's output, the denoiser $\mathrm{softmax}_k$ of it.
+    r"""The entropy field of the denoiser $\mathrm{softmax}_k$ of a network's output.
 
-    Under jumps $\log\pi(x_i)\,p(y_i|x_i)$ is added, so that zeros store nothing.
+    Under jumps $\log\pi(x_i)\,p(y_i|x_i)$ is added to the output first, so that a network whose
+    output is zero has stored nothing.
     """
     logits = logits[..., : process.num_tokens]
     if not process.has_mask:
@@ -157,8 +158,8 @@ class MaskedDenoiser(AbstractTokenNetwork):
             see the module; `FourierMLP(length * process.num_states, key=key)`, for example.
         process: `Masking`, `UniformJumps` or `TokenJumps`.
         shape: of one sequence, (length,) for example.
-        vocabulary: K names of the tokens, such as characters, saved with the model; empty where
-            they are numbers.
+        vocabulary: K names of the tokens, such as characters, saved with the model; empty if the
+            tokens are numbers.
 
     Raises:
         ValueError: if `network` is not callable or has state, `process` is not one of tokens, or

@@ -1,14 +1,16 @@
 r"""Rows of tokens and numbers, each part under a process of its own.
 
-Given the row, its parts are lost independently, at the same time s. What couples them is the law of
-the rows, in the fields of a model. The total entropy production is the sum of both rates,
+Given the row, tokens and numbers are perturbed independently, at the same time s. They are coupled
+only by the law of the rows, and hence in the entropy fields. The total entropy production is the
+integral of the sum of both rates,
 
 $$S = \int\left[\frac{\sigma^2}{2}\,E\|e\|^2 + \nu\,E\sum_{ik} q_{ik}
       \left(e^{f_{ik}} f_{ik} - e^{f_{ik}} + 1\right)\right]ds,$$
 
-with the field e of the numbers, f of the tokens, and the measure $\nu$ of the tokens per unit time.
-For processes that lose everything it is the divergence of the law of rows from independent uniform
-tokens and equilibrium numbers, which contains the information between the two parts.
+with the entropy field e of the numbers, f of the tokens, and the measure $\nu$ of the tokens per
+unit time. If nothing is left of the data at the end, it is the divergence of the law of the rows
+from independent uniform tokens and equilibrium numbers, which includes the mutual information of
+the two parts.
 """
 
 from typing import Any
@@ -24,16 +26,16 @@ from entropix._core.checks import is_concrete, positive_integer
 from entropix.interfaces import AbstractGaussianProcess, AbstractKernel, AbstractTokenProcess
 
 
-# In this share of the draws a token is lost for certain. All tokens are kept in most of the others
-# close to the data, and these carry the numbers' part of an integral.
+# The largest share of draws in which a token is lost for certain. The others matter for the
+# numbers: close to the data, most of them keep all tokens.
 _FORCED = 0.5
 
 
 class Multimodal(AbstractKernel):
     r"""A jump process of tokens beside a Gaussian process of numbers, for tables with both.
 
-    A row is one vector: first its tokens, numbers from 0 to K - 1, then its numbers. The noise
-    level is that of the numbers. Columns with fewer than K values use the first of them.
+    A row is one vector: first its tokens, integers from 0 to K - 1, then its numbers. The log-SNR
+    is that of the numbers. A column of k < K values has tokens from 0 to k - 1.
 
     Args:
         tokens: `Masking`, `UniformJumps` or `TokenJumps`.
@@ -93,11 +95,11 @@ class Multimodal(AbstractKernel):
         return self.numbers.ends_in_noise
 
     def split(self, y: Float[Array, "*batch row"]) -> tuple[Array, Array]:
-        """The tokens and the numbers of rows."""
+        """The tokens and the numbers of rows, shapes (..., num_sites) and (..., D)."""
         return y[..., : self.num_sites], y[..., self.num_sites :]
 
     def draw_noise(self, x: Float[Array, " row"], *, key: Key) -> tuple[Array, Array]:
-        """Noise of the tokens, and of the numbers."""
+        """The noise of the tokens and the noise of the numbers."""
         tokens, numbers = self.split(x)
         token_key, number_key = jax.random.split(key)
         noise = self.tokens.draw_noise(tokens, key=token_key)
@@ -116,7 +118,7 @@ class Multimodal(AbstractKernel):
     def weight(
         self, s: RealScalarLike, x: Float[Array, " row"], z: tuple[Array, Array]
     ) -> Float[Array, ""]:
-        r"""That of the tokens: $p(y_s|x)$ over the density of the draws."""
+        r"""$p(y_s|x)$ over the density of the draws, which differ for the tokens only."""
         weight = self.tokens.weight(s, self.split(x)[0], self._unforced(z[0]))
         whole, share = self.tokens.forced, self._forced
         if share == whole:
@@ -130,7 +132,7 @@ class Multimodal(AbstractKernel):
         return min(_FORCED, self.tokens.forced)
 
     def _unforced(self, z: Float[Array, "3 sites"]) -> Float[Array, "3 sites"]:
-        """Noise of the tokens that loses one for certain in a smaller share of draws."""
+        """Noise of the tokens that forces the loss of one in a smaller share of the draws."""
         # As in `AbstractTokenProcess.is_kept`, where a number far below zero forces nothing.
         forced = ndtr(jnp.max(z[1])) ** z[1].size > 1 - self._forced
         return z.at[1].set(jnp.where(forced, z[1], -10.0))
@@ -143,7 +145,7 @@ class Multimodal(AbstractKernel):
         return self.numbers.time_of_log_snr(value)
 
     def measure(self, s: RealLike) -> Array:
-        """One: both parts have a measure of their own, which is in `field_divergence`."""
+        """One: `field_divergence` contains the measures of both parts."""
         return jnp.ones_like(self.numbers.var(s))
 
     def field_divergence(
@@ -166,7 +168,7 @@ class Multimodal(AbstractKernel):
         inside = jnp.isfinite(jax.lax.stop_gradient(self.tokens.rate(s)))
         s = jnp.where(inside, s, (self.t0 + self.t1) / 2)
         time = process.var(s) * process.scale(s) / process.scaled_sigma_squared(s)
-        # At an exact end nothing of the tokens is left, and their field is zero.
+        # Where the rate is infinite, no token is masked or all are at equilibrium: the field is 0.
         return jnp.where(inside, self.tokens.rate(s) * time, 0.0)
 
 

@@ -143,7 +143,7 @@ class Work:
     Attributes:
         num_train: the number of training samples.
         evaluations: of all estimates of one network, for an effort.
-        labels: whether their information is measured too.
+        labels: whether the mutual information of labels is measured too.
     """
 
     num_train: int

@@ -201,13 +201,13 @@ def conditional_network(
     guess_width: int,
     rate: float,
 ) -> Callable[[Key], ConditionDropout]:
-    """The function from a key to an untrained network with and without labels.
+    """The function from a key to an untrained network that works with and without labels.
 
     Args:
-        make: from a key and the size of a condition to a network for vectors.
+        make: the function from a key and the size of a condition to a network for vectors.
         condition: of the samples.
         dim: of the vectors.
-        guess_width: of the network that guesses a latent class.
+        guess_width: width of the network that guesses a latent class from the vector.
         rate: fraction of labels dropped in training.
     """
 

@@ -166,7 +166,7 @@ def given_model(model: AbstractModel) -> LoadedModel:
     """A model that was given in Python.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is not a model.
     """
     return LoadedModel(checked_model(model), False, None)
 
@@ -344,7 +344,7 @@ def probe(model: AbstractModel, points: np.ndarray, condition: Any) -> str | Non
 
 
 def _noisy(model: AbstractModel, points: np.ndarray) -> list[tuple[Array, Array]]:
-    """Times, and the points with as much noise."""
+    """Times, and the points with the noise of each time."""
     process, highest = model.process, highest_log_snr(model)
     centre = -float(np.log(max(float(np.var(points)), 1e-12)))
     levels = jnp.clip(

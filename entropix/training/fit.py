@@ -45,7 +45,7 @@ from entropix.training.token_loss import TokenDenoising
 _LEARNING_RATE = 2e-3
 _EVERY = 100
 _BATCH_SIZE = 32
-# Samples that a loss is given, of data that are not floating on the device.
+# How many samples `loss.for_model` is given of a stream, or of integers.
 _HEAD = 4096
 
 
@@ -170,8 +170,8 @@ def fit(
 
     Args:
         model: a model with a network.
-        data: samples, shape (N, *shape), which stay on the device, tokens in the integers in which
-            they are given (uint8, for example); or a stream of batches from files, such as
+        data: samples, shape (N, *shape), which stay on the device; integer tokens keep their dtype
+            there, such as uint8. Or a stream of batches from files, such as
             `datasets.stream(...)`, which brings its own conditions.
         key: PRNG key.
         condition: arrays with a leading axis N, handed to the network along with the data.
@@ -499,7 +499,7 @@ def check_data(
 ) -> tuple[Array, PyTree]:
     """Data and conditions as arrays that fit the model and one another.
 
-    Tokens that are integers stay so: a batch of them becomes floating where it is used.
+    Integer tokens are not converted: a batch becomes floating point where it is used.
     """
     of_tokens = isinstance(model.process, AbstractTokenProcess) and name == "data"
     array = samples(data, name, minimum=minimum, integers=of_tokens)

@@ -183,8 +183,8 @@ class Outputs(eqx.Module):
 def steps_at_once() -> int:
     """Steps of the innermost loop: one on a CPU.
 
-    On an accelerator the host asks after each turn of a loop whether there is another one, unless
-    their number is known when the program is compiled. Surplus steps of the last block are masked.
+    On an accelerator, a loop waits for the host after each iteration, unless the number of
+    iterations is known when it is compiled. Surplus steps of the last block are masked.
     """
     return 1 if jax.default_backend() == "cpu" else 10
 
@@ -348,7 +348,7 @@ def _chunk(inputs: Inputs, state: State) -> Outputs:
     return run(arrays.setup, arrays.source, arrays.rows, arrays.start, arrays.count, state)
 
 
-# The memory of the old state is given to the new one.
+# The new state reuses the memory of the old one.
 donating_chunk = eqx.filter_jit(_chunk, donate="all-except-first")
 
 

@@ -4,7 +4,9 @@ $$J(\theta) = \int E\left[\nu\,d(f_x, f_\theta)(Y_s) + \frac{\sigma^2}{2}\left(
   \|e_x - e_\theta\|^2 - \|e_x\|^2\right)\right]ds,$$
 
 the sum of the losses of `TokenDenoising` and of `Denoising` with the likelihood weighting, at one
-time and for one state of the whole row. Up to a constant it is the path KL in nats.
+time and for one state of the whole row. The fields with index $\theta$ are those of the model;
+$f_x$ and $e_x$ are the fields given the data point x, of tokens and of numbers. $\nu$ is the
+measure of the tokens per unit time. Up to a constant the loss is the path KL in nats.
 """
 
 import equinox as eqx
@@ -25,10 +27,10 @@ class MultimodalDenoising(AbstractLoss):
     Args:
         num_draws: times and noises for each row.
         antithetic: whether they come in pairs. None: if `num_draws` is even.
-        times: proposal of times; None for `LogisticTimes.matched` to the numbers.
+        times: the distribution of times; None for `LogisticTimes.matched` to the numbers.
 
     Raises:
-        ValueError: if an argument is not as above, or the model is another.
+        ValueError: if an argument is not as above, or the process of the model is not `Multimodal`.
 
     References:
         Sahoo et al., 2406.07524; Neural Entropy, 2409.03817.
@@ -66,7 +68,7 @@ class MultimodalDenoising(AbstractLoss):
         return MultimodalDenoising(self.num_draws, self.antithetic, times)
 
     def noise_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        # Three numbers for each token, as its process takes, and the first row for the numbers.
+        # The process of the tokens takes three values for each; the numbers use the first row.
         return (3, *shape)
 
     def one(

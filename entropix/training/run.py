@@ -247,7 +247,7 @@ class Run:
         return min(self.steps, *stops, *(at for at in self.measure_at if at > step))
 
     def evaluates(self, step: int) -> bool:
-        """Whether the held-out loss is taken, and the callback called, after these steps."""
+        """Whether the held-out loss is evaluated and the callback called after this step."""
         return step > 0 and (step % self.every == 0 or step == self.steps)
 
     def model(self, params: PyTree, members: int | None) -> Any:
@@ -380,7 +380,7 @@ def _train(run: Run) -> tuple[PyTree, History]:
     with progress_bar(run.steps, "training", "step", run.progress, initial=now.step) as bar:
         try:
             now = _settled(run, now, members)
-            # The first steps tell how many are shown at a time.
+            # The first steps determine how many are taken between updates of the progress bar.
             most = block if run.progress else run.steps
             while now.step < run.steps and now.active:
                 stop = min(run.next_stop(now.step), now.step + most)
@@ -428,7 +428,7 @@ def _train(run: Run) -> tuple[PyTree, History]:
                             saved = write()
         except KeyboardInterrupt:
             arrays = [leaf for leaf in jax.tree.leaves(now.state) if isinstance(leaf, jax.Array)]
-            # In the moment in which a chunk has been started and not yet returned, none is left.
+            # While a chunk is being started, the old state is deleted and there is no new one yet.
             if now.step > saved and not any(leaf.is_deleted() for leaf in arrays):
                 write()
             raise
@@ -447,9 +447,9 @@ def _train(run: Run) -> tuple[PyTree, History]:
 
 
 def _settled(run: Run, now: _Moment, members: int | None) -> _Moment:
-    """The moment with all that is evaluated after its steps, where that is missing.
+    """The moment, with the held-out loss and the measurement after its steps.
 
-    A checkpoint may have been written by an interrupt that came before it.
+    They are missing after a chunk, and in a checkpoint that was written by an interrupt.
     """
     step, state, history, layout = now.step, now.state, now.history, run.layout
     if run.holdout is not None and run.evaluates(step) and step not in history["holdout_step"]:

@@ -27,9 +27,8 @@ class TokenDenoising(AbstractLoss):
 
     Times are stratified over the batch, and drawn so that weights are of one size: uniform in
     $\alpha$ for masking. (With times in proportion to the rate of the loss, the path KL after the
-    same steps was 4% larger for a ring of 16 spins, and 5% for a chain of five letters.) Noise
-    comes in antithetic pairs, with which the tokens that one lost first are those that the other
-    loses last.
+    same steps was 4% larger for a ring of 16 spins, and 5% for a chain of tokens from five.) Noise
+    comes in antithetic pairs: the tokens that are lost first with one are lost last with the other.
 
     Args:
         num_draws: times and noises for each sequence.

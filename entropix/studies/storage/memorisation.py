@@ -11,7 +11,7 @@ dimension d of the data: if x and many training samples have the same smooth den
 $P(r < t) = t^d$ and $E\,r = d/(d + 1)$. For the data at hand, held-out samples in place of x give
 its value.
 
-Distances of sequences of tokens are the numbers of sites at which they differ.
+The distance of two sequences of tokens is the share of sites at which they differ.
 
 Samples of dequantised images are first rounded down to their integer levels, so that the noise of
 dequantisation does not limit the distance.
@@ -36,7 +36,7 @@ def nearest_ratio(
     Args:
         points: samples, shape (M, D).
         training: training samples, shape (N, D); equal ones count once.
-        metric: of scikit-learn, such as "hamming".
+        metric: a metric of scikit-learn: "euclidean", or "hamming" for tokens.
 
     Returns:
         Ratios, shape (M,); 1 if there are no two different training samples.

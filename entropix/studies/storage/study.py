@@ -287,8 +287,8 @@ class StorageStudy(AbstractStudy):
         data: in the coordinates of the model, the same for all N; or sequences of tokens.
         process: the forward process.
         cutoff: of the entropies, the same for all N.
-        fallback: the cut-off of all entropies if one of them is infinite without; None if they
-            are finite.
+        fallback: the cut-off of all entropies if one of them is infinite without it; None for
+            tokens, whose entropies are finite.
         sizes: increasing.
         lengths: of training, increasing.
         unit: of the lengths, steps or epochs.
@@ -334,7 +334,7 @@ class StorageStudy(AbstractStudy):
 
     @property
     def numbers(self) -> int:
-        """The size of a field."""
+        """How many numbers a field of one example has: D, or D K for tokens."""
         tokens = self.data.num_tokens if isinstance(self.data, TokenData) else 1
         return self.data.dim * tokens
 

@@ -94,7 +94,7 @@ def markov_log_probs(
 
 
 def _last(texts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The texts without the beginning, if they are too long to be counted."""
+    """The last `_COUNTED` tokens of the texts."""
     kept, left = [], _COUNTED
     for text in reversed(texts):
         if left > 0:

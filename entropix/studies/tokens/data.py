@@ -75,7 +75,7 @@ class TokenData:
     def augmented(self) -> np.ndarray:
         """What networks are trained on: `train`, and for texts windows at other offsets.
 
-        Windows with labels are not cut again: those of others are not known.
+        Windows with labels are not cut again: the labels of other windows are not known.
         """
         parts, size = [self.train], self.dataset.dim
         if self.dataset.texts is not None and self.condition is None:

@@ -80,9 +80,9 @@ if TYPE_CHECKING:
 
 # By kind of network: batch size, learning rate.
 _NETWORKS = {"mlp": (128, 3e-3), "transformer": (16, 3e-3)}
-# Of a training step for each number in the fields of a batch; measured for 50,000 tokens.
+# Memory of a training step for each number in the fields of a batch; measured for 50,000 tokens.
 _BYTES = 42
-# The width of the guess of a latent class from a sequence, for a transformer.
+# The width of the network that guesses a latent class from a sequence, beside a transformer.
 _GUESS = 256
 TOKEN_AXES = {
     "lost": "share of lost tokens",
@@ -227,7 +227,7 @@ def token_network(
 
     Args:
         settings: `network`, "mlp" of the `widths` or "transformer" of the `size`.
-        data: with the shape of the sequences, and the number of them.
+        data: the sequences, for their shape and number.
         process: with the number of states.
         key: PRNG key of the initial weights.
         condition_dim: size of a condition, or None.
