@@ -1,7 +1,8 @@
 """The figure of the page `paper`, and the record behind it, from runs of `entropix transport`.
 
-    python docs/figures/paper.py FOLDER [FOLDER ...]   # add runs in output folders to paper.json
-    python docs/figures/paper.py                       # draw paper.json again
+    python docs/figures/paper.py FOLDER [FOLDER ...]
+
+adds the runs in output folders to paper.json, and draws it. Without a folder it is only drawn.
 """
 
 import json

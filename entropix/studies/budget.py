@@ -21,7 +21,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from entropix._core.arrays import Key
+from entropix._core.arrays import Key, as_float
 from entropix._core.checks import positive
 from entropix.interfaces import AbstractKernel, AbstractModel
 from entropix.studies.cells import Task
@@ -116,7 +116,7 @@ def _time_of_evaluation(
     make_model: Callable[[Key], AbstractModel], examples: dict[str, Any]
 ) -> float:
     model = make_model(jax.random.key(0))
-    batch = np.resize(examples["data"][:256], (256, *examples["data"].shape[1:]))
+    batch = as_float(np.resize(examples["data"][:256], (256, *examples["data"].shape[1:])))
     condition = examples["condition"]
     if condition is not None:
         condition = np.resize(condition[:256], (256, *condition.shape[1:]))

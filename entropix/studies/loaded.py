@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from entropix._core.arrays import Key, RealScalarLike
+from entropix._core.arrays import Key, RealScalarLike, as_float
 from entropix._core.extras import MissingPackageError
 from entropix.distributions import IsotropicGaussian
 from entropix.interfaces import (
@@ -331,7 +331,7 @@ def probe(model: AbstractModel, points: np.ndarray, condition: Any) -> str | Non
     try:
         with _quiet():
             for s, y in states:
-                out = np.asarray(_fields(model, s, jnp.asarray(y), condition))
+                out = np.asarray(_fields(model, s, as_float(y), condition))
                 if not np.isfinite(out).all():
                     return f"its field is not finite at log-SNR {float(process.log_snr(s)):.3g}"
     except (ValueError, TypeError, RuntimeError, IndexError) as error:
