@@ -143,26 +143,32 @@ def laws() -> dict[str, ex.models.ExactChain]:
     return {"Ising ring, 16 spins": ring, f"Markov chain, {length} of {states} states": chain}
 
 
-def trained(name: str, exact: ex.models.ExactChain, steps: int) -> list[str]:
-    """One line of the second table."""
-    process, number = exact.process, 40_000
-    keys = jax.random.split(jax.random.key(0), 7)
-    data, held_out = (exact.sample(number, key=key) for key in keys[:2])
+def fitted(
+    shape: tuple[int, ...], process: Any, data: Any, keys: tuple[Any, Any], steps: int
+) -> tuple[Any, float]:
+    """A small transformer after its training, and the processor time that this took."""
     network = ex.TokenTransformer(
-        exact.shape, process.num_states, width=64, depth=2, time_dependent=False, key=keys[2]
+        shape, process.num_states, width=64, depth=2, time_dependent=False, key=keys[0]
     )
-    model = ex.MaskedDenoiser(network, process, shape=exact.shape)
     start = time.process_time()
     model = ex.fit(
-        model,
+        ex.MaskedDenoiser(network, process, shape=shape),
         data,
-        key=keys[3],
+        key=keys[1],
         steps=steps,
         batch_size=64,
         learning_rate=optax.cosine_decay_schedule(2e-3, steps),
         loss=ex.training.TokenDenoising(num_draws=2),
     ).model
-    taken = time.process_time() - start
+    return model, time.process_time() - start
+
+
+def trained(name: str, exact: ex.models.ExactChain, steps: int) -> list[str]:
+    """One line of the second table."""
+    process, number = exact.process, 40_000
+    keys = jax.random.split(jax.random.key(0), 7)
+    data, held_out = (exact.sample(number, key=key) for key in keys[:2])
+    model, taken = fitted(exact.shape, process, data, (keys[2], keys[3]), steps)
     produced = math.prod(exact.shape) * math.log(process.num_tokens) - float(exact.entropy())
     stored = ex.neural_entropy(model, held_out, key=keys[4])
     distance = ex.path_kl(model, exact, held_out, key=keys[4], num_evaluations=4096)
@@ -213,20 +219,7 @@ def shared_by_pairs(tokens: int, pairs: int, nats: float, steps: int) -> list[st
     rows = np.concatenate([cells // tokens, cells % tokens], axis=1).astype(np.float32)
     process = ex.Masking(tokens, ex.LinearSchedule())
     keys = jax.random.split(jax.random.key(1), 3)
-    network = ex.TokenTransformer(
-        (2 * pairs,), process.num_states, width=64, depth=2, time_dependent=False, key=keys[0]
-    )
-    start = time.process_time()
-    model: Any = ex.fit(
-        ex.MaskedDenoiser(network, process, shape=(2 * pairs,)),
-        rows[:number],
-        key=keys[1],
-        steps=steps,
-        batch_size=64,
-        learning_rate=optax.cosine_decay_schedule(2e-3, steps),
-        loss=ex.training.TokenDenoising(num_draws=2),
-    ).model
-    taken = time.process_time() - start
+    model, taken = fitted((2 * pairs,), process, rows[:number], (keys[0], keys[1]), steps)
     first = ex.models.TokenBlock(model, range(pairs))
     x, y = rows[number:, :pairs], rows[number:, pairs:]
     found = ex.mutual_information(first, x, y, key=keys[2])
