@@ -1,11 +1,11 @@
 """Common parts of networks for images: shapes, precision, residual blocks, self-attention.
 
 The layout of images is that of the data sets, (height, width) or (height, width, channels).
-Internally channels come first, as in `equinox.nn`.
+Channels are last inside the networks as well. The layers of `equinox.nn` only hold the arrays of
+convolutions and group normalisations; the functions `convolved` and `normalised` apply them.
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -32,29 +32,24 @@ def image_shape(shape: Any) -> tuple[int, ...]:
     return tuple(positive_integer(size, "shape") for size in shape)
 
 
-def channels_first(y: Array, shape: tuple[int, ...], dtype: Any) -> Float[Array, "c h w"]:
-    """One image with the layout of the layers."""
+def as_image(y: Array, shape: tuple[int, ...], dtype: Any) -> Float[Array, "h w c"]:
+    """One example of `shape`, with an axis of channels, in the precision of the computation."""
     exact_shape(y, shape, "y")
-    return jnp.moveaxis(y.reshape(*shape[:2], -1), -1, 0).astype(dtype)
+    return y.reshape(*shape[:2], -1).astype(dtype)
 
 
-def channels_last(image: Float[Array, "c h w"], shape: tuple[int, ...], dtype: Any) -> Array:
-    """The inverse of `channels_first`."""
-    return jnp.moveaxis(image, 0, -1).reshape(shape).astype(dtype)
-
-
-def patches(x: Float[Array, "c h w"], size: int) -> Float[Array, "cpp hp wp"]:
+def patches(x: Float[Array, "h w c"], size: int) -> Float[Array, "hp wp cpp"]:
     """Each patch of `size` x `size` pixels as the channels of one pixel."""
-    c, h, w = x.shape
-    x = x.reshape(c, h // size, size, w // size, size)
-    return x.transpose(0, 2, 4, 1, 3).reshape(c * size**2, h // size, w // size)
+    h, w, c = x.shape
+    x = x.reshape(h // size, size, w // size, size, c)
+    return x.transpose(0, 2, 4, 1, 3).reshape(h // size, w // size, c * size**2)
 
 
-def pixels(x: Float[Array, "cpp hp wp"], size: int) -> Float[Array, "c h w"]:
+def pixels(x: Float[Array, "hp wp cpp"], size: int) -> Float[Array, "h w c"]:
     """The inverse of `patches`."""
-    c, h, w = x.shape
-    x = x.reshape(c // size**2, size, size, h, w).transpose(0, 3, 1, 4, 2)
-    return x.reshape(c // size**2, h * size, w * size)
+    h, w, c = x.shape
+    x = x.reshape(h, w, c // size**2, size, size).transpose(0, 3, 1, 4, 2)
+    return x.reshape(h * size, w * size, c // size**2)
 
 
 class Flattened(eqx.Module):
@@ -110,85 +105,107 @@ def zeroed(layer: Any) -> Any:
 
 
 def group_norm(channels: int) -> eqx.nn.GroupNorm:
-    """At most 32 groups of at least four channels; computes in float32 or higher precision."""
+    """At most 32 groups of at least four channels."""
     return eqx.nn.GroupNorm(math.gcd(channels, min(32, max(1, channels // 4))), channels)
 
 
-def halved(x: Float[Array, "c h w"]) -> Float[Array, "c half_h half_w"]:
+def normalised(norm: eqx.nn.GroupNorm, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+    """`norm` of an image, computed in float32 or higher precision."""
+
+    def of_groups(means: Float[Array, " c"]) -> Float[Array, " c"]:
+        means = means.reshape(norm.groups, -1)
+        return jnp.broadcast_to(jnp.mean(means, axis=1, keepdims=True), means.shape).ravel()
+
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    centred = wide - of_groups(jnp.mean(wide, axis=(0, 1)))
+    variance = of_groups(jnp.mean(centred**2, axis=(0, 1)))
+    factor = jax.lax.rsqrt(variance + norm.eps) * norm.weight
+    return (factor * centred + norm.bias).astype(x.dtype)
+
+
+def halved(x: Float[Array, "h w c"]) -> Float[Array, "half_h half_w c"]:
     """Means over blocks of 2 x 2, after repeating the edge of an odd axis."""
-    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2)), mode="edge")
-    c, h, w = x.shape
-    return jnp.mean(x.reshape(c, h // 2, 2, w // 2, 2), axis=(2, 4))
+    x = jnp.pad(x, ((0, x.shape[0] % 2), (0, x.shape[1] % 2), (0, 0)), mode="edge")
+    h, w, c = x.shape
+    return jnp.mean(x.reshape(h // 2, 2, w // 2, 2, c), axis=(1, 3))
 
 
-def doubled(x: Float[Array, "c h w"], size: tuple[int, int]) -> Float[Array, "c big_h big_w"]:
+def doubled(x: Float[Array, "h w c"], size: tuple[int, int]) -> Float[Array, "big_h big_w c"]:
     """Every pixel twice along both axes, cropped to `size`."""
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)[:, : size[0], : size[1]]
+    return jnp.repeat(jnp.repeat(x, 2, axis=0), 2, axis=1)[: size[0], : size[1]]
 
 
-def convolved(layer: eqx.nn.Conv2d, x: Float[Array, "c h w"]) -> Float[Array, "out h w"]:
-    """`layer(x)` for a square kernel of odd size, and padding that keeps the size of an image.
+_LAYOUT = ("NHWC", "OIHW", "NHWC")
+
+
+def convolved(layer: eqx.nn.Conv2d, x: Float[Array, "h w c"]) -> Float[Array, "h w out"]:
+    """`layer` of an image, for a square kernel of odd size and padding that keeps the image's size.
 
     On CPUs as products of matrices: XLA takes 30 times as long for a convolution in the body of a
     loop as outside, and 200 times as long for its derivative with respect to the kernel (measured
     for 64 images of 8 x 8 with 32 channels). Estimators, solvers and `fit` are loops.
     """
-    if jax.default_backend() != "cpu":
-        return layer(x)
     reach = layer.weight.shape[-1] // 2
-    padded = jnp.pad(x, [(0, 0)] + 2 * [(reach, reach)])
-    return _products(layer.weight, padded, 1) + layer.bias
+    padded = jnp.pad(x, [*2 * [(reach, reach)], (0, 0)])
+    return strided(layer.weight, padded, 1) + layer.bias.ravel()
 
 
 def strided(
-    kernel: Float[Array, "out in k k"], x: Float[Array, "in h w"], stride: int
-) -> Float[Array, "out new_h new_w"]:
+    kernel: Float[Array, "out in k k"], x: Float[Array, "h w in"], stride: int
+) -> Float[Array, "new_h new_w out"]:
     """A convolution without padding, of every `stride`-th pixel; see `convolved`."""
     if jax.default_backend() == "cpu":
         return _products(kernel, x, stride)
-    return jax.lax.conv_general_dilated(x[None], kernel, (stride, stride), "VALID")[0]
+    return jax.lax.conv_general_dilated(
+        x[None], kernel, (stride, stride), "VALID", dimension_numbers=_LAYOUT
+    )[0]
 
 
 def transposed(
     kernel: Float[Array, "out in k k"],
-    x: Float[Array, "in h w"],
+    x: Float[Array, "h w in"],
     stride: int,
     size: tuple[int, ...],
-) -> Float[Array, "out new_h new_w"]:
+) -> Float[Array, "new_h new_w out"]:
     r"""The transposed convolution $y_{si+a,\,sj+b} = \sum K_{ab}\,x_{ij}$, in an image of `size`.
 
     The size is at least $s(h - 1) + k$ along each axis; further rows and columns are zero.
     """
-    count, k = kernel.shape[0], kernel.shape[-1]
-    spread = [stride * (n - 1) + 1 for n in x.shape[1:]]
+    k = kernel.shape[-1]
+    spread = [stride * (n - 1) + 1 for n in x.shape[:2]]
     if jax.default_backend() != "cpu":
         pads = [(k - 1, n - m) for n, m in zip(size, spread, strict=True)]
-        flipped = jnp.flip(kernel, (2, 3))
         return jax.lax.conv_general_dilated(
-            x[None], flipped, (1, 1), pads, lhs_dilation=(stride, stride)
+            x[None],
+            jnp.flip(kernel, (2, 3)),
+            (1, 1),
+            pads,
+            lhs_dilation=(stride, stride),
+            dimension_numbers=_LAYOUT,
         )[0]
-    # No product with the zeros between the pixels, of which a dilated image mainly consists.
-    products = kernel.transpose(2, 3, 0, 1).reshape(-1, x.shape[0]) @ x.reshape(x.shape[0], -1)
-    parts = products.reshape(k, k, count, *x.shape[1:])
-    zero, out = jnp.zeros((), x.dtype), jnp.zeros((count, *size), x.dtype)
-    for shift in itertools.product(range(k), repeat=2):
-        ends = zip(shift, size, spread, strict=True)
-        pads = [(0, 0, 0), *((a, n - m - a, stride - 1) for a, n, m in ends)]
-        out = out + jax.lax.pad(parts[shift], zero, pads)
+    # No product with the zeros between the pixels, of which a dilated image mainly consists. The
+    # rows of the kernel are added first, then its columns. The derivative of a split is one array;
+    # those of indexing would be k arrays of the size of the products.
+    zero = jnp.zeros((), x.dtype)
+    out = x @ kernel.transpose(1, 2, 3, 0).reshape(x.shape[-1], -1)
+    for axis in range(2):
+        parts = jax.lax.split(out, k * (out.shape[-1] // k,), axis=2)
+        pads = [(0, 0, 0)] * 3
+        out = zero
+        for i, part in enumerate(parts):
+            pads[axis] = (i, size[axis] - spread[axis] - i, stride - 1)
+            out = out + jax.lax.pad(part, zero, pads)
     return out
 
 
 @functools.partial(jax.checkpoint, static_argnums=2)  # the copies of x are not kept
 def _products(kernel: Array, x: Array, stride: int) -> Array:
     """A convolution without padding: one product for each row of the kernel."""
-    size, (_, height, width) = kernel.shape[-1], x.shape
-    height, width = (1 + (n - size) // stride for n in (height, width))
-    x = jnp.moveaxis(x, 0, -1)
-    across, down = stride * (width - 1) + 1, stride * (height - 1) + 1
-    columns = jnp.concatenate([x[:, j : j + across : stride] for j in range(size)], axis=-1)
+    size = kernel.shape[-1]
+    height, width = (stride * ((n - size) // stride) + 1 for n in x.shape[:2])
+    columns = jnp.concatenate([x[:, j : j + width : stride] for j in range(size)], axis=-1)
     rows = kernel.transpose(2, 3, 1, 0).reshape(size, -1, kernel.shape[0])
-    parts = (columns[i : i + down : stride] @ rows[i] for i in range(size))
-    return jnp.moveaxis(sum(parts), -1, 0)
+    return sum(columns[i : i + height : stride] @ rows[i] for i in range(size))
 
 
 class ResidualBlock(eqx.Module):
@@ -220,18 +237,18 @@ class ResidualBlock(eqx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "c h w"],
+        x: Float[Array, "h w c"],
         embedding: Float[Array, " e"],
         *,
         key: Key | None,
         resample: Callable[[Array], Array] = lambda x: x,
-    ) -> Float[Array, "out new_h new_w"]:
-        hidden = resample(jax.nn.silu(self.norms[0](x)))
-        hidden = (
-            convolved(self.convolutions[0], hidden) + self.of_embedding(embedding)[:, None, None]
-        )
+    ) -> Float[Array, "new_h new_w out"]:
+        hidden = resample(jax.nn.silu(normalised(self.norms[0], x)))
+        hidden = convolved(self.convolutions[0], hidden) + self.of_embedding(embedding)
         hidden = self.dropout(
-            jax.nn.silu(self.norms[1](hidden)), key=key, inference=True if key is None else None
+            jax.nn.silu(normalised(self.norms[1], hidden)),
+            key=key,
+            inference=True if key is None else None,
         )
         shortcut = resample(x)
         if self.shortcut is not None:
@@ -252,6 +269,6 @@ class SelfAttention(eqx.Module):
             lambda m: m.output_proj.weight, attention, replace_fn=jnp.zeros_like
         )
 
-    def __call__(self, x: Float[Array, "c h w"]) -> Float[Array, "c h w"]:
-        tokens = self.norm(x).reshape(x.shape[0], -1).T
-        return x + self.attention(tokens, tokens, tokens).T.reshape(x.shape)
+    def __call__(self, x: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
+        tokens = normalised(self.norm, x).reshape(-1, x.shape[-1])
+        return x + self.attention(tokens, tokens, tokens).reshape(x.shape)

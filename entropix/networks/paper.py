@@ -29,9 +29,9 @@ from entropix._core.formatting import short_repr
 from entropix.interfaces import AbstractGaussianProcess
 from entropix.networks.embedding import check_condition
 from entropix.networks.images import (
-    channels_first,
-    channels_last,
+    as_image,
     image_shape,
+    normalised,
     strided,
     transposed,
 )
@@ -213,18 +213,18 @@ class PaperConvNet(eqx.Module):
             time = time + self.of_condition(condition.astype(y.dtype))
 
         def activated(i: int, x: Array) -> Array:
-            return jax.nn.silu(self.norms[i](x + self.embeddings[i](time)[:, None, None]))
+            return jax.nn.silu(normalised(self.norms[i], x + self.embeddings[i](time)))
 
-        x, seen = channels_first(y, self.shape, y.dtype), []
+        x, seen = as_image(y, self.shape, y.dtype), []
         for i in range(4):
             x = activated(i, strided(self.kernels[i], x, 2 if i else 1))
             seen.append(x)
         x = seen.pop()
         for i in range(4, 7):
-            x = activated(i, transposed(self.kernels[i], x, 2, seen[-1].shape[1:]))
-            x = jnp.concatenate([x, seen.pop()])
+            x = activated(i, transposed(self.kernels[i], x, 2, seen[-1].shape[:2]))
+            x = jnp.concatenate([x, seen.pop()], axis=-1)
         x = transposed(self.kernels[7], x, 1, self.shape[:2])
-        return channels_last(x + self.bias[:, None, None], self.shape, y.dtype)
+        return (x + self.bias).reshape(self.shape).astype(y.dtype)
 
 
 def _features(phases: Float[Array, " n"], dtype: Any) -> Float[Array, " twice_n"]:

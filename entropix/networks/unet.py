@@ -23,14 +23,14 @@ from entropix.networks.images import (
     PRECISIONS,
     ResidualBlock,
     SelfAttention,
+    as_image,
     cast,
-    channels_first,
-    channels_last,
     convolved,
     doubled,
     group_norm,
     halved,
     image_shape,
+    normalised,
     patches,
     pixels,
     zeroed,
@@ -188,7 +188,7 @@ class UNet(eqx.Module):
         total = count * (2 * per_level + 3) + 2
         keys = iter([None] * total if key is None else jax.random.split(key, total))
         embedding = net.embedding(log_snr, condition, dtype)
-        x = convolved(net.entry, patches(channels_first(y, self.shape, dtype), self.patch))
+        x = convolved(net.entry, patches(as_image(y, self.shape, dtype), self.patch))
         seen = []
         for i, down in enumerate(net.descent):
             seen.append(x)
@@ -201,17 +201,19 @@ class UNet(eqx.Module):
             x = net.bottom(j, x, embedding, next(keys))
         for i in reversed(range(count)):
             for j in range(per_level + 1):
-                x = net.ascent[i](j, jnp.concatenate([x, seen.pop()]), embedding, next(keys))
+                x = net.ascent[i](
+                    j, jnp.concatenate([x, seen.pop()], axis=-1), embedding, next(keys)
+                )
             if i > 0:
-                height, width = seen[-1].shape[1:]
+                height, width = seen[-1].shape[:2]
                 x = net.doublings[i - 1](
                     x,
                     embedding,
                     key=next(keys),
                     resample=lambda h, size=(height, width): doubled(h, size),
                 )
-        out = pixels(convolved(net.head, jax.nn.silu(net.norm(x))), self.patch)
-        return channels_last(out, self.shape, y.dtype)
+        out = convolved(net.head, jax.nn.silu(normalised(net.norm, x)))
+        return pixels(out, self.patch).reshape(self.shape).astype(y.dtype)
 
 
 @eqx.filter_jit

@@ -10,7 +10,7 @@ import pytest
 
 import entropix as ex
 from entropix.networks import Fixed, network_size, trainable
-from entropix.networks.images import convolved, doubled, halved, patches, pixels
+from entropix.networks.images import convolved, doubled, halved, normalised, patches, pixels
 from tests.helpers import all_finite, as_shipped, quick
 
 
@@ -106,17 +106,24 @@ def test_condition_enters_and_is_checked(name, getkey):
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_convolutions_as_products(size, getkey):
-    """The value and the derivatives of the layer, for images that are not square."""
-    layer = eqx.nn.Conv2d(2, 3, size, padding=size // 2, key=getkey())
-    x = jax.random.normal(getkey(), (2, 5, 4))
+def test_convolutions_and_normalisations_with_channels_last(size, getkey):
+    """The values and derivatives of the layers of Equinox, for images that are not square."""
+    layer = eqx.nn.Conv2d(4, 3, size, padding=size // 2, key=getkey())
+    norm = awake(eqx.nn.GroupNorm(2, 4))
+    x = 3 + jax.random.normal(getkey(), (5, 4, 4))
 
-    def loss(inputs, call):
-        return jnp.sum(jnp.sin(call(*inputs)))
+    def loss(inputs, convolve, normalise):
+        layer, norm, x = inputs
+        return jnp.sum(jnp.sin(convolve(layer, normalise(norm, x))))
 
-    plain = eqx.filter_jit(eqx.filter_value_and_grad(lambda i: loss(i, lambda f, x: f(x))))
-    own = eqx.filter_jit(eqx.filter_value_and_grad(lambda i: loss(i, convolved)))
-    pairs = zip(*(jax.tree.leaves(f((layer, x))) for f in (own, plain)), strict=True)
+    def channels_first(layer, x):
+        return jnp.moveaxis(layer(jnp.moveaxis(x, -1, 0)), 0, -1)
+
+    functions = (convolved, normalised), 2 * (channels_first,)
+    gradients = (
+        eqx.filter_jit(eqx.filter_value_and_grad(lambda i, f=f: loss(i, *f))) for f in functions
+    )
+    pairs = zip(*(jax.tree.leaves(f((layer, norm, x))) for f in gradients), strict=True)
     for got, expected in pairs:
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
@@ -161,11 +168,11 @@ def test_dropout_needs_a_key():
 
 
 def test_resampling_of_odd_images(getkey):
-    x = jax.random.normal(getkey(), (2, 5, 3))
+    x = jax.random.normal(getkey(), (5, 3, 2))
     small = halved(x)
-    assert small.shape == (2, 3, 2)
-    np.testing.assert_allclose(small[:, 0, 0], jnp.mean(x[:, :2, :2], axis=(1, 2)), rtol=1e-5)
-    np.testing.assert_allclose(small[:, 2, 1], x[:, 4, 2], rtol=1e-5)  # the repeated corner
+    assert small.shape == (3, 2, 2)
+    np.testing.assert_allclose(small[0, 0], jnp.mean(x[:2, :2], axis=(0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(small[2, 1], x[4, 2], rtol=1e-5)  # the repeated corner
     assert doubled(small, (5, 3)).shape == x.shape
     np.testing.assert_array_equal(halved(doubled(small, (6, 4))), small)
 
@@ -237,10 +244,10 @@ def test_static_mistakes(make, message):
 
 
 def test_patches_become_channels_and_pixels_again(getkey):
-    x = jax.random.normal(getkey(), (3, 6, 4))
+    x = jax.random.normal(getkey(), (6, 4, 3))
     parts = patches(x, 2)
-    assert parts.shape == (12, 3, 2)
-    np.testing.assert_array_equal(parts[4:8, 1, 0], x[1, 2:4, :2].ravel())
+    assert parts.shape == (3, 2, 12)
+    np.testing.assert_array_equal(parts[1, 0, 4:8], x[2:4, :2, 1].ravel())
     np.testing.assert_array_equal(pixels(parts, 2), x)
     with pytest.raises(ValueError, match="`patch` must divide"):
         ex.UNet((7, 5), key=KEY, widths=(4,), patch=2)

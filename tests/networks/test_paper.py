@@ -57,7 +57,8 @@ def test_the_network_for_vectors_sees_the_time_of_its_process():
 
 def test_convolutions_with_strides_as_products():
     """Values are those of the layers of JAX, further rows are zero; derivatives."""
-    x = jax.random.normal(KEY, (3, 5, 7))
+    x = jax.random.normal(KEY, (5, 7, 3))
+    layout = ("NHWC", "OIHW", "NHWC")
     kernel = jax.random.normal(jax.random.key(1), (2, 3, 3, 3))
 
     @jax.jit
@@ -68,17 +69,15 @@ def test_convolutions_with_strides_as_products():
         return found, back(found)
 
     (down, up), gradient = both(kernel, x)
-    expected = jax.lax.conv_general_dilated(x[None], kernel, (2, 2), "VALID")[0]
+    expected = jax.lax.conv_general_dilated(
+        x[None], kernel, (2, 2), "VALID", dimension_numbers=layout
+    )[0]
     np.testing.assert_allclose(down, expected, rtol=1e-4, atol=1e-4)
     expected = jax.lax.conv_transpose(
-        x[None],
-        jnp.flip(kernel, (2, 3)),
-        (2, 2),
-        "VALID",
-        dimension_numbers=("NCHW", "OIHW", "NCHW"),
+        x[None], jnp.flip(kernel, (2, 3)), (2, 2), "VALID", dimension_numbers=layout
     )[0]
-    np.testing.assert_allclose(up[:, :, :15], expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(up[:, :, 15:], 0)
+    np.testing.assert_allclose(up[:, :15], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(up[:, 15:], 0)
     # The maps y are linear in kernel and image: <y, y> = <K, dK> = <x, dx> for the cotangent y.
     total = jnp.vdot(down, down) + jnp.vdot(up, up)
     for part, of in zip(gradient, (kernel, x), strict=True):
