@@ -119,6 +119,8 @@ def normalised(norm: eqx.nn.GroupNorm, x: Float[Array, "h w c"]) -> Float[Array,
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     centred = wide - of_groups(jnp.mean(wide, axis=(0, 1)))
     variance = of_groups(jnp.mean(centred**2, axis=(0, 1)))
+    assert norm.weight is not None
+    assert norm.bias is not None
     factor = jax.lax.rsqrt(variance + norm.eps) * norm.weight
     return (factor * centred + norm.bias).astype(x.dtype)
 
@@ -145,6 +147,7 @@ def convolved(layer: eqx.nn.Conv2d, x: Float[Array, "h w c"]) -> Float[Array, "h
     loop as outside, and 200 times as long for its derivative with respect to the kernel (measured
     for 64 images of 8 x 8 with 32 channels). Estimators, solvers and `fit` are loops.
     """
+    assert layer.bias is not None
     reach = layer.weight.shape[-1] // 2
     padded = jnp.pad(x, [*2 * [(reach, reach)], (0, 0)])
     return strided(layer.weight, padded, 1) + layer.bias.ravel()
@@ -205,7 +208,9 @@ def _products(kernel: Array, x: Array, stride: int) -> Array:
     height, width = (stride * ((n - size) // stride) + 1 for n in x.shape[:2])
     columns = jnp.concatenate([x[:, j : j + width : stride] for j in range(size)], axis=-1)
     rows = kernel.transpose(2, 3, 1, 0).reshape(size, -1, kernel.shape[0])
-    return sum(columns[i : i + height : stride] @ rows[i] for i in range(size))
+    return functools.reduce(
+        jnp.add, (columns[i : i + height : stride] @ rows[i] for i in range(size))
+    )
 
 
 class ResidualBlock(eqx.Module):
