@@ -34,7 +34,7 @@ from entropix._core.checks import (
     prng_key,
     samples,
 )
-from entropix._core.chunks import map_in_batches
+from entropix._core.chunks import map_in_chunks
 from entropix._core.compiled import compiled
 from entropix._core.precision import full_precision
 from entropix.dynamics import Divergence, check_times, forward_times, solve_forward
@@ -189,4 +189,4 @@ def _log_ratios(
 
     args = (x, condition, jnp.arange(x.shape[0]))
     batch = max(1, min(chunk_size // num_paths, x.shape[0]))
-    return map_in_batches(one, args, batch)
+    return map_in_chunks(one, args, batch)
