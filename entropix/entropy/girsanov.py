@@ -27,7 +27,6 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, inner
 from entropix._core.checks import (
-    check_example_shape,
     conditions,
     is_concrete,
     positive_integer,
@@ -41,6 +40,7 @@ from entropix.dynamics import Divergence, check_times, forward_times, solve_forw
 from entropix.estimators import GaussianReference, reference_of
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.models import checked_model
+from entropix.processes import check_example_shape
 
 
 class _Integrands(eqx.Module):
