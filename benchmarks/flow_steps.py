@@ -28,7 +28,7 @@ from entropix.models import reference_variance
 
 # The solver and the adaptive steps are those of `ProbabilityFlow`; six evaluations per step.
 SOLVER, EVALUATIONS, PILOT, COUNT = diffrax.Tsit5(), 6, 64, 128
-BATCHES = (256, 64, 16)
+BATCHES = (256, 128, 64)
 Case = tuple[str, Any, jax.Array, Callable | None]
 
 

@@ -35,9 +35,9 @@ from entropix.interfaces import AbstractDensityMethod, AbstractModel, SampleEsti
 from entropix.models import FlowMatching, reference_variance
 
 
-# Samples that are solved together wait for the slowest of them. On a CPU so many of them take the
-# least processor time each: `benchmarks/flow_steps.py`.
-_TOGETHER = 64
+# Samples that are solved together wait for the slowest of them. With fewer than so many, products
+# of matrices take a CPU longer than the waiting.
+_TOGETHER = 128
 
 
 class ProbabilityFlow(AbstractDensityMethod):
@@ -52,7 +52,7 @@ class ProbabilityFlow(AbstractDensityMethod):
     that of its own probes or the root mean square over all samples of the call, whichever is
     larger; if those are few too, it is enlarged by the quantile of a t distribution.
 
-    Each sample has steps of its own. On a CPU at most 64 samples are solved together, because they
+    Each sample has steps of its own. On a CPU at most 128 samples are solved together, because they
     wait for the slowest of them.
 
     Args:
