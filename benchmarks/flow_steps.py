@@ -6,8 +6,11 @@ pilot run of 64 samples. The table compares errors of log densities and evaluati
 many as the slowest sample needs, without those of the pilot run. All is computed in float64, so
 that rounding is negligible. The truth is exact, or for networks that of adaptive steps with
 tolerance 1e-9.
+
+A second table has the processor time of adaptive steps for 256 samples in batches of several sizes.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +28,7 @@ from entropix.models import reference_variance
 
 # The solver and the adaptive steps are those of `ProbabilityFlow`; six evaluations per step.
 SOLVER, EVALUATIONS, PILOT, COUNT = diffrax.Tsit5(), 6, 64, 128
+BATCHES = (256, 128, 64)
 Case = tuple[str, Any, jax.Array, Callable | None]
 
 
@@ -89,10 +93,29 @@ def quantiles(angles: np.ndarray, accepted: np.ndarray, end: float, num_steps: i
     return jnp.asarray(grid)
 
 
+@eqx.filter_jit
+def in_batches(model: Any, x: jax.Array, size: int) -> jax.Array:
+    """Log densities by adaptive steps, `size` samples together."""
+    batches = x.reshape(-1, size, *x.shape[1:])
+    return jax.lax.map(lambda x: densities(model, x, adaptive(1e-5))[0], batches)
+
+
+def seconds(model: Any, x: jax.Array) -> list[float]:
+    """Processor time of log densities in batches of each size, interleaved: the least of three."""
+    found = np.full((4, len(BATCHES)), np.inf)
+    for run in found:
+        for k, size in enumerate(BATCHES):
+            begin = time.process_time()
+            jax.block_until_ready(in_batches(model, x, size))
+            run[k] = time.process_time() - begin
+    return found[1:].min(axis=0).tolist()  # the first compiles
+
+
 def cases() -> Iterator[Case]:
     """A smooth density, three that are not, and trained networks.
 
-    The last entry is the exact log density, or None for networks.
+    There are `max(BATCHES)` samples of each. The last entry is the exact log density, or None for
+    networks.
     """
     process = ex.VariancePreserving(ex.LinearSchedule(0.1, 16.0))
     key = jax.random.key(0)
@@ -110,7 +133,11 @@ def cases() -> Iterator[Case]:
         ),
     }
     for name, law in distributions.items():
-        yield name, ex.ExactModel(law, process), law.sample(COUNT, key=key), law.log_prob
+        parts = [
+            law.sample(COUNT, key=key),
+            law.sample(max(BATCHES) - COUNT, key=jax.random.key(1)),
+        ]
+        yield name, ex.ExactModel(law, process), jnp.concatenate(parts), law.log_prob
     digits = np.asarray(ex.datasets.load("digits").points, float).reshape(-1, 64)
     digits = jnp.asarray((digits - digits.mean(0)) / digits.std())
     digits = digits + 0.05 * jax.random.normal(key, digits.shape)
@@ -119,15 +146,19 @@ def cases() -> Iterator[Case]:
         network = ex.FourierMLP(dim, key=key, widths=(128, 64))
         scaling = ex.GaussianScaling.from_data(data, process)
         model = ex.EntropyMatching(network, process, scaling)
-        yield name, ex.fit(model, data, key=key, steps=500, batch_size=64).model, data[:COUNT], None
+        model = ex.fit(model, data, key=key, steps=500, batch_size=64).model
+        yield name, model, data[: max(BATCHES)], None
 
 
 def main() -> None:
-    """Print the table."""
+    """Print both tables."""
     jax.config.update("jax_enable_x64", True)
-    rows = []
+    rows, times = [], []
     for name, model, given, exact in cases():
-        x = given if given.shape[1] < 64 else given[:32]
+        taken = seconds(model, given)
+        times.append([name, f"{taken[0]:.2g}", *(f"{t / taken[0]:.2f}" for t in taken[1:])])
+        print(*times[-1], sep=" | ", flush=True)
+        x = given[:COUNT] if given.shape[1] < 64 else given[:32]
         truth = exact(x) if exact else densities(model, x, adaptive(1e-9))[0]
 
         def row(what: str, batch: float, values: jax.Array, name=name, truth=truth) -> None:
@@ -152,6 +183,8 @@ def main() -> None:
         row(f"equal angles, {count} steps", EVALUATIONS * count, values)
     header = ["data", "steps", "evaluations", "rms error, nats", "largest"]
     table("Log densities by the probability flow", header, rows)
+    header = ["data", f"seconds, {BATCHES[0]} together", *(f"batches of {n}" for n in BATCHES[1:])]
+    table("\nProcessor time of adaptive steps, relative to all samples together", header, times)
 
 
 if __name__ == "__main__":

@@ -239,6 +239,7 @@ def test_the_table_is_complete():
     others = {"make_mesh", "network_size", "curve_with_end_term", "error_difference"}
     others |= {"check_ends", "end_points", "judge_ends", "judge_sizes", "resolved_points"}
     others |= {"learn_proposal", "reference_of", "call_network", "check_parts"}
+    others |= {"check_example_shape"}
     others |= {"schedule_cost", "unbiased_w2_bound", "from_diffusers"}
     others |= {"describe"}  # data as a Dataset takes them, in their own precision
     known = {function.__name__ for function, *_ in entries()}

@@ -196,25 +196,6 @@ def with_key(network: Any, key: Any) -> dict[str, Any]:
     return {"key": key} if accepts else {}
 
 
-def check_example_shape(model: Any, x: Any, name: str) -> None:
-    """Raise ValueError if samples are not like the examples of a model: their shape, and tokens."""
-    shape = getattr(model, "shape", None)
-    if shape is not None and jnp.shape(x)[1:] != tuple(shape):
-        sizes = ", ".join(["n", *map(str, shape)])
-        raise ValueError(f"`{name}` must have shape ({sizes}), got {jnp.shape(x)}.")
-    process = getattr(model, "process", None)
-    num_sites = getattr(process, "num_sites", None)  # of rows of tokens and numbers
-    process = process if num_sites is None else process.tokens  # pyright: ignore[reportOptionalMemberAccess]
-    num_tokens = getattr(process, "num_tokens", None)
-    if num_tokens is not None and is_concrete(x):
-        host = np.asarray(x) if num_sites is None else np.asarray(x)[:, :num_sites]
-        wrong = host[(host != np.floor(host)) | (host < 0) | (host >= num_tokens)]
-        if wrong.size:
-            raise ValueError(
-                f"`{name}` must hold tokens, integers from 0 to {num_tokens - 1}, got {wrong[0]:g}."
-            )
-
-
 def equal(one: Any, other: Any, *, traced: bool) -> bool:
     """Whether two pytrees are equal, dtypes included; values not known count as `traced`."""
     leaves, structure = jax.tree.flatten(one)

@@ -26,26 +26,29 @@ def centred_chunks(points: np.ndarray, mean: np.ndarray) -> Iterator[np.ndarray]
         yield np.asarray(points[start : start + rows], np.float64) - mean
 
 
+def fewer_on_cpu(chunk: int, most: int) -> int:
+    """`chunk`, on a CPU at most `most`."""
+    return min(chunk, most) if jax.default_backend() == "cpu" else chunk
+
+
 def in_cache(chunk: int, rows: int) -> int:
     """`chunk`, or fewer examples of so many rows each if a CPU computes these faster."""
-    if jax.default_backend() != "cpu":
-        return chunk
-    return min(chunk, max(_FEWEST, _ROWS // rows))
+    return fewer_on_cpu(chunk, max(_FEWEST, _ROWS // rows))
 
 
 def in_chunks(fn: Callable[[Any, Array], Any], args: Any, count: int, chunk: int) -> Any:
     """Apply `fn(chunk of args, weight)` over `count` leading entries, chunk by chunk.
 
-    The last chunk is padded by repeating an entry; `weight` is one for entries and zero for
-    padding. Chunks are recomputed under reverse-mode differentiation, so that only the memory of
-    one chunk is needed. The entries of a chunk are spread over the `"data"` axis of the ambient
-    mesh.
+    Chunks have `chunk` entries or fewer, as equal in number as possible. The last one is filled up
+    by repeating an entry; `weight` is one for entries and zero for those repeated. Chunks are
+    recomputed under reverse-mode differentiation, so that only the memory of one chunk is needed.
+    The entries of a chunk are spread over the `"data"` axis of the ambient mesh.
 
     Returns:
         The results of `fn`, with a leading axis of chunks.
     """
-    chunk = min(chunk, count)
-    chunks = -(-count // chunk)
+    chunks = -(-count // min(chunk, count))
+    chunk = -(-count // chunks)
     if chunks * chunk == count:  # no padding: reshaping is enough, and compiles faster
         whole = jnp.ones(chunk)
         parts = jax.tree.map(lambda a: a.reshape(chunks, chunk, *a.shape[1:]), args)
@@ -61,21 +64,11 @@ def in_chunks(fn: Callable[[Any, Array], Any], args: Any, count: int, chunk: int
     return mapped(body, (position, weight), recompute=True)
 
 
-def map_in_batches(fn: Callable[[Any], Any], args: Any, batch: int) -> Any:
-    """`jax.lax.map(fn, args, batch_size=batch)` with batches spread over the ambient mesh."""
+def map_in_chunks(fn: Callable[[Any], Any], args: Any, chunk: int) -> Any:
+    """`fn` of each entry of `args`, by `in_chunks`: one program for all of them."""
     count = jax.tree.leaves(args)[0].shape[0]
-    batch = min(batch, count)
-    whole = count // batch * batch
-
-    def several(part: Any) -> Any:
-        return jax.vmap(fn)(spread(part))
-
-    split = jax.tree.map(lambda a: a[:whole].reshape(-1, batch, *a.shape[1:]), args)
-    done = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), mapped(several, split))
-    if whole == count:
-        return done
-    rest = several(jax.tree.map(lambda a: a[whole:], args))
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), done, rest)
+    found = in_chunks(lambda part, _: jax.vmap(fn)(part), args, count, chunk)
+    return jax.tree.map(lambda a: unchunk(a, count), found)
 
 
 def unchunk(x: Array, count: int) -> Array:

@@ -9,7 +9,6 @@ from jaxtyping import Array, PyTree
 
 from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import (
-    check_example_shape,
     conditions,
     is_concrete,
     positive_integer,
@@ -28,7 +27,7 @@ from entropix.interfaces import (
     AbstractTokenProcess,
     SampleEstimates,
 )
-from entropix.processes import check_one_kind
+from entropix.processes import check_example_shape, check_one_kind
 
 
 @overload

@@ -27,12 +27,17 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import Key
 from entropix._core.checks import positive, positive_integer
-from entropix._core.chunks import map_in_batches
+from entropix._core.chunks import fewer_on_cpu, map_in_chunks
 from entropix._core.compiled import check_results, compiled
 from entropix.dynamics import Divergence, ReverseCoordinates
 from entropix.estimators import EndRates, check_ends, judge_sizes, log_snr_of_std, resolved_points
 from entropix.interfaces import AbstractDensityMethod, AbstractModel, SampleEstimates
 from entropix.models import FlowMatching, reference_variance
+
+
+# Samples that are solved together wait for the slowest of them. With fewer than so many, products
+# of matrices take a CPU longer than the waiting.
+_TOGETHER = 128
 
 
 class ProbabilityFlow(AbstractDensityMethod):
@@ -46,6 +51,9 @@ class ProbabilityFlow(AbstractDensityMethod):
     The variance of a few probes of one sample is uncertain. The standard error of each sample is
     that of its own probes or the root mean square over all samples of the call, whichever is
     larger; if those are few too, it is enlarged by the quantile of a t distribution.
+
+    Each sample has steps of its own. On a CPU at most 128 samples are solved together, because they
+    wait for the slowest of them.
 
     Args:
         divergence: "exact", from the network where it offers its divergence (`FourierMLP` does, at
@@ -125,7 +133,7 @@ class ProbabilityFlow(AbstractDensityMethod):
         size = math.prod(x.shape[1:])
         self.divergence.check(x.shape[0], size)
         held = self.divergence.num_held(model, size)
-        chunk = max(1, min(chunk_size // held, x.shape[0]))
+        chunk = fewer_on_cpu(max(1, min(chunk_size // held, x.shape[0])), _TOGETHER)
         value, stderr, ends = _log_densities(
             self, model, bridge, prior, x, condition, cutoff, key, chunk
         )
@@ -177,7 +185,7 @@ def _log_densities(
         return prior.log_prob(last * end) + growth, gains, jax.vmap(slope)(points)
 
     args = (x, condition, jnp.arange(x.shape[0]))
-    value, gains, slopes = map_in_batches(one, args, chunk)
+    value, gains, slopes = map_in_chunks(one, args, chunk)
     gain, stderr = method.divergence.estimate(gains, math.prod(x.shape[1:]))
     # A slope of log p in -ln(noise std) is twice a rate per unit log-SNR.
     size = jnp.mean(jnp.abs(slopes), axis=0) / 2

@@ -18,7 +18,6 @@ from jaxtyping import Array, PyTree
 
 from entropix._core.arrays import DataLike, Key, as_float
 from entropix._core.checks import (
-    check_example_shape,
     choice,
     conditions,
     is_concrete,
@@ -38,6 +37,7 @@ from entropix.dynamics.settings import SolveSettings, flow_solver, solve_grid
 from entropix.dynamics.solve import Trajectory, run
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.models import FlowMatching, checked_model, reference_variance
+from entropix.processes import check_example_shape
 
 
 @full_precision

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, RealScalarLike, squared_norm
-from entropix._core.checks import check_example_shape, samples
+from entropix._core.checks import samples
 from entropix._core.precision import full_precision
 from entropix.estimators import (
     EntropyControl,
@@ -35,6 +35,7 @@ from entropix.interfaces import (
     Estimate,
 )
 from entropix.models import checked_model
+from entropix.processes import check_example_shape
 
 
 def thermodynamic_force(

@@ -27,20 +27,20 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, inner
 from entropix._core.checks import (
-    check_example_shape,
     conditions,
     is_concrete,
     positive_integer,
     prng_key,
     samples,
 )
-from entropix._core.chunks import map_in_batches
+from entropix._core.chunks import map_in_chunks
 from entropix._core.compiled import compiled
 from entropix._core.precision import full_precision
 from entropix.dynamics import Divergence, check_times, forward_times, solve_forward
 from entropix.estimators import GaussianReference, reference_of
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel
 from entropix.models import checked_model
+from entropix.processes import check_example_shape
 
 
 class _Integrands(eqx.Module):
@@ -189,4 +189,4 @@ def _log_ratios(
 
     args = (x, condition, jnp.arange(x.shape[0]))
     batch = max(1, min(chunk_size // num_paths, x.shape[0]))
-    return map_in_batches(one, args, batch)
+    return map_in_chunks(one, args, batch)

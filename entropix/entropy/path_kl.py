@@ -10,11 +10,12 @@ integrand is $d(f_2, f_1)$ of `entropix.interfaces.AbstractTokenProcess` (Lou et
 from jaxtyping import PyTree
 
 from entropix._core.arrays import DataLike, Key
-from entropix._core.checks import check_example_shape, check_same_process, samples
+from entropix._core.checks import check_same_process, samples
 from entropix._core.precision import full_precision
 from entropix.entropy.functionals import PathDivergence
 from entropix.estimators import Proposal, integrate
 from entropix.interfaces import AbstractModel, Estimate
+from entropix.processes import check_example_shape
 
 
 @full_precision

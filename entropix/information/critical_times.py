@@ -28,7 +28,6 @@ from jaxtyping import PyTree
 
 from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import (
-    check_example_shape,
     check_same_process,
     conditions,
     positive_integer,
@@ -43,6 +42,7 @@ from entropix.information.crossing import CriticalTime
 from entropix.information.forms import ModelPair, in_form
 from entropix.information.speciation import speciation_of
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel, Estimate
+from entropix.processes import check_example_shape
 
 
 class CriticalTimes(eqx.Module):

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
 from entropix._core.checks import positive_integer
-from entropix._core.chunks import map_in_batches
+from entropix._core.chunks import map_in_chunks
 from entropix._core.compiled import compiled
 from entropix._core.precision import full_precision
 from entropix.information.canonical import CanonicalCoordinates
@@ -407,7 +407,7 @@ def _residuals(
         return jnp.mean(jax.vmap(lambda u, z: at(u, z) + at(u, -z))(u, noise), axis=0) / 2
 
     keys = jax.random.split(key, x.shape[0])
-    return map_in_batches(lambda args: one(*args), (x, pairs, keys), max(1, _CHUNK // levels))
+    return map_in_chunks(lambda args: one(*args), (x, pairs, keys), max(1, _CHUNK // levels))
 
 
 @eqx.filter_jit

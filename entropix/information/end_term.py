@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, safe_sqrt
-from entropix._core.checks import check_example_shape, conditions, is_concrete, samples
+from entropix._core.checks import conditions, is_concrete, samples
 from entropix._core.chunks import in_chunks, unchunk
 from entropix._core.compiled import compiled
 from entropix.estimators import (
@@ -50,7 +50,13 @@ from entropix.information.normals import (
     sobolev_bound,
 )
 from entropix.interfaces import AbstractGaussianProcess, AbstractTokenProcess, Estimate
-from entropix.processes import CosineSchedule, LinearSchedule, UniformJumps, VariancePreserving
+from entropix.processes import (
+    CosineSchedule,
+    LinearSchedule,
+    UniformJumps,
+    VariancePreserving,
+    check_example_shape,
+)
 
 
 # Antithetic pairs at which the fields are read at t1, and groups of them for the jackknife.

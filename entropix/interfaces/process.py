@@ -287,6 +287,10 @@ class AbstractGaussianProcess(AbstractKernelProcess):
         normaliser = y.size / 2 * (log_precision - jnp.log(2 * jnp.pi))
         return normaliser - precision / 2 * jnp.sum(y * y)
 
+    def time_per_log_snr(self, s: RealLike) -> Array:
+        r"""$ds/d(-\lambda) = \Sigma^2/\sigma^2$; zero at an exact end."""
+        return self.var(s) * self.scale(s) / self.scaled_sigma_squared(s)
+
     def measure(self, s: RealLike) -> Array:
         r"""$\Sigma^2/2$."""
         return self.var(s) / 2

@@ -48,7 +48,8 @@ class AbstractTokenProcess(AbstractKernel):
     Attributes:
         num_tokens: K.
         num_states: the values that a site may take: K, or K + 1 with the mask.
-        forced: c, the share of draws in which one token is lost for certain, see `is_kept`.
+        forced: c, the share of draws in which one token is lost for certain, unless `is_kept`,
+            `perturb` and `weight` are given another.
         schedule: of the loss.
         log_equilibrium: $\log\pi$, the law that a reverse process at equilibrium gives each token.
     """
@@ -150,32 +151,55 @@ class AbstractTokenProcess(AbstractKernel):
         """$-z$: the sites that had lost their tokens last lose them first."""
         return -z
 
-    def is_kept(self, s: RealScalarLike, z: Float[Array, "3 *shape"]) -> Bool[Array, "*shape"]:
+    def is_kept(
+        self, s: RealScalarLike, z: Float[Array, "3 *shape"], forced: float | None = None
+    ) -> Bool[Array, "*shape"]:
         r"""Which tokens `perturb` keeps.
 
         Close to the data, hardly any sequence has lost a token, and those that have make up the
         integral. In a share c of the draws one site, at random, has lost its token for certain.
+
+        Args:
+            s: time.
+            z: the noise.
+            forced: c; None for that of the process.
         """
+        share = self.forced if forced is None else forced
         by_chance = ndtr(-z[0]) > self.lost(s)  # exact at both ends, where it is 0 or 1
         # The largest of D numbers is as often at any place, whatever its size.
         others = z[1].reshape(-1)
-        forced = ndtr(jnp.max(others)) ** others.size > 1 - self.forced
+        loses = ndtr(jnp.max(others)) ** others.size > 1 - share
         # A comparison with the largest may fail where a compiler computes the numbers twice.
         site = jnp.arange(others.size) == jnp.argmax(others)
-        return by_chance & ~(forced & site).reshape(by_chance.shape)
+        return by_chance & ~(loses & site).reshape(by_chance.shape)
+
+    @abc.abstractmethod
+    def perturb(
+        self,
+        s: RealScalarLike,
+        x: Float[Array, "*shape"],
+        z: Float[Array, "3 *shape"],
+        forced: float | None = None,
+    ) -> Float[Array, "*shape"]:
+        """The state at time `s` of a path that starts at `x`; `forced` as of `is_kept`."""
 
     def weight(
-        self, s: RealScalarLike, x: Float[Array, "*shape"], z: Float[Array, "3 *shape"]
+        self,
+        s: RealScalarLike,
+        x: Float[Array, "*shape"],
+        z: Float[Array, "3 *shape"],
+        forced: float | None = None,
     ) -> Float[Array, ""]:
         r"""$1/(1 - c + c\,n/D(1 - \alpha))$ for n lost tokens, with the slope of $\log p$."""
-        kept, lost = self.is_kept(s, z), self.lost(s)
+        share = self.forced if forced is None else forced
+        kept, lost = self.is_kept(s, z, share), self.lost(s)
         log_chance = jnp.log(jnp.where(kept, self.kept(s), lost))
-        moved = jnp.where(kept, 0.0, self.log_lost(s, x, self.perturb(s, x, z)))
+        moved = jnp.where(kept, 0.0, self.log_lost(s, x, self.perturb(s, x, z, share)))
         log_chance = jnp.sum(log_chance + moved)
         moved = jnp.exp(log_chance - jax.lax.stop_gradient(log_chance))
         expected = jnp.maximum(kept.size * lost, jnp.finfo(lost.dtype).tiny)
         number = jnp.sum(~kept) / jax.lax.stop_gradient(expected)
-        return moved / (1 - self.forced + self.forced * number)
+        return moved / (1 - share + share * number)
 
     def log_snr(self, s: RealLike) -> Array:
         r"""$\log\frac{\alpha}{1 - \alpha}$."""

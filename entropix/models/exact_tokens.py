@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, RealScalarLike, as_float, one_hot
 from entropix._core.checks import checked, on_host, positive_integer, samples
-from entropix._core.chunks import in_chunks, map_in_batches
+from entropix._core.chunks import in_chunks, map_in_chunks
 from entropix._core.precision import matmul
 from entropix.interfaces import AbstractPrior, AbstractTokenProcess
 from entropix.models.tokens import AbstractTokenModel, check_token_process
@@ -463,5 +463,5 @@ class ExactEmpirical(AbstractExactTokens):
 @eqx.filter_jit
 def _rows(points: Array, log_weights: Array, key: Key, n: int) -> Array:
     keys = jax.random.split(key, n)
-    index = map_in_batches(lambda k: jax.random.categorical(k, log_weights), keys, _BLOCK)
+    index = map_in_chunks(lambda k: jax.random.categorical(k, log_weights), keys, _BLOCK)
     return points[index]

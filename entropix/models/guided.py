@@ -6,12 +6,22 @@ $$s_w(y|c) = s(y) + w\,[s(y|c) - s(y)]$$
 in the score, and the weights add up to one, so that they combine in the same way:
 $e_w = (1 - w)\,e(y) + w\,e(y|c)$, and similarly $v_w$. A field that is finite at an infinite
 log-SNR for both models is finite there.
+
+For tokens the fields f are logarithms of rates, and $f_w = (1 - w)\,f(y) + w\,f(y|c)$ mixes the
+rates geometrically (Nisonoff et al., 2406.01572). Under masking $e^f/K$ is a law of the token at a
+masked site, which the mixture is not: for $w > 1$ it adds up to more than one, and sites would be
+unmasked too early. There $f_w$ is normalised (Schiff et al., 2412.10193; Rojas et al., 2507.08965),
+
+$$e^{f_w} = K\,\frac{p(k|y)^{1-w}\,p(k|y, c)^w}{\sum_l p(l|y)^{1-w}\,p(l|y, c)^w},$$
+
+which is what the samplers draw from.
 """
 
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, RealScalarLike, State
@@ -21,6 +31,7 @@ from entropix.interfaces import (
     AbstractGaussianProcess,
     AbstractModel,
     AbstractPrior,
+    AbstractTokenProcess,
 )
 from entropix.models.network_model import checked_model
 from entropix.processes import check_one_kind
@@ -95,16 +106,32 @@ class Guided(AbstractModel):
         keys = (None, None) if key is None else jax.random.split(key)
         conditional = getattr(self.model, field)(s, y, condition, key=keys[0])
         unconditional = getattr(marginal, field)(s, y, None, key=keys[1])
-        return (1 - self.weight) * unconditional + self.weight * conditional
+        if not isinstance(self.process, AbstractTokenProcess):
+            return (1 - self.weight) * unconditional + self.weight * conditional
+        return self._mix_rates(s, y, unconditional, conditional)
+
+    def _mix_rates(self, s: Any, y: Array, unconditional: Array, conditional: Array) -> Array:
+        """The field of tokens: a jump that either model rules out is impossible."""
+        possible = jnp.isfinite(unconditional) & jnp.isfinite(conditional)
+        marginal, given = (jnp.where(possible, f, 0.0) for f in (unconditional, conditional))
+        one_alone = jnp.where(self.weight == 0, unconditional, conditional)
+        mixed = (1 - self.weight) * marginal + self.weight * given
+        mixed = jnp.where(possible, mixed, one_alone)
+        if not self.process.has_mask:
+            return mixed
+        return self.process.field(s, y, jax.nn.log_softmax(mixed, axis=-1))
 
     def score(
         self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
-    ) -> State:
+    ) -> Float[Array, "..."]:  # of tokens one axis more
+        if isinstance(self.process, AbstractTokenProcess):
+            field = self.entropy_field(s, y, condition, key=key)
+            return field + self.process.equilibrium_score(s, y)
         return self._mix("score", s, y, condition, key)
 
     def entropy_field(
         self, s: RealScalarLike, y: State, condition: PyTree = None, *, key: Key | None = None
-    ) -> State:
+    ) -> Float[Array, "..."]:  # of tokens one axis more
         return self._mix("entropy_field", s, y, condition, key)
 
     def velocity(

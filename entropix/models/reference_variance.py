@@ -9,6 +9,7 @@ from jaxtyping import Array
 from entropix._core.arrays import DataLike, Scalar
 from entropix._core.checks import positive
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel
+from entropix.processes import Multimodal
 
 
 def reference_variance(model: AbstractModel, variance: DataLike | None = None) -> Scalar:
@@ -26,7 +27,9 @@ def reference_variance(model: AbstractModel, variance: DataLike | None = None) -
     distribution, scaling = (getattr(model, n, None) for n in ("distribution", "scaling"))
     if distribution is None and scaling is not None:
         return scaling.variance
-    return _variance_of(distribution, getattr(model.process, "numbers", model.process))
+    process = model.process
+    process = process.numbers if isinstance(process, Multimodal) else process
+    return _variance_of(distribution, process)
 
 
 @eqx.filter_jit

@@ -1,12 +1,13 @@
 """Forward processes and their schedules: immutable modules, every number in them differentiable."""
 
+from entropix.processes.checks import check_example_shape as check_example_shape
+from entropix.processes.checks import check_one_kind as check_one_kind
 from entropix.processes.curves import UnitCurve as UnitCurve
 from entropix.processes.langevin import Langevin as Langevin
 from entropix.processes.moving import RectifiedFlow as RectifiedFlow
 from entropix.processes.moving import SubVariancePreserving as SubVariancePreserving
 from entropix.processes.moving import VarianceExploding as VarianceExploding
 from entropix.processes.multimodal import Multimodal as Multimodal
-from entropix.processes.multimodal import check_one_kind as check_one_kind
 from entropix.processes.path import GaussianPath as GaussianPath
 from entropix.processes.path import LearnablePath as LearnablePath
 from entropix.processes.potentials import DoubleWell as DoubleWell

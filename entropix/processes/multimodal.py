@@ -13,12 +13,9 @@ from independent uniform tokens and equilibrium numbers, which includes the mutu
 the two parts.
 """
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import ndtr
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key, RealLike, RealScalarLike
@@ -112,30 +109,18 @@ class Multimodal(AbstractKernel):
         self, s: RealScalarLike, x: Float[Array, " row"], z: tuple[Array, Array]
     ) -> Float[Array, " row"]:
         tokens, numbers = self.split(x)
-        lost = self.tokens.perturb(s, tokens, self._unforced(z[0]))
+        lost = self.tokens.perturb(s, tokens, z[0], self._forced)
         return jnp.concatenate([lost, self.numbers.perturb(s, numbers, z[1])])
 
     def weight(
         self, s: RealScalarLike, x: Float[Array, " row"], z: tuple[Array, Array]
     ) -> Float[Array, ""]:
         r"""$p(y_s|x)$ over the density of the draws, which differ for the tokens only."""
-        weight = self.tokens.weight(s, self.split(x)[0], self._unforced(z[0]))
-        whole, share = self.tokens.forced, self._forced
-        if share == whole:
-            return weight
-        # 1 / weight is 1 - c + c r with the share c of the tokens' process, and r is kept.
-        inverse = 1 / jax.lax.stop_gradient(weight)
-        return weight * inverse / (1 - share + share / whole * (inverse - 1 + whole))
+        return self.tokens.weight(s, self.split(x)[0], z[0], self._forced)
 
     @property
     def _forced(self) -> float:
         return min(_FORCED, self.tokens.forced)
-
-    def _unforced(self, z: Float[Array, "3 sites"]) -> Float[Array, "3 sites"]:
-        """Noise of the tokens that forces the loss of one in a smaller share of the draws."""
-        # As in `AbstractTokenProcess.is_kept`, where a number far below zero forces nothing.
-        forced = ndtr(jnp.max(z[1])) ** z[1].size > 1 - self._forced
-        return z.at[1].set(jnp.where(forced, z[1], -10.0))
 
     def log_snr(self, s: RealLike) -> Array:
         r"""$\log(\mu^2/\Sigma^2)$ of the numbers."""
@@ -164,18 +149,7 @@ class Multimodal(AbstractKernel):
 
     def token_measure(self, s: RealScalarLike) -> Float[Array, ""]:
         r"""The measure of the tokens per unit of $-d\lambda$, $\nu\,\Sigma^2/\sigma^2$."""
-        process = self.numbers
         inside = jnp.isfinite(jax.lax.stop_gradient(self.tokens.rate(s)))
         s = jnp.where(inside, s, (self.t0 + self.t1) / 2)
-        time = process.var(s) * process.scale(s) / process.scaled_sigma_squared(s)
         # Where the rate is infinite, no token is masked or all are at equilibrium: the field is 0.
-        return jnp.where(inside, self.tokens.rate(s) * time, 0.0)
-
-
-def check_one_kind(process: Any) -> None:
-    """Refuse rows of tokens and numbers, where only one kind of them has an answer."""
-    if isinstance(process, Multimodal):
-        raise ValueError(
-            "`model` must be one of numbers or of tokens alone, got one of Multimodal rows: these "
-            "have `neural_entropy`, `entropy_curve`, `path_kl`, `fit` and `sample`."
-        )
+        return jnp.where(inside, self.tokens.rate(s) * self.numbers.time_per_log_snr(s), 0.0)

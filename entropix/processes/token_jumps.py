@@ -126,10 +126,14 @@ class AbstractTokenJumps(AbstractTokenProcess):
         return time_of_integral(self.schedule, integral, self.t0, self.t1)
 
     def perturb(
-        self, s: RealScalarLike, x: Float[Array, "*shape"], z: Float[Array, "3 *shape"]
+        self,
+        s: RealScalarLike,
+        x: Float[Array, "*shape"],
+        z: Float[Array, "3 *shape"],
+        forced: float | None = None,
     ) -> Float[Array, "*shape"]:
         drawn = self.draw_lost(self.schedule.integral(s), x, ndtr(z[2]))
-        return jnp.where(self.is_kept(s, z), x, drawn)
+        return jnp.where(self.is_kept(s, z, forced), x, drawn)
 
     def log_lost(
         self, s: RealScalarLike, x: Float[Array, "*shape"], y: Float[Array, "*shape"]

@@ -128,9 +128,13 @@ class Masking(AbstractTokenProcess):
         return (y == self.num_tokens)[..., None]
 
     def perturb(
-        self, s: RealScalarLike, x: Float[Array, "*shape"], z: Float[Array, "3 *shape"]
+        self,
+        s: RealScalarLike,
+        x: Float[Array, "*shape"],
+        z: Float[Array, "3 *shape"],
+        forced: float | None = None,
     ) -> Float[Array, "*shape"]:
-        return jnp.where(self.is_kept(s, z), x, float(self.num_tokens))
+        return jnp.where(self.is_kept(s, z, forced), x, float(self.num_tokens))
 
     def jumps(self, y: Float[Array, "*shape"]) -> Float[Array, "*shape num_tokens"]:
         rate = self._masked(y).astype(y.dtype) / self.num_tokens

@@ -17,7 +17,6 @@ from jaxtyping import Array, ArrayLike, PyTree
 from entropix._core.arrays import DataLike, Key, as_float
 from entropix._core.checks import (
     accepts,
-    check_example_shape,
     checked,
     choice,
     conditions,
@@ -32,7 +31,7 @@ from entropix.interfaces import AbstractLoss, AbstractModel, AbstractStream, Abs
 from entropix.models import FlowMatching
 from entropix.networks import trainable
 from entropix.persistence import AbstractCheckpoint, Checkpoint
-from entropix.processes import Multimodal
+from entropix.processes import Multimodal, check_example_shape
 from entropix.training.layout import Layout
 from entropix.training.loop import Setup, join_model, split_model
 from entropix.training.losses import Denoising, FlowLoss

@@ -27,8 +27,8 @@ from entropix.models import GaussianScaling
 
 
 def time_per_log_snr(process: AbstractGaussianProcess, s: RealLike) -> Array:
-    r"""$ds/d(-\lambda) = \Sigma^2/\sigma^2$; positive, where that falls to zero at an exact end."""
-    ratio = process.var(s) * process.scale(s) / process.scaled_sigma_squared(s)
+    """`process.time_per_log_snr(s)`, or a small positive number where that falls to zero."""
+    ratio = process.time_per_log_snr(s)
     # Weights and densities divide one another. The floor is met only where Sigma^2 underflows.
     return jnp.maximum(ratio, jnp.sqrt(jnp.finfo(ratio.dtype).tiny))
 

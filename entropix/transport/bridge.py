@@ -29,7 +29,6 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import DataLike, Key, RealScalarLike, as_float
 from entropix._core.checks import (
-    check_example_shape,
     checked,
     choice,
     positive_integer,
@@ -39,6 +38,7 @@ from entropix._core.checks import (
 from entropix.dynamics import Trajectory, solve_forward
 from entropix.interfaces import Estimate
 from entropix.networks import trainable
+from entropix.processes import check_example_shape
 from entropix.training import (
     ClippedAdam,
     Run,

@@ -9,7 +9,11 @@ from entropix._core.chunks import in_chunks, unchunk
 from tests.helpers import quick_jit
 
 
-@pytest.mark.parametrize(("count", "chunk"), [(10, 3), (10, 5), (3, 10), (7, 1), (1, 1)])
+# The number of entries in each chunk.
+EQUAL = {(10, 3): 3, (10, 6): 5, (3, 10): 3, (7, 1): 1, (1, 1): 1, (9, 4): 3}
+
+
+@pytest.mark.parametrize(("count", "chunk"), EQUAL)
 def test_chunks(count, chunk):
     x = jnp.cos(jnp.arange(2.0 * count)).reshape(count, 2)
     index = jnp.arange(count)
@@ -20,6 +24,7 @@ def test_chunks(count, chunk):
     def chunked(scale, x):
         def fn(args, weight):
             values = jax.vmap(work, (None, 0, 0))(scale, args["x"], args["index"])
+            assert weight.size == EQUAL[count, chunk]
             return values, jnp.sum(weight * values)
 
         values, sums = in_chunks(fn, {"x": x, "index": index}, count, chunk)

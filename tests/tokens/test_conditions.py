@@ -89,3 +89,40 @@ def test_one_network_learns_both_laws(kind):
     for k, law in enumerate(LAWS):
         counts = np.bincount(np.asarray(made)[labels == k].astype(int).ravel(), minlength=3)
         np.testing.assert_allclose(counts / counts.sum(), law, atol=0.06)
+
+
+def test_guidance_under_masking_is_a_law():
+    """A masked token has a law for every weight, in which what either model rules out is not."""
+    weight, state, given = 2.5, jnp.array([3.0, 0.0]), jnp.array([1.0, 0.0])
+    guided = ex.models.Guided(model(), weight)
+    marginal = LAWS[:, 0] / LAWS[:, 0].sum() @ LAWS  # the other token tells of the class
+    expected = marginal ** (1 - weight) * LAWS[0] ** weight
+    field = guided.entropy_field(0.5, state, given)
+    np.testing.assert_allclose(jnp.exp(field[0]) / 3, expected / expected.sum(), rtol=1e-5)
+    np.testing.assert_array_equal(field[1], 0.0)
+    score = guided.score(0.5, state, given)
+    np.testing.assert_allclose(score, field + PROCESS.equilibrium_score(0.5, state), rtol=1e-6)
+
+    with np.errstate(divide="ignore"):
+        laws = np.log([0.7, 0.3, 0.0]), np.log([0.2, 0.4, 0.4])
+    one, other = (ex.models.ExactDiscrete(law, PROCESS) for law in laws)
+
+    def first(weight):
+        field = ex.models.Guided(one, weight, other).entropy_field(0.5, state[:1])
+        return jnp.exp(field[0]) / 3
+
+    for weight, expected in ((0.0, np.exp(laws[1])), (1.0, np.exp(laws[0]))):
+        np.testing.assert_allclose(first(weight), expected, rtol=1e-5)
+    ratio = 0.7**2 / 0.2, 0.3**2 / 0.4
+    np.testing.assert_allclose(first(2.0), [*(np.array(ratio) / sum(ratio)), 0.0], rtol=1e-5)
+    assert np.all(np.isfinite(jax.jacobian(first)(2.0)))
+
+
+def test_guided_rates_of_jumps():
+    """The mixture of the logarithms, whose rates need no normalisation."""
+    process = ex.processes.UniformJumps(3, ex.LinearSchedule())
+    one, other = (ex.models.ExactDiscrete(np.log(law), process) for law in LAWS)
+    state = jnp.array([2.0])
+    expected = 2 * one.entropy_field(0.1, state) - other.entropy_field(0.1, state)
+    found = ex.models.Guided(one, 2.0, other).entropy_field(0.1, state)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
