@@ -6,6 +6,8 @@ module instead: its program returns one flag for each check, which are looked at
 Where the caller is itself one of these functions, the flags are passed on to its program. In the
 program of anyone else, `error_if` is `equinox.error_if`.
 
+`lightly_compiled` is for programs that take longer to compile than to run, as most do.
+
 A check inside of a branch or a loop has no value outside of it that could be returned, unless the
 loop returns it (`mapped`, which `entropix._core.chunks` uses): it stays a callback.
 """
@@ -20,6 +22,7 @@ import equinox as eqx
 import equinox.internal as eqxi
 import jax
 import jax.core
+import jax.lib
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
@@ -27,6 +30,12 @@ from jaxtyping import Array, ArrayLike, PyTree
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Tree = TypeVar("_Tree")
+# What is left out where compiling takes longer than running: what makes code fast.
+_LIGHT: dict[str, Any] = {"xla_llvm_disable_expensive_passes": True}
+# The older of two ways to turn fused operations into code takes half the time. Other versions may
+# not know of it, and refuse what they do not know.
+if jax.lib.__version__.startswith("0.10."):
+    _LIGHT["xla_cpu_use_fusion_emitters"] = False
 
 
 def _trace(x: Any) -> Any:
@@ -126,6 +135,31 @@ def compiled(function: _Function) -> _Function:
         # In the program of a caller. Checks of what is returned would be lost where only its
         # derivative is used.
         return with_callbacks(*args, **kwargs)
+
+    wrapped: Any = call
+    return wrapped
+
+
+def lightly_compiled(function: _Function, *, level: int = 0) -> _Function:
+    """`equinox.filter_jit(function)`, of a program that takes longer to compile than to run.
+
+    On a CPU it is compiled without optimisation, where it is a program of its own: in the program
+    of a caller, and where an argument is being transformed, it is `equinox.filter_jit(function)`.
+    With `level=1`, for one that evaluates a network or a model many times, it is compiled in half
+    the time of `equinox.filter_jit`, and runs about as fast.
+    """
+    filter_jit: Any = eqx.filter_jit  # its annotations do not know of options of `jax.jit`
+    options = _LIGHT | {"xla_backend_optimization_level": level}
+    usual, light = filter_jit(function), filter_jit(function, compiler_options=options)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        leaves = jax.tree.leaves((args, kwargs))
+        # JAX takes options of the compiler for outermost programs only, and keeps them in
+        # derivatives, which may become a part of others.
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+        own = not traced and jax.default_backend() == "cpu" and _current_trace() is None
+        return light(*args, **kwargs) if own else usual(*args, **kwargs)
 
     wrapped: Any = call
     return wrapped

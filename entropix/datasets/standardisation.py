@@ -9,6 +9,7 @@ because the equilibrium does not change with them.
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -93,11 +94,11 @@ class Standardisation(eqx.Module):
 
     def forward(self, x: Float[Array | np.ndarray, "*batch d"]) -> Float[Array, "*batch d"]:
         """To standardised units; any leading axes."""
-        return (self._checked(x) - self.mean) / self.std
+        return _forward(self._checked(x), self.mean, self.std)
 
     def inverse(self, x: Float[Array | np.ndarray, "*batch d"]) -> Float[Array, "*batch d"]:
         """Back to the units of the data; any leading axes."""
-        return self._checked(x) * self.std + self.mean
+        return _inverse(self._checked(x), self.mean, self.std)
 
     @property
     def log_det(self) -> Float[Array, ""]:
@@ -105,7 +106,7 @@ class Standardisation(eqx.Module):
 
         A log density in the units of the data is the standardised one plus this.
         """
-        return -jnp.sum(jnp.log(self.std))
+        return _log_det(self.std)
 
     def log_jacobian(self, x: Float[Array | np.ndarray, "*batch d"]) -> Float[Array, "*batch"]:
         """`log_det` at each of some points; `NormalScores` has the same method."""
@@ -116,6 +117,21 @@ class Standardisation(eqx.Module):
         if x.ndim == 0 or x.shape[-1] != self.dim:
             raise ValueError(f"`x` must have shape (..., {self.dim}), got {x.shape}.")
         return x
+
+
+@jax.jit
+def _forward(x: Array, mean: Array, std: Array) -> Array:
+    return (x - mean) / std
+
+
+@jax.jit
+def _inverse(x: Array, mean: Array, std: Array) -> Array:
+    return x * std + mean
+
+
+@jax.jit
+def _log_det(std: Array) -> Array:
+    return -jnp.sum(jnp.log(std))
 
 
 def host_points(points: DataLike) -> tuple[np.ndarray, np.dtype]:

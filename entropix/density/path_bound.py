@@ -30,6 +30,8 @@ $D\log\mu_c$ for the change of units from $\mu_c x$ to $x$. Without one $\lambda
 $k = 1$.
 """
 
+import functools
+import math
 from typing import Any
 
 import equinox as eqx
@@ -40,6 +42,7 @@ from jaxtyping import Array, Float, PyTree
 from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import positive_integer, samples
 from entropix._core.chunks import in_chunks, unchunk
+from entropix._core.compiled import lightly_compiled
 from entropix.density.tokens import token_bound
 from entropix.distributions import Gaussian
 from entropix.estimators import (
@@ -63,6 +66,7 @@ from entropix.interfaces import (
     AbstractTokenProcess,
     SampleEstimates,
 )
+from entropix.models import noise_limits
 
 
 # Pairs at each of the points that decide whether the bound is finite.
@@ -133,10 +137,11 @@ class PathBound(AbstractDensityMethod):
                 chunk_size=chunk_size,
             )
         reference = reference_of(x) if self.reference is None else self.reference
-        if reference.mean.size != x[0].size:
+        size = reference.centre.size  # `mean` is a product of matrices
+        if size != math.prod(x.shape[1:]):
             raise ValueError(
-                f"`reference` must have the dimension {x[0].size} of the samples, "
-                f"got {reference.mean.size}."
+                f"`reference` must have the dimension {math.prod(x.shape[1:])} of the samples, "
+                f"got {size}."
             )
         axis = LogSNRAxis.of(model.process, reference.mean_variance, cutoff)
         integrand = _Integrand(model, reference, axis)
@@ -157,7 +162,10 @@ class PathBound(AbstractDensityMethod):
             strata=self.num_evaluations // 2,
             chunk=max(chunk_size // 2, 1),
         )
-        beyond = noise_end_of_parts(model, model.process, reference_of(x), samples=x, residual=True)
+        beyond = None
+        if noise_limits(model) is not None:
+            around = reference_of(x)
+            beyond = noise_end_of_parts(model, model.process, around, samples=x, residual=True)
         stderr = stderr if beyond is None else jnp.hypot(stderr, beyond)
         shared = 2 * (pilot_pairs + _END_PAIRS * num_end_points(model.process))
         spent = self.num_evaluations + -(-shared // x.shape[0])
@@ -273,7 +281,7 @@ class _Integrand(eqx.Module):
         return there + x.size * process.log_scale(start)
 
 
-@eqx.filter_jit
+@lightly_compiled
 def _pilot(
     integrand: _Integrand, x: Array, condition: PyTree, *, key: Key, pairs: int, chunk: int
 ) -> tuple[Proposal, EndRates]:
@@ -307,7 +315,7 @@ def _pilot(
     return proposal, judge_ends(ends, at_ends, peak, axis, x, fraction, out[:pairs])
 
 
-@eqx.filter_jit
+@functools.partial(lightly_compiled, level=1)
 def _bound(
     integrand: _Integrand,
     proposal: Proposal,

@@ -7,6 +7,8 @@ equation 3): for $P(x) = \int_{[0, w)^D} p(x + u)\,du$,
 $$E \log p(x + u) + D \log w \le E \log P(x) .$$
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import DataLike, Key, as_float
 from entropix._core.checks import is_concrete, positive
+from entropix._core.compiled import lightly_compiled
 
 
 def dequantise(points: DataLike, *, key: Key, width: DataLike = 1.0) -> Float[Array, "..."]:
@@ -53,7 +56,7 @@ def dequantise(points: DataLike, *, key: Key, width: DataLike = 1.0) -> Float[Ar
     return _with_noise(points, width, key)
 
 
-@jax.jit
+@functools.partial(lightly_compiled, level=1)
 def _with_noise(points: Array, width: Array, key: Key) -> Array:
     noise = width * jax.random.uniform(key, points.shape, points.dtype)
     # 255 + 0.99999994 rounds to 256 in float32, which is the next level.

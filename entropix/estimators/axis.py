@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from entropix._core.arrays import DataLike, RealLike
 from entropix._core.checks import checked, positive
+from entropix._core.compiled import lightly_compiled
 from entropix.interfaces import AbstractGaussianProcess, AbstractKernel
 from entropix.models import highest_log_snr
 
@@ -45,13 +46,13 @@ def _end_log_snr(process: AbstractKernel, time: Array) -> Array:
     return jnp.where(is_finite, process.log_snr(inside), finite_log_snr(frozen))
 
 
-@eqx.filter_jit
+@lightly_compiled
 def std_of_log_snr(process: AbstractGaussianProcess, log_snr: Array) -> Array:
     r"""$\Sigma$ at a log-SNR; at the nearer end outside the range of the process."""
     return process.std(process.time_of_log_snr(log_snr))
 
 
-@eqx.filter_jit
+@lightly_compiled
 def log_snr_of_std(process: AbstractGaussianProcess, std: Array) -> Array:
     r"""The log-SNR at which $\Sigma$ equals `std`: the fixed point of $2\log(\mu(\lambda)/std)$.
 
@@ -99,7 +100,7 @@ def check_cutoff(source: Any, cutoff: DataLike | None) -> Array | None:
     return least if cutoff is None else jnp.maximum(cutoff, least)
 
 
-@eqx.filter_jit
+@lightly_compiled
 def _last_std(process: AbstractGaussianProcess) -> Array:
     return process.std(process.t1)
 

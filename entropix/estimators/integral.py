@@ -35,6 +35,7 @@ functional and its model; it serves the pilot and the main pass, whose blocks ha
 others depend on the process, and are compiled once for all models.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -48,8 +49,9 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree, UInt32
 from entropix._core.arrays import DataLike, Key, as_float
 from entropix._core.checks import conditions, is_concrete, positive_integer, prng_key, samples
 from entropix._core.chunks import in_cache, in_chunks, unchunk
-from entropix._core.compiled import error_if
+from entropix._core.compiled import error_if, lightly_compiled
 from entropix._core.display import axes_or_new, axis, draw_band, label, lines_of
+from entropix._core.precision import full_precision
 from entropix.estimators.axis import LogSNRAxis, check_cutoff
 from entropix.estimators.ends import EndRates, check_ends, end_points, judge_ends
 from entropix.estimators.nets import (
@@ -158,6 +160,7 @@ class EntropyCurve(AbstractResult):
         return ax
 
 
+@full_precision
 def integrate(
     functional: AbstractFunctional,
     data: DataLike,
@@ -414,7 +417,7 @@ def _layout(positions: int) -> tuple[int, int, int]:
     return block, num_blocks, replicates
 
 
-@eqx.filter_jit
+@lightly_compiled
 def prepare(
     process: AbstractKernel, data: Array, cutoff: Array | None, key: Key, positions: int
 ) -> _Pilot:
@@ -496,7 +499,7 @@ def at_place(
     return jax.tree.map(lambda v: process.measure(s) * v, found)
 
 
-@eqx.filter_jit
+@functools.partial(lightly_compiled, level=1)
 def rates(
     arguments: tuple[AbstractFunctional, Array, PyTree, GaussianReference],
     places: Places,
@@ -544,7 +547,7 @@ def blocks_of(main: _Main, pilot: _Pilot) -> list[Places]:
     return [jax.tree.map(lambda leaf, i=i: leaf[i : i + block], host) for i in starts]
 
 
-@eqx.filter_jit
+@lightly_compiled
 def aim(
     pilot: _Pilot,
     data: Array,
@@ -585,7 +588,7 @@ def aim(
     return _Main(ends, proposal, fraction, density, keep, places)
 
 
-@eqx.filter_jit
+@lightly_compiled
 def _combine(
     process: AbstractKernel,
     variate: AbstractControlVariate | None,
@@ -837,7 +840,7 @@ def _per_length(values: Array, coordinate: Array) -> Array:
     return jnp.where(length > 0, values / jnp.where(length > 0, length, 1.0), 0.0)
 
 
-@eqx.filter_jit
+@lightly_compiled
 def rates_along(times: Array, cumulative: Array, variance: Array) -> tuple[Array, Array]:
     """Mean rates over the intervals that meet at each time, and their standard errors.
 
@@ -849,7 +852,7 @@ def rates_along(times: Array, cumulative: Array, variance: Array) -> tuple[Array
     return rate, _per_length(jnp.sqrt(spread), times)
 
 
-@eqx.filter_jit
+@lightly_compiled
 def _rates_of(curve: EntropyCurve, coordinate: Array) -> tuple[Array, Array]:
     """See `EntropyCurve.rates_along`."""
     rate = _per_length(_around(jnp.diff(curve.cumulative)), coordinate)

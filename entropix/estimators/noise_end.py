@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from entropix._core.compiled import lightly_compiled
 from entropix.estimators.axis import std_of_log_snr
 from entropix.estimators.reference import GaussianReference
 from entropix.estimators.transforms import Partition
@@ -151,7 +152,7 @@ def _allowance(
     return jax.lax.stop_gradient(jax.lax.map(bound, gaps, batch_size=256))
 
 
-@eqx.filter_jit
+@lightly_compiled
 def _largest_noise(process: AbstractGaussianProcess, limits: Array) -> Array:
     """The largest noise for which all models are defined; infinite if not exceeded."""
     passed = process.log_snr(process.t1) < limits

@@ -33,6 +33,7 @@ sum, not the part.
 All sums are taken within chunks of evaluations: memory is that of one chunk and of the result.
 """
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -43,7 +44,9 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, RealScalarLike, safe_sqrt
 from entropix._core.chunks import in_chunks, unchunk
+from entropix._core.compiled import lightly_compiled
 from entropix._core.display import axes_or_new, axis, label
+from entropix._core.precision import full_precision
 from entropix.estimators.axis import LogSNRAxis
 from entropix.estimators.ends import check_ends
 from entropix.estimators.integral import (
@@ -131,6 +134,7 @@ class PointwiseCurve(AbstractResult):
         return ax
 
 
+@full_precision
 def integrate_parts(
     functional: AbstractFunctional,
     data: DataLike,
@@ -342,7 +346,7 @@ def _squares(bins: Array, values: Array, count: int) -> Array:
     return _binned(bins[:, 0], first, count) + _binned(bins[:, 1], second, count)
 
 
-@eqx.filter_jit
+@functools.partial(lightly_compiled, level=1)
 def _divide(
     functional: AbstractFunctional,
     data: Array,

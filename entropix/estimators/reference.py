@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import RealScalarLike
+from entropix._core.compiled import lightly_compiled
 from entropix._core.precision import matmul
 from entropix.distributions import Gaussian
 from entropix.estimators.axis import LogSNRAxis
@@ -233,7 +234,7 @@ class GaussianReference(eqx.Module):
         return sums[:, -1], linear, quadratic
 
 
-@eqx.filter_jit
+@lightly_compiled
 def reference_of(x: Float[Array, "n *shape"]) -> GaussianReference:
     """The reference for log densities of a few samples, or of many."""
     count, size = x.shape[0], x[0].size

@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from entropix._core.arrays import Key
 from entropix._core.checks import is_concrete
+from entropix._core.compiled import lightly_compiled
 from entropix.entropy import ConditionalEntropy
 from entropix.estimators import (
     GaussianReference,
@@ -75,13 +76,13 @@ def collapse_of(
     )
 
 
-@eqx.filter_jit
+@lightly_compiled
 def _added(total: Estimate, beyond: Estimate) -> Estimate:
     value, stderr = total.value + beyond.value, jnp.hypot(total.stderr, beyond.stderr)
     return eqx.tree_at(lambda e: (e.value, e.stderr), total, (value, stderr))
 
 
-@eqx.filter_jit
+@lightly_compiled
 def _gaussian_information(process: AbstractGaussianProcess, data: Array) -> Estimate:
     r"""$I(x_0; Y_T)$ of the Gaussian: the truth to second order in the signal-to-noise ratio."""
     signal = jnp.exp(process.log_snr(process.t1)) * GaussianReference.from_data(data).variances
@@ -91,7 +92,7 @@ def _gaussian_information(process: AbstractGaussianProcess, data: Array) -> Esti
     return Estimate(value, allowance, jnp.zeros_like(value))
 
 
-@eqx.filter_jit
+@lightly_compiled
 def _gaussian_collapse(data: Array, level: Array) -> Array:
     """The log-SNR of a Gaussian's collapse, which no density of its covariance precedes."""
     variances = GaussianReference.from_data(data).spread

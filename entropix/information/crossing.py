@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from entropix._core.checks import is_concrete
+from entropix._core.compiled import lightly_compiled
 from entropix.estimators import (
     EntropyCurve,
     finite_log_snr,
@@ -83,7 +84,7 @@ class Crossing(eqx.Module):
     end: Array
 
 
-@eqx.filter_jit
+@lightly_compiled
 def crossing_of(process: AbstractGaussianProcess, curve: EntropyCurve, level: Array) -> Crossing:
     """Of a curve that accumulates from the noise."""
     information, log_snr = curve.cumulative, finite_log_snr(curve.log_snr)
@@ -99,14 +100,14 @@ def is_missing(crossing: Crossing) -> bool:
     return is_concrete(crossing) and not bool(crossing.reached)
 
 
-@eqx.filter_jit
+@lightly_compiled
 def missing(process: AbstractGaussianProcess, crossing: Crossing) -> CriticalTime:
     """The time of a level that is not reached."""
     zero = jnp.zeros_like(crossing.end)
     return on_clocks(process, zero, zero, zero, crossing.reached, crossing.end)
 
 
-@eqx.filter_jit
+@lightly_compiled
 def refined(
     own: AbstractGaussianProcess,
     process: AbstractGaussianProcess,

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from entropix._core.compiled import lightly_compiled
 from entropix.estimators import (
     GaussianReference,
 )
@@ -12,7 +13,7 @@ from entropix.information.crossing import CriticalTime, on_clocks
 from entropix.interfaces import AbstractGaussianProcess, Estimate
 
 
-@eqx.filter_jit
+@lightly_compiled
 def speciation_of(
     process: AbstractGaussianProcess | None, data: Array
 ) -> tuple[CriticalTime, Estimate]:

@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike
 from entropix._core.checks import accepts, with_key
+from entropix._core.compiled import lightly_compiled
 from entropix.distributions import IsotropicGaussian
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel, AbstractProcess
 
@@ -47,7 +48,7 @@ def noise_prior(process: AbstractProcess, shape: tuple[int, ...] | None) -> Isot
     return IsotropicGaussian(shape, _final_std(process))
 
 
-@eqx.filter_jit
+@lightly_compiled
 def _final_std(process: AbstractGaussianProcess) -> Array:
     if process.is_static:
         return 1 / jnp.sqrt(process.equilibrium_precision(process.t1))

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike
 from entropix._core.checks import exact_shape, optional_size, positive, positive_integer
+from entropix._core.compiled import lightly_compiled
 from entropix._core.formatting import short_repr
 from entropix.networks.embedding import check_condition, fourier_features
 from entropix.networks.images import zeroed
@@ -145,7 +146,7 @@ class FourierMLP(eqx.Module):
         return inputs, hidden
 
 
-@eqx.filter_jit
+@lightly_compiled
 def _initial(key: Key, spread: Array, sizes: tuple[int, ...], half: int) -> tuple[Any, ...]:
     """The initial frequencies, layers, embeddings, norms and head, drawn by one program."""
     widths = sizes[1:-1]

@@ -33,8 +33,8 @@ from entropix.studies.training import Training, num_steps, training
 
 # Programs of the estimates, in compilations of a training step; seconds for what takes as long for
 # every network; the share that labels add. From the processor time of runs with two hidden layers
-# (46 to 55 s besides evaluations, 8 to 10 s for the step; with labels 79 s and 12 s) and a U-Net.
-_PROGRAMS, _REST, _OF_LABELS = 2.0, 30.0, 0.5
+# (about 30 s besides evaluations, 8 to 10 s for the step) and, for the shares, a U-Net and labels.
+_PROGRAMS, _REST, _OF_LABELS = 1.2, 20.0, 0.5
 # The share of a budget for evaluations, and the part of it that is kept in reserve.
 _OF_EVALUATIONS, _RESERVE = 1 / 3, 0.05
 # Of the effort, what a budget changes: the least value, and a power of the share that it follows.

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import TypeVar
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
@@ -127,12 +128,13 @@ def report_times(
     They are uniform in log-SNR in the range of the entropy; the exact ends are added.
     """
     centre = -float(np.log(np.mean(np.var(data.train, axis=0))))
-    levels = jnp.linspace(centre + _TOWARDS_DATA, centre - _TOWARDS_NOISE, _COUNT)
+    levels = np.linspace(centre + _TOWARDS_DATA, centre - _TOWARDS_NOISE, _COUNT)
+    levels = jnp.asarray(levels, process.t0.dtype)
     start = process.t0
     if cutoff.value is not None:
         first = log_snr_of_std(process, jnp.asarray(cutoff.value, process.t0.dtype))
         start = process.time_of_log_snr(first)
-    times = np.asarray(process.time_of_log_snr(levels))
+    times = np.asarray(eqx.filter_jit(process.time_of_log_snr)(levels))
     inside = times[(times > float(start)) & (times < float(process.t1))]
     return np.unique(np.concatenate([[start], inside, [process.t1]]).astype(times.dtype))
 

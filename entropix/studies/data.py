@@ -328,7 +328,8 @@ def read(
     condition: ConditionOptions = ConditionOptions(),
 ) -> Dataset:
     """The data set that `prepare_data` prepares; arguments as there."""
-    return _loaded(source, options, condition, jax.random.split(_key(options), 3)[0])
+    draw_key, _, _ = jax.random.split(_key(options), 3)
+    return _loaded(source, options, condition, draw_key)
 
 
 def _loaded(
@@ -471,7 +472,7 @@ def data_attributes(data: PreparedData) -> dict[str, object]:
         "num_train": data.num_train,
         "num_held_out": len(data.held_out),
         "standardisation": data.standardisation.name,
-        "standardisation_log_det": float(data.log_jacobian(data.held_out).mean()),
+        "standardisation_log_det": float(np.mean(data.log_jacobian(data.held_out))),
         "coordinates_text": coordinates_text(data),
         "dequantised": data.dequantised,
         "components": 0 if data.projection is None else data.dim,
@@ -507,11 +508,11 @@ def coordinates_text(data: PreparedData) -> str:
     map_ = data.standardisation
     if isinstance(map_, NormalScores):
         return "normal scores of each feature, by a smooth map of its ranks"
+    mean, std = np.asarray(map_.mean), np.asarray(map_.std)
     texts = {
         "identity": "those of the data",
         "per-feature": "each feature with mean 0 and standard deviation 1",
-        "global": f"mean 0, all divided by {float(map_.std[0]):.6g} (mean variance 1)",
-        "range": f"those of the data less {float(map_.mean[0]):.6g}, divided by "
-        f"{float(map_.std[0]):.6g}",
+        "global": f"mean 0, all divided by {float(std[0]):.6g} (mean variance 1)",
+        "range": f"those of the data less {float(mean[0]):.6g}, divided by {float(std[0]):.6g}",
     }
     return texts[map_.name]

@@ -186,8 +186,8 @@ def measure_entropy(subject: Subject, key: Key, _: Found) -> Found:
         **errors_of("neural_entropy_train", train.total),
         "entropy_rate": held_out.rate,
         "entropy_rate_stderr": held_out.rate_stderr,
-        "entropy_rate_log_snr": held_out.rate * stretch,
-        "entropy_rate_log_snr_stderr": held_out.rate_stderr * stretch,
+        "entropy_rate_log_snr": np.asarray(held_out.rate) * stretch,
+        "entropy_rate_log_snr_stderr": np.asarray(held_out.rate_stderr) * stretch,
         "cumulative_entropy": held_out.cumulative,
         "cumulative_entropy_stderr": held_out.stderr,
         "cumulative_entropy_train": train.cumulative,
@@ -280,9 +280,9 @@ def measure_densities(subject: Subject, key: Key, found: Found) -> Found:
         "log_prob_stderr": held_out.stderr,
         "log_prob_train": train.value,
         "log_prob_generated": generated.value,
-        "negative_log_likelihood": -held_out.mean.value,
+        "negative_log_likelihood": -np.asarray(held_out.mean.value),
         "negative_log_likelihood_stderr": held_out.mean.stderr,
-        "negative_log_likelihood_train": -train.mean.value,
+        "negative_log_likelihood_train": -np.asarray(train.mean.value),
         "negative_log_likelihood_train_stderr": train.mean.stderr,
     }
     if data.dequantised and data.projection is None:

@@ -14,6 +14,7 @@ All rows are compared before noise is added.
 
 import json
 
+import equinox as eqx
 import numpy as np
 from scipy.special import gammaincc, ndtr
 
@@ -136,7 +137,7 @@ def _units(data: PreparedData, process: AbstractGaussianProcess) -> Findings:
             f"{std.max() / std.min():.2g} times that of {least} in the coordinates of the model; "
             "--standardise feature gives all columns the same"
         }
-    scale = float(process.std(process.t1))
+    scale = float(eqx.filter_jit(process.std)(process.t1))
     spread, offset = (float(np.sqrt(np.mean(x**2))) / scale for x in (std, mean))
     if max(spread, offset) > _ORDERS or spread < 1 / _ORDERS:
         return {

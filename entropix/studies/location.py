@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
@@ -121,7 +122,7 @@ def _octaves(shape: tuple[int, ...]) -> list[str]:
 def location_labels(subject: Subject) -> Found:
     """The names of coordinates and scales, and the edges of the intervals."""
     data, process = subject.data, subject.model.process
-    found: Found = {"edge_log_snr": process.log_snr(jnp.asarray(_edges(subject.times)))}
+    found: Found = {"edge_log_snr": eqx.filter_jit(process.log_snr)(_edges(subject.times))}
     if data.has_pictures:
         found["scale"] = _octaves(data.dataset.shape)
     else:

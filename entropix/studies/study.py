@@ -400,7 +400,10 @@ class AbstractDiffusionStudy(AbstractTrainedStudy):
             return self.estimate(fits, times, cutoff.value, show), times
 
         (found, times), cutoff = with_cutoff(estimate, self.cutoff, self.fallback)
-        found |= {"log_snr": np.asarray(self.process.log_snr(times)), "time": times}
+        found |= {
+            "log_snr": np.asarray(equinox.filter_jit(self.process.log_snr)(times)),
+            "time": times,
+        }
         return found, cutoff.attributes()
 
 

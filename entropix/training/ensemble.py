@@ -104,7 +104,7 @@ class EnsembleFit(eqx.Module):
         """
         if not -self.num_members <= index < self.num_members:
             raise ValueError(f"`index` must be below {self.num_members}, got {index}.")
-        return jax.tree.map(lambda a: a[index] if eqx.is_array(a) else a, self.model)
+        return _member(self.model, np.asarray(index))
 
     def gathered(self) -> "EnsembleFit":
         """The same with every array whole in every process, for `member` and for saving.
@@ -329,7 +329,18 @@ def _stacked(trees: Sequence[PyTree]) -> Any:
     """Trees of one structure, all their arrays stacked."""
     arrays = [eqx.filter(tree, eqx.is_array) for tree in trees]
     rest = eqx.filter(trees[0], eqx.is_array, inverse=True)
-    return eqx.combine(jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays), rest)
+    return eqx.combine(_stacked_arrays(arrays), rest)
+
+
+# One program each for all arrays, which are many and of many shapes.
+@jax.jit
+def _stacked_arrays(trees: Sequence[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+@eqx.filter_jit
+def _member(model: AbstractModel, index: Array | np.ndarray) -> AbstractModel:
+    return jax.tree.map(lambda a: a[index] if eqx.is_array(a) else a, model)
 
 
 def _limit(value: Any, data: Array | AbstractStream, settings: Settings) -> Array:

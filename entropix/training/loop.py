@@ -11,6 +11,7 @@ which it needs one sum a step, of gradient and loss together.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -22,6 +23,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from entropix._core.arrays import Key
+from entropix._core.compiled import lightly_compiled
 from entropix._core.mesh import DATA
 from entropix.interfaces import AbstractLoss
 from entropix.networks import trainable
@@ -201,7 +203,7 @@ def join_model(template: PyTree, params: PyTree, fixed: PyTree) -> Any:
     return eqx.tree_at(lambda m: m.network, template, network, is_leaf=lambda x: x is None)
 
 
-@eqx.filter_jit
+@lightly_compiled
 def initial_state(setup: Setup, params: PyTree, layout: Layout, stopping: bool = False) -> State:
     """The state before the first step; its buffers are its own, ready to be donated."""
 
@@ -352,7 +354,7 @@ def _chunk(inputs: Inputs, state: State) -> Outputs:
 donating_chunk = eqx.filter_jit(_chunk, donate="all-except-first")
 
 
-@eqx.filter_jit
+@functools.partial(lightly_compiled, level=1)
 def holdout_loss(
     setup: Setup, params: PyTree, holdout: tuple[Array, PyTree], layout: Layout
 ) -> Float[Array, "*members"]:

@@ -1,5 +1,6 @@
 """Where batches come from: data that lie on the device, or a stream of batches from the host."""
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
 from entropix._core.arrays import Key
+from entropix._core.compiled import lightly_compiled
 from entropix._core.mesh import DATA, spec
 
 
@@ -86,7 +88,7 @@ def epoch_order(key: Key, epoch: Any, num_samples: int, limit: Any = None) -> In
     return jax.vmap(one, in_axes=axes)(key, epoch, limit)
 
 
-@eqx.filter_jit
+@functools.partial(lightly_compiled, level=1)
 def epoch_orders(
     key: Key, first: Any, count: int, num_samples: int, limit: Any = None
 ) -> Int[Array, "count ... n"]:
@@ -97,7 +99,7 @@ def epoch_orders(
     return jax.vmap(lambda epoch: epoch_order(key, epoch, num_samples, limit))(jnp.stack(epochs))
 
 
-@eqx.filter_jit
+@functools.partial(lightly_compiled, level=1)
 def rows_of_steps(
     orders: Int[Array, "epochs ... n"],
     first: Any,

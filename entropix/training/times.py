@@ -15,13 +15,13 @@ logistic density of scale 2: the default.
 No end is cut off: proposals are open at both ends, and an infinite log-SNR is never reached.
 """
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from entropix._core.arrays import RealLike, RealScalarLike, Scalar
 from entropix._core.checks import finite, positive
+from entropix._core.compiled import lightly_compiled
 from entropix.interfaces import AbstractGaussianProcess, AbstractKernel, AbstractTimes
 from entropix.models import GaussianScaling
 
@@ -97,7 +97,7 @@ class LogisticTimes(AbstractTimes):
         return process.time_of_log_snr(log_snr), tau * rest / (self.scale * mass)
 
 
-@eqx.filter_jit
+@lightly_compiled
 def _median_log_snr(process: AbstractGaussianProcess, scaling: GaussianScaling) -> Array:
     r"""The median of $\Sigma c$ as a density in log-SNR."""
     # Where the root of the rate does not decay, the median is that of this window.

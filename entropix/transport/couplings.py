@@ -159,7 +159,12 @@ def assignment(x: Float[Array, "n dim"], y: Float[Array, "n dim"], p: float) -> 
 
     Under `jit`, `vmap` or differentiation the host is called back.
     """
-    plan = optimal_plan(x, y, p)
+    return _assigned(optimal_plan(x, y, p), x, y, p)
+
+
+@functools.partial(jax.jit, static_argnames="p")
+def _assigned(plan: Plan, x: Array, y: Array, p: float) -> Coupling:
+    """A plan that couples the points one to one, with its potentials in units of the cost."""
     x, y = jax.lax.stop_gradient((x, y))
     partner = jnp.zeros_like(plan.columns).at[plan.rows].set(plan.columns)
     cost = jnp.mean(costs_of(x, y[partner], p))
@@ -187,7 +192,12 @@ def optimal_plan(x: Float[Array, "n dim"], y: Float[Array, "m dim"], p: float) -
         shapes = tuple(jax.ShapeDtypeStruct((size,), jnp.float32) for size in sizes)
         entries = jax.ShapeDtypeStruct((2, count), jnp.int32)
         found = jax.pure_callback(host, (entries, *shapes), x, y, vmap_method="sequential")
-    entries, *parts = (jnp.asarray(part) for part in found)
+    return _plan_of(found, dtype)
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _plan_of(found: Any, dtype: Any) -> Plan:
+    entries, *parts = found
     pairs = zip(parts[::2], parts[1::2], strict=True)
     weights, u, v = (high.astype(dtype) + low.astype(dtype) for high, low in pairs)
     return Plan(entries[0], entries[1], weights, u, v)

@@ -27,6 +27,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from entropix._core.arrays import DataLike, Key, RealScalarLike, safe_sqrt
 from entropix._core.checks import conditions, is_concrete, positive_integer, prng_key, samples
 from entropix._core.chunks import in_chunks, unchunk
+from entropix._core.compiled import lightly_compiled
 from entropix.estimators import GaussianReference
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel, Estimate
 from entropix.models import checked_model
@@ -380,7 +381,7 @@ def measure_speeds(
     return ends, profile, speeds
 
 
-@eqx.filter_jit
+@lightly_compiled
 def _merge(one: Speeds, other: Speeds) -> Speeds:
     """The integrals by the nodes of both, which lie between one another."""
 
@@ -395,7 +396,7 @@ def _merge(one: Speeds, other: Speeds) -> Speeds:
     return Speeds.of(integrals, one.population, one.evaluations + other.evaluations)
 
 
-@eqx.filter_jit
+@functools.partial(lightly_compiled, level=1)
 def _sampled(
     model: AbstractModel,
     data: Array,

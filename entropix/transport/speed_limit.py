@@ -18,6 +18,7 @@ $$W_2^2 \ge (1 - \mu)^2|m|^2 +
   \sum_j\left(\sqrt{\lambda_j} - \sqrt{\mu^2\lambda_j + \Sigma^2}\right)^2.$$
 """
 
+import math
 from typing import TYPE_CHECKING
 
 import equinox as eqx
@@ -28,6 +29,7 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, RealScalarLike, safe_sqrt
 from entropix._core.checks import positive_integer
+from entropix._core.compiled import lightly_compiled
 from entropix._core.display import axes_or_new, axis, label, lines_of
 from entropix._core.precision import full_precision
 from entropix.entropy import neural_entropy
@@ -244,7 +246,7 @@ def speed_limit(
         )
     counts = {"num_times": num_times, "num_samples": num_samples, "chunk": chunk_size}
     ends, profile, speeds = measure_speeds(model, data, condition, key=rest_key, **counts)
-    line = data[0].size == 1
+    line = math.prod(data.shape[1:]) == 1
     start, end = ends if line else (part[:max_exact] for part in ends)
     pair = _gaussian_pair(model.process, data, len(start), jax.random.fold_in(rest_key, 1))
 
@@ -255,7 +257,7 @@ def speed_limit(
     return _report(model.process, data, ends, pair, couplings, profile, speeds, total_entropy)
 
 
-@eqx.filter_jit
+@lightly_compiled
 def _gaussian_pair(
     process: AbstractGaussianProcess, data: Array, count: int, key: Key
 ) -> tuple[Array, Array]:
@@ -321,7 +323,7 @@ def _split_errors(
     return jnp.sqrt(both / count), jnp.sqrt(alone / count)
 
 
-@eqx.filter_jit
+@lightly_compiled
 def _report(
     process: AbstractGaussianProcess,
     data: Array,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from entropix._core.chunks import in_chunks
-from entropix._core.compiled import compiled, error_if
+from entropix._core.compiled import compiled, error_if, lightly_compiled
 
 
 @compiled
@@ -63,3 +63,19 @@ def test_values_that_are_known_need_no_program():
     assert error_if(GOOD, GOOD < 0, "negative") is GOOD
     with pytest.raises(eqx.EquinoxRuntimeError, match="negative"):
         error_if(BAD, BAD < 0, "negative")
+
+
+@lightly_compiled
+def _cube(x):
+    return x**3
+
+
+def test_a_lightly_compiled_program_works_everywhere():
+    """JAX takes options of the compiler for outermost programs only."""
+    assert _cube(GOOD).tolist() == [1.0, 64.0, 729.0]
+    for of in (_cube, jax.jit(_cube), jax.vmap(_cube), jax.jit(lambda x: _cube(GOOD) + 0 * x)):
+        assert of(GOOD).tolist() == [1.0, 64.0, 729.0]
+    assert jax.lax.map(_cube, GOOD)[1] == 64.0
+    assert jax.grad(_cube)(2.0) == 12.0
+    (slope,) = jax.jit(jax.vjp(_cube, 2.0)[1])(1.0)  # a derivative as a part of another program
+    assert slope == 12.0
