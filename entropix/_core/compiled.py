@@ -145,8 +145,8 @@ def lightly_compiled(function: _Function, *, level: int = 0) -> _Function:
 
     On a CPU it is compiled without optimisation, where it is a program of its own: in the program
     of a caller, and where an argument is being transformed, it is `equinox.filter_jit(function)`.
-    With `level=1`, for one that evaluates a network or a model many times, it is compiled in half
-    the time of `equinox.filter_jit`, and runs about as fast.
+    With `level=1`, for one that goes through all samples or evaluates a model many times, it is
+    compiled in half the time of `equinox.filter_jit`, and runs about as fast.
     """
     filter_jit: Any = eqx.filter_jit  # its annotations do not know of options of `jax.jit`
     options = _LIGHT | {"xla_backend_optimization_level": level}

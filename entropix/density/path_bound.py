@@ -281,7 +281,7 @@ class _Integrand(eqx.Module):
         return there + x.size * process.log_scale(start)
 
 
-@lightly_compiled
+@functools.partial(lightly_compiled, level=1)
 def _pilot(
     integrand: _Integrand, x: Array, condition: PyTree, *, key: Key, pairs: int, chunk: int
 ) -> tuple[Proposal, EndRates]:

@@ -417,7 +417,7 @@ def _layout(positions: int) -> tuple[int, int, int]:
     return block, num_blocks, replicates
 
 
-@lightly_compiled
+@functools.partial(lightly_compiled, level=1)
 def prepare(
     process: AbstractKernel, data: Array, cutoff: Array | None, key: Key, positions: int
 ) -> _Pilot:
@@ -547,7 +547,7 @@ def blocks_of(main: _Main, pilot: _Pilot) -> list[Places]:
     return [jax.tree.map(lambda leaf, i=i: leaf[i : i + block], host) for i in starts]
 
 
-@lightly_compiled
+@functools.partial(lightly_compiled, level=1)
 def aim(
     pilot: _Pilot,
     data: Array,
@@ -588,7 +588,7 @@ def aim(
     return _Main(ends, proposal, fraction, density, keep, places)
 
 
-@lightly_compiled
+@functools.partial(lightly_compiled, level=1)
 def _combine(
     process: AbstractKernel,
     variate: AbstractControlVariate | None,

@@ -125,12 +125,19 @@ def grouped_order(
     """
     flat = jax.lax.stop_gradient(data.reshape(data.shape[0], -1)) - reference.centre
     components = (flat @ reference.basis[:, ::-1][:, : len(sizes) + 1]).T
-    order = jnp.argsort(components[0])
-    position = within = jnp.arange(data.shape[0])
+    order, shapes = jnp.argsort(components[0], stable=False)[None], []
+    # Rows of equal length, which sort faster than all at once. A row that is too short ends with
+    # numbers of no sample, whose components are infinite.
     for component, size in zip(components[1:], sizes, strict=True):
-        within = within % size
-        order = order[jnp.lexsort((component[order], position - within))]
-    return order
+        shapes.append(order.shape)
+        short = -order.shape[1] % size
+        order = jnp.pad(order, ((0, 0), (0, short)), constant_values=data.shape[0])
+        order = order.reshape(-1, size)
+        last = jnp.append(component, jnp.inf)[order]
+        order = jax.lax.sort((last, order), dimension=1, num_keys=1, is_stable=False)[1]
+    for rows, length in reversed(shapes):
+        order = order.reshape(rows, -1)[:, :length]
+    return order.ravel()
 
 
 def sample_at(
