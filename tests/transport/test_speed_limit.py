@@ -372,7 +372,7 @@ def test_honest_errors(x64):
     names = ("w2", "w2_lower", "length", "action", "efficiency")
 
     def run(data, key):
-        kwargs = {"num_times": 48, "num_samples": 300, "num_evaluations": 600}
+        kwargs = {"num_times": 48, "num_samples": 300, "num_evaluations": 2048}
         result = speed_limit(model, data, key=key, **kwargs)
         return {n: (e.value, e.stderr, e.mc_stderr) for n in names if (e := getattr(result, n))}
 
