@@ -81,7 +81,7 @@ def test_points_do_not_collapse_onto_more_than_they_are():
     """Eight points have ln 8 nats: less than ln 100 at any noise, more than ln 4 below some."""
     points = jax.random.normal(KEY, (8, 2))
     model = ex.ExactModel(ex.Empirical(points), vp())
-    options = {"key": KEY, "num_evaluations": 512, "num_times": 33}
+    options = {"key": KEY, "num_evaluations": 2048, "num_times": 33}
     found = ex.critical_times(model, points, num_points=100, **options).collapse
     assert np.isposinf(found.log_snr.value)
     assert np.isposinf(found.log_snr.stderr)
