@@ -137,11 +137,10 @@ class PathBound(AbstractDensityMethod):
                 chunk_size=chunk_size,
             )
         reference = reference_of(x) if self.reference is None else self.reference
-        size = reference.centre.size  # `mean` is a product of matrices
-        if size != math.prod(x.shape[1:]):
+        own, dim = reference.centre.size, math.prod(x.shape[1:])  # `mean` is a product of matrices
+        if own != dim:
             raise ValueError(
-                f"`reference` must have the dimension {math.prod(x.shape[1:])} of the samples, "
-                f"got {size}."
+                f"`reference` must have the dimension {dim} of the samples, got {own}."
             )
         axis = LogSNRAxis.of(model.process, reference.mean_variance, cutoff)
         integrand = _Integrand(model, reference, axis)
@@ -163,8 +162,8 @@ class PathBound(AbstractDensityMethod):
             chunk=max(chunk_size // 2, 1),
         )
         beyond = None
-        if noise_limits(model) is not None:
-            around = reference_of(x)
+        if noise_limits(model) is not None:  # otherwise no program for the moments is needed
+            around = reference if self.reference is None else reference_of(x)
             beyond = noise_end_of_parts(model, model.process, around, samples=x, residual=True)
         stderr = stderr if beyond is None else jnp.hypot(stderr, beyond)
         shared = 2 * (pilot_pairs + _END_PAIRS * num_end_points(model.process))
