@@ -253,7 +253,7 @@ def neural_entropy(
 
     **How it is estimated.** Nothing is simulated. The integral is taken over the log-SNR,
     $\int\frac{\Sigma^2}{2}E\|e_\theta\|^2(-d\lambda)$, whose whole axis is included. A pilot pass
-    finds where the entropy is; the other evaluations are the nodes of randomly shifted lattices
+    finds where the entropy is; the other evaluations are the nodes of scrambled digital nets
     over log-SNR, data and noise (randomised quasi-Monte Carlo). The Gaussian with the moments of
     the data, whose entropy is known, serves as a control variate.
     See `entropix.estimators.integral`. Differentiable in the model, its process and the data; works

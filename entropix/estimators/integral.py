@@ -12,16 +12,15 @@ It is estimated in two passes.
    become the proposal density, mixed with 10% of the uniform one. A part of the pilot is spent at
    both ends of the axis, see `entropix.estimators.ends`. It is not used for the value, so the
    choices cost no bias.
-2. The main pass takes the nodes of 14 to 26 lattices with independent random shifts
-   (`entropix.estimators.lattice`). The coordinates of a node are the level of the proposal, the
-   number of the data point along a space-filling curve, and the noise in up to 14 leading principal
-   components of the data. Other components of the noise, and all of one that is not Gaussian, are
-   independent draws.
+2. The main pass takes the nodes of 10 to 18 digital nets with independent random scramblings
+   (`entropix.estimators.nets`). The coordinates of a node are the level of the proposal, the place
+   of the data point along up to three leading principal components, and the noise in up to 13.
+   Other components of the noise, and all of one that is not Gaussian, are independent draws.
 
-**Errors.** The lattices are independent and unbiased, so that their spread is the Monte Carlo error
+**Errors.** The nets are independent and unbiased, so that their spread is the Monte Carlo error
 for the given points, of the whole and at every edge of a curve. The spread of so few is known to
 20% only. A second estimate, from the spread of evaluations at equal level as if they were
-independent, is known far better, and right where a lattice gains nothing, as in many dimensions. It
+independent, is known far better, and right where a net gains nothing, as in many dimensions. It
 is stated where the two variances agree within a factor of 1.5.
 
 The pilot gives what the sampling of the data adds, Var(h)/N: four of its evaluations at a time
@@ -55,15 +54,15 @@ from entropix._core.display import axes_or_new, axis, draw_band, label, lines_of
 from entropix._core.precision import full_precision
 from entropix.estimators.axis import LogSNRAxis, check_cutoff
 from entropix.estimators.ends import EndRates, check_ends, end_points, judge_ends
-from entropix.estimators.lattice import (
-    LARGEST_COUNT,
+from entropix.estimators.nets import (
     LARGEST_DIM,
     LEAST_COUNT,
-    below,
-    generator,
-    lattice_bits,
+    group_sizes,
+    grouped_order,
+    net_bits,
+    net_columns,
     open_unit,
-    space_filling_order,
+    sample_at,
     standard_normal,
 )
 from entropix.estimators.noise_end import with_noise_end
@@ -89,8 +88,10 @@ if TYPE_CHECKING:
 
 # Blocks of one size: a pilot, and those of the main pass.
 LEAST_BLOCKS, LOG_SMALLEST_BLOCK = 8, 6
-# Of fewer lattices the spread is not known well enough.
-LEAST_LATTICES = 14
+# Of fewer nets the spread is not known well enough.
+LEAST_NETS = 10
+# Coordinates of the nets for the number of the data point.
+DATA_LEVELS = 3
 # Evaluations of the pilot that share a data point.
 SHARING = 4
 # The relative error of a sum of evaluations, in units of the rounding of one number.
@@ -349,8 +350,8 @@ def _stop_gradient(leaf: Any) -> Any:
 class Places(eqx.Module):
     """Where a functional is evaluated: log-SNRs, numbers of data points, and the noise.
 
-    Of many places, or of one. The noise is node `node` of a lattice with random shift number
-    `noise`. It is independent of all others if it is node 0 of a shift of its own.
+    Of many places, or of one. The noise is node `node` of a net with scrambling number `noise`. It
+    is independent of all others if it is node 0 of a scrambling of its own.
     """
 
     log_snr: Float[Array, "*n"]
@@ -360,27 +361,26 @@ class Places(eqx.Module):
 
 
 class NoiseSource(eqx.Module):
-    """The noise of a place, in the principal components that vary most a lattice's.
+    """The noise of a place, in the principal components that vary most a net's.
 
     Attributes:
         key: PRNG key.
-        generator: of the lattice, in the coordinates of the noise; none if the kernel is not
-            Gaussian.
+        columns: of the net, in the coordinates of the noise; none if the kernel is not Gaussian.
         basis: the principal components, shape (D, coordinates).
     """
 
     key: Key
-    generator: UInt32[Array, " coordinates"]
+    columns: UInt32[Array, "coordinates columns"]
     basis: Float[Array, "dim coordinates"]
 
     def __call__(self, process: AbstractKernel, x: Array, place: Places) -> PyTree:
         """The noise at one place, for examples like `x`."""
-        key, num_coordinates = jax.random.fold_in(self.key, place.noise), self.generator.size
+        key, num_coordinates = jax.random.fold_in(self.key, place.noise), self.columns.shape[0]
         own_key = jax.random.fold_in(key, place.node)
         if num_coordinates == 0:
             return process.draw_noise(x, key=own_key)
-        shift = jax.random.bits(key, (num_coordinates,), jnp.uint32)
-        z = standard_normal(lattice_bits(place.node, self.generator, shift), x.dtype)
+        seeds = jax.random.bits(key, (num_coordinates, 2), jnp.uint32)
+        z = standard_normal(net_bits(place.node, self.columns, seeds), x.dtype)
         if num_coordinates < x.size:
             rest = jax.random.normal(own_key, (x.size,), x.dtype)
             return (rest + self.basis @ (z - rest @ self.basis)).reshape(x.shape)
@@ -399,21 +399,20 @@ class _Pilot(eqx.Module):
     ends: Float[Array, " points"]
     places: Places
     order: Int[Array, " n"]  # of the data
-    generator: UInt32[Array, "2"]  # of the main pass, and its shifts
-    shifts: UInt32[Array, "replicates 2"]
+    sizes: tuple[int, ...] = eqx.field(static=True)  # of the groups in that order
+    columns: UInt32[Array, "levels columns"]  # of the nets, in the coordinates of the data
+    shifts: UInt32[Array, " replicates"]  # of the levels
+    seeds: UInt32[Array, "replicates 1 levels 2"]
     noise: NoiseSource
-    nodes: int = eqx.field(static=True)  # of each lattice
 
 
 def _layout(positions: int) -> tuple[int, int, int]:
-    """The size of a block, the number of blocks, the first a pilot, and that of the lattices."""
+    """The size of a block, the number of blocks, the first a pilot, and that of the nets."""
     block = 2 ** max(int(math.log2(positions / LEAST_BLOCKS)), LOG_SMALLEST_BLOCK)
     num_blocks = positions // block
     replicates = num_blocks - 1
     count = block * replicates
-    while count > LARGEST_COUNT * replicates or (
-        replicates < LEAST_LATTICES and count >= 2 * LEAST_COUNT * replicates
-    ):
+    while replicates < LEAST_NETS and count >= 2 * LEAST_COUNT * replicates:
         replicates *= 2
     return block, num_blocks, replicates
 
@@ -427,8 +426,10 @@ def prepare(
     draws = min(max(block // 24, 4), 64)
     bits_key, noise_key = jax.random.split(key)
     # One call for all that is not Gaussian: each costs compilation time.
-    bits = jax.random.bits(bits_key, (3 * block + 2 * replicates,), jnp.uint32)
-    own, shifts = bits[: 3 * block].reshape(3, block), bits[3 * block :].reshape(replicates, 2)
+    levels = min(data[0].size, DATA_LEVELS)
+    bits = jax.random.bits(bits_key, (3 * block + (1 + 2 * levels) * replicates,), jnp.uint32)
+    own, bits = bits[: 3 * block].reshape(3, block), bits[3 * block :].reshape(replicates, -1)
+    shifts, seeds = bits[:, 0], bits[:, 1:].reshape(replicates, 1, levels, 2)
     reference = GaussianReference.from_data(data)
     # Tokens are names, whose variance is no scale.
     variance = reference.mean_variance
@@ -445,17 +446,27 @@ def prepare(
     log_snr = jnp.concatenate([axis.log_snr(fraction), jnp.repeat(ends, draws)])
     index = jnp.concatenate([index[jnp.arange(sweep) // SHARING], index[draw]])
     places = Places(log_snr, index, number, jnp.zeros_like(number))
-    # The leading components of the noise have the coordinates that the lattice fills best.
+    # The leading components of the noise have the coordinates that the net fills best.
     is_gaussian = isinstance(process, AbstractGaussianProcess)
-    coordinates = min(data[0].size, LARGEST_DIM - 2) if is_gaussian else 0
+    coordinates = min(data[0].size, LARGEST_DIM - levels) if is_gaussian else 0
     nodes = block * (num_blocks - 1) // replicates
-    log_count = nodes.bit_length() - 1
-    vector = generator(log_count, 2 + coordinates)
-    noise = NoiseSource(noise_key, vector[2:], reference.basis[:, ::-1][:, :coordinates])
-    # Node k lies in stratum k of the levels, in every lattice: a larger shift renumbers the nodes.
-    shifts = shifts >> np.asarray([log_count, 0], np.uint32)
-    order = space_filling_order(data, reference).astype(jnp.int32)
-    return _Pilot(reference, axis, fraction, ends, places, order, vector[:2], shifts, noise, nodes)
+    columns = net_columns(nodes.bit_length() - 1, levels + coordinates)
+    noise = NoiseSource(noise_key, columns[levels:], reference.basis[:, ::-1][:, :coordinates])
+    sizes = group_sizes(data.shape[0], levels)
+    order = grouped_order(data, reference, sizes).astype(jnp.int32)
+    return _Pilot(
+        reference,
+        axis,
+        fraction,
+        ends,
+        places,
+        order,
+        sizes,
+        columns[:levels],
+        shifts,
+        seeds,
+        noise,
+    )
 
 
 def at_place(
@@ -518,7 +529,7 @@ def rates(
 
 
 class _Main(eqx.Module):
-    """The places of the main pass, lattice after lattice, and the pilot's findings."""
+    """The places of the main pass, net after net, and the pilot's findings."""
 
     ends: EndRates
     proposal: Proposal
@@ -557,11 +568,12 @@ def aim(
     ends = judge_ends(pilot.ends, at_ends, peak, axis, data, fraction, raw)
     proposal = learnt if proposal is None else jax.lax.stop_gradient(proposal)
 
-    block, replicates, nodes = values.shape[0], pilot.shifts.shape[0], pilot.nodes
-    node = jnp.broadcast_to(jnp.arange(nodes, dtype=jnp.int32), (replicates, nodes))
-    bits = lattice_bits(node, pilot.generator, pilot.shifts[:, None])
-    index = pilot.order[below(bits[..., 1], data.shape[0])]
-    fraction, density, keep = proposal.place(open_unit(bits[..., 0], data.dtype))
+    block, replicates, log_count = values.shape[0], pilot.shifts.shape[0], pilot.columns.shape[1]
+    node = jnp.broadcast_to(jnp.arange(2**log_count, dtype=jnp.int32), (replicates, 2**log_count))
+    index = sample_at(net_bits(node, pilot.columns, pilot.seeds), pilot.order, pilot.sizes)
+    # Node k lies in stratum k of the levels, in every net.
+    level = (node.astype(jnp.uint32) << (32 - log_count)) + (pilot.shifts[:, None] >> log_count)
+    fraction, density, keep = proposal.place(open_unit(level, data.dtype))
     # Numbers of noise that the pilot has not used.
     noise = jnp.iinfo(jnp.int32).max - jnp.arange(replicates, dtype=jnp.int32)
     noise = jnp.broadcast_to(noise[:, None], node.shape)
@@ -710,14 +722,14 @@ def _sums(
     value: Float[Array, "replicates nodes"],
     edges: Float[Array, " edges"],
 ) -> tuple[Float[Array, "replicates bins 3"], Float[Array, ""]]:
-    """Sums between edges, for each lattice: of values, of their sizes, of squared deviations.
+    """Sums between edges, for each net: of values, of their sizes, of squared deviations.
 
-    Each is such that its mean over the lattices is that of all. The second result is the effective
+    Each is such that its mean over the nets is that of all. The second result is the effective
     number of evaluations that make up the squared deviations.
     """
     replicates, nodes = value.shape
     still = jax.lax.stop_gradient(value)
-    # Node k has the same level in all lattices, and is independent otherwise.
+    # Node k has the same level in all nets (to 1/n), and is independent otherwise.
     squares = (still - jnp.mean(still, axis=0)) ** 2
     columns = jnp.stack(
         [value / nodes, jnp.abs(still) / nodes, squares / (nodes**2 * (replicates - 1.0))], axis=-1
@@ -756,9 +768,9 @@ def _accumulated(
 def _mean_and_variance(
     sums: Float[Array, "replicates parts 3"],
 ) -> tuple[Float[Array, "parts 3"], Float[Array, " parts"]]:
-    """The mean over independent lattices, and its variance.
+    """The mean over independent nets, and its variance.
 
-    The variance is estimated from the spread of the lattices, and from that of all evaluations as
+    The variance is estimated from the spread of the nets, and from that of all evaluations as
     if they were independent. The second estimate is far more precise, and is taken where the first
     does not contradict it.
     """

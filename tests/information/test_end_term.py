@@ -78,7 +78,8 @@ def test_kl_at_any_scale(wrap, form, x64):
 
     out = jax.lax.map(run, jax.random.split(jax.random.key(1), 32))
     values, errors, biases, truths = (np.asarray(v) for v in out)
-    assert np.max(z_scores(values, errors, truths)) < 4
+    # Errors from the spread of ten nets have the tails of a t distribution.
+    assert np.max(z_scores(values, errors, truths)) < 5
     assert np.all(errors < 0.2 * truths + 0.1)
     assert np.all(biases == 0)
 
