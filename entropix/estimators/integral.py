@@ -23,9 +23,9 @@ for the given points, of the whole and at every edge of a curve. The spread of s
 independent, is known far better, and right where a net gains nothing, as in many dimensions. It
 is stated where the two variances agree within a factor of 1.5.
 
-The pilot gives what the sampling of the data adds, Var(h)/N: four of its evaluations at a time
-share a data point, and their covariance is the variance over data points of each point's own
-integral h(x).
+The sampling of the data adds Var(h)/N, where h(x) is the integral of a data point: the covariance
+of independent evaluations that share a data point. They belong to different nets or, where these
+seldom choose the same data point, to the pilot, where four evaluations at a time share one.
 
 Memory is bounded by `chunk_size` evaluations (and a few numbers per evaluation), also under
 differentiation, where chunks are recomputed.
@@ -48,7 +48,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree, UInt32
 
 from entropix._core.arrays import DataLike, Key, as_float
 from entropix._core.checks import conditions, is_concrete, positive_integer, prng_key, samples
-from entropix._core.chunks import in_cache, in_chunks, unchunk
+from entropix._core.chunks import in_cache, in_chunks, map_in_chunks, unchunk
 from entropix._core.compiled import error_if, lightly_compiled
 from entropix._core.display import axes_or_new, axis, draw_band, label, lines_of
 from entropix._core.precision import full_precision
@@ -646,15 +646,9 @@ def _combine(
     rounding = ROUNDING * jnp.finfo(data.dtype).eps * size
     rounding = rounding + _rounding_of_data(data, reference, linear, quadratic)
     mc_variance = mc_variance + jax.lax.stop_gradient(rounding**2)
+    arguments = (pilot, main, data, (values[0], controls[0]), value, mean[:, 0])
     data_variance = _data_variance(
-        pilot,
-        data,
-        (values[0], controls[0]),
-        bounds,
-        (linear, quadratic),
-        main.proposal.keep,
-        chunk,
-        from_noise,
+        *jax.lax.stop_gradient((*arguments, bounds, (linear, quadratic))), chunk, from_noise
     )
     stderr, mc_stderr = jnp.sqrt(jnp.stack([mc_variance + data_variance, mc_variance]))
     total = Estimate(
@@ -785,47 +779,66 @@ def _mean_and_variance(
 
 def _data_variance(
     pilot: _Pilot,
+    main: _Main,
     data: Array,
     found: tuple[Array, Array],
+    value: Float[Array, "replicates nodes"],
+    mean: Float[Array, " edges"],
     edges: Float[Array, " edges"],
     own_integral: tuple[Array, Array],
-    keep: Float[Array, " bins"],
     chunk: int,
     from_noise: bool,
 ) -> Float[Array, " edges"]:
-    """Var(h) / N up to (or from) each edge: the covariance within the groups of the pilot."""
-    axis, reference, (linear, quadratic) = pilot.axis, pilot.reference, own_integral
-    groups = pilot.fraction.shape[0] // SHARING
-    count = groups * SHARING
-    fraction, value, control = (v[:count] for v in (pilot.fraction, *found))
-    kept = keep[jnp.minimum((fraction * keep.size).astype(int), keep.size - 1)]
-    value = axis.jacobian(fraction) * (value - kept * control)
+    """Var(h) / N up to (or from) each edge: the covariance of evaluations that share a data point.
 
-    def of_chunk(args: Any, weight: Array) -> Array:
-        value, fraction, index = args
-        counted = fraction[..., None] > edges if from_noise else fraction[..., None] <= edges
-        # The control variate's own integral of each data point, beside what is left to chance.
-        centred = jax.vmap(reference.deviation)(data[index])
-        own = centred @ linear.T + (centred**2 - reference.variances) @ quadratic.T
-        of = (own[:, None] + value[..., None] * counted) * weight[:, None, None]
-        mean = jnp.mean(of, axis=1)
-        product = (SHARING * mean**2 - jnp.mean(of**2, axis=1)) / (SHARING - 1)
-        return jnp.sum(jnp.stack([mean, mean**2, product, product**2]), axis=1)
+    Of independent ones: those of the pilot, or of different nets where these have more such pairs.
+    """
+    (replicates, nodes), count, reference = value.shape, data.shape[0], pilot.reference
+    groups, (linear, quadratic) = pilot.fraction.shape[0] // SHARING, own_integral
 
-    grouped = (
-        value.reshape(groups, SHARING),
-        fraction.reshape(groups, SHARING),
-        pilot.places.index[:count:SHARING],
-    )
-    chunk = max(chunk // SHARING, 1)
-    sums = in_chunks(of_chunk, jax.lax.stop_gradient(grouped), groups, chunk)
-    mean, square, product, product_square = jnp.sum(sums, axis=0)
-    # Products of two evaluations of one data point, less those of different ones.
-    covariance = product / groups - (mean**2 - square) / (groups * (groups - 1))
+    def own(x: Array) -> Array:
+        """The control variate's own integral of a data point, beside what is left to chance."""
+        centred = reference.deviation(x)
+        return linear @ centred + quadratic @ (centred**2 - reference.variances) - mean
+
+    def parts(value: Array, fraction: Array) -> Array:
+        fraction = fraction[:, None]
+        return value[:, None] * (fraction > edges if from_noise else fraction <= edges)
+
+    if replicates * (replicates - 1) * nodes**2 < groups * SHARING * (SHARING - 1) * count:
+        sweep, keep = groups * SHARING, main.proposal.keep
+        fraction, value, control = (v[:sweep] for v in (pilot.fraction, *found))
+        kept = keep[jnp.minimum((fraction * keep.size).astype(int), keep.size - 1)]
+        value = pilot.axis.jacobian(fraction) * (value - kept * control)
+
+        def of_group(place: tuple[Array, Array, Array]) -> Array:
+            value, fraction, index = place
+            of = own(data[index]) + parts(value, fraction)
+            return jnp.sum(of, axis=0) ** 2 - jnp.sum(of**2, axis=0)
+
+        places = value.reshape(groups, -1), fraction.reshape(groups, -1)
+        places = (*places, pilot.places.index[:sweep:SHARING])
+        product = map_in_chunks(of_group, places, max(chunk // SHARING, 1))
+        pairs = jnp.full((groups, 1), SHARING * (SHARING - 1.0), data.dtype)
+    else:
+        offset = map_in_chunks(own, data, chunk)
+
+        def add(sums: tuple[Array, Array], net: tuple[Array, ...]) -> tuple[Any, None]:
+            value, fraction, index = net
+            of = offset[index] + parts(value, fraction)
+            of = jnp.append(of, jnp.ones_like(of[:, :1]), axis=1)  # the last counts evaluations
+            of = jax.ops.segment_sum(of, index, count)
+            return (sums[0] + of, sums[1] + of**2), None
+
+        start = jnp.zeros((count, edges.shape[0] + 1), jnp.result_type(offset, value))
+        index = main.places.index[: value.size].reshape(value.shape)
+        (total, square), _ = jax.lax.scan(add, (start, start), (value, main.fraction, index))
+        product = total**2 - square
+        product, pairs = product[:, :-1], product[:, -1:]
+    covariance = jnp.sum(product, axis=0) / jnp.sum(pairs)
     # One that is smaller than its own standard error is not known: that error is an upper bound.
-    spread = jnp.maximum(product_square / groups - (product / groups) ** 2, 0.0)
-    covariance = jnp.maximum(covariance, jnp.sqrt(spread / groups))
-    return jax.lax.stop_gradient(covariance) / data.shape[0]
+    spread = jnp.sqrt(jnp.sum((product - covariance * pairs) ** 2, axis=0)) / jnp.sum(pairs)
+    return jax.lax.stop_gradient(jnp.maximum(covariance, spread)) / max(count - 1, 1)
 
 
 def _around(x: Array) -> Array:
