@@ -1,6 +1,7 @@
 """What `import entropix` may cost, what it offers, and the version it reports."""
 
 import ast
+import importlib
 import importlib.metadata
 import json
 import os
@@ -8,6 +9,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -85,19 +87,20 @@ def test_a_name_imports_what_it_needs():
     assert run.stdout.split() == ["1", "[]", "True", "True"]
 
 
-def test_names_for_type_checkers_are_those_at_run_time():
-    tree = ast.parse(pathlib.Path(entropix.__file__).read_text())
-    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    checked = {
-        alias.name: str(node.module)
-        for node in imports
-        for alias in node.names
-        if (node.module or "").startswith("entropix")
-    }
-    assert sorted(checked) == dir(entropix) == sorted(entropix.__all__)
-    for name, module in checked.items():
-        assert getattr(entropix, name) is getattr(sys.modules[module], name)
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+def test_every_listed_name_is_found():
+    """Also where a file has the name of a function in it, and after that file was imported."""
+    package = pathlib.Path(entropix.__file__).parent
+    for stub in sorted(package.rglob("__init__.pyi")):
+        parts = stub.parent.relative_to(package.parent).parts
+        module = importlib.import_module(".".join(parts))
+        for file in stub.parent.glob("[!_]*.py"):
+            importlib.import_module(".".join((*parts, file.stem)))
+        assert dir(module) == module.__all__
+        found = {name: getattr(module, name) for name in module.__all__}
+        of_names = {name for name, value in found.items() if isinstance(value, types.ModuleType)}
+        inner = {path.parent.name for path in stub.parent.glob("*/__init__.py")}
+        assert of_names <= (inner if len(parts) == 1 else set())
+    with pytest.raises(AttributeError, match="No entropix attribute nothing"):
         entropix.nothing  # noqa: B018
 
 

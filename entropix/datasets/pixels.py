@@ -17,6 +17,7 @@ reported; with `levels=L` they are mapped to 0 ... L - 1 and treated as integers
 import numpy as np
 
 from entropix._core.checks import choice, positive_integer
+from entropix.distributions import dequantise as dequantise  # offered beside the levels
 
 
 CHANNELS = ("auto", "first", "last")

@@ -1,35 +1,6 @@
 """What all integrals over noise levels share: axis, Gaussian reference, proposal, two passes."""
 
-from entropix.estimators.axis import LogSNRAxis as LogSNRAxis
-from entropix.estimators.axis import check_cutoff as check_cutoff
-from entropix.estimators.axis import finite_log_snr as finite_log_snr
-from entropix.estimators.axis import log_snr_of_std as log_snr_of_std
-from entropix.estimators.axis import log_snr_per_log_std as log_snr_per_log_std
-from entropix.estimators.axis import std_of_log_snr as std_of_log_snr
-from entropix.estimators.denoising import error_difference as error_difference
-from entropix.estimators.ends import EndRates as EndRates
-from entropix.estimators.ends import check_ends as check_ends
-from entropix.estimators.ends import end_points as end_points
-from entropix.estimators.ends import judge_ends as judge_ends
-from entropix.estimators.ends import judge_sizes as judge_sizes
-from entropix.estimators.ends import num_end_points as num_end_points
-from entropix.estimators.ends import resolved_points as resolved_points
-from entropix.estimators.integral import EntropyCurve as EntropyCurve
-from entropix.estimators.integral import all_exact as all_exact
-from entropix.estimators.integral import check_divergence as check_divergence
-from entropix.estimators.integral import integrate as integrate
-from entropix.estimators.integral import rates_along as rates_along
-from entropix.estimators.noise_end import noise_end_of_parts as noise_end_of_parts
-from entropix.estimators.noise_end import with_noise_end as with_noise_end
-from entropix.estimators.pointwise import PointwiseCurve as PointwiseCurve
-from entropix.estimators.pointwise import integrate_parts as integrate_parts
-from entropix.estimators.proposal import Proposal as Proposal
-from entropix.estimators.proposal import learn_proposal as learn_proposal
-from entropix.estimators.reference import DenoisingControl as DenoisingControl
-from entropix.estimators.reference import EntropyControl as EntropyControl
-from entropix.estimators.reference import GaussianReference as GaussianReference
-from entropix.estimators.reference import reference_of as reference_of
-from entropix.estimators.transforms import CosineTransform as CosineTransform
-from entropix.estimators.transforms import FourierTransform as FourierTransform
-from entropix.estimators.transforms import HaarTransform as HaarTransform
-from entropix.estimators.transforms import Partition as Partition
+import lazy_loader
+
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

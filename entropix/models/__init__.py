@@ -1,36 +1,6 @@
 """Models: a network and a process with one interface, and the exact model of a distribution."""
 
-from entropix.models.adapters import DenoiserAdapter as DenoiserAdapter
-from entropix.models.adapters import from_denoiser as from_denoiser
-from entropix.models.adapters import highest_log_snr as highest_log_snr
-from entropix.models.denoisers import DenoiserPrediction as DenoiserPrediction
-from entropix.models.denoisers import EDMPrediction as EDMPrediction
-from entropix.models.denoisers import VPrediction as VPrediction
-from entropix.models.exact import ExactModel as ExactModel
-from entropix.models.exact_tokens import AbstractExactTokens as AbstractExactTokens
-from entropix.models.exact_tokens import ExactChain as ExactChain
-from entropix.models.exact_tokens import ExactDiscrete as ExactDiscrete
-from entropix.models.exact_tokens import ExactEmpirical as ExactEmpirical
-from entropix.models.flow_matching import FlowMatching as FlowMatching
-from entropix.models.gaussian_part import GaussianPart as GaussianPart
-from entropix.models.guided import Guided as Guided
-from entropix.models.isotropic import isotropic as isotropic
-from entropix.models.moved import noise_limits as noise_limits
-from entropix.models.multimodal import ExactMultimodal as ExactMultimodal
-from entropix.models.multimodal import MultimodalModel as MultimodalModel
-from entropix.models.network_model import AbstractNetworkModel as AbstractNetworkModel
-from entropix.models.network_model import call_network as call_network
-from entropix.models.network_model import check_parts as check_parts
-from entropix.models.network_model import checked_model as checked_model
-from entropix.models.parametrisations import EntropyMatching as EntropyMatching
-from entropix.models.parametrisations import NoisePrediction as NoisePrediction
-from entropix.models.parametrisations import ScoreMatching as ScoreMatching
-from entropix.models.parametrisations import VelocityPrediction as VelocityPrediction
-from entropix.models.pipelines import from_diffusers as from_diffusers
-from entropix.models.pytorch import TorchFunction as TorchFunction
-from entropix.models.reference_variance import reference_variance as reference_variance
-from entropix.models.scaling import GaussianScaling as GaussianScaling
-from entropix.models.tempered import Tempered as Tempered
-from entropix.models.token_block import TokenBlock as TokenBlock
-from entropix.models.tokens import MaskedDenoiser as MaskedDenoiser
-from entropix.models.tokens import ScoreEntropy as ScoreEntropy
+import lazy_loader
+
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

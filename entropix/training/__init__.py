@@ -1,27 +1,6 @@
 """Losses, proposals of times, and training."""
 
-from entropix.training.ensemble import EnsembleFit as EnsembleFit
-from entropix.training.ensemble import fit_ensemble as fit_ensemble
-from entropix.training.fit import Callback as Callback
-from entropix.training.fit import Fit as Fit
-from entropix.training.fit import Holdout as Holdout
-from entropix.training.fit import fit as fit
-from entropix.training.loop import Setup as Setup
-from entropix.training.loop import join_model as join_model
-from entropix.training.loop import split_model as split_model
-from entropix.training.losses import Denoising as Denoising
-from entropix.training.losses import FlowLoss as FlowLoss
-from entropix.training.losses import denoising_loss as denoising_loss
-from entropix.training.losses import relative_denoising_loss as relative_denoising_loss
-from entropix.training.multimodal_loss import MultimodalDenoising as MultimodalDenoising
-from entropix.training.optimiser import ClippedAdam as ClippedAdam
-from entropix.training.optimiser import RelativeClip as RelativeClip
-from entropix.training.optimiser import WarmupCosine as WarmupCosine
-from entropix.training.path_losses import LocalDenoising as LocalDenoising
-from entropix.training.path_losses import SlicedScoreMatching as SlicedScoreMatching
-from entropix.training.run import History as History
-from entropix.training.run import Run as Run
-from entropix.training.run import train as train
-from entropix.training.times import LogisticTimes as LogisticTimes
-from entropix.training.times import UniformTimes as UniformTimes
-from entropix.training.token_loss import TokenDenoising as TokenDenoising
+import lazy_loader
+
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

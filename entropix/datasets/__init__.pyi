@@ -1,0 +1,11 @@
+from .dataset import Dataset as Dataset
+from .description import Description as Description
+from .description import describe as describe
+from .embedded import available as available
+from .embedded import paper_mixture as paper_mixture
+from .loading import load as load
+from .normal_scores import NormalScores as NormalScores
+from .pixels import dequantise as dequantise
+from .projection import Projection as Projection
+from .standardisation import Standardisation as Standardisation
+from .streams import stream as stream

@@ -1,0 +1,17 @@
+from .coordinates import ReverseCoordinates as ReverseCoordinates
+from .divergence import Divergence as Divergence
+from .forward import forward_times as forward_times
+from .forward import solve_forward as solve_forward
+from .multimodal import JointDDIM as JointDDIM
+from .reverse import solve_flow as solve_flow
+from .reverse import solve_reverse as solve_reverse
+from .sample import sample as sample
+from .samplers import DDIM as DDIM
+from .samplers import DPMSolver as DPMSolver
+from .samplers import EDMHeun as EDMHeun
+from .samplers import PredictorCorrector as PredictorCorrector
+from .settings import check_times as check_times
+from .solve import Trajectory as Trajectory
+from .solvers import GridBrownianPath as GridBrownianPath
+from .tokens import FirstHitting as FirstHitting
+from .tokens import TauLeaping as TauLeaping

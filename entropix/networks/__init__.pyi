@@ -1,0 +1,16 @@
+from .condition_dropout import ConditionDropout as ConditionDropout
+from .dit import DiT as DiT
+from .gaussian_residual import GaussianPlusResidual as GaussianPlusResidual
+from .images import Flattened as Flattened
+from .latent_condition import LatentCondition as LatentCondition
+from .linear_skip import LinearSkip as LinearSkip
+from .mlp import FourierMLP as FourierMLP
+from .paper import PaperConvNet as PaperConvNet
+from .paper import PaperMLP as PaperMLP
+from .parameters import Fixed as Fixed
+from .parameters import NetworkSize as NetworkSize
+from .parameters import network_size as network_size
+from .parameters import trainable as trainable
+from .residual_mlp import ResidualMLP as ResidualMLP
+from .tokens import TokenTransformer as TokenTransformer
+from .unet import UNet as UNet

@@ -1,0 +1,9 @@
+from .archive import package_version as package_version
+from .archive import read_archive as read_archive
+from .archive import write_archive as write_archive
+from .checkpoint import AbstractCheckpoint as AbstractCheckpoint
+from .checkpoint import Checkpoint as Checkpoint
+from .checkpoint import describe as describe
+from .save import load as load
+from .save import save as save
+from .sharded_checkpoint import ShardedCheckpoint as ShardedCheckpoint
