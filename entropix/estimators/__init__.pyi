@@ -12,11 +12,11 @@ from .ends import judge_ends as judge_ends
 from .ends import judge_sizes as judge_sizes
 from .ends import num_end_points as num_end_points
 from .ends import resolved_points as resolved_points
-from .integral import EntropyCurve as EntropyCurve
+from .entropy_curve import EntropyCurve as EntropyCurve
+from .entropy_curve import rates_along as rates_along
 from .integral import all_exact as all_exact
 from .integral import check_divergence as check_divergence
 from .integral import integrate as integrate
-from .integral import rates_along as rates_along
 from .noise_end import noise_end_of_parts as noise_end_of_parts
 from .noise_end import with_noise_end as with_noise_end
 from .pointwise import PointwiseCurve as PointwiseCurve

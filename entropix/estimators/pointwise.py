@@ -48,23 +48,20 @@ from entropix._core.compiled import lightly_compiled
 from entropix._core.display import axes_or_new, axis, label
 from entropix._core.precision import full_precision
 from entropix.estimators.axis import LogSNRAxis
+from entropix.estimators.combination import ROUNDING
 from entropix.estimators.ends import check_ends
-from entropix.estimators.integral import (
-    ROUNDING,
+from entropix.estimators.integral import all_exact, check_estimate, checked_arguments, frozen
+from entropix.estimators.noise_end import noise_end_of_parts, with_noise_end
+from entropix.estimators.places import (
     Places,
     aim,
-    all_exact,
     at_place,
     blocks_of,
-    check_estimate,
-    checked_arguments,
     chunk_of,
     control_of,
-    frozen,
     prepare,
     rates,
 )
-from entropix.estimators.noise_end import noise_end_of_parts, with_noise_end
 from entropix.estimators.proposal import Proposal
 from entropix.estimators.reference import GaussianReference
 from entropix.estimators.transforms import Partition

@@ -8,7 +8,6 @@ import scipy.stats
 from scipy.stats.qmc import Sobol
 
 import entropix as ex
-from entropix.estimators.integral import NoiseSource, Places
 from entropix.estimators.nets import (
     LARGEST_DIM,
     below,
@@ -19,6 +18,7 @@ from entropix.estimators.nets import (
     open_unit,
     sample_at,
 )
+from entropix.estimators.places import NoiseSource, Places
 from entropix.estimators.reference import GaussianReference
 from tests.mixtures import mixture, process
 
