@@ -39,6 +39,14 @@ def entropy(count):
     )
 
 
+def curve(count):
+    data, times = gaussian_data(2048, DIM), jnp.linspace(0.01, 0.99, count)
+    options = {"num_evaluations": 2048, "chunk_size": 256}
+    return memory(
+        lambda k: ex.entropy_curve(model(), data, key=k, times=times, **options).stderr, KEY
+    )
+
+
 def samples(count):
     return memory(
         lambda k: ex.sample(model(), key=k, num_samples=count, num_steps=4, chunk_size=32), KEY
@@ -69,11 +77,12 @@ def members(count):
     ("need", "few", "each"),
     [
         (entropy, 1024, 128),  # a few numbers for each evaluation
+        (curve, 16, 2048),  # less than a number for each sample
         (samples, 64, 16 * DIM),
         (densities, 16, 16 * DIM),
         (members, 4, 16 * 64 * DIM),
     ],
-    ids=["evaluations", "samples", "densities", "members"],
+    ids=["evaluations", "edges", "samples", "densities", "members"],
 )
 def test_a_hundredfold(need, few, each):
     growth = (need(100 * few) - need(few)) / (99 * few)

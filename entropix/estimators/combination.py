@@ -4,7 +4,6 @@ See `entropix.estimators.integral`.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +25,10 @@ from entropix.interfaces import (
 
 # The relative error of a sum of evaluations, in units of the rounding of one number.
 ROUNDING = 8.0
+# Edges of a curve for which the data points are compared at once.
+EDGES_AT_ONCE = 8
+# Half the width of what counts as close to an edge, on the axis of unit length.
+HALF_WIDTH = 1 / 64
 
 
 @functools.partial(lightly_compiled, level=1)
@@ -80,7 +83,8 @@ def combine(
     steps = sign * jax.vmap(around)(jnp.diff(sums[:, :-1], axis=1))
     mean, mc_variance = _mean_and_variance(jnp.concatenate([sums, steps], axis=1))
     mean, (mc_variance, spread) = mean[: bounds.size], jnp.split(mc_variance, [bounds.size])
-    cumulative = known + mean[:, 0]
+    moving = _by_edges(edges, main.fraction, value)
+    cumulative = known + mean[:, 0] + jnp.append(sign * moving, 0.0)
     # Where the control variate leaves nothing to chance, rounding is what remains.
     size = jax.lax.stop_gradient(jnp.abs(known) + mean[:, 1])
     rounding = ROUNDING * jnp.finfo(data.dtype).eps * size
@@ -134,6 +138,30 @@ def _by_moments_jvp(primals: PyTree, tangents: PyTree) -> tuple[Array, Array]:
     first = jnp.mean(moved, axis=0)
     second = 2 * jnp.mean(jax.vmap(reference.deviation)(data) * moved, axis=0)
     return _by_moments(*primals), linear @ first + quadratic @ second
+
+
+@jax.custom_jvp
+def _by_edges(
+    edges: Float[Array, " edges"], fraction: Array, value: Array
+) -> Float[Array, " edges"]:
+    """Zero, with the derivative of the sums in the edges: the mean rate close to each of them.
+
+    At given times, a process that changes moves them. Which evaluations are counted does not tell.
+    """
+    return jnp.zeros_like(edges)
+
+
+@_by_edges.defjvp
+def _by_edges_jvp(primals: PyTree, tangents: PyTree) -> tuple[Array, Array]:
+    edges, fraction, value = jax.lax.stop_gradient(primals)
+
+    def rate(edge: Array) -> Array:
+        # As far on one side as on the other: a rate with a slope has the mean of the two.
+        half = jnp.minimum(HALF_WIDTH, jnp.maximum(jnp.minimum(edge, 1 - edge), 1e-3))
+        near = jnp.abs(fraction - edge) < half
+        return jnp.sum(jnp.where(near, value, 0.0)) / (2 * half * value.size)
+
+    return jnp.zeros_like(edges), jax.lax.map(rate, edges) * tangents[0]
 
 
 def _rounding_of_data(
@@ -234,16 +262,20 @@ def _data_variance(
     Of independent ones: those of the pilot, or of different nets where these have more such pairs.
     """
     (replicates, nodes), count, reference = value.shape, data.shape[0], pilot.reference
-    groups, (linear, quadratic) = pilot.fraction.shape[0] // SHARING, own_integral
+    groups = pilot.fraction.shape[0] // SHARING
 
-    def own(x: Array) -> Array:
+    def own(centred: Array, linear: Array, quadratic: Array, mean: Array) -> Array:
         """The control variate's own integral of a data point, beside what is left to chance."""
-        centred = reference.deviation(x)
-        return linear @ centred + quadratic @ (centred**2 - reference.variances) - mean
+        return centred @ linear.T + (centred**2 - reference.variances) @ quadratic.T - mean
 
-    def parts(value: Array, fraction: Array) -> Array:
-        fraction = fraction[:, None]
-        return value[:, None] * (fraction > edges if from_noise else fraction <= edges)
+    def part(value: Array, fraction: Array, edge: Array) -> Array:
+        return value * (fraction > edge if from_noise else fraction <= edge)
+
+    def mean_of(product: Array, pairs: Array) -> Array:
+        covariance = jnp.sum(product, axis=0) / jnp.sum(pairs)
+        # One that is smaller than its own standard error is not known: that error is a bound.
+        spread = jnp.sqrt(jnp.sum((product - covariance * pairs) ** 2, axis=0)) / jnp.sum(pairs)
+        return jnp.maximum(covariance, spread)
 
     if replicates * (replicates - 1) * nodes**2 < groups * SHARING * (SHARING - 1) * count:
         sweep, keep = groups * SHARING, main.proposal.keep
@@ -253,29 +285,33 @@ def _data_variance(
 
         def of_group(place: tuple[Array, Array, Array]) -> Array:
             value, fraction, index = place
-            of = own(data[index]) + parts(value, fraction)
+            of = own(reference.deviation(data[index]), *own_integral, mean)
+            of = of + part(value[:, None], fraction[:, None], edges)
             return jnp.sum(of, axis=0) ** 2 - jnp.sum(of**2, axis=0)
 
         places = value.reshape(groups, -1), fraction.reshape(groups, -1)
         places = (*places, pilot.places.index[:sweep:SHARING])
         product = map_in_chunks(of_group, places, max(chunk // SHARING, 1))
         pairs = jnp.full((groups, 1), SHARING * (SHARING - 1.0), data.dtype)
+        covariance = mean_of(product, pairs)
     else:
-        offset = map_in_chunks(own, data, chunk)
+        centred = map_in_chunks(reference.deviation, data, chunk)
+        nets = value, main.fraction, main.places.index[: value.size].reshape(value.shape)
+        start = jnp.zeros((2, count), jnp.result_type(centred, value))
 
-        def add(sums: tuple[Array, Array], net: tuple[Array, ...]) -> tuple[Any, None]:
-            value, fraction, index = net
-            of = offset[index] + parts(value, fraction)
-            of = jnp.append(of, jnp.ones_like(of[:, :1]), axis=1)  # the last counts evaluations
-            of = jax.ops.segment_sum(of, index, count)
-            return (sums[0] + of, sums[1] + of**2), None
+        def at_edge(place: tuple[Array, ...]) -> Array:
+            edge, *rest = place
+            offset = own(centred, *rest)
 
-        start = jnp.zeros((count, edges.shape[0] + 1), jnp.result_type(offset, value))
-        index = main.places.index[: value.size].reshape(value.shape)
-        (total, square), _ = jax.lax.scan(add, (start, start), (value, main.fraction, index))
-        product = total**2 - square
-        product, pairs = product[:, :-1], product[:, -1:]
-    covariance = jnp.sum(product, axis=0) / jnp.sum(pairs)
-    # One that is smaller than its own standard error is not known: that error is an upper bound.
-    spread = jnp.sqrt(jnp.sum((product - covariance * pairs) ** 2, axis=0)) / jnp.sum(pairs)
-    return jax.lax.stop_gradient(jnp.maximum(covariance, spread)) / max(count - 1, 1)
+            def add(sums: PyTree, net: tuple[Array, Array, Array]) -> tuple[PyTree, None]:
+                value, fraction, index = net
+                of = offset[index] + part(value, fraction, edge)
+                found = [jax.ops.segment_sum(v, index, count) for v in (of, jnp.ones_like(of))]
+                return [(s + f, q + f**2) for (s, q), f in zip(sums, found, strict=True)], None
+
+            sums, _ = jax.lax.scan(add, [(*start,), (*start,)], nets)
+            return mean_of(*(total**2 - square for total, square in sums))
+
+        # A number for each data point and edge would be too many at once.
+        covariance = map_in_chunks(at_edge, (edges, *own_integral, mean), EDGES_AT_ONCE)
+    return jax.lax.stop_gradient(covariance) / (count - 1)

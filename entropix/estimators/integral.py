@@ -12,10 +12,11 @@ It is estimated in two passes.
    become the proposal density, mixed with 10% of the uniform one. A part of the pilot is spent at
    both ends of the axis, see `entropix.estimators.ends`. It is not used for the value, so the
    choices cost no bias.
-2. The main pass takes the nodes of 10 to 18 digital nets with independent random scramblings
-   (`entropix.estimators.nets`). The coordinates of a node are the level of the proposal, the place
-   of the data point along up to three leading principal components, and the noise in up to 13.
-   Other components of the noise, and all of one that is not Gaussian, are independent draws.
+2. The main pass takes the nodes of 10 to 18 digital nets (8 with the fewest evaluations) with
+   independent random scramblings (`entropix.estimators.nets`). The coordinates of a node are the
+   level of the proposal, the place of the data point along up to three leading principal
+   components, and the noise in up to 13. Other components of the noise, and all of one that is
+   not Gaussian, are independent draws.
 
 **Errors.** The nets are independent and unbiased, so that their spread is the Monte Carlo error
 for the given points, of the whole and at every edge of a curve. The spread of so few is known to
@@ -27,8 +28,12 @@ The sampling of the data adds Var(h)/N, where h(x) is the integral of a data poi
 of independent evaluations that share a data point. They belong to different nets or, where these
 seldom choose the same data point, to the pilot, where four evaluations at a time share one.
 
-Memory is bounded by `chunk_size` evaluations (and a few numbers per evaluation, and per data point
-and time of the curve), also under differentiation, where chunks are recomputed.
+Memory is bounded by `chunk_size` evaluations (and a few numbers per evaluation and data point),
+also under differentiation, where chunks are recomputed.
+
+**Derivatives** are those of the estimate at fixed places on the axis. At given times, which a
+process that changes moves along the axis, they have one more term: the rate there, as a mean over
+evaluations close to it. No exact rate is known; its bias is that of a window of 1/32 of the axis.
 
 Four programs are compiled: `prepare`, `rates`, `aim` and `combine`. Only `rates` contains the
 functional and its model; it serves the pilot and the main pass, whose blocks have one size. The

@@ -103,6 +103,31 @@ def test_what_is_no_proposal():
         ex.neural_entropy(model, jnp.ones((4, 2)), key=jax.random.key(0), proposal="uniform")
 
 
+@pytest.mark.slow(reason="gradients of two curves")
+def test_gradient_of_a_curve_at_fixed_times(x64):
+    """The schedule moves the times along the axis. The control variate knows the answer."""
+    data = ex.Gaussian([MEAN], [[VARIANCE]]).sample(500, key=jax.random.key(0))
+    times = jnp.asarray([0.1, 0.25, 0.5, 1.0])
+
+    def entropies(where, control_variate):
+        beta, times = where
+        process = ex.VariancePreserving(ex.LinearSchedule(0.1, beta), kappa=0.9)
+        model = ex.ExactModel(ex.Gaussian([MEAN], [[VARIANCE]]), process)
+        options = {"num_evaluations": 16_384, "control_variate": control_variate}
+        curve = ex.entropy_curve(model, data, key=jax.random.key(1), times=times, **options)
+        return curve.cumulative
+
+    (known, known_at), (found, found_at) = (
+        quick_jit(jax.jacfwd(lambda where, use=use: entropies(where, use)))(
+            (jnp.asarray(8.0), times)
+        )
+        for use in (True, False)
+    )
+    assert np.allclose(found, known, atol=0.02 * np.max(np.abs(known)))
+    assert np.allclose(found_at, known_at, atol=0.03 * np.max(np.abs(known_at)))
+    assert np.count_nonzero(np.abs(known_at) > 0.05 * np.max(known_at)) == 3  # none at t1
+
+
 @pytest.mark.slow(reason="a gradient of each estimator")
 def test_gradient_in_the_data_goes_through_the_control_variate():
     """Its known integral moves with the moments of the data; the reference itself is a constant."""
