@@ -33,17 +33,21 @@ def runs_in(folder: str) -> dict[str, Any]:
     """The finished cells of a run, one entry for each dimension, process and seed."""
     found: dict[str, Any] = {}
     with xarray.open_dataset(Path(folder) / "results.nc") as record:
+        best = "--best, " if json.loads(record.attrs["configuration"])["preset"] == "best" else ""
         for key, cell in record.stack(run=("dimension", "process", "seed")).groupby("run"):
             dim, process, seed = key
             cell = cell.squeeze("run").dropna("epochs", subset=["neural_entropy"])
             columns = {name: cell[of].values.round(5).tolist() for name, of in FIELDS.items()}
             run = {"epochs": cell["epochs"].values.tolist(), **columns}
-            found[f"D = {dim}, {NAMES[process]}, seed {seed}"] = run
+            found[f"{best}D = {dim}, {NAMES[process]}, seed {seed}"] = run
     return found
 
 
 def draw(runs: dict[str, Any], target: Path) -> None:
-    """S_NN over S_tot against the number of epochs, for each dimension and process."""
+    """S_NN over S_tot against the number of epochs, for each dimension and process.
+
+    Stars are the means over seeds of `--best`.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
     for dim, ax in zip(PAPER, axes, strict=True):
         for number, process in enumerate(NAMES.values()):
@@ -52,10 +56,18 @@ def draw(runs: dict[str, Any], target: Path) -> None:
                 ratio = np.array(run["S_NN"]) / np.array(run["S_tot"])
                 label = None if i else process
                 ax.plot(run["epochs"], ratio, "o-", ms=3, lw=1, color=f"C{number}", label=label)
+            best = [
+                r for name, r in runs.items() if name.startswith(f"--best, D = {dim}, {process},")
+            ]
+            ratios = [np.array(run["S_NN"]) / np.array(run["S_tot"]) for run in best]
+            if best:
+                label = f"{process}, --best"
+                stars = {"marker": "*", "ls": "", "ms": 8, "color": f"C{number}", "label": label}
+                ax.plot(best[0]["epochs"], np.mean(ratios, axis=0), **stars)
         ax.axhline(1, color="0.7", lw=0.8)
         ax.plot(200, PAPER[dim], "kx", label="paper, VPx")
         ax.set(xlabel="epochs", title=f"D = {dim}")
-        ax.legend()
+    axes[-1].legend(loc="lower right")
     axes[0].set_ylabel(r"$S_{NN} / S_{tot}$")
     with tempfile.TemporaryDirectory() as folder:
         figure.savefig(Path(folder) / "figure.png", dpi=150)
