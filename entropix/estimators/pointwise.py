@@ -18,7 +18,8 @@ E[f_i^2] = \left(\sum_j V_{ij}(\alpha_j + \beta_j\mu m_j)\right)^2 +
 At each place $f_i^2$ less one of these means is subtracted: the first leaves the integral of each
 sample as it is, the second that of the population. It is done in those bins of the axis where the
 pilot finds that the control variate of the sum reduces its mean square. Derivatives are those of
-the integral without it. A part of a non-negative integrand may come out negative by chance.
+the integral without it, and at given times they lack what moves these along the axis: a change of
+the schedule. A part of a non-negative integrand may come out negative by chance.
 
 The main pass divides the proposal into strata of two independent evaluations, at random places and
 with different noise. Half their squared difference is an unbiased estimate of the variance of
