@@ -246,7 +246,7 @@ def test_the_table_is_complete():
     packages = [ex, *(getattr(ex, name) for name in dir(ex) if inspect.ismodule(getattr(ex, name)))]
     missing = []
     for package in packages:
-        for name, value in vars(package).items():
+        for name, value in inspect.getmembers(package):
             if not inspect.isfunction(value) or name.startswith("_") or name in known | others:
                 continue
             if value.__module__.startswith("entropix"):

@@ -1,24 +1,25 @@
 """Modules are abstract or final: only classes named `Abstract...` are subclassed."""
 
+import importlib
 import inspect
-import sys
+import pkgutil
 
 import equinox as eqx
 import pytest
 
-import entropix as ex  # noqa: F401
+import entropix as ex
 
 
 def modules():
-    """All Equinox modules of the subpackages that `import entropix` loads."""
+    """All Equinox modules of the library."""
     found = set()
-    for name, module in list(sys.modules.items()):
-        if name.startswith("entropix."):
-            for value in vars(module).values():
-                is_module = isinstance(value, type) and issubclass(value, eqx.Module)
-                if is_module and value.__module__.startswith("entropix."):
-                    found.add(value)
-    return sorted(found, key=lambda c: c.__qualname__)
+    names = [info.name for info in pkgutil.walk_packages(ex.__path__, "entropix.")]
+    for name in (name for name in names if not name.endswith("__main__")):
+        for value in vars(importlib.import_module(name)).values():
+            is_module = isinstance(value, type) and issubclass(value, eqx.Module)
+            if is_module and value.__module__.startswith("entropix."):
+                found.add(value)
+    return sorted(found, key=lambda c: (c.__qualname__, c.__module__))
 
 
 def is_interface(cls):
