@@ -4,6 +4,8 @@ See `entropix.estimators.integral`.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -299,19 +301,23 @@ def _data_variance(
         nets = value, main.fraction, main.places.index[: value.size].reshape(value.shape)
         start = jnp.zeros((2, count), jnp.result_type(centred, value))
 
+        def products(at: Callable[[Array, Array, Array], Array]) -> Array:
+            """At each data point, the sum over pairs of different nets of products."""
+
+            def add(sums: tuple[Array, Array], net: tuple[Array, ...]) -> tuple[Any, None]:
+                of = jax.ops.segment_sum(at(*net), net[2], count)
+                return (sums[0] + of, sums[1] + of**2), None
+
+            (total, square), _ = jax.lax.scan(add, (*start,), nets)
+            return total**2 - square
+
         def at_edge(place: tuple[Array, ...]) -> Array:
             edge, *rest = place
             offset = own(centred, *rest)
+            of = products(lambda value, fraction, i: offset[i] + part(value, fraction, edge))
+            return mean_of(of, pairs)
 
-            def add(sums: PyTree, net: tuple[Array, Array, Array]) -> tuple[PyTree, None]:
-                value, fraction, index = net
-                of = offset[index] + part(value, fraction, edge)
-                found = [jax.ops.segment_sum(v, index, count) for v in (of, jnp.ones_like(of))]
-                return [(s + f, q + f**2) for (s, q), f in zip(sums, found, strict=True)], None
-
-            sums, _ = jax.lax.scan(add, [(*start,), (*start,)], nets)
-            return mean_of(*(total**2 - square for total, square in sums))
-
+        pairs = products(lambda value, fraction, i: jnp.ones_like(value))
         # A number for each data point and edge would be too many at once.
         covariance = map_in_chunks(at_edge, (edges, *own_integral, mean), EDGES_AT_ONCE)
-    return jax.lax.stop_gradient(covariance) / (count - 1)
+    return covariance / (count - 1)
