@@ -161,7 +161,8 @@ def _by_edges_jvp(primals: PyTree, tangents: PyTree) -> tuple[Array, Array]:
         # As far on one side as on the other: a rate with a slope has the mean of the two.
         half = jnp.minimum(HALF_WIDTH, jnp.maximum(jnp.minimum(edge, 1 - edge), 1e-3))
         near = jnp.abs(fraction - edge) < half
-        return jnp.sum(jnp.where(near, value, 0.0)) / (2 * half * value.size)
+        width = jnp.minimum(edge + half, 1.0) - jnp.maximum(edge - half, 0.0)
+        return jnp.sum(jnp.where(near, value, 0.0)) / (width * value.size)
 
     return jnp.zeros_like(edges), jax.lax.map(rate, edges) * tangents[0]
 
