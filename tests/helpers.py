@@ -6,8 +6,11 @@ with, so a process built under `x64` (or `double()`) is a float64 process.
 
 import contextlib
 import functools
+import importlib
 import itertools
+import pkgutil
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import equinox as eqx
@@ -21,6 +24,12 @@ from jaxtyping import Array
 
 import entropix as ex
 from tests.mixtures import mixture as paper_mixture  # noqa: F401
+
+
+def every_file() -> list[ModuleType]:
+    """All packages and files of the library, imported."""
+    names = [info.name for info in pkgutil.walk_packages(ex.__path__, "entropix.")]
+    return [importlib.import_module(name) for name in names if not name.endswith("__main__")]
 
 
 def _precision(double: bool) -> contextlib.AbstractContextManager:

@@ -1,21 +1,18 @@
 """Modules are abstract or final: only classes named `Abstract...` are subclassed."""
 
-import importlib
 import inspect
-import pkgutil
 
 import equinox as eqx
 import pytest
 
-import entropix as ex
+from tests.helpers import every_file
 
 
 def modules():
     """All Equinox modules of the library."""
     found = set()
-    names = [info.name for info in pkgutil.walk_packages(ex.__path__, "entropix.")]
-    for name in (name for name in names if not name.endswith("__main__")):
-        for value in vars(importlib.import_module(name)).values():
+    for module in every_file():
+        for value in vars(module).values():
             is_module = isinstance(value, type) and issubclass(value, eqx.Module)
             if is_module and value.__module__.startswith("entropix."):
                 found.add(value)
