@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 import entropix as ex
 from tests.helpers import as_shipped, double, single
@@ -24,6 +25,8 @@ FAMILIES = {
     "ve": lambda u: ex.VarianceExploding(10 ** (3 * u[0] - 4), 10 ** (2 * u[1] + 1)),
 }
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(12)
+# 1024 evaluations are 14 independent nets: one in a million is further away than so many errors.
+FURTHEST = stats.t.isf(5e-7, 13)
 
 
 class Draw:
@@ -130,7 +133,7 @@ ESTIMATORS = {
 def check(name, family, draws):
     """Both precisions, against one quadrature for each draw. Only single precision may refuse."""
     estimate, truth_of = ESTIMATORS[name]
-    refused = 0
+    refused, ratios = 0, []
     for seed in range(draws):
         draw = Draw(np.random.default_rng(seed))
         with double():
@@ -151,9 +154,14 @@ def check(name, family, draws):
                 step = np.finfo(np.float32).eps * np.max(np.abs(draw.mean))
                 rounding += np.sqrt(2 * truth) * step / np.sqrt(min(draw.variances))
             gap, error = abs(float(value) - truth), float(error)
-            assert gap < 5 * error + rounding, (seed, precise, float(value), error, truth)
+            assert gap < FURTHEST * error + rounding, (seed, precise, float(value), error, truth)
             assert error < 0.3 * max(abs(truth), 1.0), (seed, precise, error, truth)
+            if error > 2 * rounding:
+                ratios.append(gap / error)
     assert refused < 0.2 * draws
+    # Most entropies are those of the control variate, exactly.
+    if name != "entropy":
+        assert 0.75 < np.sqrt(np.mean(np.square(ratios))) < 1.35
 
 
 @pytest.mark.parametrize("family", ["vp", "ve"])
