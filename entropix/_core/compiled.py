@@ -27,6 +27,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, PyTree
 
+from entropix._core.ahead import Shared
+from entropix._core.tracing import current_trace, trace_of
+
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Tree = TypeVar("_Tree")
@@ -38,19 +41,9 @@ if jax.lib.__version__.startswith("0.10."):
     _LIGHT["xla_cpu_use_fusion_emitters"] = False
 
 
-def _trace(x: Any) -> Any:
-    """What a tracer belongs to; None for an array, or if JAX does not say."""
-    return getattr(x, "_trace", None)
-
-
-def _current_trace() -> Any:
-    """Of the innermost program or loop that is being traced; None outside of all."""
-    return _trace(jax.lax.iota(jnp.int32, 1))
-
-
 def _is_ours() -> bool:
     """Whether no program is being traced, or one that returns its checks."""
-    trace = _current_trace()
+    trace = current_trace()
     return trace is None or trace is _collecting()
 
 
@@ -58,7 +51,7 @@ class _Checks:
     """The checks met while one program is traced: where one failed, the number of its message."""
 
     def __init__(self) -> None:
-        self.trace = _current_trace()
+        self.trace = current_trace()
         self.codes: list[Array] = []  # from one; zero where the check is passed
         self.messages: list[Sequence[str]] = []
 
@@ -92,7 +85,7 @@ def branched_error_if(
         if np.any(np.asarray(flag)):
             return eqx.branched_error_if(value, failed, index, messages)
         return value
-    trace = _trace(flag)
+    trace = trace_of(flag)
     if trace is None or trace is not _collecting():
         return eqx.branched_error_if(value, flag, index, messages)
     index = eqxi.unvmap_max(index) if isinstance(index, jax.core.Tracer) else index
@@ -123,7 +116,7 @@ def compiled(function: _Function) -> _Function:
         return _with_codes(function, *args, **kwargs)
 
     program.__name__ = program.__qualname__ = function.__name__
-    with_codes, with_callbacks = eqx.filter_jit(program), eqx.filter_jit(function)
+    with_codes, with_callbacks = Shared(eqx.filter_jit(program)), eqx.filter_jit(function)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -151,6 +144,8 @@ def lightly_compiled(function: _Function, *, level: int = 0) -> _Function:
     filter_jit: Any = eqx.filter_jit  # its annotations do not know of options of `jax.jit`
     options = _LIGHT | {"xla_backend_optimization_level": level}
     usual, light = filter_jit(function), filter_jit(function, compiler_options=options)
+    if level:  # otherwise it is better run
+        usual, light = Shared(usual), Shared(light)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -158,7 +153,7 @@ def lightly_compiled(function: _Function, *, level: int = 0) -> _Function:
         # JAX takes options of the compiler for outermost programs only, and keeps them in
         # derivatives, which may become a part of others.
         traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
-        own = not traced and jax.default_backend() == "cpu" and _current_trace() is None
+        own = not traced and jax.default_backend() == "cpu" and current_trace() is None
         return light(*args, **kwargs) if own else usual(*args, **kwargs)
 
     wrapped: Any = call

@@ -34,6 +34,7 @@ from entropix.studies.study import (
     AbstractDiffusionStudy,
     Figures,
     Found,
+    Member,
     Workspace,
     for_each_seed,
 )
@@ -46,7 +47,6 @@ from entropix.studies.training import (
     process_text,
     training_text,
 )
-from entropix.training import EnsembleFit
 
 
 if TYPE_CHECKING:
@@ -219,11 +219,15 @@ class InformationStudy(AbstractDiffusionStudy):
         return default_cutoff(self.pair[1], "chosen, because KL is infinite without one")
 
     def estimate(
-        self, fits: EnsembleFit, times: np.ndarray, cutoff: float | None, show: bool
+        self,
+        member: Member,
+        times: np.ndarray,
+        cutoff: float | None,
+        show: bool,
     ) -> Found:
         def subject(index: int) -> PairSubject:
             effort = self.options.estimation
-            return PairSubject(fits.member(index), self.pair, effort, times, cutoff)
+            return PairSubject(member(index), self.pair, effort, times, cutoff)
 
         key = jax.random.fold_in(jax.random.key(self.options.data.data_seed), _TRUTH)
         found = measure_distance(subject(0)) | measure_pair_truth(subject(0), key)

@@ -60,6 +60,7 @@ from entropix.studies.study import (
     AbstractStudy,
     Figures,
     Found,
+    Member,
     Workspace,
     for_each_seed,
 )
@@ -78,7 +79,6 @@ from entropix.studies.training import (
     training_text,
 )
 from entropix.studies.verdict import verdicts
-from entropix.training import EnsembleFit
 
 
 if TYPE_CHECKING:
@@ -359,12 +359,16 @@ class MeasureStudy(AbstractDiffusionStudy):
         return default_cutoff(self.data, "chosen, because the entropy is infinite without one")
 
     def estimate(
-        self, fits: EnsembleFit, times: np.ndarray, cutoff: float | None, show: bool
+        self,
+        member: Member,
+        times: np.ndarray,
+        cutoff: float | None,
+        show: bool,
     ) -> Found:
         effort = self.options.estimation
 
         def subject(index: int) -> Subject:
-            model, count = fits.member(index), path_samples(effort)
+            model, count = member(index), path_samples(effort)
             return Subject(model, self.data, effort, times, cutoff, path_samples=count)
 
         return measure_all(self.training, STAGES, subject, self.options.data.data_seed, show=show)

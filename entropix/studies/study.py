@@ -24,6 +24,7 @@ import jax
 import numpy as np
 import optax
 
+from entropix._core.ahead import compiled_ahead
 from entropix._core.arrays import Key
 from entropix._core.extras import MissingPackageError, install
 from entropix._core.progress import progress_bar
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     import xarray
 
 Found = dict[str, Any]
+# From the index of a seed to its model.
+Member = Callable[[int], AbstractModel]
 S = TypeVar("S", bound="Staged")
 # Folded into the key of a seed: what follows training draws other numbers than training.
 _ESTIMATES = 0xE571
@@ -312,8 +315,11 @@ class AbstractTrainedStudy(AbstractStudy):
         """Training and held-out data, as arguments of `Training.fit`."""
 
     @abc.abstractmethod
-    def evaluate(self, fits: EnsembleFit, *, show: bool) -> tuple[Found, dict[str, Any]]:
-        """All results, with the labels of `axes`, and attributes that are known only then."""
+    def evaluate(self, member: Member, *, show: bool) -> tuple[Found, dict[str, Any]]:
+        """All results, with the labels of `axes`, and attributes that are known only then.
+
+        It is called with untrained models as well, see `compiled_ahead`.
+        """
 
     @property
     @abc.abstractmethod
@@ -331,15 +337,21 @@ class AbstractTrainedStudy(AbstractStudy):
         return {"training": num_steps(self.settings)}
 
     def measure(self, task: Task) -> Outcome:
-        fits = self.training.fit(
-            task,
-            self.make_model(),
-            steps=num_steps(self.settings),
-            process=self.process,
-            deadline=self.deadline,
-            **self.examples(),
-        )
-        found, attributes = self.evaluate(fits, show=task.show)
+        make = self.make_model()
+
+        def untrained(index: int) -> AbstractModel:
+            return make(jax.random.key(self.training.seeds[index]))
+
+        with compiled_ahead(functools.partial(self.evaluate, untrained, show=False)):
+            fits = self.training.fit(
+                task,
+                make,
+                steps=num_steps(self.settings),
+                process=self.process,
+                deadline=self.deadline,
+                **self.examples(),
+            )
+            found, attributes = self.evaluate(fits.member, show=task.show)
         history = fits.history
         values = found | {
             "loss": np.asarray(history.loss),
@@ -383,7 +395,7 @@ class AbstractDiffusionStudy(AbstractTrainedStudy):
 
     @abc.abstractmethod
     def estimate(
-        self, fits: EnsembleFit, times: np.ndarray, cutoff: float | None, show: bool
+        self, member: Member, times: np.ndarray, cutoff: float | None, show: bool
     ) -> Found:
         """All results, with curves at the given times."""
 
@@ -394,10 +406,10 @@ class AbstractDiffusionStudy(AbstractTrainedStudy):
     def record(self, found: dict[str, Found], attributes: dict[str, Any]) -> "xarray.Dataset":
         return self.assembled(found, attributes)
 
-    def evaluate(self, fits: EnsembleFit, *, show: bool) -> tuple[Found, dict[str, Any]]:
+    def evaluate(self, member: Member, *, show: bool) -> tuple[Found, dict[str, Any]]:
         def estimate(cutoff: Cutoff) -> tuple[Found, np.ndarray]:
             times = self.times(cutoff)
-            return self.estimate(fits, times, cutoff.value, show), times
+            return self.estimate(member, times, cutoff.value, show), times
 
         (found, times), cutoff = with_cutoff(estimate, self.cutoff, self.fallback)
         found |= {

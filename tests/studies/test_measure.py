@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -21,6 +22,7 @@ from entropix.persistence import read_archive
 from entropix.studies import SCHEMA, measure, prepare_measure
 from entropix.studies.folder import CHECKPOINT, CONFIGURATION
 from entropix.studies.record import definition
+from entropix.studies.training import Training
 from tests.studies.common import (
     NUM_SAMPLES,
     WORDS,
@@ -38,13 +40,40 @@ OF_LABELS = {name for name in SCHEMA if name.startswith(_LABELS)}
 OPTIONAL = NEEDS_CUTOFF | NEEDS_LEVELS | OF_IMAGES | {"coordinate"}
 
 
+# Threads that compiled a program after the training of `mixture`.
+COMPILED = []
+
+
+def _listen(event, duration_secs, **_):
+    if event == "/jax/core/compile/backend_compile_duration":
+        COMPILED.append(threading.current_thread().name)
+
+
 @pytest.fixture(scope="module")
 def mixture(tmp_path_factory):
     """A record of two seeds on data whose truth is known, as read back from its file."""
-    folder = tmp_path_factory.mktemp("mixture") / "out"
-    measure("mixture2", options(folder, training={"seeds": 2}, output={"plots": True}))
+    folder, fit = tmp_path_factory.mktemp("mixture") / "out", Training.fit
+
+    def fit_and_wait(*args, **kwargs):
+        result = fit(*args, **kwargs)
+        for thread in threading.enumerate():
+            if thread.name == "compiles ahead":
+                thread.join()
+        jax.monitoring.register_event_duration_secs_listener(_listen)
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "fit", fit_and_wait)
+        measure("mixture2", options(folder, training={"seeds": 2}, output={"plots": True}))
+    jax.monitoring.unregister_event_duration_listener(_listen)
     with xarray.open_dataset(folder / "results.nc", engine="h5netcdf") as record:
         yield record.load()
+
+
+def test_programs_are_compiled_beside_the_training(mixture):
+    """All of more than fifty, but a few that concern the trained models alone."""
+    del mixture
+    assert len(COMPILED) < 8
 
 
 # ------------------------------------------------------------------ what is recorded

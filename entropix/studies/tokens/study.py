@@ -41,6 +41,7 @@ from entropix.studies.study import (
     AbstractTrainedStudy,
     Figures,
     Found,
+    Member,
     Workspace,
     for_each_seed,
 )
@@ -72,7 +73,6 @@ from entropix.studies.training import (
     training,
     widths_text,
 )
-from entropix.training import EnsembleFit
 
 
 if TYPE_CHECKING:
@@ -329,8 +329,8 @@ class TokenStudy(AbstractTrainedStudy):
             cut = f"; windows are cut at {offsets} offsets"
         return f"{training(settings).text(text, steps, method)}{cut}{stopping_text(settings)}"
 
-    def evaluate(self, fits: EnsembleFit, *, show: bool) -> tuple[Found, dict[str, Any]]:
-        return measure_all(self.training, fits.member, self.data, self.options, show=show), {}
+    def evaluate(self, member: Member, *, show: bool) -> tuple[Found, dict[str, Any]]:
+        return measure_all(self.training, member, self.data, self.options, show=show), {}
 
     def record(self, found: dict[str, Found], attributes: dict[str, Any]) -> "xarray.Dataset":
         return with_verdict(self.assembled(found, attributes))
@@ -377,7 +377,7 @@ def token_attributes(data: TokenData, process: AbstractTokenProcess) -> dict[str
 
 def measure_all(
     training: Training,
-    member: Callable[[int], AbstractModel],
+    member: Member,
     data: TokenData,
     options: MeasureOptions,
     *,
