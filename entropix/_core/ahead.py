@@ -23,21 +23,23 @@ class _Stopped(Exception):
 
 
 class _Thread(threading.local):
-    """What a thread compiles without running it: all programs until this event; None: no one."""
+    """Whether a thread only compiles: until this event; None if it runs its programs."""
 
     def __init__(self) -> None:
         self.until: threading.Event | None = None
 
 
 _THREAD = _Thread()
-_AHEAD: list[threading.Thread] = []  # those that are at it
+_AHEAD: list[threading.Thread] = []  # those that only compile
 
 
 @contextlib.contextmanager
 def compiled_ahead(measure: Callable[[], Any]) -> Iterator[None]:
     """A block beside which a thread compiles the programs of `measure()`, and does not run them.
 
-    An error ends the thread without a word, because zeros may be what no program would return.
+    An error ends the thread without a word, because zeros may be what no program would return. A
+    program that it is compiling when the block ends, or is interrupted, is waited for: Python must
+    not end in the middle of it.
     """
     done = threading.Event()
 
@@ -52,7 +54,6 @@ def compiled_ahead(measure: Callable[[], Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        # Python must not end while a program is being compiled.
         done.set()
         thread.join()
         _AHEAD.remove(thread)

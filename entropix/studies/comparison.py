@@ -219,11 +219,7 @@ class InformationStudy(AbstractDiffusionStudy):
         return default_cutoff(self.pair[1], "chosen, because KL is infinite without one")
 
     def estimate(
-        self,
-        member: Member,
-        times: np.ndarray,
-        cutoff: float | None,
-        show: bool,
+        self, member: Member, times: np.ndarray, cutoff: float | None, show: bool
     ) -> Found:
         def subject(index: int) -> PairSubject:
             effort = self.options.estimation

@@ -359,11 +359,7 @@ class MeasureStudy(AbstractDiffusionStudy):
         return default_cutoff(self.data, "chosen, because the entropy is infinite without one")
 
     def estimate(
-        self,
-        member: Member,
-        times: np.ndarray,
-        cutoff: float | None,
-        show: bool,
+        self, member: Member, times: np.ndarray, cutoff: float | None, show: bool
     ) -> Found:
         effort = self.options.estimation
 
