@@ -67,7 +67,6 @@ from entropix.interfaces import (
     DivergenceError,
     Estimate,
 )
-from entropix.models import AbstractExactTokens, ExactModel, ExactMultimodal, TokenBlock
 
 
 # A Monte Carlo variance made up by one difference is not known: such an estimate is refused where
@@ -220,14 +219,9 @@ def check_divergence(reason: str | None, cutoff: DataLike | None) -> None:
 
 
 def all_exact(tree: PyTree) -> bool:
-    """Whether all models in a pytree are `ExactModel`s, or exact ones of tokens."""
-
-    def exact(node: Any) -> bool:
-        node = node.model if isinstance(node, TokenBlock) else node
-        return isinstance(node, ExactModel | AbstractExactTokens | ExactMultimodal)
-
+    """Whether all models in a pytree say that they are exact."""
     nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, AbstractModel))
-    return all(exact(n) or not isinstance(n, AbstractModel) for n in nodes)
+    return all(getattr(n, "is_exact", False) for n in nodes if isinstance(n, AbstractModel))
 
 
 def _check_times(times: Array, process: AbstractKernel) -> Array:

@@ -20,6 +20,9 @@ class AbstractModel(eqx.Module):
     -\frac{\sigma^2}{2} e$, the last if $b$ is conservative. Methods take one example: a scalar `s`,
     `y` of shape `shape`, and a `condition` for the network; callers vmap. The fields of a model of
     tokens have one more axis and another meaning, see `entropix.interfaces.AbstractTokenProcess`.
+
+    A model of a known density says so by an attribute `is_exact`. One that is not defined at all
+    noise levels has their log-SNRs as `log_snr_range`, the lowest and the highest.
     """
 
     __repr__ = short_repr

@@ -1,6 +1,5 @@
 from .adapters import DenoiserAdapter as DenoiserAdapter
 from .adapters import from_denoiser as from_denoiser
-from .adapters import highest_log_snr as highest_log_snr
 from .denoisers import DenoiserPrediction as DenoiserPrediction
 from .denoisers import EDMPrediction as EDMPrediction
 from .denoisers import VPrediction as VPrediction
@@ -26,6 +25,7 @@ from .parametrisations import ScoreMatching as ScoreMatching
 from .parametrisations import VelocityPrediction as VelocityPrediction
 from .pipelines import from_diffusers as from_diffusers
 from .pytorch import TorchFunction as TorchFunction
+from .ranges import highest_log_snr as highest_log_snr
 from .reference_variance import reference_variance as reference_variance
 from .scaling import GaussianScaling as GaussianScaling
 from .tempered import Tempered as Tempered

@@ -285,13 +285,6 @@ def from_denoiser(
     return model if process is None else model.with_process(process)
 
 
-def highest_log_snr(tree: PyTree) -> Array | None:
-    """The highest log-SNR for which all models in a tree are defined; None where none says."""
-    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, DenoiserAdapter))
-    bounds = [node.log_snr_range[1] for node in nodes if isinstance(node, DenoiserAdapter)]
-    return None if not bounds else jnp.min(jnp.stack(bounds))
-
-
 def _table(alpha_bar: DataLike) -> Array:
     """The log-SNR of each step."""
     table = np.asarray(alpha_bar, float)

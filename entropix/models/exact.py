@@ -1,5 +1,7 @@
 """The exact model: a distribution with known diffusion in place of a perfect network."""
 
+from typing import ClassVar
+
 import equinox as eqx
 from jaxtyping import PyTree
 
@@ -30,6 +32,7 @@ class ExactModel(AbstractModel):
         [-4.]
     """
 
+    is_exact: ClassVar[bool] = True
     distribution: AbstractDistribution
     process: AbstractGaussianProcess
     shape: tuple[int, ...] | None = eqx.field(static=True)

@@ -10,6 +10,7 @@ For a Markov chain the sum is the forward pass over the sites, and its derivativ
 """
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -36,6 +37,7 @@ _IMPOSSIBLE = -1e30
 class AbstractExactTokens(AbstractTokenModel):
     """The exact model of sequences of D tokens whose law is known."""
 
+    is_exact: ClassVar[bool] = True
     process: AbstractVar[AbstractTokenProcess]
     shape: AbstractVar[tuple[int, ...]]
 

@@ -5,7 +5,7 @@ and $e$ of the numbers. Both depend on the whole row.
 """
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import equinox as eqx
 import jax
@@ -206,6 +206,7 @@ class ExactMultimodal(AbstractMultimodalModel):
         Lazarsfeld, Henry, Latent Structure Analysis (1968).
     """
 
+    is_exact: ClassVar[bool] = True
     mixture: GaussianMixture
     log_laws: Float[Array, "components sites num_tokens"]
     process: Multimodal

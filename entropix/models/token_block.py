@@ -86,6 +86,11 @@ class TokenBlock(AbstractTokenModel):
         return self.model.process
 
     @property
+    def is_exact(self) -> bool:
+        """Whether the model of all tokens is exact."""
+        return getattr(self.model, "is_exact", False)
+
+    @property
     def prior(self) -> AbstractPrior:
         return self.process.prior(self.shape)
 
