@@ -8,7 +8,9 @@ import pytest
 from jaxtyping import Array, Float
 
 import entropix as ex
+from entropix.estimators import all_exact
 from tests.helpers import as_shipped
+from tests.models.conditional import AbstractConditional
 
 
 SPREAD = np.array([0.5, 2.0], np.float32)  # noise of either coordinate
@@ -132,3 +134,45 @@ def test_interfaces_are_abstract():
             getattr(ex.interfaces, name)()
     assert issubclass(ex.interfaces.AbstractGaussianProcess, ex.interfaces.AbstractKernelProcess)
     assert not jax.tree.leaves(eqx.filter(ex.estimators.EntropyControl(), eqx.is_array))
+
+
+class OwnModel(AbstractConditional):
+    """A model of a known Gaussian that says for which noise it is defined, if so asked."""
+
+    process: ex.VariancePreserving
+    log_snr_range: tuple[float, float]
+    shape = (2,)
+    divergence = None
+    is_exact = True
+
+    def inner(self, condition):
+        return ex.ExactModel(ex.Gaussian(jnp.zeros(2), jnp.diag(SPREAD)), self.process)
+
+    @property
+    def prior(self):
+        return self.inner(None).prior
+
+    def with_process(self, process):
+        return OwnModel(process, self.log_snr_range)
+
+
+def test_a_model_says_whether_it_is_exact(getkey):
+    process = ex.VariancePreserving(ex.LinearSchedule())
+    own = OwnModel(process, (-jnp.inf, 1.0))
+    network = ex.EntropyMatching(ex.FourierMLP(2, widths=(8,), key=getkey()), process)
+    tokens = ex.models.ExactDiscrete(jnp.zeros((2, 2)), ex.Masking(2, ex.LinearSchedule()))
+    block = ex.models.TokenBlock(tokens, [0])
+    assert all(map(all_exact, (own, own.inner(None), tokens, block, (own, block), 1.0)))
+    assert not any(map(all_exact, (network, (own, network), ex.models.Guided(own, 1.0))))
+
+
+def test_a_model_says_for_which_noise_it_is_defined():
+    own = OwnModel(ex.VariancePreserving(ex.LinearSchedule()), (-jnp.inf, 1.0))
+    data = own.inner(None).distribution.sample(512, key=jax.random.key(0))
+    found = ex.neural_entropy(own, data, key=jax.random.key(1), num_evaluations=4096)
+    noise = float(own.process.std(own.process.time_of_log_snr(1.0)))
+    assert float(found.cutoff) == pytest.approx(noise, rel=1e-5)
+    usual = ex.neural_entropy(
+        own.inner(None), data, key=jax.random.key(1), num_evaluations=4096, cutoff=noise
+    )
+    assert float(found.value) == pytest.approx(float(usual.value), rel=1e-4)
