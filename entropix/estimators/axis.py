@@ -23,6 +23,7 @@ from entropix._core.checks import checked, positive
 from entropix._core.compiled import lightly_compiled
 from entropix.interfaces import AbstractGaussianProcess, AbstractKernel
 from entropix.models import highest_log_snr
+from entropix.processes import end_scale_and_std
 
 
 def finite_log_snr(log_snr: Array) -> Array:
@@ -87,7 +88,7 @@ def check_cutoff(source: Any, cutoff: DataLike | None) -> Array | None:
     if not isinstance(process, AbstractGaussianProcess):
         raise ValueError("`cutoff` must be None where the process is not Gaussian.")
     if cutoff is not None:
-        end = _last_std(process)
+        _, end = end_scale_and_std(process)
         cutoff = checked(
             positive(cutoff, "cutoff", shape=()),
             "cutoff",
@@ -98,11 +99,6 @@ def check_cutoff(source: Any, cutoff: DataLike | None) -> Array | None:
         return cutoff
     least = std_of_log_snr(process, highest)
     return least if cutoff is None else jnp.maximum(cutoff, least)
-
-
-@lightly_compiled
-def _last_std(process: AbstractGaussianProcess) -> Array:
-    return process.std(process.t1)
 
 
 class LogSNRAxis(eqx.Module):

@@ -1,6 +1,7 @@
 from .checks import check_example_shape as check_example_shape
 from .checks import check_one_kind as check_one_kind
 from .curves import UnitCurve as UnitCurve
+from .end import end_scale_and_std as end_scale_and_std
 from .langevin import Langevin as Langevin
 from .moving import RectifiedFlow as RectifiedFlow
 from .moving import SubVariancePreserving as SubVariancePreserving

@@ -12,6 +12,7 @@ from entropix.datasets import Standardisation
 from entropix.entropy import EntropyCurve
 from entropix.estimators import log_snr_of_std
 from entropix.interfaces import AbstractGaussianProcess, DivergenceError
+from entropix.processes import end_scale_and_std
 from entropix.studies.data import PreparedData
 
 
@@ -62,7 +63,7 @@ def choose_cutoff(
         ValueError: if the requested one is not positive and below the noise at the noise end.
     """
     if asked is not None:
-        end = float(process.std(process.t1))
+        end = float(end_scale_and_std(process)[1])
         if not 0 < asked < end:
             raise ValueError(
                 f"`cutoff` must be positive and below the noise standard deviation at the noise "
@@ -84,7 +85,7 @@ def choose_cutoff(
         # The noise that dequantisation would have added: below it, single levels are resolved.
         level = float(1 / jnp.mean(map_.std)) / np.sqrt(12)
         return Cutoff(
-            min(level, 0.5 * float(process.std(process.t1))),
+            min(level, 0.5 * float(end_scale_and_std(process)[1])),
             "chosen, because the data are integer levels without dequantisation",
         )
     found = data.description

@@ -14,12 +14,12 @@ All rows are compared before noise is added.
 
 import json
 
-import equinox as eqx
 import numpy as np
 from scipy.special import gammaincc, ndtr
 
 from entropix._core.formatting import listed
 from entropix.interfaces import AbstractGaussianProcess
+from entropix.processes import end_scale_and_std
 from entropix.studies.data import PreparedData
 
 
@@ -137,7 +137,7 @@ def _units(data: PreparedData, process: AbstractGaussianProcess) -> Findings:
             f"{std.max() / std.min():.2g} times that of {least} in the coordinates of the model; "
             "--standardise feature gives all columns the same"
         }
-    scale = float(eqx.filter_jit(process.std)(process.t1))
+    scale = float(end_scale_and_std(process)[1])
     spread, offset = (float(np.sqrt(np.mean(x**2))) / scale for x in (std, mean))
     if max(spread, offset) > _ORDERS or spread < 1 / _ORDERS:
         return {

@@ -11,10 +11,10 @@ samples over which the mean is taken make it too large, in many dimensions by fa
 error. Here m and A come from other samples, so the mean is unbiased for any m and A.
 """
 
-import equinox as eqx
 import numpy as np
 
 from entropix.interfaces import AbstractGaussianProcess
+from entropix.processes import end_scale_and_std
 
 
 def unbiased_w2_bound(
@@ -31,7 +31,8 @@ def unbiased_w2_bound(
         The bound and its standard error for the population; zeros if the bound is not positive.
     """
     points, others = (np.asarray(part, np.float64) for part in (points, others))
-    scale, var = (float(eqx.filter_jit(part)(process.t1)) for part in (process.scale, process.var))
+    scale, std = (float(value) for value in end_scale_and_std(process))
+    var = std**2
     count, dim = others.shape
     mean = others.mean(axis=0)
     values, basis = np.linalg.eigh(np.cov(others, rowvar=False).reshape(dim, dim))
