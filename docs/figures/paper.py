@@ -43,27 +43,27 @@ def runs_in(folder: str) -> dict[str, Any]:
     return found
 
 
+def ratios(runs: dict[str, Any], name: str) -> tuple[list[int], np.ndarray]:
+    """The numbers of epochs of runs whose name begins so, and S_NN over S_tot of each seed."""
+    own = [run for key, run in runs.items() if key.startswith(name)]
+    values = [np.array(run["S_NN"]) / np.array(run["S_tot"]) for run in own]
+    return own[0]["epochs"], np.array(values)
+
+
 def draw(runs: dict[str, Any], target: Path) -> None:
     """S_NN over S_tot against the number of epochs, for each dimension and process.
 
-    Stars are the means over seeds of `--best`.
+    Lines are means over seeds, and the coloured areas their range. Stars are those of `--best`.
     """
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
     for dim, ax in zip(PAPER, axes, strict=True):
         for number, process in enumerate(NAMES.values()):
-            own = [run for name, run in runs.items() if name.startswith(f"D = {dim}, {process},")]
-            for i, run in enumerate(own):
-                ratio = np.array(run["S_NN"]) / np.array(run["S_tot"])
-                label = None if i else process
-                ax.plot(run["epochs"], ratio, "o-", ms=3, lw=1, color=f"C{number}", label=label)
-            best = [
-                r for name, r in runs.items() if name.startswith(f"--best, D = {dim}, {process},")
-            ]
-            ratios = [np.array(run["S_NN"]) / np.array(run["S_tot"]) for run in best]
-            if best:
-                label = f"{process}, --best"
-                stars = {"marker": "*", "ls": "", "ms": 8, "color": f"C{number}", "label": label}
-                ax.plot(best[0]["epochs"], np.mean(ratios, axis=0), **stars)
+            name, style = f"D = {dim}, {process},", {"color": f"C{number}"}
+            epochs, ratio = ratios(runs, name)
+            ax.plot(epochs, ratio.mean(axis=0), "o-", ms=3, lw=1, label=process, **style)
+            ax.fill_between(epochs, ratio.min(axis=0), ratio.max(axis=0), alpha=0.3, lw=0, **style)
+            epochs, ratio = ratios(runs, f"--best, {name}")
+            ax.plot(epochs, ratio.mean(axis=0), "*", ms=8, label=f"{process}, --best", **style)
         ax.axhline(1, color="0.7", lw=0.8)
         ax.plot(200, PAPER[dim], "kx", label="paper, VPx")
         ax.set(xlabel="epochs", title=f"D = {dim}")
