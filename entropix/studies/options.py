@@ -417,9 +417,10 @@ class StorageTraining:
     sizes: tuple[int, ...] = ()
     """Numbers N of training samples; each set is part of the next. auto: 50, 100, 200, ... and
     nearly all samples."""
-    steps: tuple[int, ...] = (250, 1000, 4000)
+    steps: tuple[int, ...] = ()
     """Lengths of training, the same for all N. Each length is a separate training run, because the
-    learning rate decays to zero at its end."""
+    learning rate decays to zero at its end; with --paper all are measured along one run. auto: 250
+    1000 4000; with --paper or --best 5 10 20 40 80 160 320 600 epochs."""
     epochs: tuple[int, ...] = ()
     """Lengths of training in epochs of N samples, instead of --steps: more steps for larger N."""
     patience: int | None = None

@@ -67,13 +67,15 @@ if TYPE_CHECKING:
     import xarray
 
 _NETWORKS = ("mlp", "unet", "transformer")
+# Lengths of training, in steps.
+_LENGTHS = (250, 1000, 4000)
 _LEAST = 50
 # Noise draws of every sample of the largest set, and the memory they may take.
 _MAX_DRAWS, _MAX_NUMBERS = 32, 2**25
 # Folded into the seed of the data: the noise of dequantisation in training.
 _NOISE = 0xD1CE
 # What presets set, or what has no meaning with them.
-_SET_BY_BEST = ("steps", "batch_size", "network")
+_SET_BY_BEST = ("batch_size", "network")
 _SET_BY_PAPER = (*_SET_BY_BEST, "num_draws", "learning_rate", "widths", "patience")
 _DATA = (
     *("num_samples", "array", "columns", "drop", "drop_missing", "drop_repeated", "encode"),
@@ -141,6 +143,10 @@ def prepare_storage(
     positive_integer(effort.evaluations, "evaluations", 256)
     positive_integer(effort.samples, "samples", 2)
     positive_integer(effort.sampling_steps, "sampling_steps")
+    if t.epochs and t.steps:
+        raise ValueError(
+            f"`steps` must be left out with `epochs`, got {t.steps!r} and {t.epochs!r}."
+        )
     chosen = paper.preset(t, _SET_BY_PAPER, _SET_BY_BEST)
     order = None
     if chosen:
@@ -149,7 +155,7 @@ def prepare_storage(
     choice(t.network, "network", _NETWORKS)
     check_widths(t.widths)
     unit = "epochs" if t.epochs else "steps"
-    lengths = increasing(t.epochs or t.steps, unit)
+    lengths = increasing(t.epochs or t.steps or _LENGTHS, unit)
     seeds = paper_seeds(t.seeds)
     training = Training(
         seeds,
@@ -238,7 +244,8 @@ def _with_preset(
     dataset, order, sizes = paper.paper_images(source, options.data, asked)
     batch = min(paper.BATCH_SIZE, max(sizes))
     settings: dict[str, Any] = {"sizes": sizes, "batch_size": batch, "network": "unet"}
-    settings["epochs"] = t.epochs or paper.IMAGE_EPOCHS
+    if not t.steps:
+        settings["epochs"] = t.epochs or paper.IMAGE_EPOCHS
     condition = options.condition
     if paper.is_colour(dataset.shape) and condition.condition is None:
         condition = dataclasses.replace(condition, condition="labels")

@@ -104,6 +104,17 @@ def test_the_best_settings_take_the_same_steps(digits, tmp_path):
     assert study.training_conditions(40).shape == (40, 4)
 
 
+@pytest.mark.parametrize("preset", ["paper", "best"])
+def test_sizes_can_be_compared_at_equal_numbers_of_steps(preset, digits, tmp_path):
+    asked = options(tmp_path / "out", (40, 80), steps=(7, 3), **{preset: True})
+    study = prepare_storage(digits, asked)
+    steps = {"N40-3-steps": 3, "N40-7-steps": 7, "N80-3-steps": 3, "N80-7-steps": 7}
+    assert study.cells == steps
+    assert study.attributes()["unit_of_length"] == "steps"
+    along_one_run = {name: name.split("-")[0] for name in steps}
+    assert study.runs == (along_one_run if preset == "paper" else None)
+
+
 def test_the_settings_of_the_paper_for_cifar(tmp_path):
     folder = tmp_path / "cifar-10-batches-bin"
     save_cifar(folder, cifar_files(cifar_batches(8)[0]))
@@ -135,7 +146,7 @@ def test_the_settings_of_the_paper_for_cifar(tmp_path):
         ("digits --paper", "`split` must"),
         ("DATA --paper --best", "`best` must be left out with `paper`"),
         ("DATA --paper --network unet", "`network` must be left out with `paper`"),
-        ("DATA --best --steps 5", "`steps` must be left out with `best`"),
+        ("DATA --best --steps 5 --epochs 5", "`steps` must be left out with `epochs`"),
         ("DATA --paper --no-dequantise", "`dequantise` must be left out with `paper`"),
         ("DATA --paper --sizes 121", "`sizes` must be at most"),
     ],
