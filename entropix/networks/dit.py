@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike, State
 from entropix._core.checks import choice, exact_shape, positive_integer
+from entropix._core.compiled import lightly_compiled
 from entropix._core.formatting import short_repr
 from entropix.networks.embedding import NoiseEmbedding
 from entropix.networks.images import PRECISIONS, cast, image_shape, zeroed
@@ -110,7 +111,7 @@ class DiT(eqx.Module):
         return jnp.moveaxis(blocks, 2, 1).reshape(self.shape).astype(y.dtype)
 
 
-@eqx.filter_jit
+@lightly_compiled
 def _initial(
     key: Key,
     numbers: int,

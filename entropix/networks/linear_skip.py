@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike, State
 from entropix._core.checks import optional_size, positive_integer, with_key
+from entropix._core.compiled import lightly_compiled
 from entropix._core.formatting import short_repr
 from entropix._core.offered import divergence_of, passed_on
 
@@ -112,7 +113,7 @@ class LinearSkip(eqx.Module):
         return divergence_of(self.network, log_snr, y, condition, key) + linear
 
 
-@eqx.filter_jit
+@lightly_compiled
 def _initial(key: Key, shape: tuple[int, ...], features: int, width: int) -> tuple[Any, ...]:
     """The initial maps and gate, drawn by one program."""
     map_key, gate_key = jax.random.split(key)

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike, State
 from entropix._core.checks import exact_shape, optional_size, positive_integer
+from entropix._core.compiled import lightly_compiled
 from entropix._core.formatting import short_repr
 from entropix.interfaces import AbstractGaussianProcess
 from entropix.networks.embedding import check_condition
@@ -232,7 +233,7 @@ def _features(phases: Float[Array, " n"], dtype: Any) -> Float[Array, " twice_n"
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)]).astype(dtype)
 
 
-@eqx.filter_jit
+@lightly_compiled
 def _initial_mlp(key: Key, sizes: tuple[int, ...]) -> tuple[Any, ...]:
     """Normal frequencies, and the initial layers, drawn by one program."""
     dim, features, *widths = sizes
@@ -248,7 +249,7 @@ def _initial_mlp(key: Key, sizes: tuple[int, ...]) -> tuple[Any, ...]:
     return frequencies, (of_state, of_time, layers, embeddings, head)
 
 
-@eqx.filter_jit
+@lightly_compiled
 def _initial_convolutions(
     key: Key, sizes: tuple[tuple[int, int], ...], num_features: int, condition_dim: int | None
 ) -> tuple[Any, ...]:

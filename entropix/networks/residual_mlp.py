@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key, RealScalarLike
 from entropix._core.checks import exact_shape, optional_size, positive, positive_integer
+from entropix._core.compiled import lightly_compiled
 from entropix.networks.embedding import check_condition
 from entropix.networks.images import zeroed
 from entropix.networks.parameters import Fixed
@@ -198,7 +199,7 @@ def _level_features(log_snr: RealScalarLike, count: int) -> Float[Array, " count
     )
 
 
-@eqx.filter_jit
+@lightly_compiled
 def _initial(
     key: Key, sizes: tuple[int, int, int], depth: int, num_features: int
 ) -> tuple[Any, ...]:

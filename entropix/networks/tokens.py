@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike
 from entropix._core.checks import choice, exact_shape, positive_integer
+from entropix._core.compiled import lightly_compiled
 from entropix._core.formatting import short_repr
 from entropix.networks.embedding import NoiseEmbedding
 from entropix.networks.images import PRECISIONS, cast, zeroed
@@ -181,7 +182,7 @@ class TokenTransformer(eqx.Module):
         return rows.reshape(self.shape).astype(y.dtype)
 
 
-@eqx.filter_jit
+@lightly_compiled
 def _initial(
     key: Key,
     num_states: int,

@@ -17,6 +17,7 @@ from jaxtyping import Array, PyTree
 
 from entropix._core.arrays import Key, RealScalarLike, State
 from entropix._core.checks import choice, positive_integer
+from entropix._core.compiled import lightly_compiled
 from entropix._core.formatting import short_repr
 from entropix.networks.embedding import NoiseEmbedding
 from entropix.networks.images import (
@@ -216,7 +217,7 @@ class UNet(eqx.Module):
         return pixels(out, self.patch).reshape(self.shape).astype(y.dtype)
 
 
-@eqx.filter_jit
+@lightly_compiled
 def _initial(
     key: Key,
     channels: int,
