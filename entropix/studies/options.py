@@ -66,14 +66,14 @@ class DataOptions:
     data_seed: int = 0
     """Random seed of the data: synthetic samples, noise of dequantisation, split."""
     tokens: Literal["auto", "char", "int"] = "auto"
-    """Read sequences of tokens, for measure. char: the characters of a text file; int: integers, of
-    which an array of one axis is a long sequence. auto: FASTA files and python-topics are tokens,
-    all others are not."""
+    """Read sequences of tokens, for measure and storage. char: the characters of a text file; int:
+    integers; an array with one axis is a long sequence. auto: FASTA files and python-topics are
+    tokens, all others are not."""
     length: int | None = None
     """Number of tokens in the windows into which texts and long sequences are cut. auto: 64."""
     max_tokens: int | None = None
-    """Keep the most frequent tokens, and make one of all others. auto: characters that make up less
-    than one in 100,000 become one token, and more than 65,536 tokens are refused."""
+    """Keep the most frequent tokens, and replace all others by one token. auto: characters that
+    make up less than one in 100,000 become one token, and more than 65,536 tokens are refused."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +127,8 @@ class ProcessOptions:
         "uniform-jumps",
     ] = "auto"
     """vp: variance preserving; vpx: the same with kappa 0.1; sl: straight line; ve: variance
-    exploding; sub-vp: sub-variance preserving. Of tokens: masking, or uniform-jumps, which replace
-    tokens by uniform ones. auto: vp, of tokens masking."""
+    exploding; sub-vp: sub-variance preserving. For tokens: masking, or uniform-jumps, which replace
+    tokens by uniform ones. auto: vp, for tokens masking."""
     kappa: float | None = None
     """vp, vpx: standard deviation of the equilibrium. auto: 1 (vp) or 0.1 (vpx)."""
     beta_min: float | None = None
@@ -157,12 +157,13 @@ class TrainingOptions:
     over patches of an image; transformer: over tokens. auto: unet for images above 12 x 12,
     transformer for tokens, otherwise mlp."""
     size: Literal["auto", "small", "medium", "large"] = "auto"
-    """How large the network is. auto: medium for mlp, small for the others, whose medium and large
-    are meant for an accelerator."""
+    """How large the network is. auto: medium for mlp and transformer, small for unet and dit, whose
+    medium and large sizes are meant for an accelerator."""
     gaussian: Literal["auto", "yes", "no"] = "auto"
     """Add the field of the Gaussian with the mean and covariance of the training data to the
     network, which then learns only the remainder. auto: yes, unless the density of the data is
-    known, the entropy of the process is infinite, or there are more than 4096 dimensions."""
+    known, the entropy of the process is infinite, there are more than 4096 dimensions, or the data
+    are tokens."""
     widths: tuple[int, ...] = ()
     """mlp: widths of the hidden layers; unet: channels at each resolution. auto: by --size; two
     layers of width 2 sqrt(N D), to a power of two between 64 and 512, for a medium mlp."""
@@ -176,13 +177,13 @@ class TrainingOptions:
     """Training steps between evaluations of the held-out loss. auto: a fiftieth of the steps, at
     most 100."""
     batch_size: int | None = None
-    """Samples per training step. auto: 128 for mlp, 32 for unet, 64 for dit, or all of them if
-    there are fewer."""
+    """Samples per training step. auto: 128 for mlp, 32 for unet, 64 for dit, 16 for transformer, or
+    all of them if there are fewer."""
     num_draws: int = 2
     """Noise draws per sample and training step."""
     learning_rate: float | None = None
-    """Peak learning rate. It warms up, then decays to zero along a cosine. auto: 3e-3 for mlp, 2e-3
-    for unet, 1e-3 for dit."""
+    """Peak learning rate. It warms up, then decays to zero along a cosine. auto: 3e-3 for mlp and
+    transformer, 2e-3 for unet, 1e-3 for dit."""
     checkpoint_every: int = 500
     """Training steps between checkpoints. A run that is killed loses at most this number."""
 
@@ -290,7 +291,7 @@ class DivergenceOptions:
 
 @dataclasses.dataclass(frozen=True)
 class InformationOptions:
-    """All options of `information`, except the two data sets."""
+    """All options of `divergence`, except the two data sets."""
 
     data: DataOptions = DataOptions()
     process: ProcessOptions = ProcessOptions()
@@ -305,7 +306,7 @@ class InformationOptions:
 
 @dataclasses.dataclass(frozen=True)
 class PairOptions:
-    """Which variables are paired."""
+    """Which variables are paired, and how a table is read."""
 
     x: tuple[str, ...] = ()
     """Columns of the table that form X, by name, or by number if they have no names."""
@@ -437,7 +438,7 @@ class StorageTraining:
     """mlp: hidden layers of --widths; unet: entropix.UNet with its defaults, for images;
     transformer: entropix.TokenTransformer of the medium size, for tokens."""
     seeds: int = 4
-    """Number of networks per cell: seeds 1, 7, 17, 23, then 24, 25, ..."""
+    """Number of networks per cell: the seeds of the paper, 1, 7, 17, 23, then 24, 25, ..."""
     batch_size: int = 64
     """Samples per training step, each with its own noise."""
     num_draws: int = 2
