@@ -72,7 +72,7 @@ class Description:
 
     @property
     def has_density(self) -> bool:
-        """Whether no atoms and no dependence were found: at most 1% of the rows repeat others."""
+        """Whether no atoms, no dependence, and at most 1% of repeated rows were found."""
         return not self.obstacle
 
     @property

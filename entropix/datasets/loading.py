@@ -71,17 +71,18 @@ def load(
     | source | what it holds |
     |---|---|
     | `"digits"`, `"mixture3"`, `"moons"`, ... | one of `available()` |
-    | `.npy` | an array of shape (N,), (N, D), (N, H, W) or (N, H, W, C) |
+    | `.npy` | an array of shape (N,), (N, D), (N, H, W), (N, H, W, C) or (N, C, H, W) |
     | `.npz` | the same, under the name `array` |
-    | `.csv`, `.tsv`, `.txt`, `.xlsx`, `.parquet` | a table of numbers, one sample per row |
-    | `.csv.gz`, `.tsv.gz`, `.txt.gz` | the same, gzipped |
+    | `.csv`, `.tsv`, `.txt`, `.dat`, `.data` | a table of numbers, one sample per row |
+    | the same with `.gz` | the same, gzipped |
+    | `.xlsx`, `.parquet` | a table of numbers, one sample per row |
     | `.idx`, `*-ubyte`, with `.gz` or not | an IDX file, as MNIST has |
     | a folder | PNG images of one size, perhaps in one subfolder per label |
     | a folder of IDX files | MNIST, Fashion-MNIST: `train-images-idx3-ubyte`, `t10k-...`; splits |
     | `cifar-10-binary.tar.gz`, or the folder in it | CIFAR-10; splits |
     | a folder written by `save_to_disk` | a Hugging Face dataset, perhaps with splits |
     | `"hf:mnist"`, `"hf:user/name"` | one of the Hugging Face hub, with `:configuration` or not |
-    | `.fa`, `.fasta`, `.fna`, `.faa`, with `.gz` or not | records of nucleotides or amino acids |
+    | `.fa`, `.fasta`, `.fna`, `.ffn`, `.frn`, `.faa`, also `.gz` | nucleotides or amino acids |
     | any file of text, with `tokens="char"`; `"python-topics"` | the characters of the text |
 
     Args:

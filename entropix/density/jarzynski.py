@@ -23,6 +23,12 @@ class Jarzynski(AbstractDensityMethod):
     Args:
         num_paths: paths from each sample, at least 2.
         num_steps: steps of a path, at least 2.
+
+    Raises:
+        ValueError: if an argument is not as above; when called, without a key or with a cut-off.
+
+    References:
+        Jarzynski, Phys. Rev. Lett. 78, 2690 (1997); Neural Entropy, 2409.03817.
     """
 
     num_paths: int = eqx.field(static=True)

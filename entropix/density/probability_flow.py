@@ -56,15 +56,15 @@ class ProbabilityFlow(AbstractDensityMethod):
     wait for the slowest of them.
 
     Args:
-        divergence: "exact", from the network where it offers its divergence (`FourierMLP` does, at
-            the cost of one to four evaluations), else by forward-mode derivatives along every axis,
-            D evaluations each; or "hutchinson", with random probes, for large D: unbiased, with a
-            standard error.
+        divergence: "exact", from the network where it offers its divergence (`FourierMLP` does;
+            with one or two hidden layers it costs one to four evaluations), else by forward-mode
+            derivatives along all D axes, at the cost of D evaluations; or "hutchinson", with random
+            probes, for large D: unbiased, with a standard error.
         num_probes: probes of each sample, at least 2 (Hutchinson). D of them or more are the axes,
             and the divergence is exact.
         probe: "orthogonal", directions of a random rotation: they see different parts of a Jacobian
-            and cannot agree by chance, and their variance is less by the share of the space they
-            leave out; or independent "gaussian" or "rademacher" ones (Hutchinson). Signs have no
+            and cannot agree by chance, and m of them in D dimensions have a variance smaller by
+            $1 - m/D$; or independent "gaussian" or "rademacher" ones (Hutchinson). Signs have no
             variance where the Jacobian is diagonal, but a few may agree: "rademacher" is refused
             for less than 16 samples.
         rtol: relative tolerance of the adaptive steps.

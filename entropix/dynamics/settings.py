@@ -113,7 +113,19 @@ def flow_solver(solver: Any, controller: Any, *, has_score: bool) -> Any:
 
 
 def check_times(times: Any, process: AbstractProcess | AbstractKernel, *, falling: bool) -> Array:
-    """Times of the process to step through, in the direction of the solve."""
+    """Times of the process to step through, in the direction of the solve.
+
+    Args:
+        times: shape (n,), n >= 2, within `[t0, t1]`.
+        process: the process.
+        falling: whether they must decrease, from noise to data, or else increase.
+
+    Returns:
+        The times as an array of floating point.
+
+    Raises:
+        ValueError: if the times are not as above. Traced times are not checked.
+    """
     times = as_float(times, "times")
     if times.ndim != 1 or times.shape[0] < 2:
         raise ValueError(f"`times` must have shape (n,) with n >= 2, got {times.shape}.")

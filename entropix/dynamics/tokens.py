@@ -161,8 +161,8 @@ def _drawn_again(
 class FirstHitting(AbstractSampler):
     """Unmasks one site at a time, in a random order: exact, with one evaluation for each site.
 
-    For `Masking`, and models that do not depend on time, as `MaskedDenoiser` and exact models do
-    not. The number of steps is that of the sites.
+    For models under `Masking` whose field does not depend on time, such as `MaskedDenoiser` and
+    exact models. The number of steps is that of the sites.
 
     References:
         Zheng et al., 2409.02908.

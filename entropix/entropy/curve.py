@@ -149,7 +149,8 @@ def entropy_curve(
         times: where to report the curve, increasing, within `[t0, t1]`; None chooses `num_times`
             of them that resolve both ends.
         num_times: see `times`.
-        control_variate: whether the Gaussian reference may be used.
+        control_variate: whether the Gaussian reference may be used; not with `per_coordinate` or
+            `per_sample`, where it always may.
         chunk_size: evaluations held in memory at once.
         proposal: where to place the evaluations: the `.proposal` of an earlier curve, of the same
             or a similar model. None takes that of a pilot pass, which changes with the model; with
@@ -248,8 +249,8 @@ def neural_entropy(
     $S_{tot}$ if the network is optimal. Neither is a bound on the other: a network that has learnt
     less stores less, and one with a wrong field may store more, uselessly. How far the field is
     from the exact one is the path KL, $\int\frac{\sigma^2}{2}E\|e_\theta - e^*\|^2ds$
-    (`path_kl`). Invertible changes of time leave $S_{NN}$ as it is. The process does not: compare
-    models of one process, in data of the same units.
+    (`path_kl`). Invertible changes of time do not change $S_{NN}$, but another process does:
+    compare models of the same process, with data in the same units.
 
     **How it is estimated.** Nothing is simulated. The integral is taken over the log-SNR,
     $\int\frac{\Sigma^2}{2}E\|e_\theta\|^2(-d\lambda)$, whose whole axis is included. A pilot pass
@@ -278,7 +279,7 @@ def neural_entropy(
       that a few evaluations decide. Where this is seen (`.num_effective`) and matters, the estimate
       is refused. It can be missed if no evaluation met such a value.
     - Samples that the network was trained on give the value for the training set. Memorisation
-      makes it larger than for held-out data.
+      makes it differ from that for held-out data, in either direction.
 
     Args:
         model: any model.

@@ -65,6 +65,9 @@ def entropy_rates(
     Raises:
         ValueError: as `entropy_curve`.
         DivergenceError: as `entropy_curve`.
+
+    References:
+        Seifert, Rep. Prog. Phys. 75, 126001 (2012).
     """
     parts = (EntropyProduction(model), SystemEntropy(model), MediumEntropy(model))
     curves = (

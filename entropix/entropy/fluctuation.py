@@ -3,7 +3,7 @@ r"""The integral fluctuation theorem, and whether a sample can confirm it.
 $E[e^{-\Sigma}] = 1$ over the trajectories of any process (Seifert, 2005). The average is dominated
 by rare trajectories of negative entropy production. If $w = e^{-\Sigma}$ has no variance, the mean
 of any number of samples lies below one and its standard error is meaningless. The sample itself
-need not reveal this: the trajectories that make the variance infinite can be too rare to occur.
+need not reveal this: trajectories that make the variance infinite can be too rare to occur in it.
 
 $w$ is the density of the conjugate process (start from $p_T$, run the same dynamics, read the path
 backwards) with respect to the forward one, so that

@@ -124,6 +124,9 @@ def path_log_ratio(
 
     Raises:
         ValueError: if an argument is not allowed.
+
+    References:
+        Neural Entropy, 2409.03817; Premkumar, 2410.06986.
     """
     checked_model(model)
     x = samples(x, "x", minimum=1)

@@ -3,7 +3,7 @@ r"""Entropic time: how uncertainty about the data grows along a process.
 $$\frac{d}{ds}H[x_0|Y_s] = \frac{\sigma^2}{2}\left(\frac{D}{\Sigma^2} - E\|\nabla\log p_s\|^2\right)
 = \frac{\sigma^2}{2\Sigma^2}\,E\|\Sigma\nabla\log p_s + z\|^2$$
 
-(Stancevic et al., 2504.13612), the second form of which has no difference of large numbers. Steps
+(Stančević et al., 2504.13612), the second form of which has no difference of large numbers. Steps
 that raise H by equal amounts are uniform in entropic time.
 """
 
@@ -68,8 +68,11 @@ def entropic_time(
         ValueError: if an argument is not allowed or the process is not Gaussian.
         DivergenceError: if `cutoff` is None.
 
+    Returns:
+        An `EntropicTimeCurve`.
+
     References:
-        Entropic time, 2504.13612.
+        Stančević et al., *Entropic time schedulers for generative diffusion models*, 2504.13612.
     """
     positive_integer(num_quantiles, "num_quantiles")
     if cutoff is None:

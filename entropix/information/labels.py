@@ -8,7 +8,7 @@ denoising form is then exact,
 $$\int\frac{\sigma^2}{2}\left[\left\|s_p + \tfrac z\Sigma\right\|^2
 - \left\|s_q + \tfrac z\Sigma\right\|^2\right]ds = \log\frac{q(c|x)}{p_c}$$
 
-in the mean over z (Guo, Shamai, Verdu, cs/0412108; Kong et al., 2302.03792). Its loss is the cross
+in the mean over z (Guo, Shamai, Verdú, cs/0412108; Kong et al., 2302.03792). Its loss is the cross
 entropy, with no noise to sample: the network that learns the field is a classifier. With labels
 drawn from q itself both forms agree, and are $KL(q(\cdot|x)\|p)$, which takes the place of the
 score form: never negative, and too large where q is too certain.

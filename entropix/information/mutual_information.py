@@ -228,6 +228,9 @@ def conditional_mutual_information(
     Raises:
         ValueError: if a condition is missing, or the processes differ.
         DivergenceError: if the rate does not decay at an end of the axis.
+
+    References:
+        Franzese et al., 2310.09031; Premkumar, 2509.23937.
     """
     data = samples(data)
     condition = _given(condition, data.shape[0], "condition")

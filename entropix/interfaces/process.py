@@ -80,7 +80,7 @@ class AbstractLearnable(eqx.Module):
 
 
 class AbstractProcess(eqx.Module):
-    r"""A forward process $dY_s = b(Y_s, s)\,ds + \sigma(s)\,dB_s$ (Ito) on `[t0, t1]`.
+    r"""A forward process $dY_s = b(Y_s, s)\,ds + \sigma(s)\,dB_s$ (Itô) on `[t0, t1]`.
 
     Shapes: one example; `s` is a scalar, `y` has any shape, and callers vmap.
     """

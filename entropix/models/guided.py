@@ -57,6 +57,9 @@ class Guided(AbstractModel):
     Raises:
         ValueError: if an argument is not allowed, the processes differ, or a single model is
             evaluated without a condition.
+
+    References:
+        Ho and Salimans, 2207.12598; for tokens Nisonoff et al., 2406.01572.
     """
 
     model: AbstractModel

@@ -197,6 +197,9 @@ class ScoreMatching(AbstractNetworkModel):
     Gaussian the score is $\mathrm{network}(s, y)$, and the caller must provide the prior.
 
     Args: as `EntropyMatching`, without a scaling.
+
+    References:
+        Song et al., 2011.13456; Vincent, Neural Computation 23, 1661 (2011).
     """
 
     network: Callable
@@ -252,6 +255,9 @@ class NoisePrediction(AbstractNetworkModel):
     $\frac12 E\|\epsilon_\theta\|^2\lambda$ and needs a cut-off.
 
     Args: as `EntropyMatching`, without a scaling and for a Gaussian process.
+
+    References:
+        Ho et al., 2006.11239.
     """
 
     network: Callable
@@ -307,6 +313,9 @@ class VelocityPrediction(AbstractNetworkModel):
     r"""The network is the probability-flow velocity, as in flow matching.
 
     Args: as `EntropyMatching`, without a scaling and for a Gaussian process.
+
+    References:
+        Albergo et al., 2303.08797; Lipman et al., 2210.02747.
     """
 
     network: Callable

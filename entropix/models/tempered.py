@@ -52,6 +52,9 @@ class Tempered(AbstractModel):
 
     Raises:
         ValueError: if an argument is not allowed.
+
+    References:
+        Ingraham et al., Nature 623, 1070 (2023).
     """
 
     model: AbstractModel

@@ -46,6 +46,9 @@ class DiT(eqx.Module):
 
     Raises:
         ValueError: if a size is not allowed, or a condition is missing or unexpected.
+
+    References:
+        Peebles and Xie, 2212.09748.
     """
 
     shape: tuple[int, ...] = eqx.field(static=True)

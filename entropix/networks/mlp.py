@@ -35,7 +35,7 @@ class FourierMLP(eqx.Module):
 
     Args:
         dim: size of `y`, and of the output.
-        widths: sizes of the hidden layers; the default is that of the paper.
+        widths: sizes of the hidden layers; the default is that of the Neural Entropy experiments.
         num_features: number of Fourier features of the noise level (sines and cosines together).
         feature_scale: standard deviation of the random frequencies.
         log_snr_scale: log-SNR at which the bounded embedding is 1/2.

@@ -13,13 +13,23 @@ class Fixed(eqx.Module):
     """An array of a network, or a module such as its process, that is never trained.
 
     The optimiser does not receive it; with a stopped gradient alone, weight decay would change it.
+
+    Args:
+        value: the array or the module; the network reads it as `.value`.
     """
 
     value: Any
 
 
 def trainable(network: PyTree) -> PyTree:
-    """A tree of booleans: True at the floating arrays of `network` that are not `Fixed`."""
+    """Which arrays of a network `fit` trains: the floating ones that are not `Fixed`.
+
+    Args:
+        network: any pytree.
+
+    Returns:
+        A tree of booleans of the same structure.
+    """
 
     def mark(leaf: Any) -> Any:
         if isinstance(leaf, Fixed):

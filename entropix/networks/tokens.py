@@ -47,7 +47,7 @@ class TokenTransformer(eqx.Module):
         depth: number of blocks.
         heads: number of attention heads.
         time_dependent: whether scales, shifts and gates depend on the log-SNR. Under `Masking`
-            nothing does: False saves a third of the parameters.
+            nothing depends on it: False saves a third of the parameters.
         condition_dim: size of a condition vector (labels as `jax.nn.one_hot`), or None.
         precision: dtype of the computation, such as "bfloat16"; None for that of the input. The
             precision of the parameters does not change, and normalisation uses float32.

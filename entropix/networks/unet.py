@@ -102,6 +102,9 @@ class UNet(eqx.Module):
 
     Raises:
         ValueError: if a size is not allowed, or a condition is missing or unexpected.
+
+    References:
+        Ronneberger et al., 1505.04597; Ho et al., 2006.11239; Dhariwal and Nichol, 2105.05233.
     """
 
     shape: tuple[int, ...] = eqx.field(static=True)

@@ -169,7 +169,7 @@ class EntropicTime(AbstractSpeed):
       E\|\nabla\log p_s\|^2\right) = -\frac12\frac{d\lambda}{ds}\,e^\lambda\,
       \mathrm{mmse}(\lambda)$$
 
-    (Stancevic et al., 2504.13612). The conditional entropy of a density has no lower bound: it is
+    (Stančević et al., 2504.13612). The conditional entropy of a density has no lower bound: it is
     resolved down to a noise of standard deviation `cutoff`, by a factor
     $\Sigma^2/(\Sigma^2 + \mathrm{cutoff}^2)$ in the rate. Finite data (`Empirical`) need none.
 

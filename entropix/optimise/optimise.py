@@ -32,7 +32,7 @@ class OptimisedSchedule(eqx.Module):
     """What `optimise_schedule` found.
 
     Attributes:
-        process: the best process met.
+        process: the best process found.
         value: its objective.
         history: the objective at each step, shape (steps,); the last one taken is repeated.
         gradient_norms: the same of the gradient's norm.
@@ -87,7 +87,7 @@ def optimise_schedule(
 ) -> OptimisedSchedule:
     r"""Minimise an objective over the learnable numbers of a process by gradient descent.
 
-    The best process met is kept. Descent stops early when the best value has fallen by less than
+    The best process found is kept. Descent stops early when the best value has fallen by less than
     `tolerance`, relative to its size, in the last `patience` steps, and at once where the objective
     or its gradient is not finite.
 
@@ -97,11 +97,11 @@ def optimise_schedule(
         process: where to start. Its learnable parts (`MonotoneSchedule`, `MonotoneWarp`,
             `LearnablePath`) are trained, everything else is held.
         objective: any function of a process to a scalar: `KineticAction(...)` and its like, or your
-            own. One that takes `key=` is given a fresh key at each step; then the best value is
-            the one with the luckiest draw, too.
+            own. One that takes `key=` receives a new key at each step; the best value then also
+            depends on the draw, and is too small.
         key: PRNG key for such an objective.
         steps: largest number of steps.
-        optimiser: any of optax, those that search along a line (`optax.lbfgs()`) included; None
+        optimiser: any of optax, including those with a line search (`optax.lbfgs()`); None
             takes Adam with a learning rate that falls to zero over `steps`.
         learning_rate: of the default optimiser, in units of log-rates.
         tolerance: see above; 0 takes all steps.

@@ -8,7 +8,7 @@ $$A = E\|\hat x\|^2, \quad C = E[\hat x\cdot\hat z], \quad N = E\|\hat z\|^2, \q
 depend on the log-SNR $\lambda$ alone: not on the schedule, nor on which Gaussian process brought
 the data there. The velocity of any of them is $v = \mu'\hat x + \Sigma'\hat z$, its action a
 quadratic form in A, C and N; the rate of entropic time and the error of a sampler are functions of
-the MMSE M (Guo, Shamai and Verdu, 2005; Kong et al., 2302.03792).
+the MMSE M (Guo, Shamai and Verdú, 2005; Kong et al., 2302.03792).
 
 They are kept divided by powers of $\tau = 1/(1 + c\,e^\lambda)$, c the mean data variance, so that
 each has a limit at either end, and nothing is lost to cancellation there.
@@ -282,6 +282,9 @@ def posterior_curve(
 
     Raises:
         ValueError: if an argument is missing or malformed.
+
+    References:
+        Guo, Shamai and Verdú, IEEE Trans. Inf. Theory 51, 1261 (2005); Kong et al., 2302.03792.
     """
     if isinstance(source, AbstractPosterior):
         return source

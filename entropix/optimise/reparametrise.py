@@ -30,7 +30,7 @@ def constant_speed(
     num_knots: int = 64,
     num_times: int = 512,
 ) -> AbstractProcess:
-    r"""The process by the clock in which a rate is constant.
+    r"""The process on the time axis on which a rate is constant.
 
     With `rate=KineticAction(...)` the result minimises the action over all clocks: a geodesic's
     parametrisation. With `ScoreOptimalLength` equal times cover equal lengths of the score
@@ -49,6 +49,9 @@ def constant_speed(
 
     Raises:
         ValueError: if `rate` is none of these, or is somewhere negative or not finite.
+
+    References:
+        Williams et al., 2412.07877; Stančević et al., 2504.13612.
     """
     positive_integer(num_knots, "num_knots", 3)
     positive_integer(num_times, "num_times", 8)

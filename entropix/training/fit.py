@@ -177,10 +177,10 @@ def fit(
         steps: gradient steps.
         batch_size: examples per step, at most N; None: 32, or N if that is less (of a stream, its
             own).
-        loss: what is minimised. None: `Denoising()`, `FlowLoss()` for `FlowMatching`, or
-            `TokenDenoising()` for models of tokens. A process without a closed transition kernel
-            needs `LocalDenoising(...)` or `SlicedScoreMatching(...)`, whose reported loss is
-            relative to $p_{eq}$.
+        loss: what is minimised. None: `Denoising()`, `FlowLoss()` for `FlowMatching`,
+            `TokenDenoising()` for models of tokens, or `MultimodalDenoising()` for rows of tokens
+            and numbers. A process without a closed transition kernel needs `LocalDenoising(...)` or
+            `SlicedScoreMatching(...)`, whose reported loss is relative to $p_{eq}$.
         optimiser: an optax transformation with its learning rate. None: `ClippedAdam` with a
             `WarmupCosine`. Pass the same object to a second call, and its program is not compiled
             again.

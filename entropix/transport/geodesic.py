@@ -160,6 +160,9 @@ def geodesic_deviation(
 
     Raises:
         ValueError: if an argument is malformed.
+
+    References:
+        McCann, *A convexity principle for interacting gases*, Adv. Math. 128, 153 (1997).
     """
     sizes = {"num_times": num_times, "num_speeds": num_speeds, "chunk_size": chunk_size}
     data, condition = check_speed_options(model, data, condition, key, minimum=6, **sizes)

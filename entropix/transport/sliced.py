@@ -63,6 +63,9 @@ def sliced_wasserstein(
     Raises:
         ValueError: if an argument is malformed, or the distance too large for the precision of the
             samples.
+
+    References:
+        Bonneel et al., J. Math. Imaging Vis. 51, 22 (2015); Nadjahi et al., 2003.05783.
     """
     x, y = as_clouds(x, y)
     p = order(p)

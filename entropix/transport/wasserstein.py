@@ -5,7 +5,7 @@ $$W_p(x, y)^p = \min_{\pi}\sum_{ij}\pi_{ij}\|x_i - y_j\|^p$$
 over couplings of the two samples with equal weights (Villani, 2009). Over new samples of two
 different populations $W_p^p$ scatters around its mean like a Gaussian, with variance
 $\mathrm{Var}(u)/n + \mathrm{Var}(v)/m$ in terms of the dual potentials (del Barrio and Loubes,
-1705.01299; del Barrio, Gonzalez-Sanz and Loubes, 2102.06379).
+1705.01299; del Barrio, González-Sanz and Loubes, 2102.06379).
 
 That mean is the distance of the samples, not of the populations. Two samples of one population lie
 at a distance that is not zero: about $n^{-1/2}$ on a line, $n^{-1/D}$ in D > 4 dimensions. A
