@@ -56,10 +56,10 @@ class Dataset:
         source: the file, or where the data come from; errors name it.
         notes: what was assumed as they were read, a sentence each.
         categories: of columns of text that were encoded as 0, 1, ..., the values in this order.
-        num_tokens: of tokens, their number K; None for other kinds.
+        num_tokens: the number K of different tokens; None for other kinds.
         vocabulary: K names of tokens, such as characters; empty where they are numbers.
-        texts: of windows of texts, the number of the text of each, shape (N,): neighbours with one
-            number adjoin. None for independent samples.
+        texts: for windows of texts, the number of the text of each, shape (N,): consecutive windows
+            with the same number adjoin. None for independent samples.
 
     Raises:
         ValueError: on a wrong shape, fewer than two samples, entries that are not finite numbers,

@@ -32,7 +32,7 @@ class Projection:
             components: their number K.
 
         Raises:
-            ValueError: if there are fewer components.
+            ValueError: if the points do not have so many components.
         """
         most = min(points.shape[1], len(points) - 1)
         if positive_integer(components, "components") > most:

@@ -83,7 +83,7 @@ class Standardisation(eqx.Module):
 
     @staticmethod
     def identity(dim: int) -> "Standardisation":
-        """No change: for data whose units are meant."""
+        """No change, for data whose units have a meaning."""
         positive_integer(dim, "dim")
         return Standardisation(jnp.zeros(dim), jnp.ones(dim), "identity")
 

@@ -48,7 +48,7 @@ def stream(
     num_threads: int = 4,
     prefetch: int = 8,
 ) -> AbstractStream:
-    """A stream over data on disk: deterministic, shared out among processes, resumable anywhere.
+    """A stream over data on disk: deterministic, divided among processes, resumable at any step.
 
     | source | read by |
     |---|---|

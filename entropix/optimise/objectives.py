@@ -46,8 +46,8 @@ class KineticAction(AbstractSpeed):
 
     The action of a distribution comes from its posterior moments, which are measured once for all
     processes (see `posterior_curve`); that of a model from its velocity under the process that is
-    given (`with_process`: the same denoiser), at fixed points and draws of the noise. A curve
-    measured from a model makes it as cheap.
+    given (`with_process`: the same denoiser), at fixed points and draws of the noise. With a curve
+    that was measured from a model it is as cheap as that of a distribution.
 
     Args:
         source: a distribution, a model, or a curve from `posterior_curve`, which also explains

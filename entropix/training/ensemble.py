@@ -107,9 +107,9 @@ class EnsembleFit(eqx.Module):
         return _member(self.model, np.asarray(index))
 
     def gathered(self) -> "EnsembleFit":
-        """The same with every array whole in every process, for `member` and for saving.
+        """The same, with complete arrays in every process, for `member` and for saving.
 
-        What a run over several processes returns lies where it was trained.
+        The arrays that a run over several processes returns are spread over their devices.
         """
         arrays, rest = eqx.partition(self, eqx.is_array)
         return eqx.combine(jax.tree.map(lambda leaf: jnp.asarray(to_host(leaf)), arrays), rest)

@@ -199,7 +199,7 @@ def schroedinger_bridge(
             the closer the pairs are to optimal transport, and the more iterations are needed from
             independent pairs.
         network: what both directions start from, `network(level, y, condition=None)`; None for two
-            layers of 128 over the state and Fourier features of it (`StateFeatures`).
+            layers of 128 over the state and random Fourier features of it.
         num_iterations: projections of either direction. The errors of the costs hold the change
             made by the last one; after a single one they are infinite.
         steps: gradient steps of each projection; it starts from the last one's parameters.
