@@ -19,6 +19,16 @@ def reference_variance(model: AbstractModel, variance: DataLike | None = None) -
     model; otherwise the variance of a static equilibrium; otherwise one. For a model derived from
     another one (`Guided`, `Tempered`) it is that of the other. It affects only the speed of
     convergence of samplers, not their limit.
+
+    Args:
+        model: any model of a Gaussian process, or of rows of tokens and numbers.
+        variance: the variance per dimension, in squared units of the data; None to choose it.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        ValueError: if `variance` is not positive.
     """
     if variance is not None:
         return positive(variance, "variance")

@@ -197,7 +197,7 @@ class OutputOptions:
     resume: bool = False
     """Continue an interrupted run in the output folder; the results are those of a run without
     interruption. The other options must be the same as before; those of estimation may change,
-    except for transport and storage."""
+    except for transport and storage. mutual-information has no checkpoints, and starts again."""
     overwrite: bool = False
     """Replace the results of an earlier run in the output folder."""
     plots: bool = True
