@@ -52,7 +52,8 @@ def flow_action(
 
     A path is the polygon of its steps, which errs by the square of the step. The polygon of every
     second step estimates this error: their difference is part of the errors of action, length and
-    bending. The error of the solver is not. Differentiable in the model and the points.
+    bending, which are infinite for a single step. The error of the solver is not part of them.
+    Differentiable in the model and the points.
 
     Args:
         model: any model of a Gaussian process; `FlowMatching` too.
@@ -62,8 +63,8 @@ def flow_action(
         **options: for `solve_flow`, such as `solver` or `condition`.
 
     Returns:
-        A `FlowAction`; standard errors are those of the points and of the steps, `mc_stderr` those
-        of the steps.
+        A `FlowAction`; standard errors are those of the points (infinite for a single one) and of
+        the steps, `mc_stderr` those of the steps.
 
     Raises:
         ValueError: as `solve_flow`.
@@ -92,16 +93,21 @@ def _action(times: Array, states: Array) -> FlowAction:
     coarse = np.append(np.arange(0, steps, 2), steps)
     coarse_action, coarse_length, _ = _polygon(times[coarse], states[coarse])
     of_action = jnp.abs(jnp.mean(action - coarse_action))
+    of_length = jnp.abs(length - coarse_length)
+    unknown = jnp.full_like(length, jnp.inf)
+    if steps == 1:
+        of_action = of_length = unknown
     moved = jnp.sum((states[-1] - states[0]) ** 2, axis=-1)
 
     def estimate(value: Array, influence: Array, of_steps: Array) -> Estimate:
-        error = jnp.std(influence, ddof=1) / jnp.sqrt(count)
+        # Nothing is known of the spread of a population from one path.
+        error = jnp.std(influence, ddof=1) / jnp.sqrt(count) if count > 1 else unknown
         error, of_steps = jax.lax.stop_gradient((error, of_steps))
         return Estimate(value, jnp.hypot(error, of_steps), of_steps, count * steps)
 
     return FlowAction(
         estimate(jnp.mean(action), action, of_action),
-        estimate(length, influence, jnp.abs(length - coarse_length)),
+        estimate(length, influence, of_length),
         estimate(jnp.mean(moved), moved, jnp.zeros_like(length)),
         estimate(jnp.mean(action - moved), action - moved, of_action),
     )

@@ -101,7 +101,7 @@ class SpeedLimit(AbstractResult):
         Infinite where the right side is, or where neither side has an error.
         """
         limit = self.total_entropy.value * self.budget
-        width = limit * self.total_entropy.stderr / self.total_entropy.value
+        width = self.budget * self.total_entropy.stderr
         w2 = self.w2 if self.dim == 1 else self.w2_lower
         length, action = self.length, self.action
 

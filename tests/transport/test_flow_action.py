@@ -64,6 +64,17 @@ def test_gradient_and_errors():
         assert np.all(estimate.mc_stderr < 1e-5)  # the polygon of a straight path is exact
 
 
+def test_errors_that_one_path_or_one_step_leaves_unknown_are_infinite():
+    x = jnp.array([[0.2], [1.3]])
+    for points, steps in ((x[:1], 2), (x, 1)):
+        found = ex.transport.flow_action(straight_flow(), points, num_steps=steps)
+        for name in ("action", "length", "bending"):
+            assert np.isfinite(getattr(found, name).value), name
+            assert np.isinf(getattr(found, name).stderr), name
+            assert np.isinf(getattr(found, name).mc_stderr) == (steps == 1), name
+        assert np.isinf(found.displacement.stderr) == (len(points) == 1)
+
+
 @pytest.mark.slow(reason="several step sizes")
 @pytest.mark.parametrize("variance", [0.4, 1e-4])
 def test_the_error_of_the_steps_is_stated(variance):

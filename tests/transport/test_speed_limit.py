@@ -49,6 +49,22 @@ def exact_profile(process, distribution, num_times=48):
     return speed_profile(model, x, z, None, reference, num_times, 1000)
 
 
+def test_no_entropy_leaves_the_inequalities_their_errors():
+    """Of data that are in equilibrium already, whose samples are a distance apart by chance."""
+
+    def estimate(value, error):
+        return ex.Estimate(*map(jnp.asarray, (value, error, error)))
+
+    zero, apart, times = estimate(0.0, 0.0), estimate(0.1, 0.05), jnp.array([0.0, 1.0])
+    sizes = {"num_samples": 100, "dim": 1, "times": times, "quadrature": jnp.zeros(2)}
+    limit = ex.transport.SpeedLimit(
+        apart, apart, estimate(0.0, 0.04), zero, zero, jnp.asarray(4.0), zero, speed=times, **sizes
+    )
+    assert float(limit.slack["W2^2 <= S_tot * budget"]) == pytest.approx(-1.0)
+    assert all(bool(holds) for holds in limit.inequalities.values())
+    assert "VIOLATED" not in str(limit)
+
+
 def geodesic(variance):
     """The straight path from N(m, v) to N(0, 1): the standard deviation is linear in time."""
 
