@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from entropix._core.checks import is_concrete
+from entropix._core.checks import is_concrete, optional_size
 from entropix._core.compiled import error_if
 
 
@@ -134,7 +134,17 @@ def _matrix(transform: Callable, example: Array) -> tuple[Array, Array]:
 
 
 def _axes(axes: tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
-    return tuple(range(ndim)) if axes is None else tuple(a % ndim for a in axes)
+    """The axes of an example with `ndim` axes, counted from the first."""
+    if axes is None:
+        return tuple(range(ndim))
+    listed = isinstance(axes, tuple | list)
+    found = [a % ndim for a in axes if -ndim <= a < ndim] if listed else []
+    if not listed or len(set(found)) != len(axes):
+        raise ValueError(
+            f"`axes` must be None or a tuple of different axes of one example, which has {ndim} "
+            f"(the axis of samples is not one of them), got {axes}."
+        )
+    return tuple(found)
 
 
 def _in_bands(coefficients: Array, labels: np.ndarray) -> tuple[Array, ...]:
@@ -219,7 +229,7 @@ class HaarTransform(eqx.Module):
 
     Args:
         axes: along which to transform; None for all. Leave out the axis of channels.
-        levels: how many; None for all.
+        levels: how many, at least one; None for all.
         bands: whether to return the coefficients by level, coarse to fine: what is left of the
             sums, then the differences of the coarsest level to those of the finest.
 
@@ -230,6 +240,9 @@ class HaarTransform(eqx.Module):
     axes: tuple[int, ...] | None = eqx.field(static=True, default=None)
     levels: int | None = eqx.field(static=True, default=None)
     bands: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        optional_size(self.levels, "levels")
 
     def __call__(self, x: Float[Array, "*shape"]) -> Any:
         """The coefficients of one example, an array of its shape or a tuple of bands."""

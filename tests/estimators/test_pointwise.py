@@ -270,6 +270,17 @@ def test_transforms_are_orthogonal(transform, shape, x64):
         np.testing.assert_allclose(constant[0] ** 2, x.size, rtol=1e-10)
 
 
+@pytest.mark.parametrize("axes", [(1, 2), (-3,), (0, -2), (0, 0), 0])
+def test_axes_are_different_ones_of_an_example(axes):
+    """Not of an array of samples, whose axes are one more: none is taken for another."""
+    message = "`axes` must be None or a tuple of different axes"
+    for transform in TRANSFORMS:
+        with as_shipped(), pytest.raises(ValueError, match=message):
+            transform(axes=axes)(jnp.ones((4, 4)))
+    with pytest.raises(ValueError, match="`levels` must be an integer of at least 1"):
+        HaarTransform(levels=-1)
+
+
 @pytest.mark.slow(reason="a program for each transform")
 def test_axes_and_levels(x64):
     x = jax.random.normal(jax.random.key(0), (8, 8, 3))
