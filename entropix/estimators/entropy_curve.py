@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from entropix._core.arrays import DataLike, as_float
+from entropix._core.checks import is_concrete
 from entropix._core.compiled import lightly_compiled
 from entropix._core.display import axes_or_new, axis, draw_band, label, lines_of
 from entropix.estimators.proposal import Proposal
@@ -44,11 +46,29 @@ class EntropyCurve(AbstractResult):
     total: Estimate = eqx.field(metadata=label())
     proposal: Proposal
 
-    def rates_along(self, coordinate: Float[Array, " k"]) -> tuple[Array, Array]:
+    def rates_along(self, coordinate: DataLike) -> tuple[Array, Array]:
         """Mean rates over the intervals that meet at each time, and their standard errors.
 
-        They are per unit of a coordinate that increases along the curve, given at its times.
+        They are per unit of a coordinate that increases along the curve, given at its times, such
+        as `-curve.log_snr`. For several curves at once use `jax.vmap`.
+
+        Raises:
+            ValueError: if the coordinate is not given at each time, or decreases.
         """
+        coordinate = as_float(coordinate, "coordinate")
+        if coordinate.ndim != 1 or coordinate.shape != self.times.shape:
+            raise ValueError(
+                "`coordinate` must have the shape (K,) of the times of one curve, got "
+                f"{coordinate.shape} for {self.times.shape}."
+            )
+        if is_concrete(coordinate):
+            host = np.asarray(coordinate)
+            size = np.max(np.abs(host[np.isfinite(host)]), initial=0.0)
+            if not np.all(host[1:] >= host[:-1] - 8 * np.finfo(host.dtype).eps * size):
+                raise ValueError(
+                    "`coordinate` must increase along the curve, from data to noise, got one that "
+                    f"changes from {host[0]:.4g} to {host[-1]:.4g} and decreases on the way."
+                )
         return _rates_of(self, coordinate)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from entropix._core.arrays import DataLike, as_float
-from entropix._core.checks import checked, positive_integer
+from entropix._core.checks import checked, on_host, positive_integer
 from entropix._core.precision import full_precision
 from entropix.interfaces import AbstractGaussianProcess, AbstractProcess, AbstractSpeed
 from entropix.optimise.objectives import gaussian
@@ -39,8 +39,8 @@ def constant_speed(
     Args:
         process: any process; one with closed-form marginals unless `rate` is a table.
         rate: an objective that is a speed; or a function of an array of times to the rates there;
-            or a pair (times, rates) of arrays, such as `.times` and `.speed` of a `SpeedLimit`, or
-            `.times` and `.rate` of an entropy curve. Not negative.
+            or a pair (times, rates) of arrays, the times increasing, such as `.times` and `.speed`
+            of a `SpeedLimit`, or `.times` and `.rate` of an entropy curve. Not negative.
         num_knots: knots of the warp.
         num_times: times at which the rate is taken, about twice as many in all.
 
@@ -64,6 +64,14 @@ def constant_speed(
                 "`rate` must be a pair of arrays of one shape (k,), "
                 f"got {times.shape} and {rates.shape}."
             )
+        slack = 1e-5 * (process.t1 - process.t0)
+        low, high = on_host(process.t0 - slack), on_host(process.t1 + slack)
+        times = checked(
+            times,
+            "rate",
+            lambda t: ((t >= low) & (t <= high)).all() & (t[1:] >= t[:-1]).all(),
+            "a table of increasing times within [t0, t1], and of the rates there",
+        )
         times, rates = _with_ends(process, times, rates)
     elif callable(rate):
         speed = rate if isinstance(rate, AbstractSpeed) else None

@@ -236,6 +236,13 @@ def test_what_is_trained():
             lambda k: ex.optimise.constant_speed(warped(), (jnp.ones(3), jnp.ones(4))),
             "pair of arrays",
         ),
+        *(
+            (
+                lambda k, times=times: ex.optimise.constant_speed(warped(), (times, jnp.ones(3))),
+                "`rate` must be a table of increasing times within",
+            )
+            for times in ([0.9, 0.5, 0.1], [0.0, 0.5, 1000.0])
+        ),
         (lambda k: ex.MonotoneSchedule([0.0], 1.0), "`log_rates` must have shape"),
         (lambda k: ex.MonotoneSchedule([0.0, 1.0], -1.0), "`total` must be positive"),
         (
