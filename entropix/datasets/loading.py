@@ -153,6 +153,12 @@ def load(
         decimal=decimal,
         keep_na=keep_na,
     )
+    for argument, path in (("source", source), ("labels", labels)):
+        if not (isinstance(path, str | os.PathLike) or (path is None and argument == "labels")):
+            raise ValueError(
+                f"`{argument}` must be a name or a path, got {type(path).__name__}: "
+                "`Dataset.from_array` takes arrays of samples and of labels."
+            )
     given = None
     if labels is not None and os.path.isfile(labels):
         given, labels = _labels_of(Path(labels), table), None

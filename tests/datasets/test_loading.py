@@ -7,6 +7,7 @@ import pytest
 
 from entropix.datasets import load
 from tests.datasets.helpers import BYTES, TABLE, refused, save_png
+from tests.helpers import as_shipped
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,14 @@ from tests.datasets.helpers import BYTES, TABLE, refused, save_png
 def test_unknown_sources(source, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused(source, message)
+
+
+def test_arrays_are_no_sources(tmp_path):
+    np.save(tmp_path / "x.npy", TABLE)
+    with as_shipped():
+        refused(TABLE, "`source` must be a name or a path, got ndarray: `Dataset.from_array` takes")
+        for labels in ([0, 1, 0, 1, 0, 1], 0):
+            refused(tmp_path / "x.npy", "`labels` must be a name or a path", labels=labels)
 
 
 def test_unknown_extension(tmp_path):
