@@ -234,7 +234,7 @@ def fit_ensemble(
         callback: `callback(step, metrics)`; metrics, and what `model()` returns, have an axis of
             members. If it returns True, the run stops.
         measure: a function of one model, mapped over the members by `jax.vmap`.
-        measure_at: the steps after which it is called.
+        measure_at: the steps after which it is called, see `fit`.
         progress: show a bar.
         precision: of products of matrices.
         mesh: devices.

@@ -199,7 +199,8 @@ def fit(
         measure: a function of the model that returns an `Estimate` or a number, or a dictionary of
             them: `lambda model: ex.neural_entropy(model, data, key=key)`. They are in
             `history.measured`, by name, with their errors.
-        measure_at: the steps after which `measure` is called, from 0 on; None: after the last.
+        measure_at: the steps after which `measure` is called, from 0 on; None: after the last. If
+            the run stops early, the last is the one at which it stops.
         progress: show a bar with loss, rate and time left (needs tqdm).
         precision: of products of matrices in training: `"highest"`, `"bfloat16"`,
             `"tensorfloat32"`, ...; None for what JAX does by default (bfloat16 on TPUs).

@@ -127,7 +127,8 @@ class Run:
         callback: called every `every` steps, `callback(step, metrics, model)`, or None; the last
             is a function without arguments. If it returns True, the run stops.
         measure: from a model to an estimate, or to a dictionary of estimates and numbers, or None.
-        measure_at: after how many steps it is called.
+        measure_at: after how many steps it is called; `steps` stands for the last one that is
+            taken, where the run stops early.
         follows_steps: whether the learning rate was made for `steps`.
         progress: whether to show a bar.
         precision: of products of matrices, or None for JAX's own.
@@ -423,7 +424,7 @@ def _train(run: Run) -> tuple[PyTree, History]:
                     model = functools.partial(run.model, now.state.current, members)
                     answer = run.callback(stop, plain, model)
                     if _is_true(answer) and not last:
-                        now = dataclasses.replace(now, active=False)
+                        now = _settled(run, dataclasses.replace(now, active=False), members)
                         if saved < stop:
                             saved = write()
         except KeyboardInterrupt:
@@ -463,7 +464,9 @@ def _settled(run: Run, now: _Moment, members: int | None) -> _Moment:
             state = eqx.tree_at(lambda s: s.stopping, state, stopping)
             active = bool(np.any(to_host(stopping.active)))
         now = dataclasses.replace(now, state=state, history=history, active=active)
-    if step in run.measure_at and step not in history["measured_step"]:
+    # A run that stops early has its last step here.
+    last = step if now.active else run.steps
+    if {step, last} & set(run.measure_at) and step not in history["measured_step"]:
         measured = run.measured(step, state.current, members)
         padded = None if members is None else layout.padded(members)
         history = _longer(history, _with_members(measured, padded))

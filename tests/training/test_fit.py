@@ -354,6 +354,24 @@ def test_a_callback_gets_the_model_and_may_stop():
     assert_same(result.history.loss, whole.history.loss[:8])
 
 
+@pytest.mark.parametrize("how", ["callback", "patience"])
+def test_a_run_that_stops_early_is_measured_at_its_end(how):
+    """Its last step is that after which it stopped."""
+    model, data, options = small_model(), gaussian_data(), QUICK
+    if how == "callback":
+        options = options | {"callback": Callback(lambda step, metrics: step >= 8, 4)}
+    else:
+        options = options | {
+            "holdout": ex.Holdout(data, patience=1, every=4),
+            "optimiser": optax.sgd(-1e-2),  # the wrong way
+        }
+    history = fit(model, data, key=KEY, measure=scale, **options).history
+    assert history.measured_step.tolist() == [len(history.loss)] != [QUICK["steps"]]
+    assert history.measured["scale"].value.shape == (1,)
+    some = fit(model, data, key=KEY, measure=scale, measure_at=[4], **options).history
+    assert some.measured_step.tolist() == [4]
+
+
 def test_measurements_are_in_the_history():
     model, data = small_model(), gaussian_data()
     result = fit(model, data, key=KEY, measure=scale, measure_at=[12, 0, 7], **QUICK)
