@@ -103,6 +103,8 @@ def _label_entropy(labels: PyTree, dtype: Any) -> Estimate:
                 f"`labels` must be classes with several samples each, got {len(counts)} distinct "
                 f"ones in {len(rows)} samples."
             )
+        if len(counts) < 2:
+            raise ValueError(f"`labels` must hold several classes, got {len(rows)} equal ones.")
         share = counts / len(rows)
         value = -np.sum(share * np.log(share))
         spread = np.sqrt(max(np.sum(share * np.log(share) ** 2) - value**2, 0.0) / len(rows))

@@ -411,6 +411,8 @@ def _variable(data: DataLike, name: str, normal_scores: bool, labels: bool = Fal
     given = as_number(data, name)
     if labels and given.ndim == 1 and not np.issubdtype(given.dtype, np.floating):
         values, inverse, counts = np.unique(points, return_inverse=True, return_counts=True)
+        if len(values) < 2:
+            raise ValueError(f"`{name}` must vary, got {len(points)} equal labels.")
         if len(values) > len(points) // 4:
             raise ValueError(
                 f"`{name}` must hold labels, of which several samples share each, or real numbers, "

@@ -27,7 +27,7 @@ from entropix.datasets import (
 from entropix.distributions import Gaussian, GaussianMixture, dequantise
 from entropix.interfaces import AbstractDistribution
 from entropix.studies.labels import Condition, common_condition, make_condition
-from entropix.studies.options import ConditionOptions, DataOptions
+from entropix.studies.options import ConditionOptions, DataOptions, PairOptions
 from entropix.studies.training import check_seed
 
 
@@ -35,6 +35,11 @@ from entropix.studies.training import check_seed
 # memory, which is bounded.
 _MAX_DRAWS, _MAX_NUMBERS = 32, 2**22
 _DESCRIBED = 2**24  # numbers of the data that are examined
+# Options of reading a source, which say nothing of a data set that has been read.
+_OF_READING = (
+    *("num_samples", "array", "columns", "drop", "drop_missing", "drop_repeated", "delimiter"),
+    *("decimal", "split", "kind", "levels", "channels", "tokens", "length", "max_tokens"),
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -223,6 +228,8 @@ def prepare_pair(
             "`condition` must be 'labels' or the name of a column that both data sets have, got "
             f"the file {condition.condition!r}."
         )
+    for source in (first, second):
+        check_options_of_reading(source, options, condition.condition)
     key = _key(options)
     pair = [
         _read(source, options, condition, jax.random.fold_in(key, i) if i else key)
@@ -327,9 +334,36 @@ def read(
     options: DataOptions,
     condition: ConditionOptions = ConditionOptions(),
 ) -> Dataset:
-    """The data set that `prepare_data` prepares; arguments as there."""
+    """The data set that `prepare_data` prepares; arguments as there.
+
+    Raises:
+        ValueError: as `prepare_data`, or for a data set together with options of reading one.
+    """
+    check_options_of_reading(source, options, condition.condition)
     draw_key, _, _ = jax.random.split(_key(options), 3)
     return _loaded(source, options, condition, draw_key)
+
+
+def check_options_of_reading(
+    source: str | os.PathLike[str] | Dataset,
+    options: DataOptions | PairOptions,
+    condition: str | None,
+) -> None:
+    """A data set has been read: options of reading would have no effect, and are refused."""
+    if not isinstance(source, Dataset):
+        return
+    usual = type(options)()
+    for name in _OF_READING:
+        if getattr(options, name, None) != getattr(usual, name, None):
+            raise ValueError(
+                f"`{name}` must be left out for a data set, which has been read, got "
+                f"{getattr(options, name)!r}: `entropix.datasets.load` takes it."
+            )
+    if condition not in (None, "labels"):
+        raise ValueError(
+            "`condition` must be 'labels' for a data set, which has labels of its own, got "
+            f"{condition!r}: `entropix.datasets.load(..., labels=)` reads others."
+        )
 
 
 def _loaded(

@@ -13,7 +13,7 @@ from entropix._core.formatting import format_with_error
 from entropix.datasets import Dataset, available, load
 from entropix.information import InformationEstimate, Recipe, estimate_mutual_information
 from entropix.studies.cells import Task
-from entropix.studies.data import of_numbers
+from entropix.studies.data import check_options_of_reading, of_numbers
 from entropix.studies.figures import plot_pointwise
 from entropix.studies.options import MutualInformationOptions
 from entropix.studies.record import Schema, assemble
@@ -80,6 +80,15 @@ def prepare_mutual_information(
             f"`X` must have at least {4 * recipe.folds} rows for {recipe.folds} folds, "
             f"got {len(x)}."
         )
+    if y.ndim == 1:
+        count = len(np.unique(y))
+        if count < 2:
+            raise ValueError(f"`condition` must name labels that differ, got {len(y)} equal ones.")
+        if y.dtype.kind in "iu" and 4 * count > len(y):
+            raise ValueError(
+                f"`condition` must name labels that several rows share, got {count} different ones "
+                f"in {len(y)} rows: --x and --y name columns of numbers."
+            )
     if options.pairs.shuffle:
         y = y[np.random.default_rng(options.pairs.seed).permutation(len(y))]
     digest = hashlib.sha256(np.ascontiguousarray(x).tobytes() + np.ascontiguousarray(y).tobytes())
@@ -108,6 +117,7 @@ def _pair(
     reading |= {"delimiter": asked.delimiter, "decimal": asked.decimal}
 
     def loaded(source: str | os.PathLike[str] | Dataset, **more: Any) -> Dataset:
+        check_options_of_reading(source, asked, asked.condition)
         if not isinstance(source, Dataset):
             source = load(source, key=jax.random.key(asked.seed), **reading, **more)
         return of_numbers(source)
@@ -131,6 +141,11 @@ def _pair(
         raise ValueError(f"`y` must be left out together with `condition`, got {asked.y}.")
     if asked.y and not asked.x:
         raise ValueError("`--x` and `--y` must both name columns of the table.")
+    if shared := [name for name in asked.y if name in asked.x]:
+        raise ValueError(
+            f"`y` must name other columns than `x`, got {', '.join(shared)} in both: the "
+            "information of a column about itself is infinite."
+        )
     # Only these columns are read, so that others may hold text.
     wanted = tuple(dict.fromkeys((*asked.x, *asked.y)))
     if isinstance(first, Dataset) or first in available():

@@ -103,7 +103,13 @@ def paper_images(
             `load`.
     """
     train, test = (
-        load(source, split=split, labels="labels", levels=options.levels)
+        load(
+            source,
+            split=split,
+            labels="labels",
+            levels=options.levels,
+            channels=options.channels,
+        )
         for split in ("train", "test")
     )
     if train.levels is None or len(train.shape) not in (2, 3):

@@ -301,6 +301,8 @@ def test_bad_arguments():
         ex.critical_times(model, data, labels=jnp.zeros(3), key=KEY)
     with pytest.raises(ValueError, match="`labels` must be classes"):
         ex.critical_times(model, data, labels=data, key=KEY, num_evaluations=256)
+    with pytest.raises(ValueError, match="`labels` must hold several classes, got 64 equal ones"):
+        ex.critical_times(model, data, labels=jnp.ones(64), key=KEY, num_evaluations=256)
     with pytest.raises(ValueError, match="`data` must have shape"):
         ex.critical_times(model, data[:, :1])
     with pytest.raises(ValueError, match="`marginal_model` must run on"):

@@ -163,6 +163,7 @@ def test_correlations_below_the_noise_edge_are_zero():
         (lambda x: ex.estimate_mutual_information(x[:10], x[:10], key=KEY), "x"),
         (lambda x: ex.estimate_mutual_information(x, np.arange(len(x)), key=KEY), "y"),
         (lambda x: ex.estimate_mutual_information(x * 0, x, key=KEY), "x"),
+        (lambda x: ex.estimate_mutual_information(x, np.zeros(len(x), int), key=KEY), "y"),
         (lambda x: ex.information.estimate_total_correlation(np.sign(x), key=KEY), "x"),
         (lambda x: ex.information.estimate_entropy(np.sign(x), key=KEY), "x"),
         (lambda x: ex.information.estimate_kl(x, x[:, :1], key=KEY), "y"),

@@ -4,8 +4,21 @@ import pytest
 
 import entropix as ex
 from entropix.datasets import Dataset
-from entropix.studies import DataOptions
+from entropix.studies import (
+    ConditionOptions,
+    DataOptions,
+    InformationOptions,
+    LabelOptions,
+    MeasureOptions,
+    MutualInformationOptions,
+    prepare_mutual_information,
+)
+from entropix.studies.comparison import prepare_information
 from entropix.studies.data import prepare_data
+from entropix.studies.measurement import prepare_measure
+from entropix.studies.options import PairOptions
+from entropix.studies.schedule import ScheduleOptions, prepare_schedule
+from entropix.studies.storage import StorageOptions, prepare_storage
 
 
 def table(n=100):
@@ -83,3 +96,40 @@ def test_a_split_needs_two_samples_on_either_side(fraction):
 def test_seed_must_make_a_key():
     with pytest.raises(ValueError, match="`data_seed` must"):
         prepare_data(table(), DataOptions(data_seed=-1))
+
+
+STUDIES = [
+    (prepare_measure, MeasureOptions, ConditionOptions),
+    (prepare_storage, StorageOptions, LabelOptions),
+    (
+        lambda source, options: prepare_information(source, source, options),
+        InformationOptions,
+        LabelOptions,
+    ),
+    (prepare_schedule, ScheduleOptions, None),
+]
+
+
+@pytest.mark.parametrize(("prepare", "options", "of_labels"), STUDIES)
+def test_options_of_reading_are_refused_for_a_data_set(
+    prepare, options, of_labels, tmp_path, monkeypatch
+):
+    """It has been read: they would have no effect, and other labels than its own neither."""
+    monkeypatch.chdir(tmp_path)
+    source = Dataset.from_array(table().points, columns=tuple("abc"), labels=np.arange(100) % 2)
+    for name, value in {"drop": ("a",), "num_samples": 50, "drop_repeated": True}.items():
+        with pytest.raises(ValueError, match=f"`{name}` must be left out for a data set"):
+            prepare(source, options(data=DataOptions(**{name: value})))
+    np.save("other.npy", np.arange(100) % 5)
+    for name in ("other.npy", "a") if of_labels else ():
+        with pytest.raises(ValueError, match="`condition` must be 'labels'"):
+            prepare(source, options(condition=of_labels(condition=name)))
+    assert list(tmp_path.iterdir()) == [tmp_path / "other.npy"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("drop", ("a",)), ("condition", "a")])
+def test_options_of_reading_are_refused_for_pairs_too(name, value):
+    source = Dataset.from_array(table().points, columns=tuple("abc"), labels=np.arange(100) % 2)
+    asked = MutualInformationOptions(PairOptions(**{name: value}))
+    with pytest.raises(ValueError, match=f"`{name}` must be .* for a data set"):
+        prepare_mutual_information(source, None, asked)

@@ -95,10 +95,20 @@ def test_labels_are_the_partner_of_a_data_set(tmp_path):
         ("t.csv", None, {"condition": "e"}, "`labels` must name one column .* got 'e'"),
         ("x.npy", "y.npy", {"x": ("a",)}, "`x` must be left out if X and Y are two files"),
         ("x.npy", "y.npy", {"condition": "labels"}, "`condition` must be left out if X and Y"),
+        ("t.csv", None, {"x": ("a",), "y": ("b", "a")}, "`y` must name other columns .* got a in"),
+        ("w.csv", None, {"x": ("a",), "condition": "same"}, "`condition` must .* 200 equal ones"),
+        (
+            "w.csv",
+            None,
+            {"x": ("a",), "condition": "name"},
+            "`condition` must name labels .* got 200 different",
+        ),
     ],
 )
 def test_invalid_requests_are_refused(files, first, second, pairs, says):
     np.save(files / "short.npy", Y[:100])
+    rows = [f"word{i},word,{a}" for i, a in enumerate(X[:, 0])]
+    (files / "w.csv").write_text("\n".join(["name,same,a", *rows]))
     partner = None if second is None else files / second
     with pytest.raises(ValueError, match=says):
         prepare_mutual_information(files / first, partner, options(files / "out", **pairs))

@@ -16,7 +16,7 @@ from entropix.models import EntropyMatching, ExactModel
 from entropix.optimise import equilibrium_std
 from entropix.processes import LinearSchedule
 from entropix.studies.cells import Task
-from entropix.studies.data import PreparedData, data_attributes, prepare_data
+from entropix.studies.data import PreparedData, data_attributes, prepare_data, read
 from entropix.studies.folder import RETRAINING
 from entropix.studies.options import OBJECTIVES, ScheduleOptions
 from entropix.studies.record import Schema, assemble
@@ -120,7 +120,7 @@ def prepare_schedule(
             "`process` must have an equilibrium that stays where it is, vp, vpx, sl or cosine, "
             f"got {process_name(options.process)!r}."
         )
-    data = prepare_data(source, options.data)
+    data = prepare_data(read(source, options.data), options.data)
     if comparison.model == "exact" and data.distribution is None:
         raise ValueError(
             "`model` must be auto or trained for data whose density is not known, got 'exact'."

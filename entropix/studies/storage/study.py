@@ -25,7 +25,7 @@ from entropix.studies.cells import Arrays, Task, stacked
 from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff
 from entropix.studies.data import PreparedData, data_attributes, prepare_data, read
 from entropix.studies.labels import given_labels, make_condition
-from entropix.studies.options import StorageOptions, TrainingOptions
+from entropix.studies.options import StorageOptions, StorageTraining, TrainingOptions
 from entropix.studies.record import Schema, assemble
 from entropix.studies.report import Report
 from entropix.studies.storage.figures import plot_memorisation, plot_storage
@@ -148,9 +148,9 @@ def prepare_storage(
             f"`steps` must be left out with `epochs`, got {t.steps!r} and {t.epochs!r}."
         )
     chosen = paper.preset(t, _SET_BY_PAPER, _SET_BY_BEST)
-    order = None
+    images = order = None
     if chosen:
-        options, source, order = _with_preset(options, source, chosen)
+        options, images, order = _with_preset(options, source, chosen)
         t = options.training
     choice(t.network, "network", _NETWORKS)
     check_widths(t.widths)
@@ -166,7 +166,9 @@ def prepare_storage(
         t.patience,
         plain=t.paper,
     )
-    dataset = read(source, options.data, given_labels(options.condition))
+    dataset = images
+    if dataset is None:
+        dataset = read(source, options.data, given_labels(options.condition))
     if dataset.kind == "tokens":
         data, process, cutoff, fallback = _of_tokens(dataset, options)
         of_process = {"process": process_word(process)}
@@ -240,6 +242,11 @@ def _with_preset(
             f"got {source!r}."
         )
     t = options.training
+    if options.condition.condition not in (None, "labels"):
+        raise ValueError(
+            f"`condition` must be 'labels' for `{chosen}`, those of the images, got "
+            f"{options.condition.condition!r}."
+        )
     asked = increasing(t.sizes, "sizes", 2) if t.sizes else ()
     dataset, order, sizes = paper.paper_images(source, options.data, asked)
     batch = min(paper.BATCH_SIZE, max(sizes))

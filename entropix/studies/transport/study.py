@@ -89,7 +89,8 @@ def prepare_transport(
     from one. Nothing is left behind if the request is refused.
     """
     asked, t = options.mixtures, options.training
-    chosen = paper.preset(t, ("batch_size", "num_draws", "learning_rate", "widths"))
+    of_paper = ("batch_size", "num_draws", "learning_rate", "widths", "full")
+    chosen = paper.preset(t, of_paper, ("full",))
     positive_integer(asked.num_samples, "num_samples", 2)
     check_seed(asked.data_seed, "data_seed")
     check_seed(asked.mixture_seed, "mixture_seed")

@@ -11,8 +11,8 @@ import pytest
 import entropix as ex
 from entropix.cli import main
 from entropix.networks import Fixed, PaperConvNet
-from entropix.studies import LabelOptions, OutputOptions
-from entropix.studies.paper import is_colour
+from entropix.studies import DataOptions, LabelOptions, OutputOptions
+from entropix.studies.paper import is_colour, paper_images
 from entropix.studies.storage import (
     StorageEstimation,
     StorageOptions,
@@ -118,6 +118,8 @@ def test_sizes_can_be_compared_at_equal_numbers_of_steps(preset, digits, tmp_pat
 def test_the_settings_of_the_paper_for_cifar(tmp_path):
     folder = tmp_path / "cifar-10-batches-bin"
     save_cifar(folder, cifar_files(cifar_batches(8)[0]))
+    first = paper_images(folder, DataOptions(channels="first"), ())[0]
+    assert first.shape == ex.datasets.load(folder, channels="first").shape != (32, 32, 3)
     study = prepare_storage(folder, options(tmp_path / "out", paper=True))
     assert is_colour(study.shape)
     assert (study.training.learning_rate, study.training.batch_size) == (
@@ -149,10 +151,13 @@ def test_the_settings_of_the_paper_for_cifar(tmp_path):
         ("DATA --best --steps 5 --epochs 5", "`steps` must be left out with `epochs`"),
         ("DATA --paper --no-dequantise", "`dequantise` must be left out with `paper`"),
         ("DATA --paper --sizes 121", "`sizes` must be at most"),
+        ("DATA --paper --condition others.npy", "`condition` must be 'labels' for `paper`"),
+        ("DATA --best --condition others.npy", "`condition` must be 'labels' for `best`"),
     ],
 )
 def test_bad_requests_end_in_one_line(words, says, digits, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    np.save("others.npy", np.arange(120) % 3)
     assert main(["storage", *words.replace("DATA", str(digits)).split()]) == 2
     assert says in capsys.readouterr().err
 

@@ -25,7 +25,8 @@ from entropix.studies.storage.study import SCHEMA
 
 def options(out, *, training=None, data=None, process="vp", **output):
     """Small options, writing to `out`."""
-    small = {"sizes": (16, 40, 80), "steps": (12,), "seeds": 2, "batch_size": 8, "widths": (8,)}
+    small = {"sizes": (16, 40, 80), "seeds": 2, "batch_size": 8, "widths": (8,)}
+    small |= {} if "epochs" in (training or {}) else {"steps": (12,)}
     return StorageOptions(
         data=DataOptions(**({"held_out": 0.15} | (data or {}))),
         process=ProcessOptions(process=process),
@@ -149,6 +150,7 @@ def test_the_record_is_labelled_and_merges_what_there_is(tmp_path):
         ("digits --sizes 1", "`sizes` must be"),
         ("digits --sizes 50 1600", "`sizes` must be at most the number of training samples, 1527"),
         ("digits --steps 0", "`steps` must be"),
+        ("digits --steps 9 --epochs 2", "`steps` must be left out with `epochs`, got (9,)"),
         ("digits --batch-size 2000", "`batch_size` must be at most the largest of `sizes`, 1500"),
         ("mixture2 --num-samples 99 --network unet", "`network` must be mlp for data that are not"),
         ("digits --network transformer", "transformer"),

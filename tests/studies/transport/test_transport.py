@@ -111,6 +111,8 @@ def test_a_file_that_is_no_mixture_is_refused(tmp_path, content, says):
         ("--resume --overwrite", "`overwrite` must not be given"),
         ("--paper --best", "`best` must be left out with `paper`"),
         ("--paper --learning-rate 1e-3", "`learning_rate` must be left out with `paper`"),
+        ("--paper --full", "`full` must be left out with `paper`"),
+        ("--best --full", "`full` must be left out with `best`"),
     ],
 )
 def test_bad_requests_end_in_one_line(words, says, tmp_path, monkeypatch, capsys):
