@@ -31,6 +31,7 @@ from entropix._core.arrays import DataLike, Key, RealScalarLike, as_float
 from entropix._core.checks import (
     checked,
     choice,
+    is_concrete,
     positive_integer,
     prng_key,
     samples,
@@ -267,6 +268,12 @@ def schroedinger_bridge(
                 f"`network` must be given for samples of shape {x.shape[1:]}, got None."
             )
         network = StateFeatures(x.shape[1], key=network_key)
+    for name, points in (("x", x), ("y", y)):
+        if is_concrete(points) and not np.ptp(np.asarray(points), axis=0).any():
+            raise ValueError(
+                f"`{name}` must vary, got {len(points)} equal samples: the entropy production of a "
+                "bridge from or to one point is infinite."
+            )
     # About the common mean: an offset of the data costs no digits.
     centre = (jnp.mean(x, axis=0) + jnp.mean(y, axis=0)) / 2
     first, second, key = jax.random.split(key, 3)

@@ -255,6 +255,8 @@ def test_mistakes():
     raises("`y`", y=points[:, :1])
     raises("`x`", x=points.at[0, 0].set(jnp.nan))
     raises("at least 10", x=points[:9])
+    raises("`x` must vary", x=jnp.ones((16, 2)))
+    raises("`y` must vary", y=jnp.ones((16, 2)))
     raises("`epsilon`", epsilon=0.0)
     raises("`batch_size`", batch_size=17)
     raises("`num_iterations`", num_iterations=0)
