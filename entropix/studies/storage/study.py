@@ -25,7 +25,7 @@ from entropix.studies.cells import Arrays, Task, stacked
 from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff
 from entropix.studies.data import PreparedData, data_attributes, prepare_data, read
 from entropix.studies.labels import given_labels, make_condition
-from entropix.studies.options import StorageOptions, StorageTraining, TrainingOptions
+from entropix.studies.options import StorageOptions, TrainingOptions
 from entropix.studies.record import Schema, assemble
 from entropix.studies.report import Report
 from entropix.studies.storage.figures import plot_memorisation, plot_storage
