@@ -100,7 +100,7 @@ def test_default_sizes_are_doublings_and_nearly_all(tmp_path):
 
 
 def test_epochs_take_more_steps_of_larger_sets(tmp_path):
-    training = {"sizes": (16, 80), "epochs": (2, 5), "steps": ()}
+    training = {"sizes": (16, 80), "epochs": (2, 5)}
     study = prepare_storage("digits", options(tmp_path / "out", training=training))
     assert study.cells == {
         "N16-2-epochs": 4,
