@@ -64,7 +64,8 @@ def main(out: Path, steps: int = 6000, width: int = 512, evaluations: int = 65_5
     for name, value, error in zip(names, scales.value, scales.stderr, strict=True):
         print(f"frequency {name:7} {value:6.2f} ± {error:.2f} nats")
     print(times)
-    print(f"H(label) {classes.prior}, given the data {classes.value[0]} ± {classes.stderr[0]}")
+    value, error = classes.value[0], classes.stderr[0]
+    print(f"H(label) {classes.prior}, given the data {value:.2f} ± {error:.2f} nats")
 
     figure, axes = plt.subplots(2, 2, figsize=(9, 7), layout="constrained")
     maps = {"neural entropy": pixels, "information about the label": of_label}
