@@ -71,33 +71,34 @@ def _sqrtm_psd_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return root, sylvester_psd(root, (tangents[0] + tangents[0].T) / 2)
 
 
-@jax.custom_jvp
-def sylvester_psd(root: Float[Array, "d d"], right: Float[Array, "d d"]) -> Float[Array, "d d"]:
-    """X with R X + X R = `right` for symmetric positive semi-definite R; zero where R is."""
-    values, vectors = jnp.linalg.eigh(root)
-    sums = values[:, None] + values[None, :]
-    # R is known to the square root of the rounding of R^2.
-    least = jnp.sqrt(jnp.finfo(root.dtype).eps * root.shape[0]) * jnp.maximum(values[-1], 0.0)
-    regular = sums > 2 * least
-    rotated = vectors.T @ right @ vectors
-    solved = jnp.where(regular, rotated / jnp.where(regular, sums, 1.0), 0.0)
-    return vectors @ solved @ vectors.T
+def sylvester_psd(
+    root: Float[Array, "d d"], right: Float[Array, "d d"], *, of_square: bool = True
+) -> Float[Array, "d d"]:
+    """X with R X + X R = `right` for symmetric positive semi-definite R; zero where R is.
 
+    A root that was computed from its square (`of_square`) is known to the square root of rounding.
+    Differentiable to every order, in both modes: as a linear equation, not as an eigenproblem.
+    """
 
-@sylvester_psd.defjvp
-def _sylvester_psd_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    root, right = primals
-    root_dot, right_dot = tangents
-    x = sylvester_psd(root, right)
-    return x, sylvester_psd(root, right_dot - root_dot @ x - x @ root_dot)
+    def solve(_: Any, right: Array) -> Array:
+        values, vectors = jnp.linalg.eigh(root)
+        sums = values[:, None] + values[None, :]
+        rounding = jnp.finfo(root.dtype).eps * root.shape[0]
+        least = 2 * jnp.sqrt(rounding) if of_square else rounding
+        regular = sums > least * jnp.maximum(values[-1], 0.0)
+        rotated = vectors.T @ right @ vectors
+        solved = jnp.where(regular, rotated / jnp.where(regular, sums, 1.0), 0.0)
+        return vectors @ solved @ vectors.T
+
+    return jax.lax.custom_linear_solve(lambda x: root @ x + x @ root, right, solve, symmetric=True)
 
 
 @jax.custom_jvp
 def polar(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
     """The orthogonal factor of a square matrix, the Q nearest to it.
 
-    Its derivative needs sums of singular values, never differences; in directions where these
-    vanish Q is not unique, and is held.
+    Its derivative needs sums of singular values, never differences, and is differentiable in turn;
+    in directions where these vanish Q is not unique, and is held.
     """
     left, _, right = jnp.linalg.svd(matrix)
     return left @ right
@@ -105,12 +106,24 @@ def polar(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
 
 @polar.defjvp
 def _polar_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    left, values, right = jnp.linalg.svd(primals[0])
-    turned = left.T @ tangents[0] @ right.T
-    sums = values[:, None] + values[None, :]
-    regular = sums > jnp.finfo(values.dtype).eps * values.shape[0] * values[0]
-    turn = jnp.where(regular, (turned - turned.T) / jnp.where(regular, sums, 1.0), 0.0)
-    return left @ right, left @ turn @ right
+    turn = polar(primals[0])
+    stretch = turn.T @ primals[0]
+    turned = turn.T @ tangents[0]
+    # Q dQ^T + dQ Q^T = 0: the derivative is Q times an antisymmetric matrix.
+    skew = sylvester_psd((stretch + stretch.T) / 2, turned - turned.T, of_square=False)
+    return turn, turn @ skew
+
+
+@jax.custom_jvp
+def log_det_1p(matrix: Float[Array, "d d"]) -> Float[Array, ""]:
+    r"""$\log\det(I + X)$ for symmetric positive semi-definite X, which may be much less than I."""
+    return jnp.sum(jnp.log1p(jnp.maximum(jnp.linalg.eigvalsh(matrix), 0.0)))
+
+
+@log_det_1p.defjvp
+def _log_det_1p_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    whole = jnp.eye(primals[0].shape[0], dtype=primals[0].dtype) + primals[0]
+    return log_det_1p(primals[0]), jnp.trace(jnp.linalg.solve(whole, tangents[0]))
 
 
 @full_precision
@@ -315,14 +328,29 @@ class GaussianBridge(eqx.Module):
     def path_kl(self) -> Float[Array, ""]:
         r"""KL to Brownian motion from $p_0$, $\int\frac{1}{2\epsilon}E\|u\|^2ds$, in nats.
 
-        $$\frac{|m_1-m_0|^2 + \mathrm{tr}(A + B - 2C)}{2\epsilon} + \frac12\log\det(D + \epsilon I)
-          - \frac12\log\det B - \frac D2(1 + \log 2)$$
+        $$\frac{W_2^2}{2\epsilon} - \frac\epsilon2\mathrm{tr}(D + 2M)^{-1}
+          + \frac12\log\det\frac{D + \epsilon I}{2M} + \frac14\log\frac{\det A}{\det B}, \qquad
+          M = \left(A^{1/2} B A^{1/2}\right)^{1/2},$$
+
+        in which nothing cancels for small $\epsilon$.
         """
-        start, end, logdet = self.start, self.end, lambda C: jnp.linalg.slogdet(C)[1]
-        moved = jnp.sum((end.mean - start.mean) ** 2)
-        moved = moved + jnp.trace(start.covariance + end.covariance - 2 * self.cross)
-        growth = logdet(self._roots()[1]) - logdet(end.covariance)
-        return moved / (2 * self.epsilon) + growth / 2 - start.dim / 2 * (1 + jnp.log(2.0))
+        first, second = (sqrtm_psd(end.covariance) for end in (self.start, self.end))
+        turn = polar(second @ first)
+        moved = jnp.sum((self.end.mean - self.start.mean) ** 2)
+        moved = moved + jnp.sum((first - second @ turn) ** 2)
+        mean = turn.T @ second @ first
+        twice = mean + mean.T
+        square = twice @ twice + self.epsilon**2 * self._identity
+        inverse = jnp.linalg.inv(twice + sqrtm_psd((square + square.T) / 2))
+        inverse = self.epsilon * (inverse + inverse.T) / 2
+        growth = self.epsilon * jnp.linalg.solve(twice, self._identity + inverse)
+        start, end = (jnp.linalg.slogdet(end.covariance)[1] for end in (self.start, self.end))
+        return (
+            moved / (2 * self.epsilon)
+            - jnp.trace(inverse) / 2
+            + log_det_1p((growth + growth.T) / 2) / 2
+            + (start - end) / 4
+        )
 
     @property
     def entropy_production(self) -> Float[Array, ""]:

@@ -1,5 +1,6 @@
 """The closed form of the bridge between Gaussians against grids, identities and samples."""
 
+import decimal
 import itertools
 
 import jax
@@ -48,6 +49,48 @@ def test_plan_and_path_kl_against_a_grid(x64):
     assert float(bridge.cross[0, 0]) == pytest.approx(cross, rel=1e-6)
     path_kl = value - entropy(end) + np.log(2 * np.pi * 0.5) / 2
     assert float(bridge.path_kl) == pytest.approx(path_kl, rel=1e-6)
+
+
+def exact_path_kl(a, b, epsilon):
+    """Of N(0, a) and N(0, b), with fifty digits."""
+    with decimal.localcontext(prec=50):
+        a, b, epsilon = (decimal.Decimal(float(number)) for number in (a, b, epsilon))
+        root = (4 * a * b + epsilon**2).sqrt()
+        moved = (a + b + epsilon - root) / (2 * epsilon)
+        return float(moved + ((root + epsilon) / (2 * b)).ln() / 2 - decimal.Decimal(1) / 2)
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-3, 1.0])
+def test_path_kl_keeps_its_digits(apart):
+    """In float32, for every ratio of epsilon to the covariances."""
+    rng = np.random.default_rng(0)
+    axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    a = np.array([0.05, 1.0, 3.0])
+    b = a * np.exp(apart * rng.normal(size=3))
+    A, B = (jnp.asarray(axes * values @ axes.T, jnp.float32) for values in (a, b))
+
+    @jax.jit
+    def path_kl(A, B, epsilon):
+        start, end = (ex.Gaussian(jnp.zeros(3), (C + C.T) / 2) for C in (A, B))
+        return ex.transport.GaussianBridge(start, end, epsilon=epsilon).path_kl
+
+    for epsilon in np.float32([1e-6, 1e-4, 1e-2, 1.0, 1e3, 1e6]):
+        expected = sum(exact_path_kl(*pair, epsilon) for pair in zip(a, b, strict=True))
+        assert float(path_kl(A, B, epsilon)) == pytest.approx(expected, rel=1e-3, abs=2e-7)
+
+
+def test_second_derivatives_of_the_path_kl_at_equal_ends(x64):
+    """All eigenvalues are equal there, and the distance of the ends is zero."""
+
+    def path_kl(v):
+        start, end = jnp.array([[v[0], v[1]], [v[1], 1.0]]), v[2] * jnp.eye(2)
+        ends = (ex.Gaussian(jnp.zeros(2), C) for C in (start, end))
+        return ex.transport.GaussianBridge(*ends, epsilon=v[3]).path_kl
+
+    at = jnp.asarray([1.0, 0.0, 1.0, 0.4])
+    slope = quick_jit(jax.grad(path_kl))
+    numeric = finite_difference(jax.vmap(slope), at)
+    np.testing.assert_allclose(quick_jit(jax.hessian(path_kl))(at), numeric, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.slow
