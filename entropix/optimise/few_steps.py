@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from entropix._core.arrays import Key
+from entropix._core.checks import choice
 from entropix.dynamics import DDIM, DPMSolver, sample
 from entropix.interfaces import AbstractGaussianProcess, AbstractModel, AbstractSampler
 from entropix.processes import StraightLine
@@ -40,12 +41,16 @@ class FewStepSampler(eqx.Module):
     Args:
         model: any model of a Gaussian process.
         name: `"ddim"`, of first order, or `"dpm"`, DPM-Solver++ of second order.
+
+    Raises:
+        ValueError: for any other name.
     """
 
     model: AbstractModel
     solver: AbstractSampler
 
     def __init__(self, model: AbstractModel, name: str = "ddim"):
+        choice(name, "name", ("ddim", "dpm"))
         process = model.process
         width = equilibrium_std(process) if process.is_static else 1.0
         self.model = model.with_process(StraightLine(width))

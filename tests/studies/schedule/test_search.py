@@ -38,6 +38,11 @@ def test_all_schedules_are_sampled_through_one_process(x64, exact, name):
     np.testing.assert_allclose(made, own, rtol=1e-6, atol=1e-6)
 
 
+def test_another_sampler_is_refused(exact):
+    with pytest.raises(ValueError, match="`name` must be"):
+        FewStepSampler(exact, "dpm++")
+
+
 @pytest.mark.slow
 def test_the_error_of_a_sampler_of_first_order_halves_with_the_step(x64):
     model = ex.ExactModel(ex.Gaussian(jnp.zeros(2), jnp.eye(2)), ex.CosinePath())
