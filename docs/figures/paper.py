@@ -1,8 +1,9 @@
-"""The figure of the page `paper`, and the record behind it, from runs of `entropix transport`.
+"""The figures of the page `paper`, and the record behind them, from runs of the command line.
 
     python docs/figures/paper.py FOLDER [FOLDER ...]
 
-adds the runs in output folders to paper.json, and draws it. Without a folder it is only drawn.
+adds runs of `entropix transport` and `entropix storage` in output folders to paper.json, and draws
+them. Without a folder they are only drawn.
 """
 
 import json
@@ -20,27 +21,56 @@ from make import FIGURES, shrink
 RECORD = FIGURES / "paper.json"
 NAMES = {"vp": "VP", "vpx": "VPx", "sl": "SL"}
 PAPER = {3: 0.97, 6: 0.92}  # S_NN / S_tot of VPx after 200 epochs
-FIELDS = {
+IMAGES = {100: 1400, 1000: 1720, 10_000: 2220}  # S_NN of MNIST after 600 epochs
+BATCH = 32
+MIXTURES = {
     "S_NN": "neural_entropy",
     "S_NN_error": "neural_entropy_mc_stderr",
     "S_tot": "total_entropy",
     "S_tot_error": "total_entropy_mc_stderr",
     "L": "path_kl",
 }
+DIGITS = {
+    "S_NN": "neural_entropy",
+    "S_NN_error": "neural_entropy_stderr",
+    "S_NN_training": "neural_entropy_train",
+    "memorised": "memorised",
+}
 
 
 def runs_in(folder: str) -> dict[str, Any]:
-    """The finished cells of a run, one entry for each dimension, process and seed."""
-    found: dict[str, Any] = {}
+    """The finished cells of a run, one entry for each network that is trained."""
     with xarray.open_dataset(Path(folder) / "results.nc") as record:
-        best = "--best, " if json.loads(record.attrs["configuration"])["preset"] == "best" else ""
-        for key, cell in record.stack(run=("dimension", "process", "seed")).groupby("run"):
-            dim, process, seed = key
-            cell = cell.squeeze("run").dropna("epochs", subset=["neural_entropy"])
-            columns = {name: cell[of].values.round(5).tolist() for name, of in FIELDS.items()}
-            run = {"epochs": cell["epochs"].values.tolist(), **columns}
-            found[f"{best}D = {dim}, {NAMES[process]}, seed {seed}"] = run
+        asked = json.loads(record.attrs["configuration"])
+        best = "--best, " if asked["preset"] == "best" else ""
+        if asked["study"] == "transport":
+            each, length, fields = ("dimension", "process", "seed"), "epochs", MIXTURES
+        else:
+            each, length, fields = ("size", "seed"), record.attrs["unit_of_length"], DIGITS
+        found: dict[str, Any] = {}
+        for key, cell in record.stack(run=each).groupby("run"):
+            cell = cell.squeeze("run").dropna(length, subset=["neural_entropy"])
+            lengths, seed = cell[length].values, key[-1]
+            if asked["study"] == "transport":
+                name = f"{best}D = {key[0]}, {NAMES[key[1]]}, seed {seed}"
+            else:
+                name = f"{best}MNIST, N = {key[0]}, seed {seed}"
+                if length == "epochs":
+                    lengths = -(-lengths * key[0] // BATCH)
+                length = "steps"
+            columns = {name: cell[of].values.round(5).tolist() for name, of in fields.items()}
+            found[name] = {length: lengths.tolist(), **columns}
     return found
+
+
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Two records of one training: every length that was measured, and the newer of two results."""
+    length = next(iter(new))
+    of_length: dict[int, dict[str, Any]] = {}
+    for run in (old, new):
+        for row in zip(*run.values(), strict=True):
+            of_length[row[list(run).index(length)]] = dict(zip(run, row, strict=True))
+    return {name: [of_length[at][name] for at in sorted(of_length)] for name in new}
 
 
 def ratios(runs: dict[str, Any], name: str) -> tuple[list[int], np.ndarray]:
@@ -50,7 +80,7 @@ def ratios(runs: dict[str, Any], name: str) -> tuple[list[int], np.ndarray]:
     return own[0]["epochs"], np.array(values)
 
 
-def draw(runs: dict[str, Any], target: Path) -> None:
+def draw_mixtures(runs: dict[str, Any], target: Path) -> None:
     """S_NN over S_tot against the number of epochs, for each dimension and process.
 
     Lines are means over seeds, and the coloured areas their range. Stars are those of `--best`.
@@ -69,6 +99,31 @@ def draw(runs: dict[str, Any], target: Path) -> None:
         ax.set(xlabel="epochs", title=f"D = {dim}")
     axes[-1].legend(loc="lower right")
     axes[0].set_ylabel(r"$S_{NN} / S_{tot}$")
+    save(figure, target)
+
+
+def draw_images(runs: dict[str, Any], target: Path) -> None:
+    """S_NN of MNIST against the number of steps, for each number of training images.
+
+    Dashed: on training images. Crosses: the values of the paper, after 600 epochs.
+    """
+    figure, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
+    for number, (size, paper) in enumerate(IMAGES.items()):
+        style = {"color": f"C{number}", "lw": 1}
+        for name, run in runs.items():
+            if name.startswith(f"MNIST, N = {size},"):
+                label = f"N = {size:,}" if name.endswith("seed 1") else None
+                ax.plot(run["steps"], run["S_NN"], "o-", ms=3, label=label, **style)
+                ax.plot(run["steps"], np.array(run["S_NN_training"], float), "--", **style)
+        ax.plot(600 * size / BATCH, paper, "x", ms=7, mew=2, color=f"C{number}")
+    ax.plot([], [], "kx", ms=7, mew=2, label="paper, 600 epochs")
+    ax.set(xscale="log", xlabel="training steps", ylabel=r"$S_{NN}$ [nats]")
+    ax.legend(loc="upper left")
+    save(figure, target)
+
+
+def save(figure: plt.Figure, target: Path) -> None:
+    """A small file of a figure."""
     with tempfile.TemporaryDirectory() as folder:
         figure.savefig(Path(folder) / "figure.png", dpi=150)
         shrink(Path(folder) / "figure.png", target)
@@ -77,6 +132,8 @@ def draw(runs: dict[str, Any], target: Path) -> None:
 if __name__ == "__main__":
     record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     for folder in sys.argv[1:]:
-        record |= runs_in(folder)
+        for name, run in runs_in(folder).items():
+            record[name] = merged(record.get(name, {}), run)
     RECORD.write_text(json.dumps(dict(sorted(record.items())), indent=1) + "\n")
-    draw(record, FIGURES / "paper_transport.png")
+    draw_mixtures(record, FIGURES / "paper_transport.png")
+    draw_images(record, FIGURES / "paper_storage.png")
