@@ -199,8 +199,8 @@ def fit(
         measure: a function of the model that returns an `Estimate` or a number, or a dictionary of
             them: `lambda model: ex.neural_entropy(model, data, key=key)`. They are in
             `history.measured`, by name, with their errors.
-        measure_at: the steps after which `measure` is called, from 0 on; None: after the last. If
-            the run stops early, the last is the one at which it stops.
+        measure_at: the steps after which `measure` is called, from 0 on; None: after the last,
+            which is the one at which the run stops, if it stops early.
         progress: show a bar with loss, rate and time left (needs tqdm).
         precision: of products of matrices in training: `"highest"`, `"bfloat16"`,
             `"tensorfloat32"`, ...; None for what JAX does by default (bfloat16 on TPUs).
@@ -340,14 +340,14 @@ class Settings:
                     "batch."
                 )
 
-    def _measured_at(self) -> tuple[int, ...]:
-        """The steps of `measure_at`, in their order."""
+    def _measured_at(self) -> tuple[int, ...] | None:
+        """The steps of `measure_at`, in their order; None for the last one."""
         if self.measure is None:
             if self.measure_at:
                 raise ValueError("`measure_at` must be None where no `measure` is given.")
             return ()
         if self.measure_at is None:
-            return (self.steps,)
+            return None
         given = self.measure_at
         steps = list(given) if isinstance(given, Iterable) else [given]
         if not all(isinstance(at, int | np.integer) and 0 <= at <= self.steps for at in steps):

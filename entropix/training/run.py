@@ -127,8 +127,7 @@ class Run:
         callback: called every `every` steps, `callback(step, metrics, model)`, or None; the last
             is a function without arguments. If it returns True, the run stops.
         measure: from a model to an estimate, or to a dictionary of estimates and numbers, or None.
-        measure_at: after how many steps it is called; `steps` stands for the last one that is
-            taken, where the run stops early.
+        measure_at: after how many steps it is called; None: after the last that is taken.
         follows_steps: whether the learning rate was made for `steps`.
         progress: whether to show a bar.
         precision: of products of matrices, or None for JAX's own.
@@ -146,7 +145,7 @@ class Run:
     checkpoint: AbstractCheckpoint | None = None
     callback: Callable | None = None
     measure: Callable | None = None
-    measure_at: tuple[int, ...] = ()
+    measure_at: tuple[int, ...] | None = ()
     follows_steps: bool = False
     progress: bool = False
     precision: str | None = None
@@ -245,7 +244,7 @@ class Run:
         """The end of the chunk that starts at `step`; it does not depend on where a run resumed."""
         intervals = [self.every] + ([] if self.checkpoint is None else [self.checkpoint.every])
         stops = [(step // every + 1) * every for every in intervals]
-        return min(self.steps, *stops, *(at for at in self.measure_at if at > step))
+        return min(self.steps, *stops, *(at for at in self.measure_at or () if at > step))
 
     def evaluates(self, step: int) -> bool:
         """Whether the held-out loss is evaluated and the callback called after this step."""
@@ -396,7 +395,7 @@ def _train(run: Run) -> tuple[PyTree, History]:
                 chunk = (now.step, count, (out.losses, out.norms, out.finite))
                 pending = (*now.pending, chunk)
                 now = dataclasses.replace(now, step=stop, state=out.state, pending=pending)
-                waited_for = reported or stop in run.measure_at or stop == run.steps
+                waited_for = reported or stop in (run.measure_at or ()) or stop == run.steps
                 now = now.fetched(0 if waited_for else 1)
                 if run.progress:
                     shown = _SHOWN * count / (time.perf_counter() - began)
@@ -464,9 +463,10 @@ def _settled(run: Run, now: _Moment, members: int | None) -> _Moment:
             state = eqx.tree_at(lambda s: s.stopping, state, stopping)
             active = bool(np.any(to_host(stopping.active)))
         now = dataclasses.replace(now, state=state, history=history, active=active)
-    # A run that stops early has its last step here.
-    last = step if now.active else run.steps
-    if {step, last} & set(run.measure_at) and step not in history["measured_step"]:
+    due = step == run.steps or not now.active  # the last step, also of a run that stops early
+    if run.measure_at is not None:
+        due = step in run.measure_at
+    if due and step not in history["measured_step"]:
         measured = run.measured(step, state.current, members)
         padded = None if members is None else layout.padded(members)
         history = _longer(history, _with_members(measured, padded))

@@ -368,7 +368,8 @@ def test_a_run_that_stops_early_is_measured_at_its_end(how):
     history = fit(model, data, key=KEY, measure=scale, **options).history
     assert history.measured_step.tolist() == [len(history.loss)] != [QUICK["steps"]]
     assert history.measured["scale"].value.shape == (1,)
-    some = fit(model, data, key=KEY, measure=scale, measure_at=[4], **options).history
+    at = [4, QUICK["steps"]]
+    some = fit(model, data, key=KEY, measure=scale, measure_at=at, **options).history
     assert some.measured_step.tolist() == [4]
 
 
