@@ -68,8 +68,9 @@ def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     length = next(iter(new))
     of_length: dict[int, dict[str, Any]] = {}
     for run in (old, new):
-        for row in zip(*run.values(), strict=True):
-            of_length[row[list(run).index(length)]] = dict(zip(run, row, strict=True))
+        for values in zip(*run.values(), strict=True):
+            row = dict(zip(run, values, strict=True))
+            of_length[row[length]] = row
     return {name: [of_length[at][name] for at in sorted(of_length)] for name in new}
 
 
