@@ -433,10 +433,12 @@ class StorageTraining:
     the first 1000 images of the split test, its cut-off, and all lengths along one run."""
     best: bool = False
     """The samples, the coordinates, the cut-off and the numbers of gradient steps of --paper, with
-    noise added to the levels, and entropix.UNet and the training of this library."""
-    network: Literal["mlp", "unet", "transformer"] = "mlp"
-    """mlp: hidden layers of --widths; unet: entropix.UNet with its defaults, for images;
-    transformer: entropix.TokenTransformer of the medium size, for tokens."""
+    noise added to the levels and the scaling and training of this library. --network paper keeps
+    the network of --paper."""
+    network: Literal["auto", "mlp", "unet", "paper", "transformer"] = "auto"
+    """mlp: hidden layers of --widths; unet: entropix.UNet with its defaults, for images; paper:
+    that of --paper, for images of 17 x 17 or more; transformer: entropix.TokenTransformer of the
+    medium size, for tokens. auto: mlp, with --best unet."""
     seeds: int = 4
     """Number of networks per cell: the seeds of the paper, 1, 7, 17, 23, then 24, 25, ..."""
     batch_size: int = 64

@@ -1,10 +1,12 @@
 """`storage`: S_NN of networks against the number of their training samples and their training."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import equinox as eqx
 import jax
 import numpy as np
 
@@ -19,7 +21,7 @@ from entropix.interfaces import (
     AbstractTokenProcess,
 )
 from entropix.models import EntropyMatching, GaussianScaling, MaskedDenoiser
-from entropix.networks import UNet
+from entropix.networks import PaperConvNet, UNet
 from entropix.studies import paper
 from entropix.studies.cells import Arrays, Task, stacked
 from entropix.studies.cutoff import Cutoff, choose_cutoff, default_cutoff
@@ -31,6 +33,7 @@ from entropix.studies.report import Report
 from entropix.studies.storage.figures import plot_memorisation, plot_storage
 from entropix.studies.storage.fit import LogFit, fit_logarithm
 from entropix.studies.storage.measurement import CUT, measure_cell
+from entropix.studies.storage.presets import with_preset
 from entropix.studies.storage.report import storage_report
 from entropix.studies.study import (
     AbstractStudy,
@@ -66,7 +69,8 @@ from entropix.studies.training import (
 if TYPE_CHECKING:
     import xarray
 
-_NETWORKS = ("mlp", "unet", "transformer")
+_NETWORKS = ("auto", "mlp", "unet", "paper", "transformer")
+_OF_IMAGES = ("unet", "paper")
 # Lengths of training, in steps.
 _LENGTHS = (250, 1000, 4000)
 _LEAST = 50
@@ -74,14 +78,6 @@ _LEAST = 50
 _MAX_DRAWS, _MAX_NUMBERS = 32, 2**25
 # Folded into the seed of the data: the noise of dequantisation in training.
 _NOISE = 0xD1CE
-# What presets set, or what has no meaning with them.
-_SET_BY_BEST = ("batch_size", "network")
-_SET_BY_PAPER = (*_SET_BY_BEST, "num_draws", "learning_rate", "widths", "patience")
-_DATA = (
-    *("num_samples", "array", "columns", "drop", "drop_missing", "drop_repeated", "encode"),
-    *("split", "kind", "held_out", "dequantise", "dequantise_columns", "standardise"),
-    *("components", "tokens", "length", "max_tokens"),
-)
 _EACH, _STEPS = ("size", "steps", "seed"), ("steps",)
 
 # The dimension `steps` is called `epochs` if lengths are given in epochs.
@@ -147,12 +143,9 @@ def prepare_storage(
         raise ValueError(
             f"`steps` must be left out with `epochs`, got {t.steps!r} and {t.epochs!r}."
         )
-    chosen = paper.preset(t, _SET_BY_PAPER, _SET_BY_BEST)
-    images = order = None
-    if chosen:
-        options, images, order = _with_preset(options, source, chosen)
-        t = options.training
-    choice(t.network, "network", _NETWORKS)
+    options, chosen, images, order = with_preset(options, source)
+    t = dataclasses.replace(options.training, network=_network(options.training.network))
+    options = dataclasses.replace(options, training=t)
     check_widths(t.widths)
     unit = "epochs" if t.epochs else "steps"
     lengths = increasing(t.epochs or t.steps or _LENGTHS, unit)
@@ -187,7 +180,11 @@ def prepare_storage(
                 f"`network` must be mlp for data that are not images, got {t.network!r} for "
                 f"{data.dataset.name!r}."
             )
-        choice(t.network, "network", ("mlp", "unet"))
+        choice(t.network, "network", ("mlp", *_OF_IMAGES))
+        if t.network in _OF_IMAGES:  # is it made for images of this shape?
+            shape = data.dataset.shape
+            make = functools.partial(_image_network, t.network, shape, process, None)
+            eqx.filter_eval_shape(make, jax.random.key(0))
     sizes = _sizes(t.sizes, data.num_train)
     if t.batch_size > sizes[-1]:
         raise ValueError(
@@ -231,38 +228,26 @@ def _of_tokens(
     return data, process, Cutoff(None, "none: the entropies of tokens are finite"), None
 
 
-def _with_preset(
-    options: StorageOptions, source: str | os.PathLike[str] | Dataset, chosen: str
-) -> tuple[StorageOptions, Dataset, tuple[np.ndarray, np.ndarray]]:
-    """The options with those that a preset sets, the images, and which of them are held out."""
-    paper.check_unset(options.data, StorageOptions().data, _DATA, chosen)
-    if isinstance(source, Dataset):
-        raise ValueError(
-            f"`source` must be a path with the splits train and test for `{chosen}`, "
-            f"got {source!r}."
-        )
-    t = options.training
-    if options.condition.condition not in (None, "labels"):
-        raise ValueError(
-            f"`condition` must be 'labels' for `{chosen}`, those of the images, got "
-            f"{options.condition.condition!r}."
-        )
-    asked = increasing(t.sizes, "sizes", 2) if t.sizes else ()
-    dataset, order, sizes = paper.paper_images(source, options.data, asked)
-    batch = min(paper.BATCH_SIZE, max(sizes))
-    settings: dict[str, Any] = {"sizes": sizes, "batch_size": batch, "network": "unet"}
-    if not t.steps:
-        settings["epochs"] = t.epochs or paper.IMAGE_EPOCHS
-    condition = options.condition
-    if paper.is_colour(dataset.shape) and condition.condition is None:
-        condition = dataclasses.replace(condition, condition="labels")
-    if chosen == "paper":
-        rate = paper.COLOUR_RATE if paper.is_colour(dataset.shape) else paper.LEARNING_RATE
-        settings |= {"num_draws": 1, "learning_rate": rate}
-    data = dataclasses.replace(options.data, standardise="range", dequantise=chosen == "best")
-    training = dataclasses.replace(t, **settings)
-    options = dataclasses.replace(options, data=data, training=training, condition=condition)
-    return options, dataset, order
+def _network(name: str) -> str:
+    """The network of this name, chosen if it was not given."""
+    return "mlp" if choice(name, "network", _NETWORKS) == "auto" else name
+
+
+def _image_network(
+    name: str,
+    shape: tuple[int, ...],
+    process: AbstractGaussianProcess,
+    condition_dim: int | None,
+    key: Key,
+) -> UNet | PaperConvNet:
+    """The untrained network for images of this shape.
+
+    Raises:
+        ValueError: if images are too small for it.
+    """
+    if name == "paper":
+        return paper.image_network(shape, process, condition_dim, key)
+    return UNet(shape, key=key, condition_dim=condition_dim)
 
 
 def _sizes(requested: tuple[int, ...], available: int) -> tuple[int, ...]:
@@ -342,7 +327,7 @@ class StorageStudy(AbstractStudy):
         """Of one example, as the network sees it."""
         if isinstance(self.data, TokenData):
             return self.data.shape
-        if self.options.training.network == "unet":
+        if self.options.training.network in _OF_IMAGES:
             return self.data.dataset.shape
         return (self.data.dim,)
 
@@ -407,16 +392,11 @@ class StorageStudy(AbstractStudy):
         if self.options.training.network == "mlp":
             widths = self.options.training.widths
             return mlp_model(rows, process, widths, condition_dim=dim)
-        scaling = GaussianScaling.from_data(rows, process)
-        if self.training.plain:
-            return lambda key: EntropyMatching(
-                paper.image_network(self.shape, process, dim, key), process
-            )
-
-        def make(key: Key) -> EntropyMatching:
-            return EntropyMatching(UNet(self.shape, key=key, condition_dim=dim), process, scaling)
-
-        return make
+        scaling = None if self.training.plain else GaussianScaling.from_data(rows, process)
+        network = functools.partial(
+            _image_network, self.options.training.network, self.shape, process, dim
+        )
+        return lambda key: EntropyMatching(network(key), process, scaling)
 
     def _token_model(self, data: TokenData, dim: int | None) -> Callable[[Key], MaskedDenoiser]:
         t, process = self.options.training, self.process
@@ -432,10 +412,12 @@ class StorageStudy(AbstractStudy):
 
     def attributes(self) -> dict[str, Any]:
         options, t = self.options, self.options.training
-        named = {"unet": "U-Net", "transformer": "transformer of 4 blocks"}
+        named = {
+            "unet": "U-Net",
+            "paper": "the network of the paper",
+            "transformer": "transformer of 4 blocks",
+        }
         network = named.get(t.network, widths_text(t.widths))
-        if t.paper:
-            network = "the network of the paper"
         condition = self.data.condition
         labels = {} if condition is None else {"condition_text": condition.text}
         method = "entropy matching"

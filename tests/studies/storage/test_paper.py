@@ -104,6 +104,18 @@ def test_the_best_settings_take_the_same_steps(digits, tmp_path):
     assert study.training_conditions(40).shape == (40, 4)
 
 
+def test_the_best_settings_with_the_network_of_the_paper(digits, tmp_path):
+    asked = options(tmp_path / "out", (40,), (2,), best=True, network="paper", seeds=1)
+    study = prepare_storage(digits, asked)
+    model = untrained(study)
+    assert isinstance(model.network, PaperConvNet)
+    assert model.scaling is not None
+    assert study.data.dequantised
+    assert not study.training.plain
+    assert study.shape == (SIDE, SIDE)
+    assert "the network of the paper" in study.attributes()["training_text"]
+
+
 @pytest.mark.parametrize("preset", ["paper", "best"])
 def test_sizes_can_be_compared_at_equal_numbers_of_steps(preset, digits, tmp_path):
     asked = options(tmp_path / "out", (40, 80), steps=(7, 3), **{preset: True})
@@ -148,6 +160,9 @@ def test_the_settings_of_the_paper_for_cifar(tmp_path):
         ("digits --paper", "`split` must"),
         ("DATA --paper --best", "`best` must be left out with `paper`"),
         ("DATA --paper --network unet", "`network` must be left out with `paper`"),
+        ("digits --network paper", "`shape` must be at least 17 x 17"),
+        ("mixture3 --network paper", "`network` must be mlp for data that are not images"),
+        ("DATA --best --network transformer", "`network` must be one of 'mlp', 'unet', 'paper'"),
         ("DATA --best --steps 5 --epochs 5", "`steps` must be left out with `epochs`"),
         ("DATA --paper --no-dequantise", "`dequantise` must be left out with `paper`"),
         ("DATA --paper --sizes 121", "`sizes` must be at most"),
