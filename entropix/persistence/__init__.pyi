@@ -4,6 +4,7 @@ from .archive import write_archive as write_archive
 from .checkpoint import AbstractCheckpoint as AbstractCheckpoint
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import describe as describe
+from .checkpoint import outline as outline
 from .save import load as load
 from .save import save as save
 from .sharded_checkpoint import ShardedCheckpoint as ShardedCheckpoint

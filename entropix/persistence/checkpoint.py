@@ -2,7 +2,9 @@
 
 A checkpoint holds the arrays of the state, the history so far, and a fingerprint of everything that
 shapes the run: data, key, model, numbers of the optimiser. Only a run with the same fingerprint may
-resume from it; the resumed run then equals the uninterrupted one bit for bit.
+resume from it; the resumed run then equals the uninterrupted one bit for bit, on the same machine.
+Initial weights are computed, and other devices and versions of JAX round them differently: they are
+compared up to rounding.
 """
 
 import abc
@@ -27,6 +29,9 @@ from entropix.persistence.save import decode, encode
 
 
 KIND = "entropix checkpoint"
+# Initial weights are the same if sums of them differ by less than this part of their norm. Rounding
+# in float32 changes them by about 1e-7.
+_ROUNDING = 1e-5
 
 
 class AbstractCheckpoint(abc.ABC):
@@ -197,6 +202,34 @@ def describe(tree: PyTree) -> list:
     return [type(tree).__name__, len(lines), checksum]
 
 
+def outline(tree: PyTree) -> dict:
+    """Like `describe`, with the norm and a sum of each floating array in place of a checksum.
+
+    The signs of the sum are random, but always the same.
+    """
+    sums, others = {}, {}
+    for name, leaf in named_leaves(tree).items():
+        if eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating):
+            values = np.asarray(leaf, np.float64).ravel()
+            signs = np.random.default_rng(0).choice(np.array([-1, 1], np.int8), values.size)
+            sums[name] = [float(np.linalg.norm(values)), float(values @ signs)]
+            leaf = f"{leaf.dtype.name}{list(leaf.shape)}"
+        others[name] = leaf
+    return {"others": describe(others), "sums": sums}
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Whether two descriptions are equal, those of `outline` up to rounding."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return old == new
+    if old["others"] != new["others"]:
+        return False
+    return all(
+        np.allclose(there, new["sums"][name], rtol=0, atol=_ROUNDING * there[0], equal_nan=True)
+        for name, there in old["sums"].items()
+    )
+
+
 def check_fingerprint(saved: dict, fingerprint: dict, path: pathlib.Path) -> None:
     """Refuse a checkpoint of another run; one of fewer steps may be extended.
 
@@ -207,7 +240,7 @@ def check_fingerprint(saved: dict, fingerprint: dict, path: pathlib.Path) -> Non
     differing = []
     for name in sorted(saved.keys() | fingerprint.keys()):
         old, new = saved.get(name), fingerprint.get(name)
-        if old != new and not (name == "steps" and 0 < (old or 0) <= (new or 0)):
+        if not _same(old, new) and not (name == "steps" and 0 < (old or 0) <= (new or 0)):
             both = isinstance(old, plain) and isinstance(new, plain)
             differing.append(f"`{name}`" + (f" ({old} there, {new} here)" if both else ""))
     if differing:

@@ -26,7 +26,7 @@ from entropix._core.mesh import DATA, spec, to_host
 from entropix._core.precision import training_precision
 from entropix._core.progress import progress_bar
 from entropix.interfaces import AbstractResult, AbstractStream, Estimate
-from entropix.persistence import AbstractCheckpoint, describe
+from entropix.persistence import AbstractCheckpoint, describe, outline
 from entropix.training.layout import Layout, map_members, resized
 from entropix.training.loop import (
     Inputs,
@@ -170,7 +170,7 @@ class Run:
             "optimiser": describe((setup.optimiser, state.optimiser)),
             **_fields(setup.optimiser),
             "ema_decay": describe(setup.ema_decay),
-            "model": describe((setup.template, self.params, setup.fixed)),
+            "model": outline((setup.template, self.params, setup.fixed)),
             "data": data.fingerprint()
             if isinstance(data, AbstractStream)
             else describe((data, self.condition)),

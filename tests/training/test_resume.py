@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -200,6 +202,26 @@ def test_killed_by_the_system(tmp_path, kill):
     )
     assert 0 < len(seen) <= steps // 100
     assert_same(resumed, fit(small_model(), gaussian_data(), key=KEY, **options))
+
+
+@pytest.mark.parametrize(("change", "same"), [(3e-7, True), (1e-3, False)])
+def test_initial_weights_are_compared_up_to_rounding(change, same, tmp_path, whole):
+    """Another device, or another version of JAX, rounds them differently."""
+    model, data, noise = small_model(), gaussian_data(), np.random.default_rng(0)
+
+    def rounded(leaf):
+        return leaf * (1 + change * noise.uniform(-1, 1, leaf.shape)).astype(leaf.dtype)
+
+    other = jax.tree.map(lambda leaf: rounded(leaf) if eqx.is_inexact_array(leaf) else leaf, model)
+    options = OPTIONS | {"checkpoint": ex.Checkpoint(tmp_path, every=4, resume=True)}
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, data, key=KEY, callback=interrupt_at(12), **options)
+    if same:
+        resumed = fit(other, data, key=KEY, **options)
+        np.testing.assert_allclose(resumed.history["loss"], whole.history["loss"], rtol=1e-4)
+    else:
+        with pytest.raises(ValueError, match=r"another setup .*`model`\.$"):
+            fit(other, data, key=KEY, **options)
 
 
 @pytest.mark.slow(reason="several runs")
