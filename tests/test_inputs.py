@@ -114,6 +114,7 @@ def of_samples():
     }
     information = ex.information
     pairs |= {ex.estimate_mutual_information: {"key": KEY}, information.estimate_kl: {"key": KEY}}
+    pairs |= {information.check_pair: {}}
     for function, options in pairs.items():
         yield function, "x", lambda v, f=function, o=options: f(v, GOOD, **o)
         yield function, "y", lambda v, f=function, o=options: f(GOOD, v, **o)

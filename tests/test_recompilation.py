@@ -290,6 +290,7 @@ CASES: dict[str, Callable[[Inputs], Any]] = {
     "from_denoiser": lambda i: ex.models.from_denoiser(
         _halved, shape=(2,), level=np.linspace(0.99, 0.01 * i.number, 8)
     ).score(0.5, jax.device_put(i.x[0])),
+    "check_pair": lambda i: ex.information.check_pair(i.x, i.y),
     "estimate_conditional_mutual_information": lambda i: (
         ex.information.estimate_conditional_mutual_information(
             i.x, i.y, i.labels, key=i.key, **TINY

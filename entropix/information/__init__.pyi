@@ -11,6 +11,7 @@ from .end_term import curve_with_end_term as curve_with_end_term
 from .entropic_time import EntropicTimeCurve as EntropicTimeCurve
 from .entropic_time import entropic_time as entropic_time
 from .estimates import InformationEstimate as InformationEstimate
+from .estimates import check_pair as check_pair
 from .estimates import (
     estimate_conditional_mutual_information as estimate_conditional_mutual_information,
 )

@@ -22,8 +22,7 @@ from entropix._core.precision import matmul
 
 
 # Directions whose variance is below this fraction of the largest are taken as constant.
-_FLAT = 1e-6
-_LARGEST = 0.9999
+FLAT = 1e-10
 
 
 class CanonicalCoordinates(eqx.Module):
@@ -35,7 +34,8 @@ class CanonicalCoordinates(eqx.Module):
         mean_y: shape (d_y,).
         map_y: shape (d_y, d_y).
         correlations: $\rho_i$ of the coordinates of x, shape (d_x,), in decreasing order; zero
-            beyond $\min(d_x, d_y)$ and below the noise edge of `from_samples`.
+            beyond $\min(d_x, d_y)$ and below the noise edge of `from_samples`; one where x and y
+            determine each other.
 
     References:
         Hotelling, *Relations between two sets of variates*, Biometrika 28 (1936).
@@ -82,7 +82,7 @@ class CanonicalCoordinates(eqx.Module):
             lowest = np.sqrt(host_x.shape[1] / n) + np.sqrt(host_y.shape[1] / n)
             found = np.where(found < lowest, 0, found)
         rho = np.zeros(host_x.shape[1])
-        rho[: len(found)] = np.minimum(found, _LARGEST)
+        rho[: len(found)] = np.minimum(found, 1)
         parts = (mean_x, white_x @ u, mean_y, white_y @ v.T, rho)
         return CanonicalCoordinates(*(as_float(part) for part in parts))
 
@@ -97,7 +97,8 @@ class CanonicalCoordinates(eqx.Module):
     @property
     def gaussian_information(self) -> Float[Array, ""]:
         r"""$-\frac12\sum_i\log(1 - \rho_i^2)$, in nats."""
-        return -0.5 * jnp.sum(jnp.log1p(-(self.correlations**2)))
+        rho = self.correlations
+        return -0.5 * jnp.sum(jnp.log(1 - rho) + jnp.log1p(rho))
 
 
 def _host(data: Any, name: str) -> np.ndarray:
@@ -105,6 +106,17 @@ def _host(data: Any, name: str) -> np.ndarray:
     if array.ndim != 2 or not is_concrete(array):
         raise ValueError(f"`{name}` must be a concrete array of shape (N, d), got {array.shape}.")
     return np.asarray(array, np.float64)
+
+
+def dependence(x: np.ndarray, y: np.ndarray) -> float:
+    """The largest canonical correlation, zero if it is below the noise edge."""
+    return float(CanonicalCoordinates.from_samples(x, y).correlations[0])
+
+
+def thinness(points: np.ndarray) -> float:
+    """The least variance of a combination of columns, as a part of the largest."""
+    values = np.linalg.eigvalsh(np.cov(points.T).reshape(points.shape[1], -1))
+    return max(float(values[0] / values[-1]), 0.0)
 
 
 def whitening(points: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -116,4 +128,4 @@ def whitening(points: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     values, vectors = np.linalg.eigh((points - mean).T @ (points - mean) / len(points))
     if not values[-1] > 0:
         raise ValueError(f"`{name}` must vary, got {len(points)} equal samples.")
-    return mean, vectors / np.sqrt(np.maximum(values, _FLAT * values[-1]))
+    return mean, vectors / np.sqrt(np.maximum(values, FLAT * values[-1]))

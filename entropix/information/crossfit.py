@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from entropix._core.arrays import Key
+from entropix._core.arrays import Key, as_float
 from entropix._core.checks import positive_integer
 from entropix._core.chunks import map_in_chunks
 from entropix._core.compiled import compiled
@@ -51,6 +51,8 @@ _SAMPLES_PER_PRODUCT = 1000
 # it keeps.
 _EVALUATIONS, _SHARE = 20, 0.5
 _CHUNK = 2048
+# The largest correlation that a Gaussian part may have.
+LARGEST = 1 - 8 * float(np.finfo(np.float32).eps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -434,8 +436,11 @@ def _gaussian_forms(
     b = jnp.zeros_like(a) if second is None else paired(second)
     other = jnp.zeros_like(correlations) if second is None else correlations
 
+    def unknown(rho: Array) -> Array:
+        return (1 - rho) * (1 + rho)
+
     def log_density(rho: Array, c: Array) -> Array:
-        var = 1 - rho**2
+        var = unknown(rho)
         return -0.5 * jnp.sum(jnp.log(var) + (x - rho * c) ** 2 / var, axis=1)
 
     log_ratio = log_density(correlations, a) - log_density(other, b)
@@ -445,7 +450,7 @@ def _gaussian_forms(
     # with k = 1 where the second field has no condition.
     k = 1.0 if second is None else 0.0
     step = log_snr[1, 0] - log_snr[0, 0]
-    weight = step * signal / 2 * noise / (noise + signal * (1 - correlations**2)) ** 2
+    weight = step * signal / 2 * noise / (noise + signal * unknown(correlations)) ** 2
 
     def total(values: Array) -> Array:
         return jnp.sum(weight * values, axis=0)
@@ -471,7 +476,12 @@ def canonical_folds(
     folds = []
     for train, stop, test in rows:
         canonical = CanonicalCoordinates.from_samples(x[train], y[train])
-        second = None if contrast is None else canonical.y(contrast)
-        own = (canonical.x(x), canonical.y(y), second, canonical.correlations)
+        # On the host in float64: narrow directions are differences of large numbers.
+        maps = (canonical.mean_x, canonical.map_x, canonical.mean_y, canonical.map_y)
+        mean_x, map_x, mean_y, map_y = (np.asarray(part, np.float64) for part in maps)
+        second = None if contrast is None else as_float((contrast - mean_y) @ map_y)
+        first, condition = as_float((x - mean_x) @ map_x), as_float((y - mean_y) @ map_y)
+        rho = jnp.minimum(canonical.correlations, LARGEST)
+        own = (first, condition, second, rho)
         folds.append(Fold(*own, train, stop, test))
     return folds

@@ -36,9 +36,22 @@ from entropix._core.arrays import DataLike, Key, as_float, as_number
 from entropix._core.checks import is_concrete, prng_key, samples
 from entropix._core.formatting import format_with_error
 from entropix.datasets import NormalScores
-from entropix.information.canonical import whitening
-from entropix.information.crossfit import Fold, Measured, Recipe, canonical_folds, cross_fit, split
+from entropix.information.canonical import FLAT, dependence, thinness, whitening
+from entropix.information.crossfit import (
+    LARGEST,
+    Fold,
+    Measured,
+    Recipe,
+    canonical_folds,
+    cross_fit,
+    split,
+)
 from entropix.information.labels import cross_fit_labels
+
+
+# The largest canonical correlation for which networks resolve the conditional density: it has a
+# tenth of the spread, the width of `networks.GaussianPlusResidual`.
+_RESOLVED = 0.995
 
 
 class InformationEstimate(eqx.Module):
@@ -63,6 +76,10 @@ class InformationEstimate(eqx.Module):
         folds: the value in each fold, shape (folds,).
         bound: an upper bound on the true value: the entropy of the labels; None without labels.
         converged: whether the held-out loss had stopped falling in every fold.
+        resolved: whether all canonical correlations are below 0.995. Where they are not, one
+            variable leaves less than a tenth of the spread of the other unknown. Networks resolve
+            nothing narrower: the value is about that of a Gaussian pair, and `model_error` does not
+            contain what is missing.
 
     Prints as `1.02 ± 0.01 (model 0.03)`. `float(estimate)` is its value.
     """
@@ -78,6 +95,7 @@ class InformationEstimate(eqx.Module):
     folds: Float[Array, " folds"]
     bound: Float[Array, ""] | None = None
     converged: bool = eqx.field(static=True, default=True)
+    resolved: bool = eqx.field(static=True, default=True)
 
     def __float__(self) -> float:
         return float(self.value)
@@ -121,12 +139,13 @@ def estimate_mutual_information(
         An `InformationEstimate`.
 
     Raises:
-        ValueError: if the rows do not match or are too few, a variable is constant, or most labels
-            are different.
+        ValueError: if the rows do not match or are too few, a variable is constant, most labels
+            are different, or a combination of columns of x determines one of y to a thousandth of
+            its spread: the information is infinite or too large.
 
     Warns:
         UserWarning: if the held-out loss was still falling after `recipe.steps`: the value is then
-            probably too small.
+            probably too small; or if the estimate is not `resolved`.
 
     Example:
         >>> import jax, entropix as ex
@@ -144,8 +163,7 @@ def estimate_mutual_information(
         known values); Chernozhukov et al., 1608.00060 (cross-fitting).
     """
     prng_key(key)
-    first, second = _variable(x, "x", normal_scores), _variable(y, "y", normal_scores, labels=True)
-    _check_rows(first, second, "y")
+    first, second = _pair(x, y, normal_scores)
     bound = second.label_entropy
     if second.dim < first.dim and bound is None:
         first, second = second, first
@@ -157,7 +175,30 @@ def estimate_mutual_information(
     folds = canonical_folds(first.points, second.points, rows)
     learnt = first.dim > 1 or not first.normal
     found = cross_fit(folds, recipe, marginal=learnt, key=fit_key)
-    return _result(found, first.dim * second.dim, bound)
+    return _result(found, first.dim * second.dim, bound, dependence(first.points, second.points))
+
+
+def check_pair(
+    x: DataLike,
+    y: DataLike,
+    *,
+    normal_scores: bool = True,
+    name: str = "y",
+    otherwise: str = "convert them to float",
+) -> None:
+    """Refuse pairs that `estimate_mutual_information` refuses, before anything is trained.
+
+    Args:
+        x: samples, shape (N, d_x), or (N,).
+        y: the samples paired with x, shape (N, d_y), or (N,); integers of shape (N,) are labels.
+        normal_scores: see `estimate_mutual_information`.
+        name: of y in messages.
+        otherwise: what else to do with labels of which most are different.
+
+    Raises:
+        ValueError: as `estimate_mutual_information`.
+    """
+    _pair(x, y, normal_scores, name, otherwise)
 
 
 def estimate_conditional_mutual_information(
@@ -213,11 +254,15 @@ def estimate_conditional_mutual_information(
     split_key, *keys = jax.random.split(key, 3)
     rows = split(len(first.points), recipe.folds, split_key)
     both = np.concatenate([second.points, third.points], axis=1)
+    known = [v.columns for v in (second, third) if v.label_entropy is None]
+    if known:
+        _check_undetermined(first, np.concatenate(known, axis=1), both, "y")
     whole, part = (
         cross_fit(canonical_folds(first.points, c, rows), recipe, marginal=False, key=k)
         for c, k in zip((both, third.points), keys, strict=True)
     )
-    return _result(whole.minus(part), first.dim * second.dim, second.label_entropy)
+    correlation = dependence(first.points, both)
+    return _result(whole.minus(part), first.dim * second.dim, second.label_entropy, correlation)
 
 
 def estimate_total_correlation(
@@ -237,7 +282,8 @@ def estimate_total_correlation(
         An `InformationEstimate`.
 
     Raises:
-        ValueError: if there are too few samples, or a column is not continuous.
+        ValueError: if there are too few samples, a column is not continuous, or columns determine
+            one another.
 
     Warns:
         UserWarning: as `estimate_mutual_information`.
@@ -259,6 +305,7 @@ def estimate_total_correlation(
     prng_key(key)
     variable = _variable(x, "x", True)
     _check_continuous(variable)
+    _check_thick(variable.columns, "x")
     split_key, fit_key = jax.random.split(key)
     rows = split(len(variable.points), recipe.folds, split_key)
     found = _from_normal([variable.points] * recipe.folds, rows, recipe, fit_key)
@@ -282,7 +329,8 @@ def estimate_entropy(x: DataLike, *, key: Key, recipe: Recipe = Recipe()) -> Inf
         An `InformationEstimate`; `.pointwise` is $-\log p(x)$.
 
     Raises:
-        ValueError: if there are too few samples, or a column is not continuous.
+        ValueError: if there are too few samples, a column is not continuous, or columns determine
+            one another.
 
     Warns:
         UserWarning: as `estimate_mutual_information`.
@@ -300,16 +348,20 @@ def estimate_entropy(x: DataLike, *, key: Key, recipe: Recipe = Recipe()) -> Inf
     """
     prng_key(key)
     points = _columns(x, "x")
-    _check_continuous(_variable(x, "x", True))
+    variable = _variable(x, "x", True)
+    _check_continuous(variable)
+    _check_thick(variable.columns, "x")
+    spread = points.std(axis=0)
+    points = (points - points.mean(axis=0)) / spread
     split_key, fit_key = jax.random.split(key)
     rows = split(len(points), recipe.folds, split_key)
-    scores, log_density = [], np.zeros(len(points))
+    scores, log_density = [], np.full(len(points), -np.sum(np.log(spread)))
     for train, stop, test in rows:
         map_ = NormalScores.fit(points[np.concatenate([train, stop])])
         z = np.asarray(map_.forward(points), np.float64)
         scores.append(z)
         normal = -0.5 * np.sum(z[test] ** 2 + np.log(2 * np.pi), axis=1)
-        log_density[test] = normal + np.asarray(map_.log_jacobian(points[test]), np.float64)
+        log_density[test] += normal + np.asarray(map_.log_jacobian(points[test]), np.float64)
     found = _from_normal(scores, rows, recipe, fit_key).plus(log_density).negative()
     return _result(found, points.shape[1] * (points.shape[1] + 1) // 2)
 
@@ -339,7 +391,8 @@ def estimate_kl(
         cannot confirm more than $\log M$ nats (McAllester and Stratos, 1811.04251).
 
     Raises:
-        ValueError: if the dimensions differ, or there are too few samples.
+        ValueError: if the dimensions differ, there are too few samples, or a combination of columns
+            tells the sets apart by more than a thousand times its spread within them.
 
     Warns:
         UserWarning: as `estimate_mutual_information`.
@@ -361,10 +414,15 @@ def estimate_kl(
         raise ValueError(
             f"`y` must have the columns of `x`, {first.shape[1]}, got {second.shape[1]}."
         )
-    points = _variable(np.concatenate([first, second]), "x", normal_scores).points
-    n = len(first)
+    variable = _variable(np.concatenate([first, second]), "x", normal_scores)
+    points, n = variable.points, len(first)
     side = np.zeros((len(points), 2))
     side[:n, 0], side[n:, 1] = 1, 1
+    if max(dependence(v, side) for v in (points, variable.columns)) > LARGEST:
+        raise ValueError(
+            "`y` must overlap with `x`, got samples that a combination of columns tells apart by "
+            "more than a thousand times its spread: their KL is infinite, or too large."
+        )
     x_key, y_key, fit_key = jax.random.split(key, 3)
     rows = []
     parts = (split(n, recipe.folds, x_key), split(len(second), recipe.folds, y_key))
@@ -373,7 +431,7 @@ def estimate_kl(
         rows.append((np.asarray(jax.random.permutation(x_key, train)), stop, own[2]))
     folds = canonical_folds(points, side, rows, contrast=side[:, ::-1])
     found = cross_fit(folds, recipe, marginal=False, key=fit_key).first(n)
-    return _result(found, first.shape[1])
+    return _result(found, first.shape[1], None, dependence(points, side))
 
 
 class _Variable(NamedTuple):
@@ -381,11 +439,13 @@ class _Variable(NamedTuple):
 
     Attributes:
         points: shape (N, d), in normal scores or standard units, or one-hot vectors of labels.
+        columns: the same, all in standard units.
         normal: whether every column is in normal scores.
         label_entropy: of labels, in nats; None for other variables.
     """
 
     points: np.ndarray
+    columns: np.ndarray
     normal: bool
     label_entropy: Array | None
 
@@ -395,17 +455,23 @@ class _Variable(NamedTuple):
 
 
 def _columns(data: DataLike, name: str) -> np.ndarray:
-    """Samples as columns in float64."""
+    """Samples as columns in float64, to which those of float64 are not rounded before."""
     array = as_float(data, name)
     if not is_concrete(array):
         raise ValueError(f"`{name}` must be concrete, got an array traced by jit, vmap or grad.")
     array = samples(array[:, None] if array.ndim == 1 else array, name)
     if array.ndim != 2:
         raise ValueError(f"`{name}` must have shape (N, d) or (N,), got {array.shape}.")
-    return np.asarray(array, np.float64)
+    return np.asarray(data, np.float64).reshape(array.shape)
 
 
-def _variable(data: DataLike, name: str, normal_scores: bool, labels: bool = False) -> _Variable:
+def _variable(
+    data: DataLike,
+    name: str,
+    normal_scores: bool,
+    labels: bool = False,
+    otherwise: str = "convert them to float",
+) -> _Variable:
     """A variable, its columns transformed; integers of shape (N,) are labels where allowed."""
     points = _columns(data, name)
     given = as_number(data, name)
@@ -416,24 +482,61 @@ def _variable(data: DataLike, name: str, normal_scores: bool, labels: bool = Fal
         if len(values) > len(points) // 4:
             raise ValueError(
                 f"`{name}` must hold labels, of which several samples share each, or real numbers, "
-                f"got {len(values)} different integers for {len(points)} samples: convert them to "
-                "float."
+                f"got {len(values)} different ones for {len(points)} samples: {otherwise}."
             )
         share = counts / len(points)
         entropy = as_float(-np.sum(share * np.log(share)))
-        return _Variable(np.eye(len(values))[inverse.ravel()], False, entropy)
+        one_hot = np.eye(len(values))[inverse.ravel()]
+        return _Variable(one_hot, one_hot, False, entropy)
     std = points.std(axis=0)
-    varying = std > 0
+    varying = np.ptp(points, axis=0) > 0
     if not varying.any():
         raise ValueError(f"`{name}` must vary, got {len(points)} equal samples.")
     points, std = points[:, varying], std[varying]
-    scored = (points - points.mean(axis=0)) / std
+    scored = columns = (points - points.mean(axis=0)) / std
     distinct = np.array([len(np.unique(column)) for column in points.T])
     continuous = normal_scores & (2 * distinct >= len(points))
     if continuous.any():
-        part = points[:, continuous]
+        part, scored = columns[:, continuous], columns.copy()
         scored[:, continuous] = np.asarray(NormalScores.fit(part).forward(part), np.float64)
-    return _Variable(scored, bool(np.all(continuous)), None)
+    return _Variable(scored, columns, bool(np.all(continuous)), None)
+
+
+def _pair(
+    x: DataLike,
+    y: DataLike,
+    normal_scores: bool,
+    name: str = "y",
+    otherwise: str = "convert them to float",
+) -> tuple[_Variable, _Variable]:
+    """Both variables, checked; y may hold labels."""
+    first = _variable(x, "x", normal_scores)
+    second = _variable(y, name, normal_scores, labels=True, otherwise=otherwise)
+    _check_rows(first, second, name)
+    if second.label_entropy is None:
+        _check_undetermined(first, second.columns, second.points, name)
+    return first, second
+
+
+def _check_undetermined(first: _Variable, columns: np.ndarray, points: np.ndarray, name: str):
+    """Refuse variables that determine each other, as they are or in normal scores."""
+    both = ((first.columns, columns), (first.points, points))
+    if max(dependence(*pair) for pair in both) > LARGEST:
+        raise ValueError(
+            f"`{name}` must not be determined by `x`, got a combination of columns that is the "
+            "same in both to a thousandth of its spread: their mutual information is infinite, or "
+            "too large. Leave out columns that both contain."
+        )
+
+
+def _check_thick(points: np.ndarray, name: str) -> None:
+    """Refuse columns that determine one another, which have no density."""
+    if thinness(points) < FLAT:
+        raise ValueError(
+            f"`{name}` must have columns that do not determine one another and fewer of them than "
+            f"samples, got {points.shape[1]} columns in {len(points)} samples, a combination of "
+            "which is constant."
+        )
 
 
 def _check_rows(first: _Variable, second: _Variable, name: str) -> None:
@@ -460,6 +563,7 @@ def _from_normal(
     """The divergence of the densities of normal scores from a standard normal density."""
     folds, known = [], np.zeros(len(scores[0]))
     for z, (train, stop, test) in zip(scores, rows, strict=True):
+        _check_thick(z[train], "x")
         mean, white = whitening(z[train], "x")
         w = (z - mean) @ white
         own = (as_float(w), None, None, as_float(np.zeros(w.shape[1])))
@@ -469,10 +573,18 @@ def _from_normal(
     return cross_fit(folds, recipe, marginal=False, key=key).plus(known)
 
 
-def _result(found: Measured, correlations: int, bound: Array | None = None) -> InformationEstimate:
-    """Both forms and what they say about the error; of how many correlations a Gaussian has."""
-    count = len(found.denoising)
+def _result(
+    found: Measured, correlations: int, bound: Array | None = None, correlation: float = 0.0
+) -> InformationEstimate:
+    """Both forms and what they say about the error.
 
+    Args:
+        found: for each sample.
+        correlations: how many of them a Gaussian has.
+        bound: of the true value, or None.
+        correlation: the largest canonical correlation.
+    """
+    count = len(found.denoising)
     middle = (found.denoising + found.score) / 2
     gap = found.score - found.denoising
     forms = np.sqrt(max(np.mean(gap) ** 2 - np.var(gap) / count, 0.0))
@@ -483,6 +595,13 @@ def _result(found: Measured, correlations: int, bound: Array | None = None) -> I
         warnings.warn(
             f"the held-out loss was still falling in {int(found.falling.sum())} of "
             f"{len(found.falling)} folds when training ended: use more `steps` in `recipe`.",
+            stacklevel=3,
+        )
+    if correlation > _RESOLVED:
+        warnings.warn(
+            f"a canonical correlation of {correlation:.6g} leaves less than a tenth of the spread "
+            "unknown, and networks resolve nothing narrower: the value is about that of a Gaussian "
+            "pair, and its `model_error` may be too small.",
             stacklevel=3,
         )
     folds = [np.mean(middle[found.fold == i]) for i in range(len(found.falling))]
@@ -498,4 +617,5 @@ def _result(found: Measured, correlations: int, bound: Array | None = None) -> I
         folds=as_float(np.array(folds)),
         bound=bound,
         converged=not bool(found.falling.any()),
+        resolved=correlation <= _RESOLVED,
     )

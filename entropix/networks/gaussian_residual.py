@@ -86,7 +86,7 @@ class GaussianPlusResidual(eqx.Module):
         *,
         key: Key | None = None,
     ) -> Float[Array, " dim"]:
-        square, scale, factor = self._scales(jnp.asarray(log_snr, y.dtype))
+        _, scale, factor = self._scales(jnp.asarray(log_snr, y.dtype))
         field = factor * self.network(log_snr, y, condition, **with_key(self.network, key))
         if condition is None:
             return field
@@ -95,7 +95,7 @@ class GaussianPlusResidual(eqx.Module):
         more = self.dim - c.shape[0]
         c = jnp.pad(c, (0, more)) if more > 0 else c[: self.dim]
         rho = self.correlations.value * present
-        return field + scale * (rho * c - scale * rho**2 * y) / (1 - square * rho**2)
+        return field + scale * (rho * c - scale * rho**2 * y) / self._unknown(log_snr, rho)
 
     @property
     def divergence(self) -> Callable | None:
@@ -110,7 +110,12 @@ class GaussianPlusResidual(eqx.Module):
         if condition is None:
             return value
         rho = self.correlations.value * jnp.asarray(condition, y.dtype).ravel()[-1]
-        return value - jnp.sum(square * rho**2 / (1 - square * rho**2))
+        return value - jnp.sum(square * rho**2 / self._unknown(log_snr, rho))
+
+    def _unknown(self, log_snr: RealScalarLike, rho: Array) -> Array:
+        r"""$1 - \mu^2\rho^2$, without cancellation where $\rho$ is nearly one."""
+        log_snr = jnp.asarray(log_snr, rho.dtype)
+        return jax.nn.sigmoid(-log_snr) + jax.nn.sigmoid(log_snr) * (1 - rho) * (1 + rho)
 
     def _scales(self, log_snr: Array) -> tuple[Array, Array, Array]:
         r"""$\mu^2$, $\mu$, and the factor of the network."""

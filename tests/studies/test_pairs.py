@@ -87,6 +87,7 @@ def test_labels_are_the_partner_of_a_data_set(tmp_path):
     ("first", "second", "pairs", "says"),
     [
         ("x.npy", "short.npy", {}, "`Y` must have one row for each of X, 200, got 100"),
+        ("x.npy", "x.npy", {}, "`Y` must not be determined by `x`"),
         ("x.npy", None, {}, "`Y` must be a second file"),
         ("t.csv", None, {"x": ("a",), "y": ("e",)}, "`columns` must name columns .* got 'e'"),
         ("t.csv", None, {"y": ("a",)}, "`--x` and `--y` must both"),
@@ -96,12 +97,12 @@ def test_labels_are_the_partner_of_a_data_set(tmp_path):
         ("x.npy", "y.npy", {"x": ("a",)}, "`x` must be left out if X and Y are two files"),
         ("x.npy", "y.npy", {"condition": "labels"}, "`condition` must be left out if X and Y"),
         ("t.csv", None, {"x": ("a",), "y": ("b", "a")}, "`y` must name other columns .* got a in"),
-        ("w.csv", None, {"x": ("a",), "condition": "same"}, "`condition` must .* 200 equal ones"),
+        ("w.csv", None, {"x": ("a",), "condition": "same"}, "`condition` must .* 200 equal labels"),
         (
             "w.csv",
             None,
             {"x": ("a",), "condition": "name"},
-            "`condition` must name labels .* got 200 different",
+            "`condition` must hold labels.* got 200 different ones .*--x and --y",
         ),
     ],
 )
