@@ -24,12 +24,14 @@ I(C; Y_\lambda) = \int_{-\infty}^{\lambda}\frac{\Sigma^2}{2}E\|s(y|c) - s(y)\|^2
 
 import equinox as eqx
 import jax
-from jaxtyping import PyTree
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
 
 from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import (
     check_same_process,
     conditions,
+    is_concrete,
     positive_integer,
     prng_key,
     samples,
@@ -154,7 +156,7 @@ def critical_times(
                     f"`{name}` must be None without a model: the covariance of the data gives the "
                     "speciation time only."
                 )
-        data = samples(model_or_data, "model_or_data")
+        data = _varying(model_or_data, "model_or_data")
         return CriticalTimes(*speciation_of(None, data), None, None)
     model = model_or_data
     if data is None:
@@ -164,7 +166,7 @@ def critical_times(
             "`model_or_data` must be data, or a model of a Gaussian process, got one of "
             f"{type(model.process).__name__}."
         )
-    data = samples(data)
+    data = _varying(data, "data")
     check_example_shape(model, data, "data")
     marginal_model = model if marginal_model is None else marginal_model
     check_same_process(model.process, marginal_model.process, "marginal_model")
@@ -191,3 +193,11 @@ def critical_times(
             functional = in_form(pair, form)
             class_entropy = class_entropy_of(functional, data, labels, cutoff, class_key, options)
     return CriticalTimes(*speciation_of(model.process, data), collapse, class_entropy)
+
+
+def _varying(data: DataLike, name: str) -> Array:
+    """Samples that are not all the same: the covariance of those has no eigenvalue but zero."""
+    array = samples(data, name)
+    if is_concrete(array) and bool(jnp.all(array == array[:1])):
+        raise ValueError(f"`{name}` must vary, got {len(array)} equal samples.")
+    return array

@@ -200,7 +200,8 @@ def fit(
             them: `lambda model: ex.neural_entropy(model, data, key=key)`. They are in
             `history.measured`, by name, with their errors.
         measure_at: the steps after which `measure` is called, from 0 on; None: after the last,
-            which is the one at which the run stops, if it stops early.
+            which is the one at which the run stops, if it stops early. Steps before a checkpoint
+            from which the run resumes are not measured any more, with a warning.
         progress: show a bar with loss, rate and time left (needs tqdm).
         precision: of products of matrices in training: `"highest"`, `"bfloat16"`,
             `"tensorfloat32"`, ...; None for what JAX does by default (bfloat16 on TPUs).

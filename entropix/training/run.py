@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -496,6 +497,13 @@ def _begin(run: Run, members: int | None) -> tuple[Run, _Moment, dict]:
         history = _with_members(history, shape[0] if shape else None)
         if state.stopping is not None:
             active = bool(np.any(to_host(state.stopping.active)))
+        known = history["measured_step"].tolist()
+        if missed := [at for at in run.measure_at or () if at < step and at not in known]:
+            warnings.warn(
+                f"`measure_at` names steps before the checkpoint, which is of step {step}: "
+                f"{', '.join(map(str, missed))} will not be measured.",
+                stacklevel=2,
+            )
     return run, _Moment(step, layout.place(state), history, active), fingerprint
 
 

@@ -291,6 +291,10 @@ def test_bad_arguments():
     model, data = white(2), jax.random.normal(KEY, (64, 2))
     with pytest.raises(ValueError, match="`num_points` must be None without a model"):
         ex.critical_times(data, num_points=10)
+    with pytest.raises(ValueError, match="`model_or_data` must vary, got 64 equal samples"):
+        ex.critical_times(jnp.ones((64, 2)))
+    with pytest.raises(ValueError, match="`data` must vary"):
+        ex.critical_times(model, jnp.ones((64, 2)))
     with pytest.raises(ValueError, match="`data` must be given with a model"):
         ex.critical_times(model)
     with pytest.raises(ValueError, match="`key` must be given"):

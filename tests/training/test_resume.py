@@ -123,6 +123,10 @@ def test_more_steps_extend_a_finished_run(tmp_path):
     other = options | rate | {"steps": 24, "measure": lambda m: {"other": 0.0}, "measure_at": [24]}
     with pytest.raises(ValueError, match=r"`measure` must return what .* estimate .* got other"):
         fit(small_model(), data, key=KEY, **other)
+    late = options | rate | {"steps": 25, "measure_at": [3, 4, 25]}
+    with pytest.warns(UserWarning, match="`measure_at` names steps before .* step 2[34]: 3 will"):
+        again = fit(small_model(), data, key=KEY, **late)
+    assert again.history.measured_step.tolist() == [4, 12, 20, 25]
 
     options["checkpoint"] = ex.Checkpoint(tmp_path / "cosine", resume=True)
     fit(small_model(), data, key=KEY, **options | {"steps": 20})

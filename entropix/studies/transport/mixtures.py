@@ -83,7 +83,8 @@ def choose_mixtures(
         default: the dimensions without a file and a request.
 
     Raises:
-        ValueError: as `read_mixtures`, or if the file lacks a requested dimension.
+        ValueError: as `read_mixtures`, if the file lacks a requested dimension, or if there is a
+            seed and no mixture to draw.
     """
     given = {} if path is None else read_mixtures(path)
     wanted = dimensions or tuple(sorted(given)) or default
@@ -98,4 +99,9 @@ def choose_mixtures(
             found[dim], sources[dim] = paper_mixture(dim), "paper"
         else:
             found[dim], sources[dim] = drawn_mixture(dim, seed), f"drawn with seed {seed}"
+    if seed and not any(source.startswith("drawn") for source in sources.values()):
+        raise ValueError(
+            f"`mixture_seed` must be left out where no mixture is drawn, got {seed}: those of "
+            f"dimensions {', '.join(map(str, found))} are known."
+        )
     return found, sources

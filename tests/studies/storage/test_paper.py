@@ -163,7 +163,6 @@ def test_the_settings_of_the_paper_for_cifar(tmp_path):
         ("digits --network paper", "`shape` must be at least 17 x 17"),
         ("mixture3 --network paper", "`network` must be mlp for data that are not images"),
         ("DATA --best --network transformer", "`network` must be one of 'mlp', 'unet', 'paper'"),
-        ("DATA --best --steps 5 --epochs 5", "`steps` must be left out with `epochs`"),
         ("DATA --paper --no-dequantise", "`dequantise` must be left out with `paper`"),
         ("DATA --paper --sizes 121", "`sizes` must be at most"),
         ("DATA --paper --condition others.npy", "`condition` must be 'labels' for `paper`"),

@@ -76,6 +76,8 @@ def test_mixtures_are_embedded_or_drawn_or_read(tmp_path):
     np.testing.assert_array_equal(found[1].stds, [[0.5], [1.0]])
     with pytest.raises(ValueError, match=r"`dimensions` must be among those of .*, 1, got 3"):
         choose_mixtures((3,), str(file), 0, ())
+    with pytest.raises(ValueError, match=r"`mixture_seed` must be left out .* dimensions 2, 3 are"):
+        choose_mixtures((2, 3), None, 1, ())
 
 
 @pytest.mark.parametrize(
