@@ -350,6 +350,8 @@ def estimate_entropy(x: DataLike, *, key: Key, recipe: Recipe = Recipe()) -> Inf
     points = _columns(x, "x")
     variable = _variable(x, "x", True)
     _check_continuous(variable)
+    if variable.dim < points.shape[1]:
+        raise ValueError("`x` must vary in every column, got a constant one, which has no density.")
     _check_thick(variable.columns, "x")
     spread = points.std(axis=0)
     points = (points - points.mean(axis=0)) / spread

@@ -243,6 +243,7 @@ def test_correlations_below_the_noise_edge_are_zero():
         (lambda x: ex.estimate_mutual_information(x, np.zeros(len(x), int), key=KEY), "y"),
         (lambda x: ex.information.estimate_total_correlation(np.sign(x), key=KEY), "x"),
         (lambda x: ex.information.estimate_entropy(np.sign(x), key=KEY), "x"),
+        (lambda x: ex.information.estimate_entropy(x * [1, 0] + 0.1, key=KEY), "x"),
         (lambda x: ex.information.estimate_kl(x, x[:, :1], key=KEY), "y"),
         (lambda x: ex.information.Recipe(folds=1), "folds"),
     ],
