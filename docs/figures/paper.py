@@ -42,7 +42,8 @@ def runs_in(folder: str) -> dict[str, Any]:
     """The finished cells of a run, one entry for each network that is trained."""
     with xarray.open_dataset(Path(folder) / "results.nc") as record:
         asked = json.loads(record.attrs["configuration"])
-        best = "--best, " if asked["preset"] == "best" else ""
+        own = " --network paper" if asked.get("network") == "paper" else ""
+        best = f"--best{own}, " if asked["preset"] == "best" else ""
         if asked["study"] == "transport":
             each, length, fields = ("dimension", "process", "seed"), "epochs", MIXTURES
         else:
@@ -106,7 +107,8 @@ def draw_mixtures(runs: dict[str, Any], target: Path) -> None:
 def draw_images(runs: dict[str, Any], target: Path) -> None:
     """S_NN of MNIST against the number of steps, for each number of training images.
 
-    Dashed: on training images. Crosses: the values of the paper, after 600 epochs.
+    Dashed: on training images. Crosses: the values of the paper, after 600 epochs. Stars: the same
+    network with the training of `--best`, hollow ones on training images.
     """
     figure, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
     for number, (size, paper) in enumerate(IMAGES.items()):
@@ -116,8 +118,12 @@ def draw_images(runs: dict[str, Any], target: Path) -> None:
                 label = f"N = {size:,}" if name.endswith("seed 1") else None
                 ax.plot(run["steps"], run["S_NN"], "o-", ms=3, label=label, **style)
                 ax.plot(run["steps"], np.array(run["S_NN_training"], float), "--", **style)
+            if name.startswith(f"--best --network paper, MNIST, N = {size},"):
+                ax.plot(run["steps"], run["S_NN"], "*", ms=8, **style)
+                ax.plot(run["steps"], run["S_NN_training"], "*", ms=8, mfc="none", **style)
         ax.plot(600 * size / BATCH, paper, "x", ms=7, mew=2, color=f"C{number}")
     ax.plot([], [], "kx", ms=7, mew=2, label="paper, 600 epochs")
+    ax.plot([], [], "k*", ms=8, label="--best --network paper")
     ax.set(xscale="log", xlabel="training steps", ylabel=r"$S_{NN}$ [nats]")
     ax.legend(loc="upper left")
     save(figure, target)
