@@ -110,7 +110,7 @@ def _host(data: Any, name: str) -> np.ndarray:
 
 def dependence(x: np.ndarray, y: np.ndarray) -> float:
     """The largest canonical correlation, zero if it is below the noise edge."""
-    return float(CanonicalCoordinates.from_samples(x, y).correlations[0])
+    return float(np.asarray(CanonicalCoordinates.from_samples(x, y).correlations)[0])
 
 
 def thinness(points: np.ndarray) -> float:

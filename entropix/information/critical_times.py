@@ -24,7 +24,6 @@ I(C; Y_\lambda) = \int_{-\infty}^{\lambda}\frac{\Sigma^2}{2}E\|s(y|c) - s(y)\|^2
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from entropix._core.arrays import DataLike, Key
@@ -32,6 +31,7 @@ from entropix._core.checks import (
     check_same_process,
     conditions,
     is_concrete,
+    on_host,
     positive_integer,
     prng_key,
     samples,
@@ -198,6 +198,7 @@ def critical_times(
 def _varying(data: DataLike, name: str) -> Array:
     """Samples that are not all the same: the covariance of those has no eigenvalue but zero."""
     array = samples(data, name)
-    if is_concrete(array) and bool(jnp.all(array == array[:1])):
+    host = on_host(array)
+    if is_concrete(host) and (host == host[:1]).all():
         raise ValueError(f"`{name}` must vary, got {len(array)} equal samples.")
     return array
