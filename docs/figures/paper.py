@@ -125,7 +125,7 @@ def draw_images(runs: dict[str, Any], target: Path) -> None:
     ax.plot([], [], "kx", ms=7, mew=2, label="paper, 600 epochs")
     ax.plot([], [], "k*", ms=8, label="--best --network paper")
     ax.set(xscale="log", xlabel="training steps", ylabel=r"$S_{NN}$ [nats]")
-    ax.legend(loc="lower right")
+    ax.legend(loc="upper right")
     save(figure, target)
 
 
