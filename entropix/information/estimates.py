@@ -163,7 +163,7 @@ def estimate_mutual_information(
         known values); Chernozhukov et al., 1608.00060 (cross-fitting).
     """
     prng_key(key)
-    first, second = _pair(x, y, normal_scores)
+    first, second, correlation = _pair(x, y, normal_scores)
     bound = second.label_entropy
     if second.dim < first.dim and bound is None:
         first, second = second, first
@@ -175,7 +175,7 @@ def estimate_mutual_information(
     folds = canonical_folds(first.points, second.points, rows)
     learnt = first.dim > 1 or not first.normal
     found = cross_fit(folds, recipe, marginal=learnt, key=fit_key)
-    return _result(found, first.dim * second.dim, bound, dependence(first.points, second.points))
+    return _result(found, first.dim * second.dim, bound, correlation)
 
 
 def check_pair(
@@ -254,14 +254,15 @@ def estimate_conditional_mutual_information(
     split_key, *keys = jax.random.split(key, 3)
     rows = split(len(first.points), recipe.folds, split_key)
     both = np.concatenate([second.points, third.points], axis=1)
+    correlation = dependence(first.points, both)
     known = [v.columns for v in (second, third) if v.label_entropy is None]
     if known:
-        _check_undetermined(first, np.concatenate(known, axis=1), both, "y")
+        as_given = dependence(first.columns, np.concatenate(known, axis=1))
+        _check_undetermined(max(correlation, as_given), "y")
     whole, part = (
         cross_fit(canonical_folds(first.points, c, rows), recipe, marginal=False, key=k)
         for c, k in zip((both, third.points), keys, strict=True)
     )
-    correlation = dependence(first.points, both)
     return _result(whole.minus(part), first.dim * second.dim, second.label_entropy, correlation)
 
 
@@ -420,7 +421,8 @@ def estimate_kl(
     points, n = variable.points, len(first)
     side = np.zeros((len(points), 2))
     side[:n, 0], side[n:, 1] = 1, 1
-    if max(dependence(v, side) for v in (points, variable.columns)) > LARGEST:
+    correlation = dependence(points, side)
+    if max(correlation, dependence(variable.columns, side)) > LARGEST:
         raise ValueError(
             "`y` must overlap with `x`, got samples that a combination of columns tells apart by "
             "more than a thousand times its spread: their KL is infinite, or too large."
@@ -433,7 +435,7 @@ def estimate_kl(
         rows.append((np.asarray(jax.random.permutation(x_key, train)), stop, own[2]))
     folds = canonical_folds(points, side, rows, contrast=side[:, ::-1])
     found = cross_fit(folds, recipe, marginal=False, key=fit_key).first(n)
-    return _result(found, first.shape[1], None, dependence(points, side))
+    return _result(found, first.shape[1], None, correlation)
 
 
 class _Variable(NamedTuple):
@@ -510,20 +512,22 @@ def _pair(
     normal_scores: bool,
     name: str = "y",
     otherwise: str = "convert them to float",
-) -> tuple[_Variable, _Variable]:
-    """Both variables, checked; y may hold labels."""
+) -> tuple[_Variable, _Variable, float]:
+    """Both variables, checked, and their largest correlation; y may hold labels: zero then."""
     first = _variable(x, "x", normal_scores)
     second = _variable(y, name, normal_scores, labels=True, otherwise=otherwise)
     _check_rows(first, second, name)
-    if second.label_entropy is None:
-        _check_undetermined(first, second.columns, second.points, name)
-    return first, second
+    if second.label_entropy is not None:
+        return first, second, 0.0
+    correlation = dependence(first.points, second.points)
+    as_given = dependence(first.columns, second.columns)
+    _check_undetermined(max(correlation, as_given), name)
+    return first, second, correlation
 
 
-def _check_undetermined(first: _Variable, columns: np.ndarray, points: np.ndarray, name: str):
-    """Refuse variables that determine each other, as they are or in normal scores."""
-    both = ((first.columns, columns), (first.points, points))
-    if max(dependence(*pair) for pair in both) > LARGEST:
+def _check_undetermined(correlation: float, name: str) -> None:
+    """Refuse variables that determine each other."""
+    if correlation > LARGEST:
         raise ValueError(
             f"`{name}` must not be determined by `x`, got a combination of columns that is the "
             "same in both to a thousandth of its spread: their mutual information is infinite, or "
