@@ -106,7 +106,7 @@ def test_condition_enters_and_is_checked(name, getkey):
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_convolutions_and_normalisations_with_channels_last(size, getkey):
+def test_convolutions_and_normalisations_with_channels_last(size, getkey, x64):
     """The values and derivatives of the layers of Equinox, for images that are not square."""
     layer = eqx.nn.Conv2d(4, 3, size, padding=size // 2, key=getkey())
     norm = awake(eqx.nn.GroupNorm(2, 4))
@@ -125,7 +125,7 @@ def test_convolutions_and_normalisations_with_channels_last(size, getkey):
     )
     pairs = zip(*(jax.tree.leaves(f((layer, norm, x))) for f in gradients), strict=True)
     for got, expected in pairs:
-        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.slow
