@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,14 +22,24 @@ _DATA = (
 )
 
 
+class Preset(NamedTuple):
+    """What a preset fixes.
+
+    Attributes:
+        name: "paper" or "best".
+        images: of both splits.
+        order: the indices of the held-out and of the training images.
+    """
+
+    name: str
+    images: Dataset
+    order: tuple[np.ndarray, np.ndarray]
+
+
 def with_preset(
     options: StorageOptions, source: str | os.PathLike[str] | Dataset
-) -> tuple[StorageOptions, str | None, Dataset | None, tuple[np.ndarray, np.ndarray] | None]:
-    """The options with those that a preset sets.
-
-    Returns:
-        The options; the name of the preset, the images, and the indices of the held-out and of the
-        training images, each None without a preset.
+) -> tuple[StorageOptions, Preset | None]:
+    """The options with those that a preset sets, and the preset, if one was asked for.
 
     Raises:
         ValueError: for options that the preset sets or that have no meaning with it, and as
@@ -37,7 +47,7 @@ def with_preset(
     """
     chosen = paper.preset(options.training, _SET_BY_PAPER, _SET_BY_BEST)
     if chosen is None:
-        return options, None, None, None
+        return options, None
     paper.check_unset(options.data, StorageOptions().data, _DATA, chosen)
     if isinstance(source, Dataset):
         raise ValueError(
@@ -67,4 +77,4 @@ def with_preset(
     data = dataclasses.replace(options.data, standardise="range", dequantise=chosen == "best")
     training = dataclasses.replace(t, **settings)
     options = dataclasses.replace(options, data=data, training=training, condition=condition)
-    return options, chosen, dataset, order
+    return options, Preset(chosen, dataset, order)

@@ -143,7 +143,7 @@ def prepare_storage(
         raise ValueError(
             f"`steps` must be left out with `epochs`, got {t.steps!r} and {t.epochs!r}."
         )
-    options, chosen, images, order = with_preset(options, source)
+    options, preset = with_preset(options, source)
     t = dataclasses.replace(options.training, network=_network(options.training.network))
     options = dataclasses.replace(options, training=t)
     check_widths(t.widths)
@@ -159,17 +159,16 @@ def prepare_storage(
         t.patience,
         plain=t.paper,
     )
-    dataset = images
-    if dataset is None:
-        dataset = read(source, options.data, given_labels(options.condition))
+    labels = given_labels(options.condition)
+    dataset = read(source, options.data, labels) if preset is None else preset.images
     if dataset.kind == "tokens":
         data, process, cutoff, fallback = _of_tokens(dataset, options)
         of_process = {"process": process_word(process)}
     else:
         process = make_process(options.process)
-        data = prepare_data(dataset, options.data, given_labels(options.condition), order)
+        data = prepare_data(dataset, options.data, labels, None if preset is None else preset.order)
         cutoff = choose_cutoff(effort.cutoff, process, data)
-        if chosen and effort.cutoff is None:
+        if preset is not None and effort.cutoff is None:
             cutoff = paper.image_cutoff(process, data.example_shape)
         reason = "chosen, because one of the entropies is infinite without one"
         fallback = default_cutoff(data, reason)
@@ -204,7 +203,7 @@ def prepare_storage(
             unit: list(lengths),
             "network": t.network,
             "widths": list(t.widths),
-            "preset": chosen,
+            "preset": None if preset is None else preset.name,
             **dataclasses.asdict(effort),
         },
         command=command,
