@@ -14,6 +14,14 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 
+def log_snr_at(process: Any, s: Array) -> Array:
+    """`process.log_snr(s)`; infinite values, at exact ends, have zero derivatives, not NaN."""
+    frozen = jax.lax.stop_gradient(process.log_snr(s))
+    inside = jnp.isfinite(frozen)
+    middle = (process.t0 + process.t1) / 2
+    return jnp.where(inside, process.log_snr(jnp.where(inside, s, middle)), frozen)
+
+
 @eqx.filter_custom_jvp
 def invert_log_snr(process: Any, value: Array) -> Array:
     """The time in `[process.t0, process.t1]` at which the falling `process.log_snr` is `value`."""

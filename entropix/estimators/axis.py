@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from entropix._core.arrays import DataLike, RealLike
 from entropix._core.checks import checked, positive
 from entropix._core.compiled import lightly_compiled
+from entropix._core.inversion import log_snr_at
 from entropix.interfaces import AbstractGaussianProcess, AbstractKernel
 from entropix.models import highest_log_snr
 from entropix.processes import end_scale_and_std
@@ -37,14 +38,9 @@ def finite_log_snr(log_snr: Array) -> Array:
 
 
 def _end_log_snr(process: AbstractKernel, time: Array) -> Array:
-    """log-SNR at an end of the axis; an infinite one is a constant, with a zero gradient.
-
-    An infinite end is put where `finite_log_snr` has it.
-    """
-    frozen = jax.lax.stop_gradient(process.log_snr(time))
-    is_finite = jnp.isfinite(frozen)
-    inside = jnp.where(is_finite, time, (process.t0 + process.t1) / 2)
-    return jnp.where(is_finite, process.log_snr(inside), finite_log_snr(frozen))
+    """log-SNR at an end of the axis; an infinite one is put where `finite_log_snr` has it."""
+    log_snr = log_snr_at(process, time)
+    return jnp.where(jnp.isfinite(log_snr), log_snr, finite_log_snr(log_snr))
 
 
 @lightly_compiled

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from entropix._core.chunks import map_in_chunks
 from entropix._core.compiled import lightly_compiled
+from entropix._core.inversion import log_snr_at
 from entropix.estimators.entropy_curve import EntropyCurve, around, per_length
 from entropix.estimators.places import SHARING, Main, Pilot
 from entropix.estimators.reference import GaussianReference
@@ -60,7 +61,7 @@ def combine(
         edges = jnp.asarray(np.linspace(0.0, 1.0, num_times), data.dtype)
         times = axis.times(process, edges)
     else:
-        edges = axis.fraction(process.log_snr(times)).astype(data.dtype)
+        edges = axis.fraction(log_snr_at(process, times)).astype(data.dtype)
     # The last edge is that of the whole integral.
     bounds = jnp.append(edges, 0.0 if from_noise else 1.0)
     if variate is None:
@@ -130,7 +131,7 @@ def _by_moments(
     The reference is a constant, but the mean of the control variate is that over the data: where
     they move, their first two moments do.
     """
-    return jnp.zeros(linear.shape[0], data.dtype)
+    return jnp.zeros(linear.shape[0], jnp.result_type(data, linear))
 
 
 @_by_moments.defjvp
@@ -164,7 +165,8 @@ def _by_edges_jvp(primals: PyTree, tangents: PyTree) -> tuple[Array, Array]:
         width = jnp.minimum(edge + half, 1.0) - jnp.maximum(edge - half, 0.0)
         return jnp.sum(jnp.where(near, value, 0.0)) / (width * value.size)
 
-    return jnp.zeros_like(edges), jax.lax.map(rate, edges) * tangents[0]
+    moved = jax.lax.map(rate, edges) * tangents[0]
+    return jnp.zeros_like(edges), moved.astype(edges.dtype)
 
 
 def _rounding_of_data(

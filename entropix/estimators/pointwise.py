@@ -47,6 +47,7 @@ from entropix._core.arrays import DataLike, Key, RealScalarLike, safe_sqrt
 from entropix._core.chunks import in_chunks, unchunk
 from entropix._core.compiled import lightly_compiled
 from entropix._core.display import axes_or_new, axis, label
+from entropix._core.inversion import log_snr_at
 from entropix._core.precision import full_precision
 from entropix.estimators.axis import LogSNRAxis
 from entropix.estimators.combination import ROUNDING
@@ -368,7 +369,7 @@ def _divide(
         edges = jnp.linspace(0.0, 1.0, num_times, dtype=data.dtype)
         times = axis.times(process, edges)
     else:
-        edges = axis.fraction(process.log_snr(times)).astype(data.dtype)
+        edges = axis.fraction(log_snr_at(process, times)).astype(data.dtype)
     cost = 2 if functional.uses_noise else 1
     numbers = data.shape[0], times.shape[0]
     evaluator = _Evaluator(functional, data, condition, axis, proposal, edges, key, None)

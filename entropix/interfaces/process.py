@@ -289,7 +289,9 @@ class AbstractGaussianProcess(AbstractKernelProcess):
 
     def time_per_log_snr(self, s: RealLike) -> Array:
         r"""$ds/d(-\lambda) = \Sigma^2/\sigma^2$; zero at an exact end."""
-        return self.var(s) * self.scale(s) / self.scaled_sigma_squared(s)
+        # Where the noise grows in proportion to time, sigma vanishes with it at the data end.
+        var = self.var(s)
+        return var * self.scale(s) / jnp.where(var > 0, self.scaled_sigma_squared(s), 1.0)
 
     def measure(self, s: RealLike) -> Array:
         r"""$\Sigma^2/2$."""

@@ -22,6 +22,7 @@ from jaxtyping import Array, ArrayLike, Float
 from entropix._core.arrays import RealLike, RealScalarLike, Scalar
 from entropix._core.checks import finite, positive
 from entropix._core.compiled import lightly_compiled
+from entropix._core.inversion import log_snr_at
 from entropix.interfaces import AbstractGaussianProcess, AbstractKernel, AbstractTimes
 from entropix.models import GaussianScaling
 
@@ -88,13 +89,19 @@ class LogisticTimes(AbstractTimes):
 
     def __call__(self, process: AbstractKernel, u: RealScalarLike) -> tuple[Scalar, Scalar]:
         # tau and 1 - tau are formed apart: each keeps its digits where it is small.
-        data_end = (process.log_snr(process.t0) - self.location) / self.scale
-        noise_end = (process.log_snr(process.t1) - self.location) / self.scale
+        data_end, noise_end = self._place(process, process.t0), self._place(process, process.t1)
         mass = jax.nn.sigmoid(data_end) - jax.nn.sigmoid(noise_end)
         tau = jax.nn.sigmoid(-data_end) + mass * u
         rest = jax.nn.sigmoid(noise_end) + mass * (1 - u)
         log_snr = self.location + self.scale * (jnp.log(rest) - jnp.log(tau))
         return process.time_of_log_snr(log_snr), tau * rest / (self.scale * mass)
+
+    def _place(self, process: AbstractKernel, end: Array) -> Array:
+        """An end of the axis in units of the proposal; an infinite one is a constant."""
+        log_snr = log_snr_at(process, end)
+        known = jnp.isfinite(log_snr)
+        place = (jnp.where(known, log_snr, 0.0) - self.location) / self.scale
+        return jnp.where(known, place, log_snr)
 
 
 @lightly_compiled

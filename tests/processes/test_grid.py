@@ -144,14 +144,15 @@ def test_noise_budget_is_the_integral_of_half_sigma_squared(name, x64):
 
 @quick_jit
 def log_snr_and_moments(process, s):
-    return process.log_snr(s), process.scale(s), process.var(s)
+    return process.log_snr(s), process.scale(s), process.var(s), process.time_per_log_snr(s)
 
 
 @every_process
 def test_log_snr_falls_from_end_to_end(name, x32):
     """In float32, with the exact values at the ends."""
     s = np.concatenate([[0.0, 1e-12, 1e-7], np.linspace(1e-4, 1.0, 401)]).astype(np.float32)
-    log_snr, scale, var = (np.asarray(v) for v in log_snr_and_moments(PROCESSES[name](), s))
+    found = log_snr_and_moments(PROCESSES[name](), s)
+    log_snr, scale, var, pace = (np.asarray(v) for v in found)
     assert log_snr.dtype == np.float32
     assert np.all(np.diff(log_snr) < 0)
     assert log_snr[0] == np.inf
@@ -159,6 +160,8 @@ def test_log_snr_falls_from_end_to_end(name, x32):
     assert var[0] == 0
     ends_in_noise = name in ENDS_IN_NOISE
     assert (log_snr[-1] == -np.inf, scale[-1] == 0) == (ends_in_noise, ends_in_noise)
+    assert (pace[0] == 0, pace[-1] == 0) == (True, ends_in_noise)
+    assert np.all(pace >= 0)
     assert PROCESSES[name]().ends_in_noise == ends_in_noise
 
 

@@ -9,7 +9,7 @@ import pytest
 import entropix as ex
 from entropix.training import LogisticTimes, UniformTimes
 from entropix.training.objective import stratified
-from tests.helpers import PROCESSES, quick
+from tests.helpers import PROCESSES, finite_difference, numbers, quick, quick_jit
 from tests.training.common import gaussian_data
 
 
@@ -55,6 +55,20 @@ def test_open_and_finite_at_both_ends(name):
         assert jnp.all((s > process.t0) & (s <= process.t1)), label
         assert s[0] < 1e-2
         assert s[-1] > 0.9
+
+
+@pytest.mark.parametrize("name", quick(("vp", "sl"), PROCESSES))
+def test_derivatives_of_a_draw(name, x64):
+    """In the process and the proposal, although the log-SNR is infinite at an end."""
+    flat, build = numbers((LogisticTimes(1.5, 2.0), PROCESSES[name]()))
+
+    def draw(flat):
+        times, process = build(flat)
+        return jnp.stack(times(process, 0.3))
+
+    found = quick_jit(jax.jacrev(draw))(flat)
+    expected = finite_difference(quick_jit(jax.vmap(draw)), flat)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8)
 
 
 def test_uniform_is_uniform():
