@@ -306,8 +306,9 @@ def _measure(
     low, high = centre - 20.0, centre + 20.0
     if isinstance(source, AbstractModel):
         process = source.process
-        low = jnp.maximum(low, process.log_snr(process.t1))
-        high = jnp.minimum(high, process.log_snr(process.t0))
+        # The levels are a grid, not part of the result: its ends have no derivative.
+        last, first = jax.lax.stop_gradient(process.log_snr(jnp.stack([process.t1, process.t0])))
+        low, high = jnp.maximum(low, last), jnp.minimum(high, first)
     else:
         process = VarianceExploding(jnp.exp(-high / 2 - 1), jnp.exp(-low / 2 + 1))
     spacing = (high - low) / (count - 1)

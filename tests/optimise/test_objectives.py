@@ -61,6 +61,21 @@ def test_one_curve_serves_every_process(x64, name):
     np.testing.assert_allclose(by_own, by_velocity, rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", quick(["vpx"], ["vpx", "sl-warped", "path-learned-noise"]))
+def test_the_curve_of_a_model_does_not_depend_on_its_process(x64, name):
+    """In the derivative, too, although the log-SNR is infinite at an end."""
+    data = small_mixture().sample(8, key=jax.random.key(0))
+    flat, build = numbers(PROCESSES[name]())
+
+    def moments(flat):
+        model = ex.ExactModel(small_mixture(), build(flat))
+        curve = ex.optimise.posterior_curve(model, data, key=jax.random.key(1), num_log_snr=65)
+        return jnp.stack(jax.tree.leaves(curve.moments(jnp.asarray(0.5))))
+
+    found = quick_jit(jax.jacrev(moments))(flat)
+    np.testing.assert_allclose(found, jnp.zeros_like(found), atol=1e-10)
+
+
 @pytest.mark.slow(reason="a program of its own")
 def test_entropic_time(x64):
     """Its rate is that of THEORY; two points hold log 2 nats."""
