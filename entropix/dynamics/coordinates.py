@@ -38,6 +38,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import RealLike, as_float, safe_sqrt
+from entropix._core.inversion import log_snr_at
 from entropix.interfaces import AbstractGaussianProcess, AbstractProcess
 
 
@@ -183,12 +184,10 @@ class ReverseCoordinates(AbstractCoordinates):
     def _log_ratio(self, s: Array) -> Array:
         r"""$\log(P/c\mu^2)$, from 0 at the data; infinite where $\mu = 0$."""
         # Infinite ends get their value, and no gradient rather than a NaN from the other branch.
-        ends = jax.lax.stop_gradient(self.process.log_snr(s))
-        inside = jnp.isfinite(ends)
-        middle = (self.process.t0 + self.process.t1) / 2
-        log_snr = self.process.log_snr(jnp.where(inside, s, middle))
-        ratio = jax.nn.softplus(-log_snr - jnp.log(self.variance))
-        return jnp.where(inside, ratio, jnp.where(ends > 0, 0.0, jnp.inf))
+        log_snr = log_snr_at(self.process, s)
+        inside = jnp.isfinite(log_snr)
+        ratio = jax.nn.softplus(-jnp.where(inside, log_snr, 0.0) - jnp.log(self.variance))
+        return jnp.where(inside, ratio, jnp.where(log_snr > 0, 0.0, jnp.inf))
 
     def _time(self, log_ratio: Array) -> Array:
         safe = jnp.where(jnp.isfinite(log_ratio), log_ratio, 0.0)

@@ -8,12 +8,12 @@ that raise H by equal amounts are uniform in entropic time.
 """
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from entropix._core.arrays import DataLike, Key
 from entropix._core.checks import positive_integer
+from entropix._core.inversion import log_snr_at
 from entropix._core.precision import full_precision
 from entropix.entropy import ConditionalEntropy
 from entropix.estimators import EntropyCurve, integrate
@@ -99,10 +99,8 @@ def _in_entropic_time(
     """Rates per unit of log-SNR, and the quantiles."""
     times, cumulative = curve.times, curve.cumulative
     # An exact end lies at minus infinity, where nothing happens any more: a number stands for it.
-    known = jnp.isfinite(jax.lax.stop_gradient(process.log_snr(times)))
-    middle = (process.t0 + process.t1) / 2
-    level = -process.log_snr(jnp.where(known, times, middle))
-    level = jnp.where(known, level, -jnp.log(jnp.finfo(level.dtype).tiny))
+    level = -log_snr_at(process, times)
+    level = jnp.where(jnp.isfinite(level), level, -jnp.log(jnp.finfo(level.dtype).tiny))
     rates = curve.rates_along(level)
     steps = jnp.arange(1, num_quantiles) / num_quantiles * cumulative[-1]
     inner = process.time_of_log_snr(-jnp.interp(steps, cumulative, level))
