@@ -142,6 +142,8 @@ KINDS = ("vpx", "sl", "cosine", "ve", "subvp", "rf", "path-module")
 # And each way to make another of it. Estimators and solvers go through these: what the others
 # add, `processes/test_grid.py` compares with closed forms.
 DISTINCT = (*KINDS, "vp-cosine", "path-learned-noise", "sl-warped")
+# Three kinds, for what compiles long and is the same code for each; the others are slow tests.
+FEW = ("vpx", "ve", "rf")
 STATIC = ("vp", "vpx", "vp-constant", "vp-cosine", "sl", "cosine", "vp-learned", "sl-warped")
 # The scale is exactly zero at t1, where the diffusion coefficient is infinite.
 ENDS_IN_NOISE = (

@@ -52,6 +52,7 @@ def test_coordinates_of_a_gaussian(model, x):
     assert np.all(np.abs(own.value.mean(0) - expected.mean(0)) < 0.2)
 
 
+@pytest.mark.slow(reason="one integral for each sample")
 def test_path_bound_with_the_prior_of_the_process(model, x):
     prior = ex.distributions.IsotropicGaussian((3,), 1.0)
     curve = by_coordinate(model, x, ex.PathBound(256, REFERENCE), prior=prior, per_coordinate=True)

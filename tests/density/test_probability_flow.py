@@ -20,7 +20,7 @@ from tests.helpers import (
 from tests.mixtures import mixture
 
 
-QUICK = ("vp", "sl", "rf")
+QUICK = ("vp",)
 
 
 class Shrink(eqx.Module):

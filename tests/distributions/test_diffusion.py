@@ -12,6 +12,7 @@ import pytest
 import entropix as ex
 from tests.helpers import (
     DISTRIBUTIONS,
+    FEW,
     KINDS,
     PROCESSES,
     finite_difference,
@@ -23,16 +24,15 @@ from tests.helpers import (
 
 
 POINTS = [[0.5, -0.3], [-1.0, 0.2], [0.1, 0.9], [1.3, 0.4]]
-# The densities meet a process only through its coefficients: one of them goes through one process
-# of each kind (with the slow tests, through all), all of them through processes with static and
-# moving equilibrium.
-OTHERS = [p for p in PROCESSES if p not in (*KINDS, "vp-cosine", "path-sqrt")]
+# The densities meet a process only through its coefficients: one of them goes through a few
+# processes (with the slow tests, through all), all of them through processes with static and moving
+# equilibrium.
 PAIRS = quick_rows(
     [
-        *((p, "mixture") for p in (*KINDS[:-1], "vp-cosine")),
+        *((p, "mixture") for p in FEW),
         *((p, d) for p in ("vpx", "subvp") for d in ("gaussian", "empirical")),
     ],
-    [(p, "mixture") for p in ("path-module", "path-sqrt", *OTHERS)],
+    [(p, "mixture") for p in PROCESSES if p not in FEW],
 )
 BUILD = DISTRIBUTIONS | {"empirical": lambda: ex.Empirical(POINTS)}
 
@@ -92,8 +92,8 @@ def test_fokker_planck(process, distribution, x64, getkey):
 @pytest.mark.parametrize(
     ("process", "distribution"),
     quick_rows(
-        [*((p, "mixture") for p in ("vpx", "ve", "rf", "path-module")), ("vpx", "empirical")],
-        [(p, "mixture") for p in ("sl", "cosine", "subvp", "vp-cosine")],
+        [*((p, "mixture") for p in FEW), ("vpx", "empirical")],
+        [(p, "mixture") for p in (*KINDS, "vp-cosine") if p not in FEW],
     ),
 )
 def test_gradient_in_every_number(process, distribution, x64, getkey):

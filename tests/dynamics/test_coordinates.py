@@ -13,7 +13,7 @@ from entropix.models import reference_variance
 from tests.helpers import (
     DISTINCT,
     ENDS_IN_NOISE,
-    KINDS,
+    FEW,
     PROCESSES,
     all_finite,
     double,
@@ -30,7 +30,7 @@ from tests.models.flows import Straight, straight_flow
 VARIANCE = 0.8
 
 
-@pytest.mark.parametrize("name", quick(KINDS[:-1]))  # a general path is slow to compile
+@pytest.mark.parametrize("name", quick(FEW))
 def test_they_are_the_reverse_equation(x64, name, getkey):
     """dX = F da (+ dB_a) is the reverse SDE (the flow), transformed by X = a y/(mu sqrt c)."""
     process = PROCESSES[name]()

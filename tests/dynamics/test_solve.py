@@ -12,7 +12,7 @@ from entropix.dynamics import ReverseCoordinates, solve_flow, solve_forward, sol
 from tests.dynamics.paths import Impulses, Refined, linear_law
 from tests.helpers import (
     DISTINCT,
-    KINDS,
+    FEW,
     PROCESSES,
     all_finite,
     finite_difference,
@@ -201,8 +201,8 @@ def test_order_of_the_flow(x64, direction):
 @pytest.mark.parametrize(
     ("name", "precision"),
     quick_rows(
-        [(name, "x64") for name in KINDS],
-        [(name, "x64") for name in DISTINCT if name not in KINDS]
+        [(name, "x64") for name in FEW],
+        [(name, "x64") for name in DISTINCT if name not in FEW]
         + [(name, "x32") for name in ("vpx", "sl", "ve", "rf")],
     ),
 )

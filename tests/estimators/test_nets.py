@@ -69,8 +69,7 @@ def test_bits_choose_each_number_equally_often(count, getkey):
     np.testing.assert_array_equal(below(bits, count), expected)
 
 
-@pytest.mark.parametrize("count", [2, 3, 10, 103])
-@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize(("levels", "count"), [(1, 2), (2, 3), (2, 103), (3, 10), (3, 103)])
 def test_each_sample_is_chosen_equally_often(levels, count, getkey):
     """And the first coordinate follows the first principal component."""
     data = jax.random.normal(getkey(), (count, 3)) * jnp.asarray([1.0, 5.0, 2.0])

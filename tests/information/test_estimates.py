@@ -53,6 +53,7 @@ def test_the_variable_of_fewer_dimensions_is_diffused():
     assert within(one, -0.5 * np.log(1 - 0.64))
 
 
+@pytest.mark.slow(reason="a training")
 def test_independent_variables_have_none():
     x, y = gaussian_pair(rho=0.0)
     found = ex.estimate_mutual_information(x, y, key=KEY, recipe=SMALL)

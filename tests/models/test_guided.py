@@ -7,7 +7,16 @@ import pytest
 from scipy.integrate import solve_ivp
 
 import entropix as ex
-from tests.helpers import KINDS, PROCESSES, all_finite, as_shipped, inner_times, quick_jit
+from tests.helpers import (
+    FEW,
+    KINDS,
+    PROCESSES,
+    all_finite,
+    as_shipped,
+    inner_times,
+    quick,
+    quick_jit,
+)
 from tests.models.conditional import ConditionalGaussian
 
 
@@ -53,7 +62,7 @@ def sde_moments():
     return solve_ivp(rate, (0, 1), [0.0, 1.0], rtol=1e-11, atol=1e-12).y[:, -1]
 
 
-@pytest.mark.parametrize("name", [k for k in KINDS if not k.startswith("path")])
+@pytest.mark.parametrize("name", quick(FEW, KINDS[:-1]))  # a general path is slow to compile
 def test_fields_agree(name, x64, getkey):
     """Weights 0 and 1 are the two models; score, entropy field and velocity agree."""
     process = PROCESSES[name]()

@@ -12,6 +12,7 @@ import entropix as ex
 from entropix.networks import trainable
 from tests.helpers import (
     COLLAPSING,
+    FEW,
     PROCESSES,
     STATIC,
     all_finite,
@@ -64,7 +65,7 @@ def exact_models(process):
     return exact, models
 
 
-@pytest.mark.parametrize("name", quick(["vpx", "sl", "ve", "rf"], ["cosine", "subvp"]))
+@pytest.mark.parametrize("name", quick(FEW, ["sl", "cosine", "subvp"]))
 def test_same_field_in_every_parametrisation(name, x64, getkey):
     process = PROCESSES[name]()
     exact, models = exact_models(process)

@@ -10,6 +10,7 @@ import entropix as ex
 from tests.helpers import (
     COLLAPSING,
     ENDS_IN_NOISE,
+    FEW,
     KINDS,
     PROCESSES,
     all_finite,
@@ -23,7 +24,7 @@ from tests.helpers import (
 DATA = [[0.3, 1.0], [-0.5, 0.2], [1.4, -0.3], [2.0, 0.1]]
 
 
-@pytest.mark.parametrize("name", quick(KINDS, PROCESSES))
+@pytest.mark.parametrize("name", quick(FEW, PROCESSES))
 def test_size_of_the_gaussian_entropy_field(name, x64):
     """Without floor: the root mean square per dimension of the exact field, by quadrature."""
     process = PROCESSES[name]()
@@ -90,7 +91,7 @@ def trained(process, scaling):
     return ex.EntropyMatching(network, process, scaling)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", quick(FEW, KINDS))
 def test_scaled_model_at_the_ends(name, x32):
     """A network gives finite fields and gradients at s = 0 and s = 1."""
     process = PROCESSES[name]()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import entropix as ex
-from tests.helpers import KINDS, PROCESSES, all_finite, as_shipped, inner_times
+from tests.helpers import FEW, KINDS, PROCESSES, all_finite, as_shipped, inner_times, quick
 
 
 MEAN, VARIANCE = (0.5, -1.0), 0.4
@@ -16,7 +16,7 @@ def gaussian(temperature=1.0):
     return ex.Gaussian(MEAN, temperature * VARIANCE * np.eye(2))
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", quick(FEW, KINDS))
 def test_fields_and_prior_of_a_gaussian(name, x64, getkey):
     """The fields are those of the diffusion of p^(1/T), also at both ends."""
     process = PROCESSES[name]()

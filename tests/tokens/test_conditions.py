@@ -47,6 +47,7 @@ def model():
     return ex.MaskedDenoiser(network, PROCESS, shape=(2,))
 
 
+@pytest.mark.slow(reason="two integrals over tokens")
 def test_information_of_labels():
     """I(X; C), and S_NN given the labels, which exceeds that without them by it."""
     x, labels = draw(2000)

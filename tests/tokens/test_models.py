@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import entropix as ex
-from tests.helpers import as_shipped, quick
+from tests.helpers import as_shipped
 from tests.tokens.systems import exact, negentropy, random_joint, ring
 
 
@@ -31,7 +31,8 @@ def test_likelihood_bound_of_the_exact_model():
     assert 0.8 < float(jnp.sqrt(jnp.mean(standard**2))) < 1.25
 
 
-@pytest.mark.parametrize("form", quick(["denoising"], ["denoising", "score"]))
+@pytest.mark.slow(reason="an integral over four models")
+@pytest.mark.parametrize("form", ["denoising", "score"])
 def test_total_correlation(form):
     """Against the marginals the same integral is the total correlation, in both forms."""
     table = random_joint()
@@ -136,6 +137,7 @@ class Frequencies(eqx.Module):
         return jnp.broadcast_to(self.row, y.shape)
 
 
+@pytest.mark.slow(reason="two trainings")
 def test_tokens_may_be_small_integers_of_a_large_vocabulary():
     """Training on uint16 is that on float32, and S_NN that of the marginals."""
     count = 2000

@@ -106,6 +106,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(tmp_path, whole):
         fit(small_model(), data, key=KEY, optimiser=bad, **options)
 
 
+@pytest.mark.slow(reason="five trainings")
 def test_more_steps_extend_a_finished_run(tmp_path):
     """As one long run where the rate is a function of the step; else with a warning."""
     data = gaussian_data()

@@ -238,6 +238,7 @@ def test_nodes_are_added_where_they_are_too_few(x64):
             assert abs(float(found.value - exact.value)) < 2 * float(found.quadrature)
 
 
+@pytest.mark.slow(reason="a program of its own")
 def test_an_action_that_diverges():
     """Of finite data under a process whose noise grows like the square root of time."""
     points = jnp.asarray([[0.0, 0.0], [1.0, 2.0], [3.0, 1.0]])
