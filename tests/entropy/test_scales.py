@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 import entropix as ex
-from tests.helpers import as_shipped, double, quick, single
+from tests.helpers import as_shipped, double, quick, quick_rows, single
 
 
 FAMILIES = {
@@ -181,9 +181,13 @@ def test_far_from_the_origin(family):
         assert error < 8e-5 * truth, (seed, error, truth)
 
 
-@pytest.mark.parametrize(("name", "family"), [("entropy", "vp"), ("path KL", "sl")])
+QUICK = [("entropy", "vp"), ("path KL", "sl")]
+OTHERS = [("entropy", "ve"), ("log density", "vp")]
+
+
+@pytest.mark.parametrize(("name", "family"), quick_rows(QUICK, OTHERS))
 def test_right_or_refused(name, family):
-    """A hundred draws in all; the slow test has all functionals and families."""
+    """Two hundred draws in all, half of them with the slow tests."""
     check(name, family, 50)
 
 

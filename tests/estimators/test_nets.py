@@ -1,5 +1,7 @@
 """Scrambled nets: uniform nodes, smaller errors than of independent draws, honest ones."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,7 @@ from entropix.estimators.nets import (
 )
 from entropix.estimators.places import NoiseSource, Places
 from entropix.estimators.reference import GaussianReference
+from tests.helpers import quick_rows
 from tests.mixtures import mixture, process
 
 
@@ -69,7 +72,11 @@ def test_bits_choose_each_number_equally_often(count, getkey):
     np.testing.assert_array_equal(below(bits, count), expected)
 
 
-@pytest.mark.parametrize(("levels", "count"), [(1, 2), (2, 3), (2, 103), (3, 10), (3, 103)])
+QUICK = [(1, 2), (2, 3), (2, 103), (3, 10), (3, 103)]
+OTHERS = [p for p in itertools.product((1, 2, 3), (2, 3, 10, 103)) if p not in QUICK]
+
+
+@pytest.mark.parametrize(("levels", "count"), quick_rows(QUICK, OTHERS))
 def test_each_sample_is_chosen_equally_often(levels, count, getkey):
     """And the first coordinate follows the first principal component."""
     data = jax.random.normal(getkey(), (count, 3)) * jnp.asarray([1.0, 5.0, 2.0])

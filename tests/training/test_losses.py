@@ -8,7 +8,7 @@ import pytest
 
 import entropix as ex
 from entropix.training import denoising_loss, relative_denoising_loss
-from tests.helpers import FEW, PROCESSES, quick, quick_jit
+from tests.helpers import DISTINCT, FEW, PROCESSES, quick, quick_jit
 from tests.mixtures import mixture
 from tests.training.common import MODELS, Linear
 
@@ -32,7 +32,7 @@ def _losses(model, s, x, z):
     return jax.vmap(one)(s, x, z)
 
 
-@pytest.mark.parametrize("name", quick(FEW))
+@pytest.mark.parametrize("name", quick(FEW, ("vp", *DISTINCT)))
 def test_equals_its_definition(name, getkey, x64):
     process = PROCESSES[name]()
     s = jnp.array([0.01, 0.37, 0.93])
@@ -42,7 +42,7 @@ def test_equals_its_definition(name, getkey, x64):
         assert jnp.allclose(losses, expected, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", quick(FEW))
+@pytest.mark.parametrize("name", quick(FEW, ("vp", *DISTINCT)))
 def test_relative_loss_has_the_same_gradient(name, getkey, x64):
     x, z = jax.random.normal(getkey(), (2, 3))
 
